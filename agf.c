@@ -1,0 +1,3433 @@
+/* AGF in C: the engine. Reads top to bottom in the order data flows:
+ *
+ *   status and errors - allocator - floating-point environment - model file - graph and shapes - plan (layout, arena) -
+ *   threads - forward pass - attribution rules - the seed - sessions - running and explaining - pictures - kernels
+ *
+ * "agf-spec" in comments is the description of the algorithm after Gur, Ali, Wolf, "Visualization of Supervised and
+ * Self-Supervised Neural Networks via Attribution Guided Factorization", AAAI 2021. Names follow it: x a tensor's activation, w
+ * weights, z logits, cam the attribution of a tensor, g the gradient of the seed's probability, C, A, M, Fx, Fdx, R the terms of
+ * the rule for plain convolutions, phi the attribution of a pixel. */
+#if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#if defined(__FAST_MATH__)
+#error "AGF promises the same bits everywhere: build it without -ffast-math"
+#endif
+/* The compiler must not fuse a * b + c on its own: where a fused operation is meant, it is written. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
+/* 32-bit x86: SSE2 arithmetic; the x87 would round twice. */
+#if defined(__i386__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC target("sse2,fpmath=sse")
+#endif
+
+#include "agf.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef AGF_NO_THREADS
+#include <pthread.h>
+#endif
+#include <time.h>
+#if !defined(AGF_NO_FILE) && !defined(_WIN32)
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#endif
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
+#include "kernels/kernels.h"
+
+#include "kernels/ref.h"
+
+#define AGF_ALIGN 64
+
+static inline int agf_imin(int a, int b) { return a < b ? a : b; }
+static inline int agf_imax(int a, int b) { return a > b ? a : b; }
+static inline int agf_ceil_div(int a, int b) { return (a + b - 1) / b; }
+static inline size_t agf_align_up(size_t n) { return (n + (AGF_ALIGN - 1)) & ~(size_t)(AGF_ALIGN - 1); }
+
+/* MARK: status and errors -----------------------------------------------------------------------------------------------------
+ * Errors are values: agf_fail fills the caller's struct and gives the code back, so that `return agf_fail(...)` is the idiom. */
+
+AGF_API const char *agf_status_name(agf_status status) {
+  static const char *const names[] = {"AGF_OK",         "AGF_ERR_ARGUMENT", "AGF_ERR_IO",      "AGF_ERR_FORMAT",  "AGF_ERR_VERSION",
+                                      "AGF_ERR_UNSUPPORTED", "AGF_ERR_SHAPE", "AGF_ERR_MEMORY", "AGF_ERR_LIMIT",
+                                      "AGF_ERR_NUMERIC", "AGF_ERR_STATE",   "AGF_ERR_CANCELLED", "AGF_ERR_BUILD"};
+  return (unsigned)status < sizeof names / sizeof *names ? names[status] : "AGF_ERR_?";
+}
+
+#define AGF_STR_(x) #x
+#define AGF_STR(x) AGF_STR_(x)
+
+AGF_API const char *agf_version(void) {
+  return AGF_STR(AGF_VERSION_MAJOR) "." AGF_STR(AGF_VERSION_MINOR) "." AGF_STR(AGF_VERSION_PATCH);
+}
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+static agf_status agf_fail(agf_error *err, agf_status code, const char *format, ...) {
+  if (err) {
+    va_list args;
+    err->code = code;
+    va_start(args, format);
+    vsnprintf(err->message, sizeof err->message, format, args);
+    va_end(args);
+  }
+  return code;
+}
+
+static void agf_clear(agf_error *err) {
+  if (err) {
+    err->code = AGF_OK;
+    err->message[0] = 0;
+  }
+}
+
+/* a * b, or 0 with *overflow set. Every size that comes from a file or a caller goes through here. */
+static size_t agf_mul_size(size_t a, size_t b, int *overflow) {
+  if (b && a > SIZE_MAX / b) {
+    *overflow = 1;
+    return 0;
+  }
+  return a * b;
+}
+
+/* MARK: allocator -------------------------------------------------------------------------------------------------------------
+ * Where models and sessions get their memory; called at creation and destruction only. */
+
+/* malloc with 64-byte alignment: the gap in front of the block holds its distance. */
+static void *agf_malloc(void *ctx, size_t bytes) {
+  unsigned char *raw, *p;
+  (void)ctx;
+  if (bytes > SIZE_MAX - 2 * AGF_ALIGN) return NULL;
+  raw = (unsigned char *)malloc(bytes + 2 * AGF_ALIGN);
+  if (!raw) return NULL;
+  p = raw + AGF_ALIGN;
+  p += (AGF_ALIGN - (uintptr_t)p % AGF_ALIGN) % AGF_ALIGN;
+  p[-1] = (unsigned char)(p - raw);
+  return p;
+}
+
+static void agf_mfree(void *ctx, void *memory, size_t bytes) {
+  unsigned char *p = (unsigned char *)memory;
+  (void)ctx;
+  (void)bytes;
+  if (p) free(p - p[-1]);
+}
+
+static agf_allocator agf_allocator_or_default(const agf_allocator *a) {
+  agf_allocator d;
+  if (a) return *a;
+  d.alloc = agf_malloc;
+  d.free = agf_mfree;
+  d.ctx = NULL;
+  return d;
+}
+
+/* MARK: floating-point environment --------------------------------------------------------------------------------------------
+ * Round to nearest, subnormals kept, exceptions masked: set where the engine computes, and the caller's given back. */
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <xmmintrin.h>
+typedef unsigned agf_fp_state;
+static agf_fp_state agf_fp_enter(void) {
+  agf_fp_state old = _mm_getcsr();
+  _mm_setcsr(0x1f80);
+  return old;
+}
+static void agf_fp_leave(agf_fp_state old) { _mm_setcsr(old); }
+#elif defined(__aarch64__)
+typedef uint64_t agf_fp_state;
+static agf_fp_state agf_fp_enter(void) {
+  agf_fp_state old, now = 0;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+  __asm__ volatile("msr fpcr, %0" : : "r"(now));
+  return old;
+}
+static void agf_fp_leave(agf_fp_state old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+#elif defined(__arm__) && defined(__ARM_FP)
+typedef uint32_t agf_fp_state;
+static agf_fp_state agf_fp_enter(void) {
+  agf_fp_state old, now = 0;
+  __asm__ volatile("vmrs %0, fpscr" : "=r"(old));
+  __asm__ volatile("vmsr fpscr, %0" : : "r"(now));
+  return old;
+}
+static void agf_fp_leave(agf_fp_state old) { __asm__ volatile("vmsr fpscr, %0" : : "r"(old)); }
+#else
+#include <fenv.h>
+typedef int agf_fp_state;
+static agf_fp_state agf_fp_enter(void) {
+  agf_fp_state old = fegetround();
+  fesetround(FE_TONEAREST);
+  return old;
+}
+static void agf_fp_leave(agf_fp_state old) { fesetround(old); }
+#endif
+
+/* Whether the compiler kept a * b + c apart: 1 + 2^-12 squared loses its last bit when the product is rounded. */
+static int agf_build_contracts(void) {
+  volatile float v = 1.000244140625f, w = -1.00048828125f;
+  float a = v, c = w;
+  return a * a + c != 0.0f;
+}
+
+/* MARK: model file ------------------------------------------------------------------------------------------------------------
+ * From bytes to an agf_model. Everything is checked before anything is used; what is refused is named. The format is described
+ * at the end of agf.h. Numbers are read byte by byte; weights are used where they lie. */
+
+enum {
+  AGF_HEADER = 64,
+  AGF_INPUT_RECORD = 80,
+  AGF_NODE_RECORD = 80,
+  AGF_TENSOR_RECORD = 40,
+  AGF_MAX_NODES = 1 << 12,
+  AGF_MAX_EDGES = 1 << 20,
+  AGF_MAX_LABELS = 1 << 22,
+  AGF_MAX_SIDE = 1 << 16,    /* height, width, kernel, stride, padding, dilation */
+  AGF_MAX_CHANNELS = 1 << 20
+};
+enum { AGF_FLAG_FLAT = 1, AGF_FLAG_CEIL = 2, AGF_FLAG_INCLUDE_PAD = 4 };
+enum { AGF_F32 = 1, AGF_F16 = 2 };
+enum { AGF_LAYOUT_VECTOR, AGF_LAYOUT_CONV, AGF_LAYOUT_GROUPED, AGF_LAYOUT_LINEAR };
+
+typedef struct agf_weight {
+  int type, layout, used;
+  int dim[4];
+  const unsigned char *data;
+  uint64_t elements; /* stored, with fill */
+} agf_weight;
+
+typedef struct agf_node {
+  agf_op op;
+  int flags;
+  const char *name;
+  int edge, inputs;
+  int kernel[2], stride[2], pad[4], dilation[2];
+  int groups, channels;
+  int w, b; /* tensors, -1: none */
+} agf_node;
+
+typedef struct agf_shape {
+  int c, h, w;
+  int flattened; /* the tensor is the vector of c * h * w elements */
+} agf_shape;
+
+struct agf_model {
+  agf_allocator allocator;
+  size_t allocated;
+  const unsigned char *data;
+  size_t bytes;
+  int mapped;
+  agf_input input;
+  const char *name, *source;
+  int nodes, edges, weights, labels, classes;
+  agf_node *node;
+  int *edge;
+  agf_weight *weight;
+  agf_shape *nominal; /* [nodes] */
+  const unsigned char *label_table;
+  const char *strings;
+  uint32_t string_bytes;
+  uint64_t parameters;
+};
+
+static uint32_t agf_u32(const unsigned char *p) {
+  return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static uint64_t agf_u64(const unsigned char *p) { return agf_u32(p) | (uint64_t)agf_u32(p + 4) << 32; }
+static float agf_f32(const unsigned char *p) { return agf_from_bits(agf_u32(p)); }
+
+AGF_API const char *agf_op_name(agf_op op) {
+  static const char *const names[] = {"?",       "conv",    "batchnorm",        "relu",           "relu6",  "maxpool",
+                                      "avgpool", "adaptive_avgpool", "global_avgpool", "linear", "flatten", "add", "concat"};
+  return (unsigned)op < sizeof names / sizeof *names ? names[op] : "?";
+}
+
+/* Elements of a stored tensor, fill included; 0 with *overflow where the product does not fit. */
+static uint64_t agf_layout_elements(int layout, const int *d, int *overflow) {
+  size_t n;
+  if (layout == AGF_LAYOUT_VECTOR) return (uint64_t)d[0];
+  if (layout == AGF_LAYOUT_LINEAR) {
+    n = agf_mul_size((size_t)d[1], (size_t)d[2], overflow);
+    n = agf_mul_size(n, (size_t)d[3], overflow);
+    return agf_mul_size(n, (size_t)agf_ceil_div(d[0], AGF_OCG) * AGF_OCG, overflow);
+  }
+  n = layout == AGF_LAYOUT_CONV ? AGF_OCG : AGF_CB;
+  n *= (size_t)agf_ceil_div(d[0], (int)n);
+  n = agf_mul_size(n, (size_t)d[1], overflow);
+  n = agf_mul_size(n, (size_t)d[2], overflow);
+  return agf_mul_size(n, (size_t)d[3], overflow);
+}
+
+/* A string of the table, checked; NULL with *err filled otherwise. Control characters are refused: names end up on terminals. */
+static const char *agf_string(const agf_model *m, uint32_t at, const char *what, int index, agf_error *err) {
+  const char *s, *p;
+  if (at >= m->string_bytes) {
+    agf_fail(err, AGF_ERR_FORMAT, "model file: %s %d names string %u, but the table has %u bytes", what, index, (unsigned)at,
+             (unsigned)m->string_bytes);
+    return NULL;
+  }
+  s = m->strings + at;
+  for (p = s; *p; p++)
+    if ((unsigned char)*p < 32 || *p == 127) {
+      agf_fail(err, AGF_ERR_FORMAT, "model file: the string of %s %d holds a control character", what, index);
+      return NULL;
+    }
+  return s;
+}
+
+static int agf_all_zero(const unsigned char *p, size_t n) {
+  while (n)
+    if (p[--n]) return 0;
+  return 1;
+}
+
+/* Which of a node's fields its op uses: others must be 0, so that no file has two spellings. */
+typedef struct agf_op_form {
+  int min_inputs, max_inputs;
+  int flags, kernel, window, groups, channels; /* window: stride, pad, dilation */
+  int w, b;                                    /* 0 none, 1 required, 2 optional */
+} agf_op_form;
+
+static const agf_op_form *agf_op_form_of(agf_op op) {
+  static const agf_op_form forms[] = {
+      {0, 0, 0, 0, 0, 0, 0, 0, 0},                                             /* none */
+      {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 2},                                 /* conv */
+      {1, 1, 0, 0, 0, 0, 0, 1, 1},                                             /* batchnorm */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* relu */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* relu6 */
+      {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0},                                 /* maxpool */
+      {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0},          /* avgpool */
+      {1, 1, 0, 1, 0, 0, 0, 0, 0},                                             /* adaptive_avgpool */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* global_avgpool */
+      {1, 1, 0, 0, 0, 0, 1, 1, 2},                                             /* linear */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* flatten */
+      {2, 2, 0, 0, 0, 0, 0, 0, 0},                                             /* add */
+      {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0}                                  /* concat */
+  };
+  return (unsigned)op < sizeof forms / sizeof *forms ? &forms[op] : &forms[0];
+}
+
+/* n fields of u32 into ints, each in [lo, hi], or all 0 where the op does not use them. */
+static int agf_fields(const unsigned char *p, int n, int used, int lo, int hi, int *to) {
+  int i;
+  for (i = 0; i < n; i++) {
+    uint32_t v = agf_u32(p + 4 * i);
+    if (used ? v < (uint32_t)lo || v > (uint32_t)hi : v != 0) return 0;
+    to[i] = (int)v;
+  }
+  return 1;
+}
+
+static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, int *next_edge, agf_error *err) {
+  agf_node *n = &m->node[i];
+  const agf_op_form *f;
+  uint32_t op = agf_u32(p), tensor;
+  int j, ok, window, *slot;
+  n->op = (agf_op)op;
+  n->name = agf_string(m, agf_u32(p + 8), "node", i, err);
+  if (!n->name) return AGF_ERR_FORMAT;
+  f = agf_op_form_of(n->op);
+  if (op > AGF_OP_CONCAT || !f->min_inputs)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has the unknown op %u", i, n->name, (unsigned)op);
+  if (agf_u32(p + 4) & ~(uint32_t)f->flags)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has flags 0x%x that %s does not know", i, n->name,
+                    (unsigned)agf_u32(p + 4), agf_op_name(n->op));
+  n->flags = (int)agf_u32(p + 4);
+  if (agf_u32(p + 12) != (uint32_t)*next_edge || agf_u32(p + 16) < (uint32_t)f->min_inputs ||
+      agf_u32(p + 16) > (uint32_t)f->max_inputs || agf_u32(p + 16) > (uint32_t)(m->edges - *next_edge))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has inputs %u of %u edges in a table of %d", i, n->name,
+                    agf_op_name(n->op), (unsigned)agf_u32(p + 12), (unsigned)agf_u32(p + 16), m->edges);
+  n->edge = *next_edge;
+  n->inputs = (int)agf_u32(p + 16);
+  *next_edge += n->inputs;
+  for (j = 0; j < n->inputs; j++)
+    if (m->edge[n->edge + j] > i)
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) reads the output of node %d, which comes later", i, n->name,
+                      m->edge[n->edge + j] - 1);
+  window = f->window;
+  ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) &&
+       agf_fields(p + 28, 2, window, 1, AGF_MAX_SIDE, n->stride) && agf_fields(p + 36, 4, window, 0, AGF_MAX_SIDE, n->pad) &&
+       agf_fields(p + 52, 2, n->op == AGF_OP_CONV, 1, AGF_MAX_SIDE, n->dilation) &&
+       agf_fields(p + 60, 1, f->groups, 1, AGF_MAX_CHANNELS, &n->groups) &&
+       agf_fields(p + 64, 1, f->channels, 1, AGF_MAX_CHANNELS, &n->channels) && agf_u32(p + 76) == 0;
+  if (!ok)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has a kernel, stride, pad, dilation, groups or channels "
+                    "that is out of range or not its own", i, n->name, agf_op_name(n->op));
+  for (j = 0; j < 2; j++) {
+    int want = j ? f->b : f->w;
+    slot = j ? &n->b : &n->w;
+    tensor = agf_u32(p + 68 + 4 * j);
+    if ((want == 0 && tensor) || (want == 1 && !tensor) || tensor > (uint32_t)m->weights)
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) names tensor %u of %d", i, n->name, agf_op_name(n->op),
+                      (unsigned)tensor, m->weights);
+    *slot = (int)tensor - 1;
+    if (*slot >= 0) m->weight[*slot].used = 1;
+  }
+  if ((n->op == AGF_OP_MAXPOOL || n->op == AGF_OP_AVGPOOL) &&
+      (n->pad[0] >= n->kernel[0] || n->pad[2] >= n->kernel[0] || n->pad[1] >= n->kernel[1] || n->pad[3] >= n->kernel[1]))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has padding as large as its %d x %d window", i, n->name,
+                    agf_op_name(n->op), n->kernel[0], n->kernel[1]);
+  return AGF_OK;
+}
+
+static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, uint64_t *offset, agf_error *err) {
+  agf_weight *w = &m->weight[i];
+  uint32_t type = agf_u32(p), layout = agf_u32(p + 4);
+  uint64_t at = agf_u64(p + 24), bytes = agf_u64(p + 32);
+  int overflow = 0;
+  if ((type != AGF_F32 && type != AGF_F16) || layout > AGF_LAYOUT_LINEAR || (layout == AGF_LAYOUT_VECTOR && type != AGF_F32) ||
+      !agf_fields(p + 8, 4, 1, 1, AGF_MAX_CHANNELS, w->dim) ||
+      (layout == AGF_LAYOUT_VECTOR && (w->dim[1] != 1 || w->dim[2] != 1 || w->dim[3] != 1)))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d has type %u, layout %u, dimensions %u x %u x %u x %u", i,
+                    (unsigned)type, (unsigned)layout, (unsigned)agf_u32(p + 8), (unsigned)agf_u32(p + 12),
+                    (unsigned)agf_u32(p + 16), (unsigned)agf_u32(p + 20));
+  w->type = (int)type;
+  w->layout = (int)layout;
+  w->elements = agf_layout_elements(w->layout, w->dim, &overflow);
+  if (overflow || w->elements > SIZE_MAX / 8 || bytes != w->elements * (type == AGF_F32 ? 4 : 2) || at != *offset ||
+      at > m->bytes || bytes > m->bytes - at)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d has %llu bytes at %llu where %llu belong at %llu", i,
+                    (unsigned long long)bytes, (unsigned long long)at,
+                    (unsigned long long)(overflow ? 0 : w->elements * (type == AGF_F32 ? 4 : 2)), (unsigned long long)*offset);
+  w->data = m->data + at;
+  *offset = (at + bytes + AGF_ALIGN - 1) / AGF_ALIGN * AGF_ALIGN;
+  return AGF_OK;
+}
+
+static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
+
+/* Weights finite: an Inf or NaN would make "0 times w" something else than 0, and the kernels skip zeros. */
+static int agf_weights_finite(const agf_weight *w) {
+  uint64_t i;
+  unsigned bad = 0;
+  if (w->type == AGF_F32) {
+    const float *p = (const float *)(const void *)w->data;
+    for (i = 0; i < w->elements; i++) bad |= (agf_bits(p[i]) & 0x7f800000u) == 0x7f800000u;
+  } else {
+    const uint16_t *p = (const uint16_t *)(const void *)w->data;
+    for (i = 0; i < w->elements; i++) bad |= (p[i] & 0x7c00u) == 0x7c00u;
+  }
+  return !bad;
+}
+
+static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
+
+/* Header and sizes, before anything is allocated. Fills the counts. */
+static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *header_bytes, agf_error *err) {
+  const unsigned char *d = m->data;
+  uint32_t count[5];
+  uint64_t need;
+  int i;
+  static const uint32_t cap[5] = {AGF_MAX_NODES, AGF_MAX_EDGES, AGF_MAX_NODES * 2, AGF_MAX_LABELS, 0x7fffffff};
+  static const char *const what[5] = {"nodes", "edges", "tensors", "labels", "string bytes"};
+  if (m->bytes < sizeof agf_magic || memcmp(d, agf_magic, sizeof agf_magic)) {
+    if (m->bytes >= 4 && !memcmp(d + 1, "AGF", 3))
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: damaged in transfer: its line ends or high bits were changed");
+    return agf_fail(err, AGF_ERR_FORMAT, "not an .agf model file");
+  }
+  if (m->bytes < AGF_HEADER + AGF_INPUT_RECORD)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: cut off after %llu bytes", (unsigned long long)m->bytes);
+  if (agf_u32(d + 8) > AGF_FORMAT_VERSION)
+    return agf_fail(err, AGF_ERR_VERSION, "model file: format version %u, but this engine (%s) reads up to version %d",
+                    (unsigned)agf_u32(d + 8), agf_version(), AGF_FORMAT_VERSION);
+  if (agf_u32(d + 8) == 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: format version 0");
+  if (max_bytes && m->bytes > max_bytes)
+    return agf_fail(err, AGF_ERR_LIMIT, "model file: %llu bytes, more than max_bytes %llu", (unsigned long long)m->bytes,
+                    (unsigned long long)max_bytes);
+  *header_bytes = agf_u32(d + 12);
+  if (agf_u64(d + 16) != m->bytes || m->bytes % AGF_ALIGN || *header_bytes % AGF_ALIGN || *header_bytes > m->bytes)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its header says %llu (tables %u): cut off or damaged",
+                    (unsigned long long)m->bytes, (unsigned long long)agf_u64(d + 16), (unsigned)*header_bytes);
+  for (i = 0; i < 5; i++) {
+    count[i] = agf_u32(d + 32 + 4 * i);
+    if (count[i] > cap[i])
+      return agf_fail(err, AGF_ERR_LIMIT, "model file: %u %s, more than the cap of %u", (unsigned)count[i], what[i],
+                      (unsigned)cap[i]);
+  }
+  need = AGF_HEADER + AGF_INPUT_RECORD + (uint64_t)count[0] * AGF_NODE_RECORD + (uint64_t)count[1] * 4 +
+         (uint64_t)count[2] * AGF_TENSOR_RECORD + (uint64_t)count[3] * 4 + count[4];
+  if (!count[0] || !count[4] || (need + AGF_ALIGN - 1) / AGF_ALIGN * AGF_ALIGN != *header_bytes ||
+      !agf_all_zero(d + need, (size_t)(*header_bytes - need)) || !agf_all_zero(d + 52, 12))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: tables of %u bytes where %u nodes, %u edges, %u tensors, %u labels and %u "
+                    "string bytes belong", (unsigned)*header_bytes, (unsigned)count[0], (unsigned)count[1], (unsigned)count[2],
+                    (unsigned)count[3], (unsigned)count[4]);
+  m->nodes = (int)count[0];
+  m->edges = (int)count[1];
+  m->weights = (int)count[2];
+  m->labels = (int)count[3];
+  m->string_bytes = count[4];
+  return AGF_OK;
+}
+
+static agf_status agf_check_crcs(const agf_model *m, uint32_t header_bytes, agf_error *err) {
+  agf_kernels k;
+  unsigned char head[AGF_HEADER];
+  uint32_t crc;
+  agf_kernels_ref(&k);
+  memcpy(head, m->data, sizeof head);
+  memset(head + 24, 0, 4);
+  crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
+  if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
+  crc = k.crc32(0, m->data + header_bytes, m->bytes - header_bytes);
+  if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  return AGF_OK;
+}
+
+static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_error *err) {
+  agf_input *in = &m->input;
+  int i, size[3], ok;
+  uint32_t flags = agf_u32(p + 12), order = agf_u32(p + 16), resize = agf_u32(p + 20), to = agf_u32(p + 24);
+  if (!agf_fields(p, 1, 1, 1, AGF_MAX_CHANNELS, size) || !agf_fields(p + 4, 2, 1, 1, AGF_MAX_SIDE, size + 1))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: input of %u x %u x %u", (unsigned)agf_u32(p), (unsigned)agf_u32(p + 4),
+                    (unsigned)agf_u32(p + 8));
+  in->channels = size[0];
+  in->height = size[1];
+  in->width = size[2];
+  in->is_picture = (int)(flags & 1);
+  in->channel_order = (int)order;
+  in->resize = (int)resize;
+  in->resize_to = (int)to;
+  in->range = agf_f32(p + 28);
+  ok = flags <= 1 && order <= 1 && resize <= 1 && agf_all_zero(p + 72, 8) && to <= AGF_MAX_SIDE && (resize == 1) == (to != 0);
+  for (i = 0; i < 4; i++) {
+    in->mean[i] = agf_f32(p + 32 + 4 * i);
+    in->std[i] = agf_f32(p + 48 + 4 * i);
+  }
+  if (in->is_picture) {
+    ok = ok && agf_finite(in->range) && in->range > 0 && (in->channels == 1 || in->channels == 3);
+    for (i = 0; i < agf_imin(in->channels, 4); i++) ok = ok && agf_finite(in->mean[i]) && agf_finite(in->std[i]) && in->std[i] > 0;
+    ok = ok && (resize == 0 || (int)to >= agf_imin(in->height, in->width));
+  } else
+    ok = ok && agf_all_zero(p + 16, 48);
+  if (!ok) return agf_fail(err, AGF_ERR_FORMAT, "model file: the preprocessing of its input is not valid");
+  m->name = agf_string(m, agf_u32(p + 64), "input", 0, err);
+  m->source = m->name ? agf_string(m, agf_u32(p + 68), "input", 1, err) : NULL;
+  return m->source ? AGF_OK : AGF_ERR_FORMAT;
+}
+
+/* The weights of every node against its shape. */
+static agf_status agf_check_weights(agf_model *m, agf_error *err) {
+  int i, j;
+  for (i = 0; i < m->nodes; i++) {
+    const agf_node *n = &m->node[i];
+    const agf_shape *in;
+    agf_shape image;
+    int from = m->edge[n->edge], channels, ok = 1;
+    if (n->w < 0) continue;
+    image.c = m->input.channels;
+    image.h = m->input.height;
+    image.w = m->input.width;
+    image.flattened = 0;
+    in = from ? &m->nominal[from - 1] : &image;
+    channels = n->op == AGF_OP_BATCHNORM ? in->c : n->channels;
+    if (n->op == AGF_OP_CONV) {
+      const agf_weight *w = &m->weight[n->w];
+      ok = w->layout == (n->groups > 1 ? AGF_LAYOUT_GROUPED : AGF_LAYOUT_CONV) && w->dim[0] == n->channels &&
+           w->dim[1] == in->c / n->groups && w->dim[2] == n->kernel[0] && w->dim[3] == n->kernel[1];
+    } else if (n->op == AGF_OP_LINEAR) {
+      const agf_weight *w = &m->weight[n->w];
+      ok = w->layout == AGF_LAYOUT_LINEAR && w->dim[0] == n->channels && w->dim[1] == in->c && w->dim[2] == in->h &&
+           w->dim[3] == in->w;
+    }
+    for (j = 0; j < 2; j++) {
+      int t = j ? n->b : n->op == AGF_OP_BATCHNORM ? n->w : -1;
+      if (t >= 0) ok = ok && m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == channels;
+    }
+    if (!ok)
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
+                      "[%d, %d, %d] asks for", i, n->name, agf_op_name(n->op), in->c, in->h, in->w);
+  }
+  return AGF_OK;
+}
+
+static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
+  uint32_t header_bytes = 0;
+  const unsigned char *p;
+  unsigned char *memory;
+  uint64_t offset;
+  int i, next_edge = 0;
+  size_t size_nodes, size_edges, size_weights;
+  agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
+  if (st == AGF_OK) st = agf_check_crcs(m, header_bytes, err);
+  if (st != AGF_OK) return st;
+
+  size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
+  size_edges = agf_align_up((size_t)m->edges * sizeof(int) + 1);
+  size_weights = agf_align_up((size_t)m->weights * sizeof(agf_weight) + 1);
+  m->allocated = size_nodes + size_edges + size_weights + (size_t)m->nodes * sizeof(agf_shape);
+  memory = (unsigned char *)m->allocator.alloc(m->allocator.ctx, m->allocated);
+  if (!memory) {
+    m->allocated = 0;
+    return agf_fail(err, AGF_ERR_MEMORY, "no memory for the tables of a model with %d nodes", m->nodes);
+  }
+  memset(memory, 0, m->allocated);
+  m->node = (agf_node *)(void *)memory;
+  m->edge = (int *)(void *)(memory + size_nodes);
+  m->weight = (agf_weight *)(void *)(memory + size_nodes + size_edges);
+  m->nominal = (agf_shape *)(void *)(memory + size_nodes + size_edges + size_weights);
+
+  p = m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)m->nodes * AGF_NODE_RECORD;
+  for (i = 0; i < m->edges; i++, p += 4) {
+    if (agf_u32(p) > (uint32_t)m->nodes)
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: edge %d names node %u of %d", i, (unsigned)agf_u32(p) - 1, m->nodes);
+    m->edge[i] = (int)agf_u32(p);
+  }
+  offset = header_bytes;
+  for (i = 0; i < m->weights; i++, p += AGF_TENSOR_RECORD) {
+    st = agf_parse_weight(m, i, p, &offset, err);
+    if (st != AGF_OK) return st;
+  }
+  if (offset != m->bytes)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
+                    (unsigned long long)offset);
+  m->label_table = p;
+  m->strings = (const char *)p + (size_t)m->labels * 4;
+  if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: the string table does not begin and end with a zero");
+  st = agf_parse_input(m, m->data + AGF_HEADER, err);
+  for (i = 0; st == AGF_OK && i < m->nodes; i++)
+    st = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * AGF_NODE_RECORD, &next_edge, err);
+  if (st != AGF_OK) return st;
+  if (next_edge != m->edges)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: %d edges, but the nodes have %d inputs", m->edges, next_edge);
+  for (i = 0; i < m->weights; i++) {
+    const agf_weight *w = &m->weight[i];
+    uint64_t end = (uint64_t)(w->data - m->data) + w->elements * (w->type == AGF_F32 ? 4 : 2);
+    if (!w->used) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d belongs to no node", i);
+    if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
+    if (!agf_weights_finite(w)) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", i);
+  }
+  st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
+  if (st == AGF_OK) st = agf_check_weights(m, err);
+  if (st != AGF_OK) return st;
+  for (i = 0; i < m->weights; i++) {
+    const int *d = m->weight[i].dim;
+    m->parameters += (uint64_t)d[0] * (uint64_t)d[1] * (uint64_t)d[2] * (uint64_t)d[3];
+  }
+  m->classes = m->nominal[m->nodes - 1].c;
+  if (m->labels && m->labels != m->classes)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: %d labels for %d classes", m->labels, m->classes);
+  for (i = 0; i < m->labels; i++)
+    if (!agf_string(m, agf_u32(m->label_table + 4 * i), "label", i, err)) return AGF_ERR_FORMAT;
+  return AGF_OK;
+}
+
+#if !defined(AGF_NO_FILE)
+#if defined(_WIN32)
+/* No mmap here: the file is read into memory of its own. */
+static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
+  FILE *f = fopen(path, "rb");
+  long end;
+  void *p;
+  if (!f) return agf_fail(err, AGF_ERR_IO, "%s: cannot be opened", path);
+  if (fseek(f, 0, SEEK_END) || (end = ftell(f)) < 0 || fseek(f, 0, SEEK_SET)) {
+    fclose(f);
+    return agf_fail(err, AGF_ERR_IO, "%s: cannot be read", path);
+  }
+  p = m->allocator.alloc(m->allocator.ctx, (size_t)end + 1);
+  if (!p || fread(p, 1, (size_t)end, f) != (size_t)end) {
+    fclose(f);
+    if (p) m->allocator.free(m->allocator.ctx, p, (size_t)end + 1);
+    return agf_fail(err, p ? AGF_ERR_IO : AGF_ERR_MEMORY, "%s: cannot be read into memory", path);
+  }
+  fclose(f);
+  m->data = (const unsigned char *)p;
+  m->bytes = (size_t)end;
+  m->mapped = 1;
+  return AGF_OK;
+}
+static void agf_unmap(agf_model *m) {
+  if (m->mapped) m->allocator.free(m->allocator.ctx, (void *)m->data, m->bytes + 1);
+}
+#else
+static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
+  struct stat st;
+  void *p;
+  int fd = open(path, O_RDONLY);
+  if (fd < 0) return agf_fail(err, AGF_ERR_IO, "%s: %s", path, strerror(errno));
+  if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+    close(fd);
+    return agf_fail(err, AGF_ERR_IO, "%s: not a regular file", path);
+  }
+  if (st.st_size <= 0 || (uint64_t)st.st_size > SIZE_MAX / 2) {
+    close(fd);
+    return agf_fail(err, AGF_ERR_FORMAT, "%s: not an .agf model file (%lld bytes)", path, (long long)st.st_size);
+  }
+  p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  close(fd);
+  if (p == MAP_FAILED) return agf_fail(err, AGF_ERR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
+  m->data = (const unsigned char *)p;
+  m->bytes = (size_t)st.st_size;
+  m->mapped = 1;
+  return AGF_OK;
+}
+static void agf_unmap(agf_model *m) {
+  if (m->mapped) munmap((void *)(uintptr_t)m->data, m->bytes);
+}
+#endif
+#endif
+
+/* Opens from `path`, or from memory where path is NULL. */
+static agf_status agf_open(const char *path, const void *data, size_t bytes, const agf_model_config *config, agf_model **model,
+                           agf_error *err) {
+  agf_allocator allocator;
+  agf_model *m;
+  agf_status st = AGF_OK;
+  const uint32_t one = 1;
+  agf_clear(err);
+  if (!model) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open: model is NULL");
+  *model = NULL;
+  if (*(const unsigned char *)&one != 1) return agf_fail(err, AGF_ERR_BUILD, "this engine runs on little-endian machines only");
+  allocator = agf_allocator_or_default(config ? config->allocator : NULL);
+  m = (agf_model *)allocator.alloc(allocator.ctx, sizeof *m);
+  if (!m) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a model");
+  memset(m, 0, sizeof *m);
+  m->allocator = allocator;
+  m->data = (const unsigned char *)data;
+  m->bytes = bytes;
+#if !defined(AGF_NO_FILE)
+  if (path) st = agf_map(path, m, err);
+#else
+  (void)path;
+#endif
+  if (st == AGF_OK) st = agf_parse(m, config ? config->max_bytes : 0, err);
+  if (st != AGF_OK) {
+    if (path && err && err->code != AGF_ERR_IO && err->code != AGF_ERR_MEMORY && strncmp(err->message, path, strlen(path))) {
+      char message[sizeof err->message];
+      memcpy(message, err->message, sizeof message);
+      agf_fail(err, st, "%.120s: %.*s", path, (int)(sizeof message - 124), message);
+    }
+    agf_model_close(m);
+    return st;
+  }
+  *model = m;
+  return AGF_OK;
+}
+
+#if !defined(AGF_NO_FILE)
+AGF_API agf_status agf_model_open(const char *path, const agf_model_config *config, agf_model **model, agf_error *err) {
+  if (!path) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open: path is NULL");
+  return agf_open(path, NULL, 0, config, model, err);
+}
+#endif
+
+AGF_API agf_status agf_model_open_memory(const void *data, size_t bytes, const agf_model_config *config, agf_model **model,
+                                         agf_error *err) {
+  if (!data || (uintptr_t)data % AGF_ALIGN)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open_memory: data is NULL or not 64-byte aligned");
+  return agf_open(NULL, data, bytes, config, model, err);
+}
+
+AGF_API void agf_model_close(agf_model *model) {
+  agf_allocator a;
+  if (!model) return;
+  a = model->allocator;
+#if !defined(AGF_NO_FILE)
+  agf_unmap(model);
+#endif
+  if (model->node) a.free(a.ctx, model->node, model->allocated);
+  a.free(a.ctx, model, sizeof *model);
+}
+
+AGF_API void agf_model_input(const agf_model *model, agf_input *input) { *input = model->input; }
+AGF_API const char *agf_model_name(const agf_model *model) { return model->name; }
+AGF_API const char *agf_model_source(const agf_model *model) { return model->source; }
+AGF_API int agf_model_classes(const agf_model *model) { return model->classes; }
+AGF_API const char *agf_model_label(const agf_model *model, int k) {
+  return k < 0 || k >= model->labels ? "" : model->strings + agf_u32(model->label_table + 4 * k);
+}
+AGF_API uint64_t agf_model_parameters(const agf_model *model) { return model->parameters; }
+AGF_API uint64_t agf_model_file_bytes(const agf_model *model) { return model->bytes; }
+AGF_API int agf_model_layers(const agf_model *model) { return model->nodes; }
+
+AGF_API int agf_model_layer_input(const agf_model *model, int i, int j) {
+  if (i < 0 || i >= model->nodes || j < 0 || j >= model->node[i].inputs) return -1;
+  return model->edge[model->node[i].edge + j];
+}
+
+/* MARK: graph and shapes ------------------------------------------------------------------------------------------------------
+ * What size every node's output has for a given input size, or which node cannot take it. */
+
+/* Output pixels of a window of k taps, `dilation` apart, over n pixels padded by before and after. 0: none fits. agf-spec,
+ * "Pools", for ceil mode. */
+static int agf_window_outputs(int n, int k, int stride, int before, int after, int dilation, int ceil_mode) {
+  int64_t span = (int64_t)dilation * (k - 1) + 1, room = (int64_t)n + before + after - span, out;
+  if (room < 0) return 0;
+  out = (ceil_mode ? (room + stride - 1) / stride : room / stride) + 1;
+  if (ceil_mode && (out - 1) * stride >= (int64_t)n + before) out--;
+  return out > AGF_MAX_SIDE ? 0 : (int)out;
+}
+
+static agf_status agf_shape_error(agf_error *err, const agf_node *n, const agf_shape *in, const char *why) {
+  return agf_fail(err, AGF_ERR_SHAPE, "layer %s (%s): %s; its input is %s[%d, %d, %d]", n->name, agf_op_name(n->op), why,
+                  in->flattened ? "the flattened " : "", in->c, in->h, in->w);
+}
+
+static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const agf_shape *image, const agf_shape *shape,
+                                 agf_shape *out, agf_error *err) {
+  int j, from = m->edge[n->edge];
+  const agf_shape *in = from ? &shape[from - 1] : image;
+  *out = *in;
+  if (in->flattened && in->h * in->w > 1 &&
+      !(n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6 || n->op == AGF_OP_LINEAR || n->op == AGF_OP_ADD || n->op == AGF_OP_FLATTEN))
+    return agf_shape_error(err, n, in, "cannot read a flattened tensor");
+  switch (n->op) {
+    case AGF_OP_CONV:
+    case AGF_OP_MAXPOOL:
+    case AGF_OP_AVGPOOL: {
+      int ceil_mode = (n->flags & AGF_FLAG_CEIL) != 0 && n->op != AGF_OP_CONV;
+      if (n->op == AGF_OP_CONV) {
+        if (in->c % n->groups || n->channels % n->groups)
+          return agf_shape_error(err, n, in, "its groups do not divide the channels");
+        out->c = n->channels;
+      }
+      out->h = agf_window_outputs(in->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], n->op == AGF_OP_CONV ? n->dilation[0] : 1, ceil_mode);
+      out->w = agf_window_outputs(in->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], n->op == AGF_OP_CONV ? n->dilation[1] : 1, ceil_mode);
+      if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, in, "its window does not fit");
+      break;
+    }
+    case AGF_OP_ADAPTIVE_AVGPOOL:
+    case AGF_OP_GLOBAL_AVGPOOL:
+      out->h = n->op == AGF_OP_GLOBAL_AVGPOOL ? 1 : n->kernel[0];
+      out->w = n->op == AGF_OP_GLOBAL_AVGPOOL ? 1 : n->kernel[1];
+      break;
+    case AGF_OP_LINEAR: {
+      const int *d = m->weight[n->w].dim;
+      if (m->weight[n->w].layout != AGF_LAYOUT_LINEAR || (!in->flattened && in->h * in->w > 1) || d[1] != in->c ||
+          d[2] != in->h || d[3] != in->w)
+        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (linear): reads [%d, %d, %d], but at this size its input is [%d, %d, %d]",
+                        n->name, d[1], d[2], d[3], in->c, in->h, in->w);
+      out->c = n->channels;
+      out->h = out->w = 1;
+      out->flattened = 1;
+      break;
+    }
+    case AGF_OP_FLATTEN:
+      out->flattened = 1;
+      break;
+    case AGF_OP_ADD: {
+      int other = m->edge[n->edge + 1];
+      const agf_shape *b = other ? &shape[other - 1] : image;
+      if (in->c != b->c || in->h != b->h || in->w != b->w)
+        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h, in->w, b->c,
+                        b->h, b->w);
+      break;
+    }
+    case AGF_OP_CONCAT: {
+      int64_t c = 0;
+      for (j = 0; j < n->inputs; j++) {
+        int id = m->edge[n->edge + j];
+        const agf_shape *b = id ? &shape[id - 1] : image;
+        if (b->h != in->h || b->w != in->w || (b->flattened && b->h * b->w > 1))
+          return agf_fail(err, AGF_ERR_SHAPE, "layer %s (concat): joins [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h,
+                          in->w, b->c, b->h, b->w);
+        c += b->c;
+      }
+      if (c > AGF_MAX_CHANNELS) return agf_shape_error(err, n, in, "more channels than the engine's cap");
+      out->c = (int)c;
+      break;
+    }
+    default:
+      break;
+  }
+  if ((uint64_t)out->c * (uint64_t)out->h * (uint64_t)out->w > 0x7fffffff)
+    return agf_shape_error(err, n, in, "its output would have 2^31 elements or more");
+  return AGF_OK;
+}
+
+static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err) {
+  agf_shape image;
+  const agf_shape *last = &shape[m->nodes - 1];
+  const agf_node *n = &m->node[m->nodes - 1];
+  int i;
+  image.c = m->input.channels;
+  image.h = height ? height : m->input.height;
+  image.w = width ? width : m->input.width;
+  image.flattened = 0;
+  if (image.h < 1 || image.w < 1 || image.h > AGF_MAX_SIDE || image.w > AGF_MAX_SIDE ||
+      (uint64_t)image.c * (uint64_t)image.h * (uint64_t)image.w > 0x7fffffff)
+    return agf_fail(err, AGF_ERR_SHAPE, "an input of %d x %d pixels: sides must lie in 1 to %d", image.h, image.w, AGF_MAX_SIDE);
+  for (i = 0; i < m->nodes; i++) {
+    agf_status st = agf_infer_node(m, &m->node[i], &image, shape, &shape[i], err);
+    if (st != AGF_OK) return st;
+  }
+  if (n->op != AGF_OP_LINEAR && n->op != AGF_OP_CONV && n->op != AGF_OP_AVGPOOL && n->op != AGF_OP_ADAPTIVE_AVGPOOL &&
+      n->op != AGF_OP_GLOBAL_AVGPOOL)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "layer %s (%s) makes the logits: a linear layer, a convolution or an average pool "
+                    "must be last", n->name, agf_op_name(n->op));
+  if (last->h * last->w != 1)
+    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (%s) makes the logits, but at %d x %d pixels its output is [%d, %d, %d]: one "
+                    "pixel is needed", n->name, agf_op_name(n->op), image.h, image.w, last->c, last->h, last->w);
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, int width, agf_layer *layer, agf_error *err) {
+  const agf_node *n;
+  agf_shape *shape, s;
+  size_t bytes;
+  agf_status st = AGF_OK;
+  int j;
+  agf_clear(err);
+  if (!model || !layer || i < 0 || i >= model->nodes)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_layer: a NULL argument, or layer %d out of range", i);
+  n = &model->node[i];
+  s = model->nominal[i];
+  if ((height && height != model->input.height) || (width && width != model->input.width)) {
+    bytes = (size_t)model->nodes * sizeof *shape;
+    shape = (agf_shape *)model->allocator.alloc(model->allocator.ctx, bytes);
+    if (!shape) return agf_fail(err, AGF_ERR_MEMORY, "no memory for the shapes of %d layers", model->nodes);
+    st = agf_infer_shapes(model, height, width, shape, err);
+    s = shape[i];
+    model->allocator.free(model->allocator.ctx, shape, bytes);
+    if (st != AGF_OK) return st;
+  }
+  memset(layer, 0, sizeof *layer);
+  layer->name = n->name;
+  layer->op = n->op;
+  layer->inputs = n->inputs;
+  layer->shape[0] = s.flattened ? s.c * s.h * s.w : s.c;
+  layer->shape[1] = s.flattened ? 1 : s.h;
+  layer->shape[2] = s.flattened ? 1 : s.w;
+  memcpy(layer->kernel, n->kernel, sizeof layer->kernel);
+  memcpy(layer->stride, n->stride, sizeof layer->stride);
+  memcpy(layer->dilation, n->dilation, sizeof layer->dilation);
+  memcpy(layer->pad, n->pad, sizeof layer->pad);
+  layer->groups = n->groups;
+  layer->flat = (n->flags & AGF_FLAG_FLAT) != 0;
+  for (j = 0; j < 2; j++) {
+    int t = j ? n->b : n->w;
+    const int *d = t >= 0 ? model->weight[t].dim : NULL;
+    if (d) layer->parameters += (uint64_t)d[0] * (uint64_t)d[1] * (uint64_t)d[2] * (uint64_t)d[3];
+  }
+  return AGF_OK;
+}
+
+/* MARK: plan ------------------------------------------------------------------------------------------------------------------
+ * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
+ * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
+ * Moments: 0 the image, i + 1 the forward pass of step i, 2 S - i + 1 its backward pass. Activations stay for all classes. */
+
+typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
+                             AGF_STEP_CONCAT } agf_step_kind;
+
+typedef struct agf_buffer {
+  size_t bytes, offset;
+  int first, last;
+} agf_buffer;
+
+/* An activation, [cb][h + 2 bh][w + 2 bw][16] with a zero border for the convolutions that read it; mask [cb][h][w]; cam and g
+ * [cb][h][w][16]. */
+typedef struct agf_tensor {
+  int c, h, w, cb, bh, bw;
+  ptrdiff_t xr, xb;     /* floats from row to row and block to block of x */
+  int readers;          /* (step, slot) pairs that read it */
+  int needs_g;          /* a rule below it uses its gradient */
+  int needs_mask;       /* a convolution reads it */
+  int first_reader;     /* the step that delivers to it first, going backwards */
+  int x, mask, cam, g;  /* buffers, -1: none */
+  int delivered;        /* readers that have delivered, in the explanation under way */
+  int max_known;
+  float max;            /* over all elements; of the last run */
+} agf_tensor;
+
+typedef struct agf_step {
+  agf_step_kind kind;
+  int node, last;       /* first and last node that it covers; `last` names its output */
+  int norm;             /* node of the fused BatchNorm, -1: none */
+  agf_act act;
+  int inputs, in, out;  /* inputs: tensors at session->in[in ...] */
+  int box;              /* a convolution that reads the image: the box rule */
+  int plain;            /* neither flat nor box: the full rule */
+  int flattened;        /* a linear layer whose input is a flattened tensor */
+  agf_rhs back;         /* right-hand sides of its adjoint */
+  int rhs_vectors;      /* what a pixel of the rhs buffer holds */
+  int row_classes, column_classes; /* outputs whose windows the border cuts alike */
+  int row_class, column_class;     /* buffers [h_out], [w_out] of uint8_t */
+  int range;            /* buffer [row_classes + column_classes][2] of int: the classes' kernel rows and columns */
+  int border;           /* buffer [classes][co]: conv(1, |w|); box: conv(lo, w+) then conv(hi, w-) */
+  int border_known;
+  int scale, bias;      /* buffers [co], fused; scale -1: none */
+  int d;                /* buffer: |W||x| (box: Z) at the output */
+  int d_known;
+  int rhs, rhs_mask, cam_mask, a, tmp_cam, tmp_g, maps, sums, coef; /* buffers of the backward pass */
+  int vec, y, gv, sv;   /* linear: buffers [inputs], [co] */
+  int co;               /* outputs, filled to 32 */
+  int window;           /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
+  double forward_seconds, explain_seconds;
+} agf_step;
+
+typedef struct agf_pool agf_pool;
+
+struct agf_session {
+  const agf_model *model;
+  agf_session_config config;
+  agf_allocator allocator;
+  agf_kernels k;
+  size_t bytes;         /* everything: tables and arena */
+  int owns_memory;
+  int threads;
+  int steps, tensors, buffers;
+  agf_step *step;
+  agf_tensor *tensor;   /* 0: the image */
+  agf_buffer *buffer;
+  int *in;              /* inputs of steps: tensors */
+  int *tensor_of;       /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
+  agf_shape *shape;     /* [nodes] */
+  unsigned char *live;  /* [nodes] the logits depend on it */
+  int *node_readers;    /* [nodes + 1] live readers of an edge */
+  unsigned char *arena;
+  size_t arena_bytes;
+  int logits, order, seed, dz, scratch;      /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
+  int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
+  size_t scratch_bytes;
+  int ran;
+  unsigned bad;         /* set by tasks: a non-finite activation, or g outside cam */
+  float lo, hi;         /* of the image */
+  agf_pool *pool;
+  double work_done, work_total;
+};
+
+/* Sizes of the tables in front of the arena, all bounded by the model's counts. */
+typedef struct agf_tables {
+  size_t session, step, tensor, buffer, in, tensor_of, shape, live, readers, total;
+  int buffers;
+} agf_tables;
+
+static agf_tables agf_table_sizes(const agf_model *m) {
+  agf_tables t;
+  size_t n = (size_t)m->nodes;
+  t.buffers = (int)(26 * n + 32);
+  t.session = agf_align_up(sizeof(agf_session));
+  t.step = agf_align_up(n * sizeof(agf_step));
+  t.tensor = agf_align_up((n + 1) * sizeof(agf_tensor));
+  t.buffer = agf_align_up((size_t)t.buffers * sizeof(agf_buffer));
+  t.in = agf_align_up((size_t)m->edges * sizeof(int));
+  t.tensor_of = agf_align_up((n + 1) * sizeof(int));
+  t.shape = agf_align_up(n * sizeof(agf_shape));
+  t.live = agf_align_up(n);
+  t.readers = agf_align_up((n + 1) * sizeof(int));
+  t.total = t.session + t.step + t.tensor + t.buffer + t.in + t.tensor_of + t.shape + t.live + t.readers;
+  return t;
+}
+
+static agf_session *agf_session_at(void *memory, const agf_model *m) {
+  agf_tables t = agf_table_sizes(m);
+  unsigned char *p = (unsigned char *)memory;
+  agf_session *s = (agf_session *)memory;
+  memset(memory, 0, t.total);
+  p += t.session;
+  s->step = (agf_step *)(void *)p, p += t.step;
+  s->tensor = (agf_tensor *)(void *)p, p += t.tensor;
+  s->buffer = (agf_buffer *)(void *)p, p += t.buffer;
+  s->in = (int *)(void *)p, p += t.in;
+  s->tensor_of = (int *)(void *)p, p += t.tensor_of;
+  s->shape = (agf_shape *)(void *)p, p += t.shape;
+  s->live = p, p += t.live;
+  s->node_readers = (int *)(void *)p, p += t.readers;
+  s->arena = p;
+  s->model = m;
+  return s;
+}
+
+static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
+  agf_buffer *b = &s->buffer[s->buffers];
+  b->bytes = agf_align_up(bytes ? bytes : 1);
+  b->first = first;
+  b->last = last;
+  return s->buffers++;
+}
+
+static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
+static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
+
+static inline int agf_end(const agf_session *s) { return 2 * s->steps + 2; }
+static inline int agf_backward_moment(const agf_session *s, int step) { return 2 * s->steps - step + 1; }
+
+static size_t agf_tensor_elements(const agf_tensor *t) { return (size_t)t->cb * (size_t)t->h * (size_t)t->w * AGF_CB; }
+
+/* Where element (0, 0, 0) of a tensor's activation lies. */
+static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
+  return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
+}
+
+static void agf_find_live(agf_session *s) {
+  const agf_model *m = s->model;
+  int i, j;
+  s->live[m->nodes - 1] = 1;
+  for (i = m->nodes - 1; i >= 0; i--) {
+    if (!s->live[i]) continue;
+    for (j = 0; j < m->node[i].inputs; j++) {
+      int e = m->edge[m->node[i].edge + j];
+      if (e) s->live[e - 1] = 1;
+      s->node_readers[e]++;
+    }
+  }
+}
+
+/* The node that alone reads node i's output and follows it directly in the list of live nodes' consumers, or -1. */
+static int agf_only_reader(const agf_session *s, int i) {
+  const agf_model *m = s->model;
+  int k, j;
+  if (i == m->nodes - 1 || s->node_readers[i + 1] != 1) return -1;
+  for (k = i + 1; k < m->nodes; k++)
+    for (j = 0; s->live[k] && j < m->node[k].inputs; j++)
+      if (m->edge[m->node[k].edge + j] == i + 1) return k;
+  return -1;
+}
+
+static agf_act agf_act_of(agf_op op) {
+  return op == AGF_OP_RELU ? AGF_ACT_RELU : op == AGF_OP_RELU6 ? AGF_ACT_RELU6 : AGF_ACT_NONE;
+}
+
+static int agf_new_tensor(agf_session *s, int c, int h, int w) {
+  agf_tensor *t = &s->tensor[s->tensors];
+  t->c = c;
+  t->h = h;
+  t->w = w;
+  t->cb = agf_ceil_div(c, AGF_CB);
+  t->first_reader = -1;
+  t->x = t->mask = t->cam = t->g = -1;
+  return s->tensors++;
+}
+
+/* Nodes to steps, with their tensors; buffers come later. */
+static void agf_make_steps(agf_session *s) {
+  const agf_model *m = s->model;
+  int i, j, used = 0;
+  for (i = 0; i <= m->nodes; i++) s->tensor_of[i] = -1;
+  s->tensor_of[0] = agf_new_tensor(s, m->input.channels, s->config.height, s->config.width);
+  for (i = 0; i < m->nodes; i++) {
+    const agf_node *n = &m->node[i];
+    agf_step *st;
+    int next;
+    if (!s->live[i] || s->tensor_of[i + 1] != -1) continue;
+    if (n->op == AGF_OP_FLATTEN) {
+      s->tensor_of[i + 1] = s->tensor_of[m->edge[n->edge]];
+      continue;
+    }
+    st = &s->step[s->steps++];
+    st->node = st->last = i;
+    st->norm = -1;
+    st->kind = n->op == AGF_OP_CONV                                  ? AGF_STEP_CONV
+               : n->op == AGF_OP_LINEAR                              ? AGF_STEP_LINEAR
+               : n->op == AGF_OP_BATCHNORM                           ? AGF_STEP_NORM
+               : n->op == AGF_OP_ADD                                 ? AGF_STEP_ADD
+               : n->op == AGF_OP_CONCAT                              ? AGF_STEP_CONCAT
+               : n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6       ? AGF_STEP_ACT
+                                                                     : AGF_STEP_POOL;
+    st->act = agf_act_of(n->op);
+    st->inputs = n->inputs;
+    st->in = used;
+    for (j = 0; j < n->inputs; j++) {
+      int e = m->edge[n->edge + j];
+      s->in[used++] = s->tensor_of[e];
+      if (st->kind == AGF_STEP_LINEAR && e && m->node[e - 1].op == AGF_OP_FLATTEN) st->flattened = 1;
+      if (st->kind == AGF_STEP_CONV && e == 0) st->box = 1;
+    }
+    /* a BatchNorm after a convolution, then an activation after anything that computes */
+    next = agf_only_reader(s, st->last);
+    if (st->kind == AGF_STEP_CONV && next >= 0 && m->node[next].op == AGF_OP_BATCHNORM) {
+      st->norm = st->last = next;
+      next = agf_only_reader(s, st->last);
+    }
+    if (st->act == AGF_ACT_NONE && st->kind != AGF_STEP_POOL && st->kind != AGF_STEP_CONCAT && next >= 0 &&
+        agf_act_of(m->node[next].op) != AGF_ACT_NONE) {
+      st->act = agf_act_of(m->node[next].op);
+      st->last = next;
+    }
+    st->plain = st->kind == AGF_STEP_CONV && !st->box && !(n->flags & AGF_FLAG_FLAT);
+    st->out = agf_new_tensor(s, s->shape[i].c, s->shape[i].h, s->shape[i].w);
+    if (st->norm >= 0) s->tensor_of[st->norm + 1] = -2;
+    if (st->last != i) s->tensor_of[i + 1] = -2;
+    s->tensor_of[st->last + 1] = st->out;
+  }
+}
+
+/* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
+ * gradient at their output, and whatever lies above them hands it down. */
+static void agf_connect(agf_session *s) {
+  int i, j;
+  for (i = 0; i < s->steps; i++) {
+    agf_step *st = &s->step[i];
+    const agf_node *n = &s->model->node[st->node];
+    int uses_g = st->plain || (st->kind == AGF_STEP_LINEAR && st->flattened);
+    for (j = 0; j < st->inputs; j++) {
+      agf_tensor *t = &s->tensor[s->in[st->in + j]];
+      t->readers++;
+      t->first_reader = i;
+      if (t->needs_g) uses_g = 1;
+      if (st->kind == AGF_STEP_CONV) {
+        t->needs_mask = 1;
+        t->bh = agf_imax(t->bh, agf_imax(n->pad[0], n->pad[2]));
+        t->bw = agf_imax(t->bw, agf_imax(n->pad[1], n->pad[3]));
+      }
+    }
+    s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
+  }
+}
+
+/* Kernel rows [lo, hi) of output o whose input lies inside. */
+static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n, int *lo, int *hi) {
+  int64_t start = (int64_t)o * stride - pad;
+  int64_t a = start < 0 ? (-start + dilation - 1) / dilation : 0, b = start < n ? (n - 1 - start) / dilation + 1 : 0;
+  *hi = (int)(b < k ? b : k);
+  *lo = (int)(a < *hi ? a : *hi);
+}
+
+static int agf_count_classes(int outputs, int k, int stride, int pad, int dilation, int n) {
+  int o, lo, hi, last_lo = -1, last_hi = -1, count = 0;
+  for (o = 0; o < outputs; o++) {
+    agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
+    if (lo != last_lo || hi != last_hi) count++;
+    last_lo = lo;
+    last_hi = hi;
+  }
+  return count;
+}
+
+static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
+  int o, lo, hi, count = 0;
+  for (o = 0; o < outputs; o++) {
+    agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
+    if (!count || lo != range[2 * count - 2] || hi != range[2 * count - 1]) {
+      range[2 * count] = lo;
+      range[2 * count + 1] = hi;
+      count++;
+    }
+    of[o] = (uint8_t)(count - 1);
+  }
+}
+
+enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_LINEAR_COLUMNS = 256, AGF_LINEAR_ROWS = 8 }; /* a task of a linear layer, a widened piece of f16 weights */
+
+/* Rows of outputs that a convolution task holds, given the floats of one row of accumulators. */
+static int agf_tile_rows(size_t row_floats, int rows) {
+  size_t n = AGF_ACC_BYTES / (row_floats * sizeof(float));
+  return n < 1 ? 1 : n > (size_t)rows ? rows : (int)n;
+}
+
+static size_t agf_acc_row(const agf_session *s, agf_rhs kind, int width) {
+  return ((size_t)width + 2) * (size_t)agf_rhs_out(kind) * (size_t)agf_imax(s->k.conv[kind].group, AGF_CB);
+}
+
+/* Scratch of one task of one convolution in one direction. */
+static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  int width = adjoint ? ti->w : to->w, height = adjoint ? ti->h : to->h, group = s->k.conv[kind].group;
+  if (n->groups > 1) {
+    int lanes = (adjoint ? n->channels : ti->c) / n->groups;
+    size_t taps = (size_t)n->kernel[0] * (size_t)n->kernel[1];
+    return agf_align_up((size_t)width * (size_t)agf_rhs_out(kind) * AGF_CB * 4) +
+           agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
+  }
+  return agf_align_up(agf_acc_row(s, kind, width) * (size_t)agf_tile_rows(agf_acc_row(s, kind, width), height) * 4) +
+         agf_align_up((size_t)n->kernel[1] * AGF_CB * (size_t)agf_imax(group, AGF_OCG) * 4);
+}
+
+static void agf_need_scratch(agf_session *s, size_t bytes) {
+  if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
+}
+
+/* Whether the box rule's three adjoints (w, w+, w-) fit one block of 16 outputs side by side: one walk instead of three. */
+static inline int agf_box_packed(const agf_node *n, int channels) { return n->groups == 1 && 3 * channels <= AGF_CB; }
+
+/* Buffers that a convolution needs besides its tensors. */
+static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
+  agf_step *st = &s->step[i];
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  int back = agf_backward_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
+  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
+  st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
+  if (st->norm >= 0) st->scale = agf_buf(s, (size_t)st->co * 4, 0, end);
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 0));
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_D, 0));
+  if (last) { /* the seed */
+    st->rhs = agf_buf(s, (size_t)st->co * 4, 0, end);
+    st->rhs_mask = agf_buf(s, (size_t)to->cb * 2, 0, end);
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+    return AGF_OK;
+  }
+  st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
+  st->rhs_vectors = agf_rhs_in(st->back);
+  st->row_classes = agf_count_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h);
+  st->column_classes = agf_count_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w);
+  if (st->row_classes > 255 || st->column_classes > 255)
+    return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than 255 ways by the border", n->name,
+                    n->kernel[0], n->kernel[1]);
+  st->row_class = agf_buf(s, (size_t)to->h, 0, end);
+  st->column_class = agf_buf(s, (size_t)to->w, 0, end);
+  st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
+  classes = (size_t)st->row_classes * (size_t)st->column_classes;
+  if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? back : i + 1, s->config.low_memory ? back : end);
+  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), back, back);
+  st->rhs_mask = agf_buf(s, pixels * 2, back, back);
+  agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
+  if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
+  if (st->plain) {
+    size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
+    st->cam_mask = agf_buf(s, pixels * 2, back, back);
+    st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
+    st->maps = agf_buf(s, hw * 4 * 4, back, back);                    /* phi, M, Fx, Fdx */
+    st->sums = agf_buf(s, (size_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
+    st->coef = agf_buf(s, lanes * 5 * 4, back, back);
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+  }
+  return AGF_OK;
+}
+
+static void agf_plan_linear(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+  size_t rows = (size_t)ti->c * (size_t)ti->h * (size_t)ti->w;
+  int end = agf_end(s), back = agf_backward_moment(s, i);
+  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
+  st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
+  st->vec = agf_buf(s, rows * 4, 0, end);
+  st->y = agf_buf(s, (size_t)st->co * 4, 0, end);
+  st->d = agf_buf(s, (size_t)st->co * 4, 0, end);
+  st->rhs = agf_buf(s, (size_t)st->co * 4 * 2, 0, end);
+  st->gv = agf_buf(s, rows * 4, back, back);
+  st->sv = agf_buf(s, rows * 4, back, back);
+  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, back, back);
+  agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
+}
+
+static void agf_plan_tensor(agf_session *s, int t, int made) {
+  agf_tensor *x = &s->tensor[t];
+  int end = agf_end(s), from, until = t ? agf_backward_moment(s, made) : end;
+  x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
+  x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
+  x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
+  if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
+  if (x->first_reader < 0) return; /* the logits */
+  from = agf_backward_moment(s, x->first_reader);
+  x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
+  if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
+}
+
+/* Every buffer's place: those that stay first, then the others by size, each at the lowest place that is free while it lives. */
+static agf_status agf_place(agf_session *s, agf_error *err) {
+  size_t base = 0, top;
+  int i, j, n = s->buffers, end = agf_end(s);
+  for (i = 0; i < n; i++)
+    if (s->buffer[i].first == 0 && s->buffer[i].last == end) {
+      s->buffer[i].offset = base;
+      if (s->buffer[i].bytes > SIZE_MAX / 4 - base) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+      base += s->buffer[i].bytes;
+    } else
+      s->buffer[i].offset = SIZE_MAX;
+  top = base;
+  for (;;) {
+    agf_buffer *b = NULL;
+    size_t at = base;
+    int moved = 1;
+    for (i = 0; i < n; i++)
+      if (s->buffer[i].offset == SIZE_MAX && (!b || s->buffer[i].bytes > b->bytes)) b = &s->buffer[i];
+    if (!b) break;
+    while (moved) {
+      moved = 0;
+      for (j = 0; j < n; j++) {
+        const agf_buffer *o = &s->buffer[j];
+        if (o == b || o->offset == SIZE_MAX || o->offset < base || o->last < b->first || o->first > b->last) continue;
+        if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
+          at = o->offset + o->bytes;
+          moved = 1;
+        }
+      }
+    }
+    if (b->bytes > SIZE_MAX / 4 - at) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+    b->offset = at;
+    if (at + b->bytes > top) top = at + b->bytes;
+  }
+  s->arena_bytes = top;
+  return AGF_OK;
+}
+
+static agf_status agf_plan(agf_session *s, agf_error *err) {
+  const agf_model *m = s->model;
+  agf_status st;
+  int i, j, end;
+  size_t k = (size_t)m->classes;
+  st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
+  if (st != AGF_OK) return st;
+  agf_find_live(s);
+  agf_make_steps(s);
+  agf_connect(s);
+  end = agf_end(s);
+  for (i = 0; i < s->steps; i++) {
+    agf_step *p = &s->step[i];
+    p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
+        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->vec = p->y = p->gv = p->sv = p->window = -1;
+  }
+  agf_plan_tensor(s, 0, -1);
+  for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
+  for (i = 0; i < s->steps; i++) {
+    agf_step *p = &s->step[i];
+    const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
+    int back = agf_backward_moment(s, i);
+    size_t tmp_cam = 0, tmp_g = 0;
+    for (j = 0; j < p->inputs; j++) {
+      const agf_tensor *t = &s->tensor[s->in[p->in + j]];
+      int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
+      int again = 0, q;
+      for (q = 0; q < j; q++) again |= s->in[p->in + q] == s->in[p->in + j];
+      if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
+      if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
+    }
+    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, back, back);
+    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, back, back);
+    if (p->kind == AGF_STEP_CONV) {
+      st = agf_plan_conv(s, i, err);
+      if (st != AGF_OK) return st;
+    } else if (p->kind == AGF_STEP_LINEAR) {
+      agf_plan_linear(s, i);
+    } else if (p->kind == AGF_STEP_POOL) {
+      p->window = agf_buf(s, ((size_t)to->h * 2 + (size_t)to->w * 2 + (size_t)to->h * (size_t)to->w) * 4, 0, end);
+    } else if (p->kind == AGF_STEP_NORM || p->kind == AGF_STEP_ACT) {
+      if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
+      p->bias = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
+    }
+    if (p->act != AGF_ACT_NONE || p->kind == AGF_STEP_NORM) agf_need_scratch(s, (size_t)to->w * 2 * AGF_CB * 4);
+  }
+  s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
+  s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
+  s->difference = agf_buf(s, s->buffer[s->tensor[s->in[s->step[s->steps - 1].in]].x].bytes, 0, end);
+  s->difference_mask = s->tensor[s->in[s->step[s->steps - 1].in]].mask;
+  if (s->difference_mask >= 0) s->difference_mask = agf_buf(s, s->buffer[s->difference_mask].bytes, 0, end);
+  s->order = agf_buf(s, k * sizeof(int), 0, end);
+  s->seed = agf_buf(s, k * 3 * sizeof(double), 0, end);
+  s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
+  s->scratch_bytes = agf_align_up(s->scratch_bytes);
+  s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
+  st = agf_place(s, err);
+  if (st != AGF_OK) return st;
+  s->bytes = agf_table_sizes(m).total + s->arena_bytes;
+  if (s->config.max_bytes && s->bytes > s->config.max_bytes)
+    return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,
+                    (unsigned long long)s->config.max_bytes);
+  return AGF_OK;
+}
+
+/* MARK: threads ---------------------------------------------------------------------------------------------------------------
+ * agf_parallel runs a task for every index of [0, n): workers draw indices from a shared counter, so who does which index is
+ * open; no result depends on it. Workers sleep between calls. With the caller's parallel_for, its threads are the workers. */
+
+typedef void agf_task(agf_session *s, const void *arg, int i, unsigned char *scratch);
+
+typedef struct agf_job {
+  agf_session *session;
+  agf_task *task;
+  const void *arg;
+  int n, next;
+} agf_job;
+
+static int agf_draw(int *next) {
+#if defined(__GNUC__)
+  return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+#else
+  return (*next)++;
+#endif
+}
+
+static void agf_raise(unsigned *flags, unsigned bits) {
+#if defined(__GNUC__)
+  __atomic_fetch_or(flags, bits, __ATOMIC_RELAXED);
+#else
+  *flags |= bits;
+#endif
+}
+
+static void agf_work(void *arg, int worker) {
+  agf_job *j = (agf_job *)arg;
+  agf_session *s = j->session;
+  unsigned char *scratch = (unsigned char *)agf_at(s, s->scratch) + (size_t)worker * s->scratch_bytes;
+  agf_fp_state fp = agf_fp_enter();
+  int i;
+  while ((i = agf_draw(&j->next)) < j->n) j->task(s, j->arg, i, scratch);
+  agf_fp_leave(fp);
+}
+
+#ifndef AGF_NO_THREADS
+struct agf_pool {
+  pthread_mutex_t mutex;
+  pthread_cond_t wake, done;
+  pthread_t *thread; /* [workers], in the arena */
+  int workers;       /* besides the caller */
+  int started;       /* threads that have taken their number */
+  unsigned round;    /* grows with each job */
+  int busy, stop;
+  agf_job *job;
+};
+
+static void *agf_pool_main(void *arg) {
+  agf_pool *p = (agf_pool *)arg;
+  unsigned seen = 0;
+  int me;
+  pthread_mutex_lock(&p->mutex);
+  me = ++p->started;
+  for (;;) {
+    while (p->round == seen && !p->stop) pthread_cond_wait(&p->wake, &p->mutex);
+    if (p->stop) break;
+    seen = p->round;
+    pthread_mutex_unlock(&p->mutex);
+    agf_work(p->job, me);
+    pthread_mutex_lock(&p->mutex);
+    if (--p->busy == 0) pthread_cond_signal(&p->done);
+  }
+  pthread_mutex_unlock(&p->mutex);
+  return NULL;
+}
+
+static void agf_pool_stop(agf_session *s) {
+  agf_pool *p = s->pool;
+  int i;
+  if (!p) return;
+  pthread_mutex_lock(&p->mutex);
+  p->stop = 1;
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+  for (i = 0; i < p->workers; i++) pthread_join(p->thread[i], NULL);
+  pthread_cond_destroy(&p->wake);
+  pthread_cond_destroy(&p->done);
+  pthread_mutex_destroy(&p->mutex);
+  s->pool = NULL;
+}
+
+static size_t agf_pool_bytes(int threads) { return agf_align_up(sizeof(agf_pool)) + (size_t)threads * sizeof(pthread_t); }
+
+static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
+  agf_pool *p = (agf_pool *)memory;
+  if (s->threads < 2 || s->config.parallel_for) return AGF_OK;
+  memset(p, 0, sizeof *p);
+  p->thread = (pthread_t *)(void *)((unsigned char *)memory + agf_align_up(sizeof *p));
+  if (pthread_mutex_init(&p->mutex, NULL)) return agf_fail(err, AGF_ERR_MEMORY, "a mutex cannot be made");
+  if (pthread_cond_init(&p->wake, NULL)) {
+    pthread_mutex_destroy(&p->mutex);
+    return agf_fail(err, AGF_ERR_MEMORY, "a condition variable cannot be made");
+  }
+  if (pthread_cond_init(&p->done, NULL)) {
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->mutex);
+    return agf_fail(err, AGF_ERR_MEMORY, "a condition variable cannot be made");
+  }
+  s->pool = p;
+  while (p->workers < s->threads - 1) {
+    if (pthread_create(&p->thread[p->workers], NULL, agf_pool_main, p)) {
+      agf_pool_stop(s);
+      return agf_fail(err, AGF_ERR_MEMORY, "thread %d of %d cannot be made", p->workers + 2, s->threads);
+    }
+    p->workers++;
+  }
+  return AGF_OK;
+}
+
+static void agf_pool_run(agf_pool *p, agf_job *job) {
+  pthread_mutex_lock(&p->mutex);
+  p->job = job;
+  p->busy = p->workers;
+  p->round++;
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+  agf_work(job, 0);
+  pthread_mutex_lock(&p->mutex);
+  while (p->busy) pthread_cond_wait(&p->done, &p->mutex);
+  pthread_mutex_unlock(&p->mutex);
+}
+#else
+static void agf_pool_stop(agf_session *s) { (void)s; }
+static size_t agf_pool_bytes(int threads) { return (size_t)threads; }
+static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
+  (void)s;
+  (void)memory;
+  (void)err;
+  return AGF_OK;
+}
+#endif
+
+static void agf_parallel(agf_session *s, int n, agf_task *task, const void *arg) {
+  agf_job j;
+  j.session = s;
+  j.task = task;
+  j.arg = arg;
+  j.n = n;
+  j.next = 0;
+  if (n > 1 && s->threads > 1 && s->config.parallel_for) {
+    s->config.parallel_for(s->config.parallel_ctx, s->threads, agf_work, &j);
+    return;
+  }
+#ifndef AGF_NO_THREADS
+  if (n > 1 && s->pool) {
+    agf_pool_run(s->pool, &j);
+    return;
+  }
+#endif
+  agf_work(&j, 0);
+}
+
+static int agf_cores(void) {
+#if defined(_SC_NPROCESSORS_ONLN)
+  long n = sysconf(_SC_NPROCESSORS_ONLN);
+  return n < 1 ? 1 : n > 256 ? 256 : (int)n;
+#else
+  return 1;
+#endif
+}
+
+static double agf_now(void) {
+#if defined(CLOCK_MONOTONIC)
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+  return (double)clock() / CLOCKS_PER_SEC;
+#endif
+}
+
+/* MARK: convolution driver ----------------------------------------------------------------------------------------------------
+ * The loops around the convolution kernels, forward and adjoint. A task holds the accumulators of some rows of one group of
+ * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
+ * kernels.h promises, and hands finished rows, 16 channels at a time, to the job's epilogue. */
+
+typedef struct agf_conv_job agf_conv_job;
+struct agf_conv_job {
+  const agf_step *step;
+  agf_rhs kind;
+  int adjoint;
+  const float *x;       /* input, element (0, 0, 0) */
+  ptrdiff_t xp, xr, xb; /* floats from pixel to pixel, row to row, block to block */
+  const uint16_t *mask; /* [blocks][h][w] */
+  int hi, wi, ho, wo;
+  int ci, co;           /* channels read and made; packed box rule: 3 x the image's */
+  /* Row `row` of output block `block`: right-hand side j at acc + j * rs, pixels `as` apart. */
+  void (*done)(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs);
+  const agf_tensor *to; /* the tensor that the epilogue writes */
+  float *y, *c, *a, *g; /* epilogue's outputs [cb][h][w][16], NULL where not wanted */
+  uint16_t *y_mask;
+  agf_act act;
+  const float *scale, *bias;
+  int filter;           /* box rule, one filter at a time: 0 w, 1 w+, 2 w- */
+  int th, tiles;
+};
+
+static inline float agf_weight_at(const agf_weight *w, size_t i) {
+  return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
+}
+
+static inline float agf_filtered(float w, int filter) {
+  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
+}
+
+/* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
+static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
+  int panels = agf_ceil_div(n->channels, AGF_OCG), b = ic / AGF_CB, lanes = agf_imin(AGF_CB, ci - b * AGF_CB);
+  size_t block = (size_t)b * AGF_CB * (size_t)n->kernel[0] * (size_t)n->kernel[1] * (size_t)panels * AGF_OCG;
+  return block + ((((size_t)kr * (size_t)panels + (size_t)(oc / AGF_OCG)) * (size_t)lanes + (size_t)(ic % AGF_CB)) *
+                      (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
+}
+
+/* The panels of kernel row kr, input block b and `count` groups of 32 outputs from `panel` on, as kernels read them:
+ * [count][lanes][kw][32]. Forward f32 weights are used where they lie; f16 are widened and the adjoint's transposed into
+ * `scratch`. *ws receives the distance of panels. */
+static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int kr, int panel, int count, float *scratch,
+                               ptrdiff_t *ws) {
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  int kw = n->kernel[1], p, o, i, t, f;
+  if (!j->adjoint) {
+    int lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
+    size_t at = agf_conv_index(n, j->ci, panel * AGF_OCG, b * AGF_CB, kr, 0), size = (size_t)lanes * (size_t)kw * AGF_OCG;
+    *ws = (ptrdiff_t)size;
+    if (w->type == AGF_F32) return (const float *)(const void *)w->data + at;
+    s->k.widen((const uint16_t *)(const void *)w->data + at, scratch, size * (size_t)count);
+    return scratch;
+  }
+  /* adjoint: lane o of the input block is output channel 16 b + o of the convolution, output l of a panel its input channel */
+  *ws = (ptrdiff_t)AGF_CB * kw * AGF_OCG;
+  if ((panel + count) * AGF_OCG > j->co) memset(scratch, 0, (size_t)count * (size_t)*ws * sizeof(float));
+  if (j->co > j->to->c) { /* the box rule's w, w+ and w- side by side */
+    for (f = 0; f < 3; f++)
+      for (i = 0; i < j->to->c; i++)
+        for (o = 0; o < agf_imin(AGF_CB, j->ci - b * AGF_CB); o++)
+          for (t = 0; t < kw; t++)
+            scratch[(o * kw + t) * AGF_OCG + f * j->to->c + i] =
+                agf_filtered(agf_weight_at(w, agf_conv_index(n, j->to->c, b * AGF_CB + o, i, kr, t)), f);
+    return scratch;
+  }
+  for (p = 0; p < 2 * count; p++) { /* 16 inputs of the convolution at a time */
+    int ic = panel * AGF_OCG + p * AGF_CB, lanes = agf_imin(AGF_CB, j->co - ic);
+    float *to = scratch + (p / 2) * *ws + p % 2 * AGF_CB;
+    if (lanes <= 0) break;
+    for (t = 0; t < kw; t++) {
+      size_t at = agf_conv_index(n, j->co, b * AGF_CB, ic, kr, t);
+      if (w->type == AGF_F32) {
+        s->k.transpose((const float *)(const void *)w->data + at, (ptrdiff_t)kw * AGF_OCG, lanes, to + t * AGF_OCG,
+                       (ptrdiff_t)kw * AGF_OCG);
+      } else {
+        float wide[AGF_CB * AGF_CB];
+        for (i = 0; i < lanes; i++)
+          s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)kw * AGF_OCG, wide + i * AGF_CB, AGF_CB);
+        s->k.transpose(wide, AGF_CB, lanes, to + t * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+      }
+    }
+  }
+  for (i = 0; j->filter && i < count * (int)*ws; i++) scratch[i] = agf_filtered(scratch[i], j->filter);
+  return scratch;
+}
+
+/* Input row of output row r under kernel row kr, or -1. */
+static inline int agf_input_row(const agf_conv_job *j, const agf_node *n, int r, int kr) {
+  int h;
+  if (!j->adjoint) {
+    h = r * n->stride[0] + kr * n->dilation[0] - n->pad[0];
+  } else {
+    h = r + n->pad[0] - kr * n->dilation[0];
+    if (h < 0 || h % n->stride[0]) return -1;
+    h /= n->stride[0];
+  }
+  return h >= 0 && h < j->hi ? h : -1;
+}
+
+static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_conv_job *j = (const agf_conv_job *)arg;
+  const agf_node *n = &s->model->node[j->step->node];
+  int group = s->k.conv[j->kind].group, lanes = agf_imax(group, AGF_CB), rhs = agf_rhs_out(j->kind);
+  int og = index / j->tiles, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
+  int first = og * agf_imax(group, AGF_OCG); /* outputs of this task: a group, or a whole panel where groups are smaller */
+  int passes = group < AGF_OCG ? AGF_OCG / group : 1, pass;
+  ptrdiff_t acc_row = (ptrdiff_t)agf_acc_row(s, j->kind, j->wo), px = (ptrdiff_t)rhs * lanes;
+  float *acc = (float *)(void *)scratch;
+  float *panel = (float *)(void *)(scratch + agf_align_up((size_t)acc_row * (size_t)agf_tile_rows((size_t)acc_row, j->ho) * 4));
+  for (pass = 0; pass < passes; pass++) {
+    int b, a, r, block;
+    memset(acc, 0, (size_t)acc_row * (size_t)rows * sizeof(float));
+    for (b = 0; b * AGF_CB < j->ci; b++)
+      for (a = 0; a < n->kernel[0]; a++) {
+        int kr = j->adjoint ? n->kernel[0] - 1 - a : a; /* input rows ascend either way */
+        agf_conv_row q;
+        q.w = agf_panels(s, j, b, kr, first / AGF_OCG, agf_imax(group / AGF_OCG, 1), panel, &q.ws) + pass * group;
+        q.xp = j->xp;
+        q.w_in = j->wi;
+        q.w_out = j->wo;
+        q.kw = n->kernel[1];
+        q.stride = n->stride[1];
+        q.dilation = n->dilation[1];
+        q.pad = n->pad[1];
+        q.adjoint = j->adjoint;
+        for (r = 0; r < rows; r++) {
+          int h = agf_input_row(j, n, r0 + r, kr);
+          if (h < 0) continue;
+          q.x = j->x + b * j->xb + h * j->xr;
+          q.mask = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h) * (size_t)j->wi;
+          q.acc = acc + r * acc_row + px;
+          s->k.conv[j->kind].row(&q);
+        }
+      }
+    for (block = 0; block < lanes / AGF_CB; block++)
+      for (r = 0; r < rows; r++)
+        if (first + pass * group + block * AGF_CB < j->co)
+          j->done(s, j, (first + pass * group) / AGF_CB + block, r0 + r, acc + r * acc_row + px + block * AGF_CB, px, lanes);
+  }
+}
+
+/* Weights of one output block as agf_gconv_row reads them, filtered for the box rule. */
+static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int filter, int lanes_in, float *scratch) {
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  int kh = n->kernel[0], kw = n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
+  size_t size = (size_t)kh * (size_t)kw * (size_t)lanes_in * AGF_CB, k;
+  if (!j->adjoint && w->type == AGF_F32) return (const float *)(const void *)w->data + (size_t)block * size;
+  if (!j->adjoint) {
+    s->k.widen((const uint16_t *)(const void *)w->data + (size_t)block * size, scratch, size);
+    return scratch;
+  }
+  memset(scratch, 0, size * sizeof(float));
+  for (l = 0; l < AGF_CB; l++) { /* input channel c of the convolution receives from the outputs of its group */
+    int c = block * AGF_CB + l;
+    if (c >= j->co) break;
+    for (i = 0; i < og; i++) {
+      int o = c / ig * og + i, in = c % ig, lanes = agf_imin(AGF_CB, ig - in / AGF_CB * AGF_CB);
+      int to_lanes = agf_imin(AGF_CB, og - i / AGF_CB * AGF_CB);
+      for (tap = 0; tap < kh * kw; tap++) {
+        k = (size_t)(o / AGF_CB) * (size_t)ig * (size_t)(kh * kw) * AGF_CB +
+            (size_t)(in / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
+            ((size_t)tap * (size_t)lanes + (size_t)(in % AGF_CB)) * AGF_CB + (size_t)(o % AGF_CB);
+        scratch[(size_t)(i / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
+                ((size_t)tap * (size_t)to_lanes + (size_t)(i % AGF_CB)) * AGF_CB + (size_t)l] =
+            agf_filtered(agf_weight_at(w, k), filter);
+      }
+    }
+  }
+  return scratch;
+}
+
+/* A task is some rows of one output block. */
+static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_conv_job *j = (const agf_conv_job *)arg;
+  const agf_node *n = &s->model->node[j->step->node];
+  int lanes_in = (j->adjoint ? n->channels : j->ci) / n->groups, lanes_out = (j->adjoint ? j->co : n->channels) / n->groups;
+  int i, l, r, block = index / j->tiles, r0 = index % j->tiles * j->th, r1 = agf_imin(r0 + j->th, j->ho);
+  size_t acc_bytes = agf_align_up((size_t)j->wo * (size_t)agf_rhs_out(j->kind) * AGF_CB * 4);
+  int32_t *at = (int32_t *)(void *)(scratch + acc_bytes);
+  float *acc = (float *)(void *)scratch;
+  float *panel = (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
+  agf_gconv_row q;
+  for (i = 0; i < lanes_in; i++)
+    for (l = 0; l < AGF_CB; l++) {
+      int c = block * AGF_CB + l;
+      at[i * AGF_CB + l] = c < j->co ? c / lanes_out * lanes_in + i : 0;
+    }
+  q.contiguous = lanes_in == 1 && lanes_out == 1 && (block + 1) * AGF_CB <= j->co;
+  q.index = at;
+  q.lanes_in = lanes_in;
+  q.x = j->x;
+  q.xp = j->xp;
+  q.xr = j->xr;
+  q.xb = j->xb;
+  q.acc = acc;
+  q.w_in = j->wi;
+  q.h_in = j->hi;
+  q.w_out = j->wo;
+  q.kh = n->kernel[0];
+  q.kw = n->kernel[1];
+  q.stride_h = n->stride[0];
+  q.stride_w = n->stride[1];
+  q.dilation_h = n->dilation[0];
+  q.dilation_w = n->dilation[1];
+  q.pad_h = n->pad[0];
+  q.pad_w = n->pad[1];
+  q.adjoint = j->adjoint;
+  q.w = agf_gconv_weights(s, j, block, j->filter, lanes_in, panel);
+  for (r = r0; r < r1; r++) {
+    q.row = r;
+    s->k.gconv[j->kind](&q);
+    j->done(s, j, block, r, acc, (ptrdiff_t)agf_rhs_out(j->kind) * AGF_CB, AGF_CB);
+  }
+}
+
+static void agf_conv(agf_session *s, agf_conv_job *j) {
+  const agf_node *n = &s->model->node[j->step->node];
+  int blocks;
+  if (n->groups > 1) {
+    blocks = agf_ceil_div(j->co, AGF_CB);
+    j->th = blocks >= 4 * s->threads ? j->ho : agf_ceil_div(j->ho, 4);
+    j->tiles = agf_ceil_div(j->ho, j->th);
+    agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
+    return;
+  }
+  blocks = agf_ceil_div(j->co, agf_imax(s->k.conv[j->kind].group, AGF_OCG));
+  j->th = agf_tile_rows(agf_acc_row(s, j->kind, j->wo), j->ho);
+  while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
+  j->tiles = agf_ceil_div(j->ho, j->th);
+  agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
+}
+
+/* MARK: forward pass ----------------------------------------------------------------------------------------------------------
+ * Image to logits. Every producer leaves its tensor with zero lanes and border, and its mask where a convolution reads it. */
+
+enum { AGF_BAD_VALUE = 1, AGF_BAD_OUTSIDE = 2 };
+
+/* Row r of block b of an activation, and of an array [cb][h][w][16] or its masks. */
+static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b, int r) { return agf_x(s, t) + b * t->xb + r * t->xr; }
+static inline size_t agf_row_at(const agf_tensor *t, int b, int r) { return ((size_t)b * (size_t)t->h + (size_t)r) * (size_t)t->w; }
+static inline float *agf_row_of(float *p, const agf_tensor *t, int b, int r) { return p ? p + agf_row_at(t, b, r) * AGF_CB : NULL; }
+static inline uint16_t *agf_row_mask(const agf_session *s, const agf_tensor *t, int b, int r) {
+  return t->mask < 0 ? NULL : (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
+}
+
+static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_step *st = j->step;
+  const agf_tensor *to = j->to;
+  const uint8_t *column_class = (const uint8_t *)agf_at(s, st->column_class);
+  float *d = agf_row_of(j->c, to, block, row);
+  if (j->y) {
+    float *y = j->y + block * to->xb + row * to->xr;
+    uint16_t *mask = j->y_mask ? j->y_mask + agf_row_at(to, block, row) : NULL;
+    if (s->k.store_y(acc, as, j->wo, j->scale ? j->scale + block * AGF_CB : NULL, j->bias + block * AGF_CB, j->act, y, mask))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+  }
+  if (!d) return;
+  if (st->box) {
+    size_t classes = (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co;
+    const float *lo = agf_floats(s, st->border) + (size_t)((const uint8_t *)agf_at(s, st->row_class))[row] *
+                                                      (size_t)st->column_classes * (size_t)st->co + (size_t)block * AGF_CB;
+    s->k.store_z(acc, as, j->wo, lo, lo + classes, column_class, st->co, d);
+  } else {
+    s->k.store(acc + (j->kind == AGF_RHS_FWD ? rs : 0), as, j->wo, d);
+  }
+}
+
+static void agf_job_input(agf_session *s, agf_conv_job *j, const agf_step *st, const agf_tensor *ti, const float *x,
+                          const uint16_t *mask) {
+  const agf_tensor *to = &s->tensor[st->out];
+  memset(j, 0, sizeof *j);
+  j->step = st;
+  j->x = x;
+  j->xp = AGF_CB;
+  j->xr = ti->xr;
+  j->xb = ti->xb;
+  j->mask = mask;
+  j->hi = ti->h;
+  j->wi = ti->w;
+  j->ho = to->h;
+  j->wo = to->w;
+  j->ci = ti->c;
+  j->co = to->c;
+  j->to = to;
+  j->done = agf_done_forward;
+}
+
+typedef struct agf_border_job {
+  agf_step *step;
+  float value;
+  int filter; /* -1: |w| */
+  float *out;
+} agf_border_job;
+
+/* conv(value, f(w)) without bias for one panel of 32 outputs (grouped: 16), every class of cut windows: agf-spec calls for it with
+ * the all-ones image and |w|, and with lo, w+ and hi, w- in the box rule. */
+static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned char *scratch) {
+  const agf_border_job *j = (const agf_border_job *)arg;
+  const agf_step *st = j->step;
+  const agf_node *n = &s->model->node[st->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
+  int rc, cc, b, kr, t, i, l, width = n->groups > 1 ? AGF_CB : AGF_OCG, panels = agf_ceil_div(n->channels, width);
+  int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
+  (void)scratch;
+  for (rc = 0; rc < st->row_classes; rc++)
+    for (cc = 0; cc < st->column_classes; cc++) {
+      float acc[AGF_OCG] = {0};
+      for (b = 0; b * AGF_CB < inputs; b++) {
+        int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
+        for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
+          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++)
+            for (i = 0; i < lanes; i++) {
+              size_t at = n->groups > 1
+                              ? (size_t)panel * (size_t)(kh * kw) * (size_t)inputs * AGF_CB +
+                                    (size_t)b * AGF_CB * (size_t)(kh * kw) * AGF_CB +
+                                    ((size_t)(kr * kw + t) * (size_t)lanes + (size_t)i) * AGF_CB
+                              : (size_t)b * AGF_CB * (size_t)(kh * kw) * (size_t)panels * AGF_OCG +
+                                    ((((size_t)kr * (size_t)panels + (size_t)panel) * (size_t)lanes + (size_t)i) * (size_t)kw +
+                                     (size_t)t) * AGF_OCG;
+              if (j->filter < 0)
+                for (l = 0; l < width; l++) acc[l] += fabsf(agf_weight_at(w, at + (size_t)l)); /* fma(1, |w|, acc) */
+              else
+                for (l = 0; l < width; l++)
+                  acc[l] = agf_fmaf(j->value, agf_filtered(agf_weight_at(w, at + (size_t)l), j->filter), acc[l]);
+            }
+      }
+      memcpy(j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width, acc,
+             (size_t)width * sizeof(float));
+    }
+}
+
+static void agf_border(agf_session *s, agf_step *st, float value, int filter, float *out) {
+  const agf_node *n = &s->model->node[st->node];
+  agf_border_job j;
+  j.step = st;
+  j.value = value;
+  j.filter = filter;
+  j.out = out;
+  agf_parallel(s, agf_ceil_div(n->channels, n->groups > 1 ? AGF_CB : AGF_OCG), agf_border_task, &j);
+}
+
+/* The box rule's tables for this image. */
+static void agf_border_box(agf_session *s, agf_step *st) {
+  float *out = agf_floats(s, st->border);
+  agf_border(s, st, s->lo, 1, out);
+  agf_border(s, st, s->hi, 2, out + (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co);
+}
+
+/* want_y, want_d: form the activation, |W||x| (box: Z). */
+static void agf_conv_forward(agf_session *s, agf_step *st, const float *x, const uint16_t *mask, float *y, uint16_t *y_mask,
+                             int want_d) {
+  agf_conv_job j;
+  agf_job_input(s, &j, st, &s->tensor[s->in[st->in]], x, mask);
+  j.y = y;
+  j.y_mask = y_mask;
+  j.act = st->act;
+  j.scale = agf_floats(s, st->scale);
+  j.bias = agf_floats(s, st->bias);
+  j.c = want_d ? agf_floats(s, st->d) : NULL;
+  j.kind = st->box || !want_d ? AGF_RHS_W : y ? AGF_RHS_FWD : AGF_RHS_D;
+  if (want_d && st->box) agf_border_box(s, st);
+  agf_conv(s, &j);
+  st->d_known = want_d;
+}
+
+typedef struct agf_linear_job {
+  const agf_step *st;
+  const float *x;
+  float *y, *d;            /* forward */
+  const float *g, *s;      /* adjoint, [co] */
+  float *tg, *ts;          /* [rows] */
+  int rows, all;
+} agf_linear_job;
+
+static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_linear_job *j = (const agf_linear_job *)arg;
+  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
+  int c0 = i * AGF_LINEAR_COLUMNS, columns = agf_imin(AGF_LINEAR_COLUMNS, j->st->co - c0), k, r;
+  float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
+  memset(j->y + c0, 0, (size_t)columns * sizeof(float));
+  if (d) memset(d, 0, (size_t)columns * sizeof(float));
+  if (w->type == AGF_F32) {
+    s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
+    return;
+  }
+  for (k = 0; k < j->rows; k += AGF_LINEAR_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k);
+    for (r = 0; r < rows; r++)
+      if (j->x[k + r] != 0)
+        s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, wide + r * columns,
+                   (size_t)columns);
+    s->k.linear(j->x + k, rows, wide, columns, columns, j->y + c0, d);
+  }
+}
+
+static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_linear_job *j = (const agf_linear_job *)arg;
+  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
+  int k = i * AGF_LINEAR_ROWS, rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k), r;
+  const float *at = (const float *)(const void *)w->data + (size_t)k * (size_t)j->st->co;
+  if (w->type == AGF_F16) {
+    float *wide = (float *)(void *)scratch;
+    for (r = 0; r < rows; r++)
+      if (j->all || j->x[k + r] != 0)
+        s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co, wide + (size_t)r * (size_t)j->st->co,
+                   (size_t)j->st->co);
+    at = wide;
+  }
+  s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL, j->ts ? j->ts + k : NULL);
+}
+
+/* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
+static void agf_gather(const agf_tensor *t, const float *x, float *vec) {
+  int b, r, p;
+  for (b = 0; b < t->cb; b++) {
+    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
+    for (r = 0; r < t->h; r++)
+      for (p = 0; p < t->w; p++, vec += lanes) memcpy(vec, x + b * t->xb + r * t->xr + p * AGF_CB, lanes * sizeof(float));
+  }
+}
+
+static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
+  int b, p;
+  for (b = 0; b < t->cb; b++) {
+    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
+    for (p = 0; p < t->h * t->w; p++, vec += lanes, out += AGF_CB) {
+      memset(out, 0, AGF_CB * sizeof(float));
+      memcpy(out, vec, lanes * sizeof(float));
+    }
+  }
+}
+
+static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, float *y, uint16_t *y_mask, int want_d) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  agf_linear_job j;
+  int b;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.y = agf_floats(s, st->y);
+  j.d = want_d ? agf_floats(s, st->d) : NULL;
+  j.rows = ti->c * ti->h * ti->w;
+  agf_gather(ti, x, agf_floats(s, st->vec));
+  agf_parallel(s, agf_ceil_div(st->co, AGF_LINEAR_COLUMNS), agf_linear_task, &j);
+  for (b = 0; y && b < to->cb; b++)
+    if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
+                     y_mask ? y_mask + b : NULL))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+  st->d_known = want_d;
+}
+
+/* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
+typedef struct agf_rows_job {
+  agf_step *st;
+  const agf_tensor *ti, *to;
+  const float *x;  /* input, element (0, 0, 0) */
+  float *y;        /* output, element (0, 0, 0) */
+  const float *cam, *g;
+  float *out, *out_g;
+  int slot, first, option;
+} agf_rows_job;
+
+static void agf_norm_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++)
+    if (s->k.store_y(j->x + b * j->ti->xb + r * j->ti->xr, AGF_CB, t->w, scale ? scale + b * AGF_CB : NULL, bias + b * AGF_CB,
+                     j->st->act, agf_row_x(s, t, b, r), agf_row_mask(s, t, b, r)))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++)
+    if (s->k.add(agf_row_x(s, t0, b, r), agf_row_x(s, t1, b, r), j->st->act, t->w, agf_row_x(s, t, b, r),
+                 agf_row_mask(s, t, b, r)))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+/* One row of one output block of a pool, as the kernels read it. */
+static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x, int b,
+                            int r, agf_pool_row *q) {
+  const int32_t *window = (const int32_t *)agf_at(s, st->window);
+  const float *div = (const float *)(const void *)(window + 2 * to->h + 2 * to->w);
+  q->x = x + b * ti->xb;
+  q->xr = ti->xr;
+  q->tr = (ptrdiff_t)ti->w * AGF_CB;
+  q->h0 = window[r];
+  q->h1 = window[to->h + r];
+  q->w0 = window + 2 * to->h;
+  q->w1 = q->w0 + to->w;
+  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : div + r * to->w;
+  q->n = to->w;
+}
+
+static void agf_pool_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  agf_pool_row q;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    agf_pool_row_of(s, j->st, j->ti, t, j->x, b, r, &q);
+    s->k.pool(&q, j->y + b * t->xb + r * t->xr, agf_row_mask(s, t, b, r));
+  }
+}
+
+/* Channels [c0, c0 + count) of `from` to [d0, ...) of `to`; row pointers of block 0, blocks fb and tb floats apart. */
+static void agf_copy_channels(const float *from, ptrdiff_t fb, int c0, float *to, ptrdiff_t tb, int d0, int count, int n) {
+  int p, i;
+  while (count > 0) {
+    int fl = c0 % AGF_CB, tl = d0 % AGF_CB, lanes = agf_imin(count, AGF_CB - agf_imax(fl, tl));
+    const float *f = from + c0 / AGF_CB * fb + fl;
+    float *t = to + d0 / AGF_CB * tb + tl;
+    if (lanes == AGF_CB)
+      memcpy(t, f, (size_t)n * AGF_CB * sizeof(float));
+    else
+      for (p = 0; p < n; p++)
+        for (i = 0; i < lanes; i++) t[p * AGF_CB + i] = f[p * AGF_CB + i];
+    c0 += lanes;
+    d0 += lanes;
+    count -= lanes;
+  }
+}
+
+/* Lanes beyond a tensor's last channel, in a row of an array [cb][..][16]. */
+static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
+  int p, from = channels % AGF_CB;
+  if (!from) return;
+  row += channels / AGF_CB * block;
+  for (p = 0; p < n; p++) memset(row + p * AGF_CB + from, 0, (size_t)(AGF_CB - from) * sizeof(float));
+}
+
+static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int i, b, p, l, at = 0;
+  (void)scratch;
+  for (i = 0; i < j->st->inputs; i++) {
+    const agf_tensor *ti = &s->tensor[s->in[j->st->in + i]];
+    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at, ti->c, t->w);
+    at += ti->c;
+  }
+  agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
+  if (t->mask < 0) return;
+  for (b = 0; b < t->cb; b++) {
+    const float *x = agf_row_x(s, t, b, r);
+    uint16_t *mask = (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
+    for (p = 0; p < t->w; p++) {
+      unsigned m = 0;
+      for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[p * AGF_CB + l] != 0) << l;
+      mask[p] = (uint16_t)m;
+    }
+  }
+}
+
+/* Run step i on input x (element (0, 0, 0)) into y; the step's own tensors unless it is the last step on a difference. */
+static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask, int want_d) {
+  agf_step *st = &s->step[i];
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = x;
+  j.y = y;
+  switch (st->kind) {
+    case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
+    case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
+    case AGF_STEP_NORM:
+    case AGF_STEP_ACT: agf_parallel(s, j.to->h, agf_norm_task, &j); break;
+    case AGF_STEP_POOL: agf_parallel(s, j.to->h, agf_pool_task, &j); break;
+    case AGF_STEP_ADD: agf_parallel(s, j.to->h, agf_add_task, &j); break;
+    default: agf_parallel(s, j.to->h, agf_concat_task, &j); break;
+  }
+}
+
+/* MARK: attribution rules -----------------------------------------------------------------------------------------------------
+ * agf-spec, "Rules, per node": (cam, g) at a step's output to (cam, g) at its inputs, one step at a time from the logits to the
+ * image. Each step first finishes its output (several readers merged, observed), then applies its rule, then delivers to its
+ * input tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
+
+/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
+static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
+  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
+  int own = t->delivered == 0;
+  *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
+  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
+}
+
+static void agf_merge_first_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.merge_first(agf_row_of(j->out, t, b, r), agf_row_x(s, t, b, r), t->w);
+}
+
+static void agf_merge_next_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  size_t at;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    at = agf_row_at(t, b, r) * AGF_CB;
+    s->k.merge_next(j->out + at, j->cam + at, agf_row_x(s, t, b, r), j->g ? j->out_g + at : NULL, j->g ? j->g + at : NULL, t->w);
+  }
+}
+
+static void agf_merge_last_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.merge_last(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
+}
+
+/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. */
+static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
+  agf_rows_job j;
+  int first = t->delivered++ == 0;
+  if (t->readers == 1) return;
+  memset(&j, 0, sizeof j);
+  j.to = t;
+  j.out = agf_floats(s, t->cam);
+  j.out_g = agf_floats(s, t->g);
+  j.cam = agf_floats(s, st->tmp_cam);
+  j.g = t->needs_g ? agf_floats(s, st->tmp_g) : NULL;
+  agf_parallel(s, t->h, first ? agf_merge_first_task : agf_merge_next_task, &j);
+}
+
+static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
+                        ptrdiff_t pixel) {
+  agf_observation o;
+  o.node = node;
+  o.class_index = target;
+  o.shape[0] = t->c;
+  o.shape[1] = t->h;
+  o.shape[2] = t->w;
+  o.cam = cam;
+  o.g = g;
+  o.pixel_stride = pixel;
+  o.row_stride = pixel * t->w;
+  o.block_stride = o.row_stride * t->h;
+  s->config.observer(s->config.observer_ctx, &o);
+}
+
+/* All readers of tensor t have delivered. */
+static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
+  agf_tensor *x = &s->tensor[t];
+  if (x->readers > 1) {
+    agf_rows_job j;
+    memset(&j, 0, sizeof j);
+    j.to = x;
+    j.x = agf_x(s, x);
+    j.out = agf_floats(s, x->cam);
+    agf_parallel(s, x->h, agf_merge_last_task, &j);
+  }
+  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), agf_floats(s, x->g), AGF_CB);
+}
+
+/* --- elementwise steps: BatchNorm, ReLU, Add, Concat --- */
+
+typedef struct agf_gate_job {
+  const agf_step *st;
+  const agf_tensor *t;   /* the step's output */
+  const float *d, *b, *scale;
+  const float *cam, *g;
+  float *rhs;
+  uint16_t *mask, *cam_mask;
+  agf_act act;
+  int vectors;
+} agf_gate_job;
+
+/* The gate of row r: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
+static void agf_gate_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  const agf_tensor *t = j->t;
+  agf_gate_row q;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r);
+    q.cam = j->cam + at * AGF_CB;
+    q.g = j->g ? j->g + at * AGF_CB : NULL;
+    q.y = agf_row_x(s, t, b, r);
+    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    q.d = j->d ? j->d + at * AGF_CB : NULL;
+    q.b = NULL;
+    q.column_class = NULL;
+    q.b_stride = j->st->co;
+    if (j->b) {
+      q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
+      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[r] * (size_t)j->st->column_classes * (size_t)j->st->co +
+            (size_t)b * AGF_CB;
+    }
+    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
+    q.mask = j->mask ? j->mask + at : NULL;
+    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
+    q.act = j->act;
+    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+  }
+}
+
+static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
+  const agf_tensor *t = &s->tensor[st->out];
+  memset(j, 0, sizeof *j);
+  j->st = st;
+  j->t = t;
+  j->cam = agf_floats(s, t->cam);
+  j->g = agf_floats(s, t->g);
+  j->act = st->act;
+  j->scale = agf_floats(s, st->scale);
+}
+
+/* out[slot] = rule of Add; its g and Concat's parts are copied. */
+static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *ti = j->ti;
+  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB, block = (size_t)t->h * (size_t)t->w * AGF_CB;
+  int b;
+  (void)scratch;
+  if (j->st->kind == AGF_STEP_ADD) {
+    for (b = 0; b < t->cb; b++)
+      s->k.add_back(j->cam + row + (size_t)b * block, agf_row_x(s, t, b, r), agf_row_x(s, ti, b, r), t->w, j->out + row + (size_t)b * block);
+  } else {
+    agf_copy_channels(j->cam + row, (ptrdiff_t)block, j->first, j->out + to, (ptrdiff_t)block, 0, ti->c, t->w);
+    agf_clear_lanes(j->out + to, (ptrdiff_t)block, ti->c, t->w);
+  }
+  if (!j->out_g) return;
+  agf_copy_channels(j->g + row, (ptrdiff_t)block, j->first, j->out_g + to, (ptrdiff_t)block, 0, ti->c, t->w);
+  agf_clear_lanes(j->out_g + to, (ptrdiff_t)block, ti->c, t->w);
+}
+
+/* cam and g of the output, behind the activation: in place. */
+static void agf_act_in_place_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  const agf_tensor *t = j->t;
+  float *pair = (float *)(void *)scratch; /* [w][cam, g][16] */
+  int b, p, vectors = j->g ? 2 : 1;
+  agf_gate_row q;
+  memset(&q, 0, sizeof q);
+  q.act = j->act;
+  q.rhs = pair;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB;
+    float *cam = (float *)(uintptr_t)j->cam + at, *g = j->g ? (float *)(uintptr_t)j->g + at : NULL;
+    q.cam = cam;
+    q.g = g;
+    q.y = agf_row_x(s, t, b, r);
+    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    s->k.gate(&q, t->w);
+    for (p = 0; p < t->w; p++) {
+      memcpy(cam + p * AGF_CB, pair + p * vectors * AGF_CB, AGF_CB * sizeof(float));
+      if (g) memcpy(g + p * AGF_CB, pair + (p * vectors + 1) * AGF_CB, AGF_CB * sizeof(float));
+    }
+  }
+}
+
+static void agf_act_in_place(agf_session *s, const agf_step *st) {
+  agf_gate_job j;
+  if (st->act == AGF_ACT_NONE && st->scale < 0) return;
+  agf_gate_init(s, &j, st);
+  agf_parallel(s, j.t->h, agf_act_in_place_task, &j);
+}
+
+static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)s;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
+    memcpy(j->out + at, j->cam + at, bytes);
+    if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
+  }
+}
+
+static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
+  const agf_tensor *t = &s->tensor[st->out];
+  agf_rows_job j;
+  int slot, at = 0;
+  agf_act_in_place(s, st);
+  if (s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node)
+    agf_observe(s, t, st->node, target, agf_floats(s, t->cam), agf_floats(s, t->g), AGF_CB);
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.to = t;
+  j.cam = agf_floats(s, t->cam);
+  j.g = agf_floats(s, t->g);
+  for (slot = 0; slot < st->inputs; slot++) {
+    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
+    j.ti = ti;
+    j.first = at;
+    agf_destination(s, st, slot, &j.out, &j.out_g);
+    agf_parallel(s, t->h, st->kind == AGF_STEP_NORM || st->kind == AGF_STEP_ACT ? agf_copy_task : agf_split_task, &j);
+    agf_deliver(s, st, slot);
+    if (st->kind == AGF_STEP_CONCAT) at += ti->c;
+  }
+}
+
+/* --- pools --- */
+
+/* One block: its adjoint adds to the whole plane, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). */
+static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *ti = j->ti, *to = j->to;
+  float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0);
+  size_t plane = (size_t)ti->h * (size_t)ti->w * AGF_CB * sizeof(float);
+  agf_pool_row q;
+  int r;
+  (void)scratch;
+  if (t) memset(t, 0, plane);
+  if (tg) memset(tg, 0, plane);
+  for (r = 0; r < to->h; r++) {
+    size_t at = agf_row_at(to, b, r) * AGF_CB;
+    agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
+    s->k.pool_back(&q, agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
+  }
+  for (r = 0; t && r < ti->h; r++) s->k.mul(t + (size_t)r * (size_t)ti->w * AGF_CB, agf_row_x(s, ti, b, r), ti->w);
+}
+
+static void agf_backward_pool(agf_session *s, agf_step *st) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = agf_x(s, j.ti);
+  j.cam = agf_floats(s, j.to->cam);
+  j.g = agf_floats(s, j.to->g);
+  agf_destination(s, st, 0, &j.out, &j.out_g);
+  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+  agf_deliver(s, st, 0);
+}
+
+/* --- linear layers --- */
+
+/* M of a linear layer behind a flatten: relu(mean over channels of x * g) at each position where C is not 0, divided by its
+ * maximum, then cam = shift(C, M). Such tensors are small: plain loops. */
+static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t, float *c, const float *g) {
+  float *m = agf_floats(s, st->maps), max = 0.0f;
+  double sum = 0;
+  long count = 0;
+  int r, p, b, l;
+  for (r = 0; r < t->h; r++) {
+    float *row = m + r * t->w;
+    uint16_t any;
+    s->k.pixel_sums(c + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, agf_row_x(s, t, 0, r), t->xb,
+                    g + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, t->cb, t->w, agf_floats(s, st->sv), row);
+    for (p = 0; p < t->w; p++) {
+      any = 0;
+      for (b = 0; b < t->cb; b++)
+        for (l = 0; l < AGF_CB; l++) any |= c[(agf_row_at(t, b, r) + (size_t)p) * AGF_CB + (size_t)l] != 0;
+      row[p] = agf_relu(row[p] / (float)t->c);
+      if (any && row[p] > max) max = row[p];
+    }
+  }
+  for (r = 0; r < t->h * t->w; r++) m[r] = agf_sdiv(m[r], max);
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->h * t->w; p++)
+      for (l = 0; l < AGF_CB; l++)
+        if (c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l] != 0) sum += (double)m[p], count++;
+  sum = count ? sum / ((double)count + 1e-9) : 0;
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->h * t->w; p++)
+      for (l = 0; l < AGF_CB; l++) {
+        float *v = &c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l];
+        if (*v != 0) *v = (*v + m[p]) - (float)sum;
+      }
+}
+
+static void agf_backward_linear(agf_session *s, agf_step *st) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
+  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->needs_g;
+  agf_linear_job j;
+  agf_gate_job gate;
+  agf_gate_row q;
+  if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
+  agf_gate_init(s, &gate, st);
+  memset(&q, 0, sizeof q);
+  memset(g, 0, (size_t)st->co * 2 * sizeof(float));
+  for (b = 0; b < to->cb; b++) {
+    q.cam = gate.cam + b * AGF_CB;
+    q.g = gate.g ? gate.g + b * AGF_CB : NULL;
+    q.y = agf_row_x(s, to, b, 0);
+    q.d = agf_floats(s, st->d) + b * AGF_CB;
+    q.act = st->act;
+    q.rhs = pair;
+    s->k.gate(&q, 1);
+    memcpy(g + b * AGF_CB, pair, AGF_CB * sizeof(float));
+    memcpy(sv + b * AGF_CB, gate.g ? pair + AGF_CB : pair, AGF_CB * sizeof(float));
+  }
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.rows = rows;
+  j.all = ti->needs_g;
+  j.g = g;
+  j.s = sv;
+  j.tg = want_g ? agf_floats(s, st->gv) : NULL;
+  j.ts = agf_floats(s, st->sv);
+  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+  for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
+  agf_destination(s, st, 0, &cam, &out_g);
+  agf_scatter(ti, j.ts, cam);
+  if (out_g) agf_scatter(ti, j.tg, out_g);
+  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
+  agf_deliver(s, st, 0);
+}
+
+/* --- convolutions --- */
+
+/* Epilogue of adjoints: right-hand sides in the order of agf_rhs: g, then C, then A, each where the job asks for it. */
+static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_tensor *t = j->to;
+  float *g = agf_row_of(j->g, t, block, row), *c = agf_row_of(j->c, t, block, row), *a = agf_row_of(j->a, t, block, row);
+  if (g) s->k.store(acc, as, t->w, g), acc += rs;
+  if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
+  if (a) s->k.store(acc, as, t->w, a);
+}
+
+/* The box rule: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
+static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_tensor *t = j->to;
+  (void)rs;
+  if (block) return;
+  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, agf_row_x(s, t, 0, row), s->lo, s->hi, agf_row_of(j->c, t, 0, row));
+  agf_clear_lanes(agf_row_of(j->c, t, 0, row), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
+}
+
+static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_conv_job *j = (const agf_conv_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    float *c = agf_row_of(j->c, t, b, r), *a = agf_row_of(j->a, t, b, r);
+    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_row_x(s, t, b, r), s->lo, s->hi, c);
+  }
+  agf_clear_lanes(agf_row_of(j->c, t, 0, r), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
+}
+
+/* An adjoint of step st: from right-hand sides at its output to its input's size. */
+static void agf_job_adjoint(agf_session *s, agf_conv_job *j, const agf_step *st, agf_rhs kind, const float *rhs, int vectors,
+                            const uint16_t *mask) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  memset(j, 0, sizeof *j);
+  j->step = st;
+  j->kind = kind;
+  j->adjoint = 1;
+  j->x = rhs;
+  j->xp = (ptrdiff_t)vectors * AGF_CB;
+  j->xr = j->xp * to->w;
+  j->xb = j->xr * to->h;
+  j->mask = mask;
+  j->hi = to->h;
+  j->wi = to->w;
+  j->ho = ti->h;
+  j->wo = ti->w;
+  j->ci = to->c;
+  j->co = ti->c;
+  j->to = ti;
+  j->done = agf_done_adjoint;
+}
+
+/* Work of the rule "Conv, any other" on its input tensor: what the row tasks share. */
+typedef struct agf_plain_job {
+  const agf_step *st;
+  const agf_tensor *t;     /* the input */
+  float *c, *g, *a;        /* C, Gm or G, A then R */
+  float *phi, *m, *fx, *fdx;
+  float x_max, g_max, mean;
+  unsigned options;
+  int want_max;
+} agf_plain_job;
+
+/* Per-row sums: [5][lanes] doubles, the last one holding the row's two maxima per lane as floats. */
+static inline double *agf_plain_sums(const agf_session *s, const agf_plain_job *j, int r, int which) {
+  size_t lanes = (size_t)j->t->cb * AGF_CB;
+  return (double *)agf_at(s, j->st->sums) + ((size_t)r * 5 + (size_t)which) * lanes;
+}
+
+static inline ptrdiff_t agf_plane(const agf_tensor *t) { return (ptrdiff_t)t->h * t->w * AGF_CB; }
+
+static void agf_plain_stats_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  float *max = (float *)agf_plain_sums(s, j, r, 4), *x = agf_row_x(s, t, 0, r);
+  int b, l;
+  (void)scratch;
+  s->k.pixel_sums(agf_row_of(j->c, t, 0, r), agf_plane(t), x, t->xb, agf_row_of(j->g, t, 0, r), agf_plane(t), t->cb, t->w,
+                  j->phi + r * t->w, j->m + r * t->w);
+  for (b = 0; b < t->cb * AGF_CB; b++) max[b] = max[t->cb * AGF_CB + b] = -FLT_MAX;
+  for (b = 0; b < t->cb; b++) {
+    s->k.row_max(agf_row_of(j->g, t, b, r), t->w, max + b * AGF_CB);
+    if (j->want_max) s->k.row_max(x + b * t->xb, t->w, max + (t->cb + b) * AGF_CB);
+  }
+  for (l = 0; l < t->w; l++) j->m[r * t->w + l] = agf_relu(j->m[r * t->w + l] / (float)t->c);
+}
+
+/* The largest of the channels' maxima over the rows; half 0: g's, 1: x's. */
+static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int half) {
+  float best = -FLT_MAX;
+  int r, l;
+  for (r = 0; r < j->t->h; r++) {
+    const float *max = (const float *)agf_plain_sums(s, j, r, 4) + half * j->t->cb * AGF_CB;
+    for (l = 0; l < j->t->c; l++)
+      if (max[l] > best) best = max[l];
+  }
+  return best + 0.0f;
+}
+
+/* Sums over the pixels of P and N of the two sigmoids' maps, or for the ablation fx_gradcam of Gm. */
+static void agf_plain_sums_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  int b;
+  (void)scratch;
+  memset(agf_plain_sums(s, j, r, 0), 0, (size_t)t->cb * AGF_CB * 4 * sizeof(double));
+  for (b = 0; b < t->cb; b++) {
+    const float *g = agf_row_of(j->g, t, b, r);
+    if (j->options & AGF_FX_GRADCAM)
+      s->k.lane_sums(g, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB);
+    else if (!(j->options & AGF_NO_FX))
+      s->k.fx_sums(agf_row_x(s, t, b, r), j->x_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB,
+                   agf_plain_sums(s, j, r, 1) + b * AGF_CB);
+    if (!(j->options & AGF_NO_FDX))
+      s->k.fx_sums(g, j->g_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 2) + b * AGF_CB,
+                   agf_plain_sums(s, j, r, 3) + b * AGF_CB);
+  }
+}
+
+/* Coefficients of F: with a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot products of
+ * the pixel's q with these. Lanes beyond the last channel get 0. */
+static void agf_plain_solve(agf_session *s, const agf_plain_job *j, int which, long positive, long negative, float *wa, float *wb) {
+  const agf_tensor *t = j->t;
+  double *a = agf_plain_sums(s, j, 0, which), *b = agf_plain_sums(s, j, 0, which + 1), aa = 1, ab = 0, bb = 1, det;
+  int l, r;
+  for (l = 0; l < t->c; l++) {
+    for (r = 1; r < t->h; r++) {
+      a[l] += agf_plain_sums(s, j, r, which)[l];
+      b[l] += agf_plain_sums(s, j, r, which + 1)[l];
+    }
+    a[l] = positive ? a[l] / ((double)positive + 1e-9) : 0;
+    b[l] = negative ? b[l] / ((double)negative + 1e-9) : 0;
+    aa += a[l] * a[l];
+    ab += a[l] * b[l];
+    bb += b[l] * b[l];
+  }
+  det = aa * bb - ab * ab;
+  for (l = 0; l < t->cb * AGF_CB; l++) {
+    wa[l] = l < t->c ? (float)((bb * a[l] - ab * b[l]) / det) : 0.0f;
+    wb[l] = l < t->c ? (float)((aa * b[l] - ab * a[l]) / det) : 0.0f;
+  }
+}
+
+static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  const float *coef = agf_floats(s, j->st->coef), *x = agf_row_x(s, t, 0, r);
+  ptrdiff_t lanes = (ptrdiff_t)t->cb * AGF_CB;
+  float *fx = j->fx + r * t->w, *fdx = j->fdx + r * t->w;
+  (void)scratch;
+  memset(fx, 0, (size_t)t->w * sizeof(float));
+  memset(fdx, 0, (size_t)t->w * sizeof(float));
+  if (j->options & AGF_FX_GRADCAM)
+    s->k.weighted_mean(x, t->xb, coef + 4 * lanes, t->cb, t->w, (float)t->c, fx);
+  else if (!(j->options & AGF_NO_FX))
+    s->k.fx_dots(x, t->xb, j->x_max, coef, coef + lanes, t->cb, t->w, fx);
+  if (!(j->options & AGF_NO_FDX))
+    s->k.fx_dots(agf_row_of(j->g, t, 0, r), agf_plane(t), j->g_max, coef + 2 * lanes, coef + 3 * lanes, t->cb, t->w, fdx);
+}
+
+static void agf_plain_combine_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  double *sum = agf_plain_sums(s, j, r, 0), *count = agf_plain_sums(s, j, r, 1);
+  long n = 0;
+  int b;
+  (void)scratch;
+  memset(sum, 0, (size_t)t->cb * AGF_CB * sizeof(double));
+  for (b = 0; b < t->cb; b++)
+    n += s->k.combine(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->fx + r * t->w, j->fdx + r * t->w,
+                      (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum + b * AGF_CB);
+  count[0] = (double)n;
+}
+
+static void agf_plain_shift_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.shift(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->mean, t->w);
+}
+
+/* The rule from C, A and Gm on; j->c becomes cam. `late`: j->g holds Gm so far, and G takes its place before M is formed. */
+static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late) {
+  agf_tensor *t = (agf_tensor *)(uintptr_t)j->t;
+  float *coef = agf_floats(s, j->st->coef), max = 0.0f;
+  size_t lanes = (size_t)t->cb * AGF_CB, hw = (size_t)t->h * (size_t)t->w, i;
+  long positive = 0, negative = 0;
+  double sum = 0, count = 0;
+  int r, l;
+  j->phi = agf_floats(s, j->st->maps);
+  j->m = j->phi + hw;
+  j->fx = j->m + hw;
+  j->fdx = j->fx + hw;
+  j->want_max = !t->max_known;
+  agf_parallel(s, t->h, agf_plain_stats_task, j);
+  if (!t->max_known) t->max = agf_plain_max(s, j, 1);
+  t->max_known = 1;
+  j->x_max = t->max;
+  j->g_max = agf_plain_max(s, j, 0);
+  for (i = 0; i < hw; i++) positive += j->phi[i] > 0, negative += j->phi[i] < 0;
+  agf_parallel(s, t->h, agf_plain_sums_task, j);
+  if (j->options & AGF_FX_GRADCAM) {
+    for (i = 0; i < lanes; i++) {
+      double *a = agf_plain_sums(s, j, 0, 0);
+      for (r = 1; r < t->h; r++) a[i] += agf_plain_sums(s, j, r, 0)[i];
+      coef[4 * lanes + i] = (float)(a[i] / (double)hw);
+    }
+  } else {
+    agf_plain_solve(s, j, 0, positive, negative, coef, coef + lanes);
+  }
+  agf_plain_solve(s, j, 2, positive, negative, coef + 2 * lanes, coef + 3 * lanes);
+  agf_parallel(s, t->h, agf_plain_dots_task, j);
+  if (late) {
+    agf_conv(s, late);
+    j->want_max = 0;
+    agf_parallel(s, t->h, agf_plain_stats_task, j);
+  }
+  if (!(j->options & (AGF_NO_M | AGF_FX_GRADCAM))) {
+    for (i = 0; i < hw; i++) max = j->m[i] > max ? j->m[i] : max;
+    for (i = 0; i < hw; i++) j->fx[i] += agf_sdiv(j->m[i], max);
+  }
+  agf_parallel(s, t->h, agf_plain_combine_task, j);
+  for (r = 0; r < t->h; r++) {
+    const double *row = agf_plain_sums(s, j, r, 0);
+    for (l = 0; l < t->c; l++) sum += row[l];
+    count += agf_plain_sums(s, j, r, 1)[0];
+  }
+  j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
+  agf_parallel(s, t->h, agf_plain_shift_task, j);
+}
+
+/* What an explanation's steps share. */
+typedef struct agf_explain_state {
+  unsigned options;
+  int target;
+} agf_explain_state;
+
+/* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
+static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
+  agf_gate_job j = *gate;
+  int node = st->last, pass;
+  j.d = j.b = NULL;
+  j.mask = j.cam_mask = NULL;
+  j.vectors = j.g ? 2 : 1;
+  for (pass = 0; pass < 2; pass++) {
+    int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
+    if (next == node) continue;
+    j.scale = next == st->node ? gate->scale : NULL;
+    agf_parallel(s, j.t->h, agf_gate_task, &j);
+    agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
+    node = next;
+  }
+}
+
+static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_state *e) {
+  const agf_node *n = &s->model->node[st->node];
+  agf_tensor *ti = &s->tensor[s->in[st->in]];
+  float *rhs = agf_floats(s, st->rhs), *cam, *g;
+  uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
+  agf_gate_job gate;
+  agf_conv_job j, late;
+  int outside, vectors = st->rhs_vectors;
+
+  if (!st->d_known || s->config.low_memory)
+    agf_conv_forward(s, st, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), NULL, NULL, 1);
+  if (st->plain && !st->border_known) {
+    agf_border(s, st, 1.0f, -1, agf_floats(s, st->border));
+    st->border_known = 1;
+  }
+  agf_gate_init(s, &gate, st);
+  gate.rhs = rhs;
+  if (s->config.observer) agf_observe_inside(s, st, &gate, e->target);
+  gate.d = agf_floats(s, st->d);
+  gate.b = st->plain ? agf_floats(s, st->border) : NULL;
+  if (st->back == AGF_RHS_A || st->back == AGF_RHS_W) gate.g = NULL;
+  gate.mask = mask;
+  gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
+  gate.vectors = vectors;
+  s->bad = 0;
+  agf_parallel(s, gate.t->h, agf_gate_task, &gate);
+  outside = (s->bad & AGF_BAD_OUTSIDE) != 0;
+  agf_destination(s, st, 0, &cam, &g);
+
+  agf_job_adjoint(s, &j, st, st->back, rhs, vectors, mask);
+  if (st->box && agf_box_packed(n, ti->c)) {
+    j.co = 3 * ti->c;
+    j.c = cam;
+    j.done = agf_done_box;
+    agf_conv(s, &j);
+  } else if (st->box) {
+    float *a = agf_floats(s, st->a);
+    for (j.filter = 0; j.filter < 3; j.filter++) {
+      j.g = j.filter == 0 ? cam : a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
+      agf_conv(s, &j);
+    }
+    j.c = cam;
+    j.a = a;
+    agf_parallel(s, ti->h, agf_box_task, &j);
+  } else {
+    j.g = st->back == AGF_RHS_A ? NULL : g;
+    j.c = cam;
+    j.a = st->plain ? agf_floats(s, st->a) : NULL;
+    /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
+    if (st->plain && outside) {
+      agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
+      late.g = g;
+    }
+    agf_conv(s, &j);
+    if (st->plain) {
+      agf_plain_job p;
+      memset(&p, 0, sizeof p);
+      p.st = st;
+      p.t = ti;
+      p.c = cam;
+      p.g = g;
+      p.a = j.a;
+      p.options = e->options;
+      if (outside) {
+        agf_conv(s, &late);
+        late.mask = mask;
+      }
+      agf_plain_rule(s, &p, outside ? &late : NULL);
+    }
+  }
+  agf_deliver(s, st, 0);
+}
+
+static void agf_backward_step(agf_session *s, int i, const agf_explain_state *e) {
+  agf_step *st = &s->step[i];
+  agf_finish_tensor(s, st->out, st->last, e->target);
+  switch (st->kind) {
+    case AGF_STEP_CONV: agf_backward_conv(s, st, e); break;
+    case AGF_STEP_LINEAR: agf_backward_linear(s, st); break;
+    case AGF_STEP_POOL: agf_backward_pool(s, st); break;
+    default: agf_backward_elementwise(s, st, e->target); break;
+  }
+}
+
+/* MARK: the seed --------------------------------------------------------------------------------------------------------------
+ * agf-spec, "Seed": the gradient of the softened probability of class t in the logits, and (cam, g) at the tensor that the last step
+ * reads. Small; in double, with an exponential of its own so that no libm decides bits. */
+
+static double agf_exp_double(double x) {
+  double n, r, p = 1;
+  uint64_t u;
+  int k;
+  if (x < -700) return 0;
+  if (x > 700) x = 700;
+  n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0; /* 1.5 * 2^52: to the nearest integer */
+  r = (x - n * 0.69314718036912382) - n * 1.9082149292705877e-10;
+  for (k = 14; k > 0; k--) p = 1 + r / k * p;
+  u = (uint64_t)((int64_t)n + 1023) << 52;
+  memcpy(&n, &u, 8);
+  return p * n;
+}
+
+/* dz[K] = gradient of p_t in z; 0 if it has none: one class, or all logits equal. */
+static int agf_seed_gradient(const agf_session *s, const float *z, int classes, int t, float *dz) {
+  double *e = (double *)agf_at(s, s->seed), *p = e + classes, *d = p + classes, zt = z[t], sigma = 0, sum = 0, max, to_sigma = 0;
+  double own = 0;
+  int i, m = 0;
+  for (i = 0; i < classes; i++) {
+    double a = fabs((double)z[i] - zt);
+    if (a > sigma) sigma = a, m = i;
+  }
+  if (classes < 2 || !(sigma > 0)) return 0;
+  max = -DBL_MAX;
+  for (i = 0; i < classes; i++) {
+    double q = ((double)z[i] - zt) / sigma;
+    e[i] = agf_exp_double(-(q * q) / 2);
+    p[i] = zt * e[i];
+    if (p[i] > max) max = p[i];
+  }
+  for (i = 0; i < classes; i++) {
+    p[i] = agf_exp_double(p[i] - max);
+    sum += p[i];
+  }
+  for (i = 0; i < classes; i++) p[i] /= sum;
+  for (i = 0; i < classes; i++) { /* p_t depends on u_i = z_t e_i by `du`, e_i on d_i = z_i - z_t and sigma */
+    double di = (double)z[i] - zt, du = p[t] * ((i == t) - p[i]);
+    double by_d = i == m ? 0 : du * zt * e[i] * (-di / (sigma * sigma)); /* e_m is a constant: its two parts cancel */
+    d[i] = by_d;
+    own += du * e[i] - by_d;
+    if (i != m) to_sigma += du * zt * e[i] * (di * di) / (sigma * sigma * sigma);
+  }
+  d[t] += own;
+  d[m] += (double)z[m] > zt ? to_sigma : -to_sigma;
+  d[t] -= (double)z[m] > zt ? to_sigma : -to_sigma;
+  for (i = 0; i < classes; i++) dz[i] = (float)d[i];
+  return 1;
+}
+
+/* Order of the logits: largest first, ties by index. */
+static void agf_rank(const float *z, int classes, int *order) {
+  int i, j, gap;
+  for (i = 0; i < classes; i++) order[i] = i;
+  for (gap = classes / 2; gap > 0; gap /= 2)
+    for (i = gap; i < classes; i++) {
+      int v = order[i];
+      for (j = i; j >= gap && (z[v] > z[order[j - gap]] || (z[v] == z[order[j - gap]] && v < order[j - gap])); j -= gap)
+        order[j] = order[j - gap];
+      order[j] = v;
+    }
+}
+
+/* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
+static void agf_seed(agf_session *s, const float *x, float *dz) {
+  agf_step *st = &s->step[s->steps - 1];
+  agf_tensor *ti = &s->tensor[s->in[st->in]];
+  const agf_tensor *to = &s->tensor[st->out];
+  float *cam, *g;
+  agf_rows_job r;
+  agf_destination(s, st, 0, &cam, &g);
+  if (st->kind == AGF_STEP_LINEAR) {
+    agf_linear_job j;
+    memset(&j, 0, sizeof j);
+    j.st = st;
+    j.x = agf_floats(s, st->vec);
+    j.rows = ti->c * ti->h * ti->w;
+    j.all = 1;
+    j.g = dz;
+    j.tg = agf_floats(s, st->gv);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+    agf_scatter(ti, j.tg, cam);
+  } else if (st->kind == AGF_STEP_CONV) {
+    float *rhs = agf_floats(s, st->rhs);
+    uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
+    agf_conv_job j;
+    int i;
+    memset(rhs, 0, (size_t)to->cb * AGF_CB * sizeof(float));
+    memset(mask, 0, (size_t)to->cb * sizeof *mask);
+    for (i = 0; i < to->c; i++) {
+      rhs[i] = dz[i];
+      if (dz[i] != 0) mask[i / AGF_CB] |= (uint16_t)(1u << i % AGF_CB);
+    }
+    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
+    j.g = cam;
+    agf_conv(s, &j);
+  } else {
+    memset(&r, 0, sizeof r);
+    r.st = st;
+    r.ti = ti;
+    r.to = to;
+    r.x = x;
+    r.g = dz;
+    r.out_g = cam;
+    agf_parallel(s, to->cb, agf_pool_back_task, &r);
+  }
+  memset(&r, 0, sizeof r);
+  r.to = ti;
+  if (g) {
+    r.cam = cam;
+    r.out = g;
+    agf_parallel(s, ti->h, agf_copy_task, &r);
+  }
+  r.x = x;
+  r.out = cam;
+  agf_parallel(s, ti->h, agf_merge_last_task, &r);
+  agf_deliver(s, st, 0);
+}
+
+/* MARK: sessions --------------------------------------------------------------------------------------------------------------
+ * Checks a config, plans, takes the memory, fills what does not depend on the image. */
+
+static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
+  const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
+  agf_kernels_ref(&s->k);
+  if (name && *name && strcmp(name, "ref"))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
+  return AGF_OK;
+}
+
+/* A vector tensor's elements into floats, -0 made +0. */
+static void agf_load_vector(const agf_weight *w, float *to) {
+  int i;
+  for (i = 0; i < w->dim[0]; i++) to[i] = agf_weight_at(w, (size_t)i) + 0.0f;
+}
+
+static void agf_fill_step(agf_session *s, agf_step *st) {
+  const agf_model *m = s->model;
+  const agf_node *n = &m->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  float *bias = agf_floats(s, st->bias), *scale = agf_floats(s, st->scale);
+  int i;
+  if (bias) memset(bias, 0, s->buffer[st->bias].bytes);
+  if (scale) memset(scale, 0, s->buffer[st->scale].bytes);
+  if (bias && n->b >= 0) agf_load_vector(&m->weight[n->b], bias);
+  if (st->kind == AGF_STEP_NORM) agf_load_vector(&m->weight[n->w], scale);
+  if (st->norm >= 0) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
+    const agf_node *norm = &m->node[st->norm];
+    agf_load_vector(&m->weight[norm->w], scale);
+    for (i = 0; i < to->c; i++)
+      bias[i] = (float)((double)bias[i] * (double)scale[i] + (double)agf_weight_at(&m->weight[norm->b], (size_t)i)) + 0.0f;
+  }
+  if (st->range >= 0) {
+    int *range = (int *)agf_at(s, st->range);
+    agf_fill_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class), range);
+    agf_fill_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
+                     range + 2 * st->row_classes);
+  }
+  if (st->border >= 0) memset(agf_at(s, st->border), 0, s->buffer[st->border].bytes);
+}
+
+/* A pool's windows on one axis, clipped to the input; extent: what count_include_pad divides by. */
+static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
+  int64_t start, end;
+  if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) {
+    *lo = (int)((int64_t)o * in / outputs);
+    *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
+    *extent = *hi - *lo;
+    return;
+  }
+  start = (int64_t)o * n->stride[axis] - n->pad[axis];
+  end = start + n->kernel[axis];
+  *lo = (int)(start < 0 ? 0 : start);
+  *hi = (int)(end < in ? end : in);
+  if (end > (int64_t)in + n->pad[axis + 2]) end = (int64_t)in + n->pad[axis + 2];
+  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? (int)(end - start) : *hi - *lo;
+}
+
+static void agf_fill_pool(agf_session *s, const agf_step *st) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  int32_t *h = (int32_t *)agf_at(s, st->window), *w = h + 2 * to->h;
+  float *div = (float *)(void *)(w + 2 * to->w);
+  int r, p, lo, hi, rows, columns;
+  for (r = 0; r < to->h; r++) {
+    agf_pool_window(n, 0, ti->h, r, to->h, &lo, &hi, &rows);
+    h[r] = lo;
+    h[to->h + r] = hi;
+    for (p = 0; p < to->w; p++) {
+      agf_pool_window(n, 1, ti->w, p, to->w, &lo, &hi, &columns);
+      w[p] = lo;
+      w[to->w + p] = hi;
+      div[r * to->w + p] = (float)((double)rows * columns);
+    }
+  }
+}
+
+/* Config, instruction set and plan in `memory`, which holds the tables; everything but the arena. */
+static agf_status agf_prepare(void *memory, const agf_model *model, const agf_session_config *config, agf_session **session,
+                              agf_error *err) {
+  agf_session *s = agf_session_at(memory, model);
+  agf_status st;
+  if (config) s->config = *config;
+  if (!s->config.height) s->config.height = model->input.height;
+  if (!s->config.width) s->config.width = model->input.width;
+  s->allocator = agf_allocator_or_default(s->config.allocator);
+  if (s->config.threads < 0 || s->config.threads > 1024)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%d threads: 0 to 1024 are allowed", s->config.threads);
+  s->threads = s->config.threads ? s->config.threads : agf_cores();
+#ifdef AGF_NO_THREADS
+  if (!s->config.parallel_for) s->threads = 1;
+#endif
+  st = agf_choose_isa(s, err);
+  if (st == AGF_OK) st = agf_plan(s, err);
+  *session = s;
+  return st;
+}
+
+AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_config *config, size_t *bytes, agf_error *err) {
+  agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
+  agf_session *s;
+  size_t tables;
+  void *memory;
+  agf_status st;
+  agf_clear(err);
+  if (!model || !bytes) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_bytes: model or bytes is NULL");
+  *bytes = 0;
+  tables = agf_table_sizes(model).total;
+  memory = a.alloc(a.ctx, tables);
+  if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory to plan a session: %llu bytes", (unsigned long long)tables);
+  st = agf_prepare(memory, model, config, &s, err);
+  if (st == AGF_OK) *bytes = s->bytes + agf_pool_bytes(s->threads);
+  a.free(a.ctx, memory, tables);
+  return st;
+}
+
+AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_config *config, agf_session **session,
+                                      agf_error *err) {
+  agf_session *s;
+  unsigned char *memory;
+  size_t bytes;
+  agf_status st;
+  int i;
+  if (session) *session = NULL;
+  if (!model || !session) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_create: model or session is NULL");
+  if (agf_build_contracts())
+    return agf_fail(err, AGF_ERR_BUILD, "this engine was compiled with a * b + c contracted: build it with -ffp-contract=off");
+  st = agf_session_bytes(model, config, &bytes, err);
+  if (st != AGF_OK) return st;
+  if (config && config->memory) {
+    if ((uintptr_t)config->memory % AGF_ALIGN)
+      return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory is not 64-byte aligned");
+    if (config->memory_bytes < bytes)
+      return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes, the caller's memory has %llu", (unsigned long long)bytes,
+                      (unsigned long long)config->memory_bytes);
+    memory = (unsigned char *)config->memory;
+  } else {
+    agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
+    memory = (unsigned char *)a.alloc(a.ctx, bytes);
+    if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a session of %llu bytes", (unsigned long long)bytes);
+  }
+  st = agf_prepare(memory, model, config, &s, err);
+  s->owns_memory = !(config && config->memory);
+  s->bytes = bytes;
+  if (st == AGF_OK) {
+    for (i = 0; i < s->tensors; i++) memset(agf_at(s, s->tensor[i].x), 0, s->buffer[s->tensor[i].x].bytes);
+    memset(agf_at(s, s->difference), 0, s->buffer[s->difference].bytes);
+    memset(agf_at(s, s->dz), 0, s->buffer[s->dz].bytes);
+    for (i = 0; i < s->steps; i++) {
+      agf_fill_step(s, &s->step[i]);
+      if (s->step[i].kind == AGF_STEP_POOL) agf_fill_pool(s, &s->step[i]);
+    }
+    st = agf_pool_start(s, s->arena + s->arena_bytes, err);
+  }
+  if (st != AGF_OK) {
+    if (s->owns_memory) s->allocator.free(s->allocator.ctx, s, bytes);
+    return st;
+  }
+  *session = s;
+  return AGF_OK;
+}
+
+AGF_API void agf_session_destroy(agf_session *session) {
+  if (!session) return;
+  agf_pool_stop(session);
+  if (session->owns_memory) session->allocator.free(session->allocator.ctx, session, session->bytes);
+}
+
+AGF_API const char *agf_isa_name(const agf_session *session) { return session->k.isa; }
+AGF_API int agf_session_threads(const agf_session *session) { return session->threads; }
+
+/* MARK: running and explaining ------------------------------------------------------------------------------------------------
+ * The API's two verbs. They only read the caller's memory and write what they were given for results. */
+
+typedef struct agf_image_job {
+  const float *chw;
+  const agf_tensor *t;
+  float *x;
+  uint16_t *mask;
+} agf_image_job;
+
+/* Row r of a CHW array into a tensor's blocks. */
+static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_image_job *j = (const agf_image_job *)arg;
+  const agf_tensor *t = j->t;
+  int c, p, bad = 0;
+  (void)scratch;
+  for (c = 0; c < t->c; c++) {
+    const float *from = j->chw + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
+    float *to = j->x + c / AGF_CB * t->xb + r * t->xr + c % AGF_CB;
+    for (p = 0; p < t->w; p++) {
+      bad |= !agf_finite(from[p]);
+      to[p * AGF_CB] = from[p] + 0.0f;
+    }
+  }
+  if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_image_mask_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_image_job *j = (const agf_image_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, p, l;
+  (void)s;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->w; p++) {
+      const float *x = j->x + b * t->xb + r * t->xr + p * AGF_CB;
+      unsigned m = 0;
+      for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[l] != 0) << l;
+      j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
+    }
+}
+
+/* A CHW array into tensor t's form at x, with its mask where one is wanted. Returns nonzero if a value is not finite. */
+static int agf_import(agf_session *s, const float *chw, const agf_tensor *t, float *x, uint16_t *mask) {
+  agf_image_job j;
+  j.mask = mask;
+  j.chw = chw;
+  j.t = t;
+  j.x = x;
+  s->bad = 0;
+  agf_parallel(s, t->h, agf_image_task, &j);
+  if (mask) agf_parallel(s, t->h, agf_image_mask_task, &j);
+  return (s->bad & AGF_BAD_VALUE) != 0;
+}
+
+/* Report progress; nonzero: cancelled. */
+static int agf_progress(agf_session *s, double done) {
+  return s->config.progress && s->config.progress(s->config.progress_ctx, done);
+}
+
+static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags, agf_error *err) {
+  const agf_tensor *image = &s->tensor[0];
+  size_t n = (size_t)image->c * (size_t)image->h * (size_t)image->w, k;
+  float *z = agf_floats(s, s->logits), *x;
+  int i;
+  s->ran = 0;
+  s->lo = s->hi = chw[0] + 0.0f;
+  for (k = 1; k < n; k++) {
+    s->lo = chw[k] < s->lo ? chw[k] : s->lo;
+    s->hi = chw[k] > s->hi ? chw[k] : s->hi;
+  }
+  s->lo += 0.0f;
+  s->hi += 0.0f;
+  if (agf_import(s, chw, image, agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
+    return agf_fail(err, AGF_ERR_NUMERIC, "the image [%d, %d, %d] holds an infinity or NaN", image->c, image->h, image->w);
+  for (i = 0; i < s->tensors; i++) s->tensor[i].max_known = 0;
+  for (i = 0; i < s->steps; i++) {
+    agf_step *st = &s->step[i];
+    agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+    int want_d = (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < s->steps - 1;
+    double t0 = agf_now();
+    st->d_known = 0;
+    agf_forward_step(s, i, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), agf_x(s, to), (uint16_t *)agf_at(s, to->mask),
+                     want_d);
+    st->forward_seconds = agf_now() - t0;
+    st->explain_seconds = 0;
+    if (s->bad & AGF_BAD_VALUE)
+      return agf_fail(err, AGF_ERR_NUMERIC, "layer %s (%s): an activation is infinite or NaN", s->model->node[st->last].name,
+                      agf_op_name(s->model->node[st->node].op));
+    if (agf_progress(s, (i + 1.0) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
+  }
+  x = agf_x(s, &s->tensor[s->step[s->steps - 1].out]);
+  for (i = 0; i < s->model->classes; i++) z[i] = x[i / AGF_CB * s->tensor[s->step[s->steps - 1].out].xb + i % AGF_CB];
+  for (i = 0; i < s->model->classes; i++)
+    if (!agf_finite(z[i])) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d is infinite or NaN", i);
+  agf_rank(z, s->model->classes, (int *)agf_at(s, s->order));
+  s->ran = 1;
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err) {
+  agf_fp_state fp;
+  agf_status st;
+  agf_clear(err);
+  if (!session || !chw || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL argument or unknown flags 0x%x", flags);
+  fp = agf_fp_enter();
+  st = agf_run_steps(session, chw, flags, err);
+  agf_fp_leave(fp);
+  return st;
+}
+
+AGF_API const float *agf_logits(const agf_session *session) {
+  return session && session->ran ? agf_floats(session, session->logits) : NULL;
+}
+
+AGF_API int agf_ranked(const agf_session *session, int r) {
+  if (!session || !session->ran || r < 0 || r >= session->model->classes) return -1;
+  return ((const int *)agf_at(session, session->order))[r];
+}
+
+static const agf_tensor *agf_latent_tensor(const agf_session *s) { return &s->tensor[s->in[s->step[s->steps - 1].in]]; }
+
+AGF_API int agf_latent_size(const agf_session *session) {
+  const agf_tensor *t = agf_latent_tensor(session);
+  return t->c * t->h * t->w;
+}
+
+AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_error *err) {
+  const agf_tensor *t;
+  const float *x;
+  int c, r, p;
+  agf_clear(err);
+  if (!session || !latent) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: a NULL argument");
+  if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_latent before agf_run");
+  t = agf_latent_tensor(session);
+  x = agf_x(session, t);
+  for (c = 0; c < t->c; c++)
+    for (r = 0; r < t->h; r++)
+      for (p = 0; p < t->w; p++) *latent++ = x[c / AGF_CB * t->xb + r * t->xr + p * AGF_CB + c % AGF_CB];
+  return AGF_OK;
+}
+
+/* heat = sum over the image's channels of cam / max(cam). */
+static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_error *err) {
+  const agf_tensor *t = &s->tensor[0];
+  const float *cam = agf_floats(s, t->cam);
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
+  float max;
+  int c, bad = 0;
+  agf_finish_tensor(s, 0, -1, target);
+  max = cam[0];
+  for (c = 0; c < t->c; c++)
+    for (p = 0; p < plane; p++) {
+      float v = cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
+      bad |= !agf_finite(v);
+      max = v > max ? v : max;
+    }
+  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
+  if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", target);
+  for (p = 0; p < plane; p++) {
+    float sum = 0.0f;
+    for (c = 0; c < t->c; c++) sum += cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
+    map[p] = sum / max;
+    bad |= !agf_finite(map[p]);
+  }
+  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
+  return AGF_OK;
+}
+
+static agf_status agf_explain_class(agf_session *s, const agf_explain_state *e, const float *z, const float *latent, double base,
+                                    double share, float *map, agf_error *err) {
+  float *dz = agf_floats(s, s->dz);
+  int i;
+  if (!agf_seed_gradient(s, z, s->model->classes, e->target, dz))
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so the seed has no gradient", e->target,
+                    s->model->classes < 2 ? "the network has one class" : "all logits are equal");
+  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = 0;
+  for (i = s->steps - 1; i >= 0; i--) {
+    double t0 = agf_now();
+    if (i == s->steps - 1)
+      agf_seed(s, latent, dz);
+    else
+      agf_backward_step(s, i, e);
+    s->step[i].explain_seconds += agf_now() - t0;
+    if (agf_progress(s, base + share * (s->steps - i) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
+  }
+  return agf_finish_map(s, e->target, map, err);
+}
+
+static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *maps, agf_error *err) {
+  agf_step *last = &s->step[s->steps - 1];
+  const agf_tensor *latent = agf_latent_tensor(s);
+  const float *z = agf_floats(s, s->logits), *at = agf_x(s, latent);
+  int *order = (int *)agf_at(s, s->order);
+  int i, classes = s->model->classes;
+  agf_explain_state e;
+  e.options = q->options;
+  if (q->difference) {
+    float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB;
+    float *zd = agf_floats(s, s->logits_difference);
+    const agf_tensor *to = &s->tensor[last->out];
+    float *y = agf_x(s, to);
+    uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask);
+    if (agf_import(s, q->difference, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
+    agf_forward_step(s, s->steps - 1, d, mask, y, (uint16_t *)agf_at(s, to->mask), 0);
+    if (s->bad & AGF_BAD_VALUE) return agf_fail(err, AGF_ERR_NUMERIC, "a logit of the difference is infinite or NaN");
+    for (i = 0; i < classes; i++) zd[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
+    z = zd;
+    at = d;
+  }
+  agf_rank(z, classes, order);
+  for (i = 0; i < q->count; i++) {
+    agf_status st;
+    e.target = q->classes ? q->classes[i] : order[i];
+    if (q->explained) q->explained[i] = e.target;
+    st = agf_explain_class(s, &e, z, at, (double)i / q->count, 1.0 / q->count, maps + (size_t)i * (size_t)s->tensor[0].h *
+                           (size_t)s->tensor[0].w, err);
+    if (st != AGF_OK) {
+      agf_rank(agf_floats(s, s->logits), classes, order);
+      return st;
+    }
+  }
+  agf_rank(agf_floats(s, s->logits), classes, order);
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err) {
+  agf_fp_state fp;
+  agf_status st;
+  int i;
+  agf_clear(err);
+  if (!session || !request || !maps) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: a NULL argument");
+  if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
+  if (request->method != AGF_METHOD_AGF) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown method %d", (int)request->method);
+  if (request->options >= 2 * AGF_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", request->options);
+  if (request->count < 1 || (!request->classes && request->count > session->model->classes))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%d maps asked for, of %d classes", request->count, session->model->classes);
+  for (i = 0; request->classes && i < request->count; i++)
+    if (request->classes[i] < 0 || request->classes[i] >= session->model->classes)
+      return agf_fail(err, AGF_ERR_ARGUMENT, "class %d does not exist: the network has classes 0 to %d", request->classes[i],
+                      session->model->classes - 1);
+  fp = agf_fp_enter();
+  st = agf_explain_all(session, request, maps, err);
+  agf_fp_leave(fp);
+  return st;
+}
+
+AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times *times) {
+  int k;
+  if (!session || !times || i < 0 || i >= session->model->nodes) return AGF_ERR_ARGUMENT;
+  times->forward = times->explain = 0;
+  for (k = 0; k < session->steps; k++)
+    if (session->step[k].node == i) {
+      times->forward = session->step[k].forward_seconds;
+      times->explain = session->step[k].explain_seconds;
+    }
+  return AGF_OK;
+}
+

@@ -1,0 +1,376 @@
+/* AGF in C: attribution maps for convolutional networks, on any CPU.
+ *
+ * Attribution Guided Factorization (Gur, Ali, Wolf, AAAI 2021, arXiv 2012.02166) answers, for a picture and any class, which
+ * pixels spoke for that class. This header is the whole public API of the engine; agf.c (with kernels/) is the engine. It needs
+ * libc, libm and, unless AGF_NO_THREADS is defined, pthreads.
+ *
+ *   agf_model   *model;    agf_model_open("net.agf", NULL, &model, &err);
+ *   agf_session *session;  agf_session_create(model, NULL, &session, &err);
+ *   agf_run(session, chw, AGF_RUN_EXPLAIN, &err);         // forward pass, image [C][H][W]
+ *   agf_explain(session, &request, maps, &err);           // maps [n][H][W]
+ *
+ * Rules that hold for every function:
+ *  - It never prints, exits or asserts on input. It returns AGF_OK or a code, and fills *err (which may be NULL) with a message
+ *    that names what is wrong and where. On an error, outputs through pointers are NULL or unspecified, and nothing leaks.
+ *  - Pointers it returns belong to the object they came from and live as long as it does; no other ownership passes.
+ *  - A model is immutable: any number of threads may share one. A session is used by one thread at a time; any number of
+ *    sessions may work side by side.
+ *  - The same input gives the same bits on every instruction set, thread count and compiler. The caller's rounding mode and
+ *    flush-to-zero bits are set aside while the engine works and given back.
+ *
+ * Compatibility. AGF_VERSION_MAJOR changes when a program that compiled and ran against this header may no longer do so;
+ * AGF_VERSION_MINOR when something is added; AGF_VERSION_PATCH when neither. AGF_FORMAT_VERSION is the version of model files:
+ * every engine reads all versions up to its own and refuses newer ones by name. AGF_BITS_VERSION changes when a map of an
+ * existing method may differ in any bit from what an earlier engine made of the same file and input. */
+#ifndef AGF_H
+#define AGF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define AGF_VERSION_MAJOR 1
+#define AGF_VERSION_MINOR 0
+#define AGF_VERSION_PATCH 0
+#define AGF_FORMAT_VERSION 1
+#define AGF_BITS_VERSION 1
+
+/* Define AGF_API before including both files to change the linkage: `static` for a single translation unit, or
+ * __declspec(dllexport) and the like. */
+#ifndef AGF_API
+#define AGF_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status and errors ------------------------------------------------------------------------------------------------- */
+
+typedef enum agf_status {
+  AGF_OK = 0,
+  AGF_ERR_ARGUMENT,    /* a NULL, negative, misaligned or contradictory argument */
+  AGF_ERR_IO,          /* the file cannot be opened or read */
+  AGF_ERR_FORMAT,      /* not a model file, or a damaged one */
+  AGF_ERR_VERSION,     /* a model file of a newer format */
+  AGF_ERR_UNSUPPORTED, /* valid, but outside what the method can explain (a last layer without a seed, one class) */
+  AGF_ERR_SHAPE,       /* an input size that the network cannot take */
+  AGF_ERR_MEMORY,      /* the allocator gave NULL, or the caller's memory is too small */
+  AGF_ERR_LIMIT,       /* more than max_bytes, or a count beyond the engine's caps */
+  AGF_ERR_NUMERIC,     /* a non-finite activation, or a map without support (all zeros before normalisation) */
+  AGF_ERR_STATE,       /* called in the wrong order (agf_explain before agf_run) */
+  AGF_ERR_CANCELLED,   /* the progress callback asked to stop */
+  AGF_ERR_BUILD        /* compiled with options that break the promise of equal bits (-ffast-math, forced contraction) */
+} agf_status;
+
+typedef struct agf_error {
+  agf_status code;
+  char message[256]; /* one line of UTF-8, NUL-terminated, truncated if need be */
+} agf_error;
+
+/* A static string such as "AGF_ERR_SHAPE". Never NULL. */
+AGF_API const char *agf_status_name(agf_status status);
+
+/* "1.0.0": the version of the engine that is linked. */
+AGF_API const char *agf_version(void);
+
+/* ---- Memory ------------------------------------------------------------------------------------------------------------ */
+
+/* Where the engine gets memory. alloc returns 64-byte aligned memory or NULL; free takes back what alloc gave. Both are called
+ * only from model and session creation and destruction and from agf_picture_to_input: nothing is allocated while running or
+ * explaining. NULL instead of a struct: malloc and free. */
+typedef struct agf_allocator {
+  void *(*alloc)(void *ctx, size_t bytes);
+  void (*free)(void *ctx, void *memory, size_t bytes);
+  void *ctx;
+} agf_allocator;
+
+/* ---- Models ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct agf_model agf_model;
+
+typedef struct agf_model_config {
+  const agf_allocator *allocator; /* NULL: malloc; must outlive the model */
+  size_t max_bytes;               /* refuse files larger than this; 0: no cap */
+} agf_model_config;
+
+/* Open a model file. The file is mapped: one copy of the weights, shared by all sessions and, through the page cache, by all
+ * processes. Checked completely (CRCs, every count, shape and offset, finite weights) before it returns. Truncating the file
+ * while it is open is undefined behaviour, as for any mapped file. config may be NULL. Not available with AGF_NO_FILE. */
+AGF_API agf_status agf_model_open(const char *path, const agf_model_config *config, agf_model **model, agf_error *err);
+
+/* The same from memory: borrowed, not copied; must be 64-byte aligned and stay unchanged while the model is open. */
+AGF_API agf_status agf_model_open_memory(const void *data, size_t bytes, const agf_model_config *config, agf_model **model,
+                                         agf_error *err);
+
+/* Close a model. All its sessions must be destroyed before. NULL is allowed. */
+AGF_API void agf_model_close(agf_model *model);
+
+enum { AGF_CHANNELS_RGB = 0, AGF_CHANNELS_BGR = 1 };
+enum { AGF_RESIZE_STRETCH = 0, AGF_RESIZE_CROP = 1 };
+
+/* How the network wants its pictures: resize, crop, then (value / 255 * range - mean[c]) / std[c] per channel c of the network's
+ * own channel order. */
+typedef struct agf_input {
+  int channels, height, width; /* the nominal input; other sizes are allowed where the network's ops allow them */
+  int is_picture;              /* 1: the fields below hold; 0: the network was converted without preprocessing */
+  int channel_order;           /* AGF_CHANNELS_* */
+  int resize;                  /* AGF_RESIZE_STRETCH: to height x width; AGF_RESIZE_CROP: shorter side to resize_to, then a centre crop */
+  int resize_to;               /* pixels, at the nominal size; scaled with other sizes */
+  float range;                 /* what 255 becomes before mean and std: 1 or 255 */
+  float mean[4], std[4];
+} agf_input;
+
+AGF_API void agf_model_input(const agf_model *model, agf_input *input);
+AGF_API const char *agf_model_name(const agf_model *model);         /* "" if the file carries none */
+AGF_API const char *agf_model_source(const agf_model *model);       /* what it was converted from; "" if unknown */
+AGF_API int agf_model_classes(const agf_model *model);              /* K, the number of logits */
+AGF_API const char *agf_model_label(const agf_model *model, int k); /* "" without labels or for k out of range */
+AGF_API uint64_t agf_model_parameters(const agf_model *model);      /* weights, biases, scales, without fill */
+AGF_API uint64_t agf_model_file_bytes(const agf_model *model);
+
+/* The numbers are those of the file format. */
+typedef enum agf_op {
+  AGF_OP_CONV = 1,
+  AGF_OP_BATCHNORM = 2,
+  AGF_OP_RELU = 3,
+  AGF_OP_RELU6 = 4,
+  AGF_OP_MAXPOOL = 5,
+  AGF_OP_AVGPOOL = 6,
+  AGF_OP_ADAPTIVE_AVGPOOL = 7,
+  AGF_OP_GLOBAL_AVGPOOL = 8,
+  AGF_OP_LINEAR = 9,
+  AGF_OP_FLATTEN = 10,
+  AGF_OP_ADD = 11,
+  AGF_OP_CONCAT = 12
+} agf_op;
+
+AGF_API const char *agf_op_name(agf_op op); /* "conv", "maxpool" ...; "?" for an unknown number */
+
+typedef struct agf_layer {
+  const char *name;
+  agf_op op;
+  int inputs;             /* how many tensors it reads */
+  int shape[3];           /* [C, H, W] of its output at the asked input size; a flattened tensor: [N, 1, 1] */
+  int kernel[2], stride[2], dilation[2];
+  int pad[4];             /* top, left, bottom, right */
+  int groups;
+  int flat;               /* a convolution that the attribution passes flat (agf-spec, "Conv, flat") */
+  uint64_t parameters;
+} agf_layer;
+
+AGF_API int agf_model_layers(const agf_model *model); /* number of nodes, in topological order */
+/* Layer i at input size height x width (0, 0: nominal). AGF_ERR_SHAPE names the layer that cannot take the size. */
+AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, int width, agf_layer *layer, agf_error *err);
+/* Layer i's input j: 0 is the image, n + 1 the output of layer n; -1 out of range. */
+AGF_API int agf_model_layer_input(const agf_model *model, int i, int j);
+
+/* ---- Sessions ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct agf_session agf_session;
+
+typedef enum agf_method {
+  AGF_METHOD_AGF = 0 /* Attribution Guided Factorization */
+} agf_method;
+
+/* A view of one node's attribution, for the observer: element (c, h, w) of an array is
+ * array[(c / 16) * block_stride + h * row_stride + w * pixel_stride + c % 16]. */
+typedef struct agf_observation {
+  int node;          /* layer whose output this is; -1: the image */
+  int class_index;   /* the class being explained */
+  int shape[3];      /* [C, H, W] */
+  const float *cam;  /* attribution of the output's elements */
+  const float *g;    /* gradient of the seed's probability; NULL where no rule below needs it */
+  ptrdiff_t block_stride, row_stride, pixel_stride; /* in floats */
+} agf_observation;
+
+typedef struct agf_session_config {
+  int height, width;   /* input size; 0, 0: the model's nominal size */
+  int threads;         /* 0: all cores; 1: no thread is made */
+  int low_memory;      /* 1: recompute what can be instead of keeping it: less memory, more time, the same bits */
+  const char *isa;     /* "ref", "avx2", "avx512", "neon"; NULL: the environment's AGF_ISA, else the best there is */
+  size_t max_bytes;    /* refuse to need more than this; 0: no cap */
+  const agf_allocator *allocator; /* NULL: malloc */
+  void *memory;        /* caller's memory for the whole session, 64-byte aligned, instead of allocating; NULL: allocate */
+  size_t memory_bytes; /* its size, at least agf_session_bytes() */
+  /* Instead of the session's own threads: call task(arg, i) for every i in [0, n), from any threads, and return when all are
+   * done. Each i exactly once. NULL: own threads. */
+  void (*parallel_for)(void *ctx, int n, void (*task)(void *arg, int i), void *arg);
+  void *parallel_ctx;
+  /* Called on the calling thread between layers with the share of the current call that is done, 0 to 1. Nonzero cancels. */
+  int (*progress)(void *ctx, double done);
+  void *progress_ctx;
+  /* Called on the calling thread with every tensor's merged cam and g as the attribution reaches it. For diagnosis. */
+  void (*observer)(void *ctx, const agf_observation *seen);
+  void *observer_ctx;
+} agf_session_config;
+
+/* The memory that a session with this config needs, everything included, the caller's maps not. config may be NULL. */
+AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_config *config, size_t *bytes, agf_error *err);
+
+/* Create a session. All memory is planned and taken here. config may be NULL; it is copied, what it points to is not. */
+AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_config *config, agf_session **session,
+                                      agf_error *err);
+
+/* Destroy a session; with caller's memory, only ends its threads. NULL is allowed. */
+AGF_API void agf_session_destroy(agf_session *session);
+
+AGF_API const char *agf_isa_name(const agf_session *session); /* the instruction set in use: "ref", "avx2" ... */
+AGF_API int agf_session_threads(const agf_session *session);
+
+/* ---- Running and explaining -------------------------------------------------------------------------------------------- */
+
+enum {
+  AGF_RUN_EXPLAIN = 1 /* also form |W||x| in the forward pass: the first agf_explain is faster by it, with the same bits */
+};
+
+/* Run the network on one image, [C][H][W] floats, preprocessed. The image is copied. A non-finite value in it or in any
+ * activation is AGF_ERR_NUMERIC. */
+AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err);
+
+/* The K logits of the last run; NULL before one. Valid until the next run. */
+AGF_API const float *agf_logits(const agf_session *session);
+
+/* The r-th largest logit's class (r = 0: the prediction); ties: the lowest index first. -1 before a run or out of range. */
+AGF_API int agf_ranked(const agf_session *session, int r);
+
+/* The latent vector: the input of the layer that makes the logits, in CHW order. */
+AGF_API int agf_latent_size(const agf_session *session);
+AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_error *err);
+
+/* The paper's ablations (agf-spec, "Options"); or-ed together. */
+enum {
+  AGF_NO_FX = 1,
+  AGF_NO_FDX = 2,
+  AGF_NO_M = 4,
+  AGF_NO_A = 8,
+  AGF_NO_REG = 16,
+  AGF_FX_GRADCAM = 32
+};
+
+typedef struct agf_request {
+  agf_method method;
+  unsigned options;   /* AGF_NO_* and AGF_FX_GRADCAM */
+  int count;          /* number of maps */
+  const int *classes; /* [count] classes; NULL: the ranks 0 .. count - 1 */
+  /* Label-free procedure (agf-spec): the difference of this picture's latent vector and its nearest neighbour's,
+   * [agf_latent_size] floats in CHW order, takes the latent vector's place in the seed; ranks then count the classifier's
+   * logits of the difference. NULL: the ordinary seed. */
+  const float *difference;
+  int *explained;     /* [count], out: the class of each map; NULL: not wanted */
+} agf_request;
+
+/* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory, 1 = the strongest evidence for
+ * class i, negative = evidence against. Several classes share the forward half of the work. A class whose map has no support
+ * is AGF_ERR_NUMERIC; maps before it are complete. */
+AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err);
+
+/* Time spent in one layer by the last agf_run and the agf_explain calls since, in seconds. A layer that was fused into the one
+ * before it (BatchNorm, ReLU) has zeros. AGF_ERR_ARGUMENT for i out of range. */
+typedef struct agf_times {
+  double forward, explain;
+} agf_times;
+AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times *times);
+
+/* ---- Pictures ---------------------------------------------------------------------------------------------------------- */
+
+/* A rectangle of a picture, in its pixels; edges may be fractional. */
+typedef struct agf_rect {
+  double left, top, width, height;
+} agf_rect;
+
+/* RGB8 picture (rows of 3 * width bytes, `stride` bytes apart) to the network's input [C][H][W] with the model's own
+ * preprocessing: bilinear with antialiasing, as Pillow resizes. height, width: the input size, 0, 0: nominal. *seen (may be
+ * NULL) receives the part of the picture that the network sees. Allocates scratch from the model's allocator. */
+AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
+                                        int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err);
+
+typedef enum agf_colormap {
+  AGF_CMAP_SEISMIC = 0, /* blue - white - red: negative, none, positive evidence */
+  AGF_CMAP_JET,
+  AGF_CMAP_VIRIDIS,
+  AGF_CMAP_TURBO,
+  AGF_CMAP_GRAY
+} agf_colormap;
+
+/* The colormap called `name` ("seismic", "jet", ...), or -1. */
+AGF_API int agf_colormap_find(const char *name);
+
+/* map [map_height][map_width] to a picture of out_width x out_height, bilinear. channels 3: RGB8; 4: RGBA8 whose alpha is the
+ * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: the map's largest magnitude. The
+ * scale is symmetric, -vmax .. vmax, for seismic, and 0 .. vmax for the others. */
+AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
+                              int out_width, int out_height, size_t stride, int channels, agf_error *err);
+
+/* Blend a map over an RGB8 photograph in place, on the rectangle `seen` (NULL: all of it). alpha: opacity of the strongest
+ * evidence, 0 to 1; weaker evidence is proportionally more transparent. */
+AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
+                               const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* ---- The model file, version 1 -------------------------------------------------------------------------------------------
+ *
+ * Little-endian; u32/u64 unsigned, f32 IEEE binary32, f16 IEEE binary16. Strings are UTF-8, NUL-terminated, named by their
+ * offset in the string table, whose offset 0 is "". Everything after a table's last entry follows without gaps.
+ *
+ *   0  header, 64 bytes
+ *        0  u8[8]  89 41 47 46 0D 0A 1A 0A
+ *        8  u32    format version, 1
+ *       12  u32    header_bytes: everything before the first tensor; a multiple of 64
+ *       16  u64    file_bytes: the whole file; a multiple of 64
+ *       24  u32    CRC-32 (IEEE 802.3, as zlib's) of bytes [0, header_bytes), these four taken as 0
+ *       28  u32    CRC-32 of bytes [header_bytes, file_bytes)
+ *       32  u32    node_count, u32 edge_count, u32 tensor_count, u32 label_count (0 or the number of classes), u32 string_bytes
+ *       52  u8[12] 0
+ *  64  input, 80 bytes
+ *        0  u32    channels, height, width (nominal)
+ *       12  u32    flags: bit 0 the preprocessing below holds
+ *       16  u32    channel order, 0 RGB, 1 BGR
+ *       20  u32    resize, 0 stretch, 1 shorter side to resize_to, then centre crop
+ *       24  u32    resize_to (0 for stretch)
+ *       28  f32    range (1 or 255)
+ *       32  f32[4] mean
+ *       48  f32[4] std
+ *       64  u32    name, u32 source (strings)
+ *       72  u8[8]  0
+ * 144  nodes, 80 bytes each, in topological order; the last one makes the logits
+ *        0  u32    op (agf_op)
+ *        4  u32    flags: bit 0 flat (conv); bit 1 ceil mode (max and average pool); bit 2 count_include_pad (average pool)
+ *        8  u32    name (string)
+ *       12  u32    first edge, u32 number of edges (its inputs)
+ *       20  u32    kernel height, width (adaptive average pool: the output's)
+ *       28  u32    stride height, width
+ *       36  u32    pad top, left, bottom, right
+ *       52  u32    dilation height, width (convolutions)
+ *       60  u32    groups
+ *       64  u32    channels: outputs of conv and linear
+ *       68  u32    tensor 0: weights of conv and linear, scale of BatchNorm; its index + 1, 0: none
+ *       72  u32    tensor 1: bias of conv, linear, BatchNorm; its index + 1, 0: none
+ *       76  u32    0
+ *      Fields that an op does not use are 0. BatchNorm is y = scale * x + bias with scale = gamma / sqrt(var + eps) and
+ *      bias = beta - mean * scale, computed in double and rounded once.
+ *   .  edges, u32 each: 0 the image, n + 1 the output of node n
+ *   .  tensors, 40 bytes each
+ *        0  u32    type, 1 f32, 2 f16 (layouts 1 to 3 only)
+ *        4  u32    layout: 0 vector, 1 convolution, 2 grouped convolution, 3 linear
+ *        8  u32[4] dimensions: vector [n, 1, 1, 1]; convolution [O, I / groups, kh, kw]; linear [O, C, H, W], C x H x W being the
+ *                  tensor that is flattened into its input (H = W = 1 for a vector)
+ *       24  u64    offset in the file, a multiple of 64
+ *       32  u64    bytes
+ *      Every tensor is used by at least one node.
+ *   .  labels, u32 each (strings)
+ *   .  strings, string_bytes
+ *   .  0 up to header_bytes
+ *   header_bytes: the tensors in the table's order, each at the next multiple of 64, 0 between and up to file_bytes.
+ *
+ * Layouts (elements; outermost first; blocks hold 16 channels, the last one of an input may hold fewer; outputs are filled with
+ * zeros up to the multiple named):
+ *   vector        [n]
+ *   convolution   [ceil(I / 16)][kh][ceil(O / 32)][channels of this input block][kw][32]             groups = 1
+ *   grouped       [ceil(O / 16)][ceil(Ig / 16)][kh][kw][channels of this input block][16]            groups > 1, Ig = I / groups;
+ *                 the input block counts within the group of the output channel
+ *   linear        [input][ceil(O / 32) * 32], inputs in blocked order: [ceil(C / 16)][H][W][channels of this block] */
+
+#endif /* AGF_H */

@@ -1,0 +1,187 @@
+/* The kernel table: what every kernel computes, bit for bit, and how the engine hands it its tensors.
+ *
+ * Tensors are nChw16c: blocks of 16 channels, [block][row][pixel][16], the lanes beyond the last channel 0 and kept 0. A kernel
+ * works on one row of `n` pixels of one block (16 * n contiguous floats) unless it says otherwise. Masks hold one bit for each
+ * lane of a pixel, set where the value is not 0 (NaN counts as not 0); whoever produces a tensor that a convolution reads writes
+ * its mask. A mask pointer that is NULL: no mask is wanted.
+ *
+ * Bits. Each sum of products is one chain of fused multiply-adds from +0 in the order given; a term whose x is 0 may be left
+ * out. Everything else is done in the operations as written, each rounded once, never contracted. agf_exp, agf_sigmoid and
+ * agf_sdiv below are those of kernels/ref.h, operation by operation. "tree16(v)" adds 16 lanes as
+ * ((v0+v8)+(v4+v12)) + ((v2+v10)+(v6+v14)) + ... : v[l] += v[l+8], then l+4, l+2, l+1, over the shrinking lower half.
+ *
+ * kernels/ref.h defines every kernel in portable C; an instruction set's header overwrites entries with faster ones that return
+ * the same bits. */
+#ifndef AGF_KERNELS_H
+#define AGF_KERNELS_H
+
+enum { AGF_CB = 16, AGF_OCG = 32 }; /* channels of a block; outputs of a weight panel */
+
+/* Right-hand sides that share one walk over the weights. x0, x1, x2: the vectors of 16 that lie side by side at a pixel. */
+typedef enum agf_rhs {
+  AGF_RHS_W,      /* W x0 */
+  AGF_RHS_D,      /* |W| |x0| */
+  AGF_RHS_A,      /* |W| x0 */
+  AGF_RHS_FWD,    /* W x0, |W| |x0| */
+  AGF_RHS_FLAT,   /* W x0, |W| x1 */
+  AGF_RHS_TRIPLE, /* W x0, |W| x1, |W| x2 */
+  AGF_RHS_APAIR,  /* |W| x0, |W| x1 */
+  AGF_RHS_KINDS
+} agf_rhs;
+
+/* How many vectors a pixel of the input and of the accumulators holds. */
+static inline int agf_rhs_in(agf_rhs k) {
+  return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
+}
+static inline int agf_rhs_out(agf_rhs k) {
+  return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FWD || k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
+}
+
+/* One kernel row of one input block, added to one row of accumulators:
+ *   acc[o][j][l] += sum over (input pixel p ascending, lane i ascending) of x_j[p][i] * w[i][t][l],
+ * where tap t joins pixel p and output o:  forward  p = o * stride + t * dilation - pad
+ *                                          adjoint  o = p * stride + t * dilation - pad  (p < w_in, o < w_out) */
+typedef struct agf_conv_row {
+  const float *x;       /* pixel 0: vectors of 16, x_j at x + 16 * j */
+  ptrdiff_t xp;         /* floats from pixel to pixel */
+  const uint16_t *mask; /* [w_in], the union of the right-hand sides' nonzeros (a subset selects terms) */
+  const float *w;       /* panel [16 lanes][kw][32 outputs], first output of the group */
+  ptrdiff_t ws;         /* floats from one panel of 32 outputs to the next */
+  float *acc;           /* [w_out][right-hand sides][max(group, 16)], a pixel of margin to write to on either side */
+  int w_in, w_out;
+  int kw, stride, dilation, pad;
+  int adjoint;
+} agf_conv_row;
+typedef void agf_conv_row_fn(const agf_conv_row *r);
+
+/* Grouped and depthwise convolution, all kernel rows and input blocks of one output block, one row of outputs:
+ *   acc[o][j][l] = sum over (input block b, kernel row, input column, lane i of the block) of x_j * w[b][kr][t][i][l]
+ * in that order, input columns ascending; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. */
+typedef struct agf_gconv_row {
+  const float *x;             /* row 0, pixel 0, block 0 */
+  ptrdiff_t xp, xr, xb;       /* floats from pixel to pixel, row to row, block to block */
+  const int32_t *index;       /* [lanes_in][16]: channel read by output lane l */
+  int lanes_in;               /* channels of a group */
+  int contiguous;             /* lanes_in is 1 and output lane l reads lane l of one block */
+  const float *w;             /* [ceil(lanes_in / 16)][kh][kw][lanes of the block][16] */
+  float *acc;                 /* [w_out][right-hand sides][16], overwritten */
+  int row, w_in, h_in, w_out; /* row: the output's */
+  int kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+  int adjoint;
+} agf_gconv_row;
+typedef void agf_gconv_row_fn(const agf_gconv_row *r);
+
+typedef enum agf_act { AGF_ACT_NONE, AGF_ACT_RELU, AGF_ACT_RELU6 } agf_act;
+
+/* From (cam, g) behind an activation and a BatchNorm to what the adjoint reads: cam' and g' are the rule ReLU applied where `act`
+ * says so (y: the activation's output), g' *= scale. With D: rhs = [g',] sdiv(cam', D) [, sdiv(cam', B)] side by side per pixel;
+ * without D: rhs = cam' [, g'] (in that order). */
+typedef struct agf_gate_row {
+  const float *cam, *g; /* [n][16]; g NULL: no gradient is asked for */
+  const float *y;       /* [n][16], read where act is not NONE */
+  const float *scale;   /* [16] or NULL */
+  const float *d;       /* [n][16] or NULL */
+  const float *b;       /* [classes][b_stride]: conv(1, |w|) by border class; NULL: no third right-hand side */
+  const uint8_t *column_class; /* [n], the row of b */
+  ptrdiff_t b_stride;
+  float *rhs;           /* [n][right-hand sides][16] */
+  uint16_t *mask;       /* [n]: any right-hand side nonzero; NULL: not wanted */
+  uint16_t *cam_mask;   /* [n]: cam' nonzero; NULL: not wanted */
+  agf_act act;
+} agf_gate_row;
+
+/* Windows of a pooling row: the same for max, average, adaptive and global pools. */
+typedef struct agf_pool_row {
+  const float *x;            /* input plane of the block: row h at x + h * xr */
+  ptrdiff_t xr, tr;          /* floats from row to row of x, and of the adjoint's t and tg */
+  int h0, h1;                /* window's rows, within the input */
+  const int32_t *w0, *w1;    /* [n] window's columns, within the input */
+  const float *div;          /* [n] average pools: the divisor; NULL: max pool */
+  int n;                     /* output pixels */
+} agf_pool_row;
+
+typedef struct agf_kernels {
+  const char *isa;
+
+  /* Convolutions. group: outputs that a call adds to, a divisor or multiple of 32 (a multiple spans panels). */
+  struct {
+    agf_conv_row_fn *row;
+    int group;
+  } conv[AGF_RHS_KINDS];
+  agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
+
+  /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */
+  void (*transpose)(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts);
+  /* f[i] = h[i], widened exactly. */
+  void (*widen)(const uint16_t *h, float *f, size_t n);
+  /* CRC-32 (IEEE) continued over n bytes. */
+  uint32_t (*crc32)(uint32_t crc, const unsigned char *p, size_t n);
+
+  /* y = act(scale ? fmaf(acc, scale, bias) : acc + bias); mask of y. acc is read `as` floats apart. Returns nonzero if a value
+   * before the activation is not finite. act: RELU is x <= 0 ? +0 : x, RELU6 also x > 6 ? 6 : x. */
+  int (*store_y)(const float *acc, ptrdiff_t as, int n, const float *scale, const float *bias, agf_act act, float *y,
+                 uint16_t *mask);
+  /* y = acc + 0 */
+  void (*store)(const float *acc, ptrdiff_t as, int n, float *y);
+  /* c = |x| * acc + 0 */
+  void (*store_c)(const float *acc, ptrdiff_t as, int n, const float *x, float *c);
+  /* z = (acc - lo[class]) - hi[class] + 0, class tables as agf_gate_row.b */
+  void (*store_z)(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class,
+                  ptrdiff_t stride, float *z);
+  /* out = (x * t0 - lo * t1) - hi * t2 + 0 for the 16 lanes of the image block; t1, t2 as t0 */
+  void (*store_box)(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, const float *x, float lo, float hi,
+                    float *out);
+
+  /* Returns nonzero if g' is nonzero in a lane where cam' is 0. */
+  int (*gate)(const agf_gate_row *r, int n);
+
+  /* Several readers: first s = sdiv(cam, x) in place; next s += sdiv(cam, x), g += h (h NULL: no gradients); last cam = x * s in
+   * place. */
+  void (*merge_first)(float *cam, const float *x, int n);
+  void (*merge_next)(float *s, const float *cam, const float *x, float *g, const float *h, int n);
+  void (*merge_last)(float *s, const float *x, int n);
+
+  /* y = act(x0 + x1), mask; returns nonzero if a sum is not finite. out = x * sdiv(cam, y). */
+  int (*add)(const float *x0, const float *x1, agf_act act, int n, float *y, uint16_t *mask);
+  void (*add_back)(const float *cam, const float *y, const float *x, int n, float *out);
+
+  /* Pools. Max: the first maximum in row-major order; average: the sum in row-major order from +0,
+   * divided. Adjoints add one output row's s = sdiv(cam, y) and g (each NULL if not wanted) to t and tg, planes of the input's
+   * size: max to the maximum's place, average s / div and g / div to every place of the window. */
+  void (*pool)(const agf_pool_row *r, float *y, uint16_t *mask);
+  void (*pool_back)(const agf_pool_row *r, const float *y, const float *cam, const float *g, float *t, float *tg);
+  /* cam = x * t in place */
+  void (*mul)(float *t, const float *x, int n);
+
+  /* The factorisation of a plain convolution (agf-spec, "Conv, any other"). Blocks lie cbs, xbs, gbs floats apart.
+   * pixel_sums: phi[p] = tree16(sum over blocks of C), xg[p] = tree16(chain over blocks of fmaf(x, G)); G NULL: xg is left. */
+  void (*pixel_sums)(const float *c, ptrdiff_t cbs, const float *x, ptrdiff_t xbs, const float *g, ptrdiff_t gbs, int blocks,
+                     int n, float *phi, float *xg);
+  /* lanes[l] = max(lanes[l], x[p][l]) over the pixels. */
+  void (*row_max)(const float *x, int n, float *lanes);
+  /* q = sigmoid(10 * sdiv(x, max)); pos[l] += q where phi > 0, neg[l] += q where phi < 0, in double, pixels ascending. */
+  void (*fx_sums)(const float *x, float max, const float *phi, int n, double *pos, double *neg);
+  /* out[p] = relu(relu(tree16(chain of fmaf(q, a))) - relu(tree16(chain of fmaf(q, b)))), chains over blocks; a, b [blocks][16]. */
+  void (*fx_dots)(const float *x, ptrdiff_t xbs, float max, const float *a, const float *b, int blocks, int n, float *out);
+  /* out[p] = relu(tree16(chain over blocks of fmaf(x, a)) / channels). */
+  void (*weighted_mean)(const float *x, ptrdiff_t xbs, const float *a, int blocks, int n, float channels, float *out);
+  /* sum[l] += x, in double, pixels ascending. */
+  void (*lane_sums)(const float *x, int n, double *sum);
+  /* r = ((fxm / (1 + exp(-c)) + fdx) + a) where c != 0, else 0, in place of a; no_reg: fxm is added as it is; a_off: a counts as 0.
+   * sum[l] += r in double; returns the count of c != 0. */
+  long (*combine)(const float *c, float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n, double *sum);
+  /* c = (c + r) - mean where c != 0, else r (which is 0 there). */
+  void (*shift)(float *c, const float *r, float mean, int n);
+
+  /* Linear layers. W is [rows][ld], columns outputs. Forward: y[o] += chain over rows ascending of fmaf(x[k], W[k][o]),
+   * d[o] += the same with |x|, |W| (d NULL: not wanted); rows with x[k] == 0 are not read. */
+  void (*linear)(const float *x, int rows, const float *w, ptrdiff_t ld, int columns, float *y, float *d);
+  /* Adjoint, rows whose x is 0 skipped unless all: tg[k] = dot32(W[k], g), ts[k] = dot32(|W[k]|, s). dot32: lane m is the chain over
+   * k = m, m + 32, ...; then lane m += lane m + 16, then tree16, + 0. columns is a multiple of 32. tg or ts may be NULL. */
+  void (*linear_back)(const float *x, int all, int rows, const float *w, ptrdiff_t ld, int columns, const float *g, const float *s,
+                      float *tg, float *ts);
+} agf_kernels;
+
+static void agf_kernels_ref(agf_kernels *k);
+
+#endif /* AGF_KERNELS_H */

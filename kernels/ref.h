@@ -1,0 +1,573 @@
+/* Every kernel in portable C: the definition of the bits, and what runs where no faster one exists. kernels.h says what each
+ * computes; here is how, in the fewest words. */
+#ifndef AGF_KERNELS_REF_H
+#define AGF_KERNELS_REF_H
+
+/* ---- Numbers that every instruction set must reproduce ---- */
+
+static inline uint32_t agf_bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+static inline float agf_from_bits(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+
+/* Fused multiply-add, rounded once. Where the target has the instruction the compiler's builtin is it; elsewhere libm's is slow
+ * and in places wrong, so: the product of two floats is exact in double, and the double sum rounds to the right float unless its
+ * lowest 29 bits, those a float drops, are a tie or the result is subnormal. There the sum is first rounded to odd, which keeps on which
+ * side of the tie the exact value lies (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+static inline float agf_fmaf(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  double p = (double)a * b, s = p + c;
+  uint64_t u;
+  memcpy(&u, &s, 8);
+  if ((u & 0x1fffffff) == 0x10000000 || (fabs(s) < 0x1p-125 && s != 0)) {
+    double t = s - p, e = (p - (s - t)) + (c - t); /* TwoSum: s + e is exact */
+    if (e != 0 && e - e == 0 && !(u & 1)) {
+      u += (e > 0) == (s > 0) ? 1 : (uint64_t)-1;
+      memcpy(&s, &u, 8);
+    }
+  }
+  return (float)s;
+#endif
+}
+
+/* sdiv of agf-spec: 0 where b is 0, else a / (b + 1e-9), with 1e-9 itself where that sum is 0. */
+static inline float agf_sdiv(float a, float b) {
+  float d = b + 1e-9f;
+  return b == 0 ? 0.0f : a / (d == 0 ? 1e-9f : d);
+}
+
+/* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's polynomial of degree 7 in r (error below 2^-27), times 2^n in two halves so that
+ * subnormals and the overflow to infinity come out. 12582912 = 1.5 * 2^23 rounds to an integer when added. Passes NaN. */
+static inline float agf_exp(float x) {
+  float t, n, r, p;
+  uint32_t k, h;
+  x = x < -104.0f ? -104.0f : x;
+  x = x > 89.0f ? 89.0f : x;
+  t = agf_fmaf(x, 1.44269502f, 12582912.0f);
+  n = t - 12582912.0f;
+  r = agf_fmaf(n, -0.693145752f, x);
+  r = agf_fmaf(n, -1.42860677e-6f, r);
+  p = agf_fmaf(r, 1.98412701e-4f, 1.38888892e-3f);
+  p = agf_fmaf(p, r, 8.33333377e-3f);
+  p = agf_fmaf(p, r, 4.16666679e-2f);
+  p = agf_fmaf(p, r, 0.166666672f);
+  p = agf_fmaf(p, r, 0.5f);
+  p = agf_fmaf(p, r, 1.0f);
+  p = agf_fmaf(p, r, 1.0f);
+  k = agf_bits(t) - 0x4b400000u;                 /* n as a two's complement integer */
+  h = (k >> 1) | (k & 0x80000000u);              /* floor(n / 2) */
+  p *= agf_from_bits((h + 127u) << 23);
+  return p * agf_from_bits((k - h + 127u) << 23);
+}
+
+static inline float agf_sigmoid(float x) { return 1.0f / (1.0f + agf_exp(-x)); }
+
+static inline float agf_relu(float x) { return x <= 0 ? 0.0f : x; }
+
+static inline int agf_finite(float x) { return (agf_bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+static inline float agf_tree16(const float *v) {
+  float t[AGF_CB];
+  int l, step;
+  memcpy(t, v, sizeof t);
+  for (step = 8; step; step /= 2)
+    for (l = 0; l < step; l++) t[l] += t[l + step];
+  return t[0];
+}
+
+static inline float agf_half(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
+  if (e == 31) return agf_from_bits(sign | 0x7f800000u | m << 13);
+  if (e) return agf_from_bits(sign | (e + 112) << 23 | m << 13);
+  return agf_from_bits(sign | agf_bits((float)m * 0x1p-24f));
+}
+
+/* ---- Convolutions ---- */
+
+/* Which right-hand sides multiply |W|, which read |x|, and which of the pixel's vectors each reads. */
+typedef struct agf_rhs_form {
+  int n;
+  unsigned char abs_w[3], abs_x[3], in[3];
+} agf_rhs_form;
+
+static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
+  static const agf_rhs_form forms[AGF_RHS_KINDS] = {
+      {1, {0}, {0}, {0}},                   /* W */
+      {1, {1}, {1}, {0}},                   /* D */
+      {1, {1}, {0}, {0}},                   /* A */
+      {2, {0, 1}, {0, 1}, {0, 0}},          /* FWD */
+      {2, {0, 1}, {0, 0}, {0, 1}},          /* FLAT */
+      {3, {0, 1, 1}, {0, 0, 0}, {0, 1, 2}}, /* TRIPLE */
+      {2, {1, 1}, {0, 0}, {0, 1}}           /* APAIR */
+  };
+  return forms[k];
+}
+
+static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind) {
+  const agf_rhs_form f = agf_rhs_get(kind);
+  int p, t, i, j, l;
+  for (p = 0; p < r->w_in; p++) {
+    const float *x = r->x + p * r->xp;
+    if (!r->mask[p]) continue;
+    for (t = 0; t < r->kw; t++) {
+      int o = r->adjoint ? p * r->stride + t * r->dilation - r->pad : p + r->pad - t * r->dilation;
+      if (!r->adjoint) {
+        if (o < 0 || o % r->stride) continue;
+        o /= r->stride;
+      }
+      if (o < 0 || o >= r->w_out) continue;
+      for (i = 0; i < AGF_CB; i++) {
+        const float *w = r->w + (i * r->kw + t) * AGF_OCG;
+        if (!(r->mask[p] >> i & 1)) continue;
+        for (j = 0; j < f.n; j++) {
+          float v = x[16 * f.in[j] + i], *acc = r->acc + ((ptrdiff_t)o * f.n + j) * AGF_OCG;
+          if (f.abs_x[j]) v = fabsf(v);
+          if (f.abs_w[j])
+            for (l = 0; l < AGF_OCG; l++) acc[l] = agf_fmaf(v, fabsf(w[l]), acc[l]);
+          else
+            for (l = 0; l < AGF_OCG; l++) acc[l] = agf_fmaf(v, w[l], acc[l]);
+        }
+      }
+    }
+  }
+}
+
+static inline void agf_gconv_row__ref(const agf_gconv_row *r, agf_rhs kind) {
+  const agf_rhs_form f = agf_rhs_get(kind);
+  int o, b, a, c, i, j, l;
+  for (o = 0; o < r->w_out; o++) {
+    float *acc = r->acc + (ptrdiff_t)o * f.n * AGF_CB;
+    memset(acc, 0, sizeof(float) * AGF_CB * (size_t)f.n);
+    for (b = 0; b * AGF_CB < r->lanes_in; b++) {
+      int lanes = r->lanes_in - b * AGF_CB < AGF_CB ? r->lanes_in - b * AGF_CB : AGF_CB;
+      const float *wb = r->w + (ptrdiff_t)b * r->kh * r->kw * AGF_CB * AGF_CB;
+      for (a = 0; a < r->kh; a++) {
+        /* the adjoint meets its input rows and columns in ascending order by walking the taps backwards */
+        int kr = r->adjoint ? r->kh - 1 - a : a, h;
+        h = r->adjoint ? r->row + r->pad_h - kr * r->dilation_h : r->row * r->stride_h + kr * r->dilation_h - r->pad_h;
+        if (r->adjoint) {
+          if (h < 0 || h % r->stride_h) continue;
+          h /= r->stride_h;
+        }
+        if (h < 0 || h >= r->h_in) continue;
+        for (c = 0; c < r->kw; c++) {
+          int t = r->adjoint ? r->kw - 1 - c : c, p;
+          p = r->adjoint ? o + r->pad_w - t * r->dilation_w : o * r->stride_w + t * r->dilation_w - r->pad_w;
+          if (r->adjoint) {
+            if (p < 0 || p % r->stride_w) continue;
+            p /= r->stride_w;
+          }
+          if (p < 0 || p >= r->w_in) continue;
+          for (i = 0; i < lanes; i++) {
+            const float *w = wb + ((ptrdiff_t)(kr * r->kw + t) * lanes + i) * AGF_CB;
+            const int32_t *index = r->index + (b * AGF_CB + i) * AGF_CB;
+            const float *x = r->x + h * r->xr + p * r->xp;
+            for (j = 0; j < f.n; j++)
+              for (l = 0; l < AGF_CB; l++) {
+                float v = x[index[l] / AGF_CB * r->xb + 16 * f.in[j] + index[l] % AGF_CB];
+                acc[j * AGF_CB + l] = agf_fmaf(f.abs_x[j] ? fabsf(v) : v, f.abs_w[j] ? fabsf(w[l]) : w[l], acc[j * AGF_CB + l]);
+              }
+          }
+        }
+      }
+    }
+  }
+}
+
+#define AGF_REF_CONV(kind)                                                                                          \
+  static void agf_conv_row_##kind##__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind); }           \
+  static void agf_gconv_row_##kind##__ref(const agf_gconv_row *r) { agf_gconv_row__ref(r, AGF_RHS_##kind); }
+AGF_REF_CONV(W)
+AGF_REF_CONV(D)
+AGF_REF_CONV(A)
+AGF_REF_CONV(FWD)
+AGF_REF_CONV(FLAT)
+AGF_REF_CONV(TRIPLE)
+AGF_REF_CONV(APAIR)
+#undef AGF_REF_CONV
+
+static void agf_transpose__ref(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts) {
+  int r, c;
+  for (r = 0; r < rows; r++)
+    for (c = 0; c < AGF_CB; c++) to[c * ts + r] = from[r * fs + c];
+}
+
+static void agf_widen__ref(const uint16_t *h, float *f, size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++) f[i] = agf_half(h[i]);
+}
+
+/* Eight bytes a step, each through its own table (Kounavis and Berry, "slicing by 8"); the tables are made on the stack, as the
+ * library has no writable globals. */
+static uint32_t agf_crc32__ref(uint32_t crc, const unsigned char *p, size_t n) {
+  uint32_t t[8][256];
+  int i, j;
+  for (i = 0; i < 256; i++) {
+    uint32_t c = (uint32_t)i;
+    for (j = 0; j < 8; j++) c = c & 1 ? c >> 1 ^ 0xedb88320u : c >> 1;
+    t[0][i] = c;
+  }
+  for (i = 0; i < 256; i++)
+    for (j = 1; j < 8; j++) t[j][i] = t[j - 1][i] >> 8 ^ t[0][t[j - 1][i] & 255];
+  crc = ~crc;
+  for (; n >= 8; n -= 8, p += 8) {
+    crc ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    crc = t[7][crc & 255] ^ t[6][crc >> 8 & 255] ^ t[5][crc >> 16 & 255] ^ t[4][crc >> 24] ^ t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^
+          t[0][p[7]];
+  }
+  for (; n; n--, p++) crc = t[0][(crc ^ *p) & 255] ^ crc >> 8;
+  return ~crc;
+}
+
+/* ---- Epilogues ---- */
+
+static inline float agf_act_apply(float v, agf_act act) {
+  if (act == AGF_ACT_NONE) return v;
+  v = agf_relu(v);
+  return act == AGF_ACT_RELU6 && v > 6.0f ? 6.0f : v;
+}
+
+static int agf_store_y__ref(const float *acc, ptrdiff_t as, int n, const float *scale, const float *bias, agf_act act, float *y,
+                            uint16_t *mask) {
+  int p, l, bad = 0;
+  for (p = 0; p < n; p++, acc += as, y += AGF_CB) {
+    unsigned m = 0;
+    for (l = 0; l < AGF_CB; l++) {
+      float v = scale ? agf_fmaf(acc[l], scale[l], bias[l]) : acc[l] + bias[l];
+      bad |= !agf_finite(v);
+      y[l] = agf_act_apply(v, act);
+      m |= (unsigned)(y[l] != 0) << l;
+    }
+    if (mask) mask[p] = (uint16_t)m;
+  }
+  return bad;
+}
+
+static void agf_store__ref(const float *acc, ptrdiff_t as, int n, float *y) {
+  int p, l;
+  for (p = 0; p < n; p++, acc += as, y += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) y[l] = acc[l] + 0.0f;
+}
+
+static void agf_store_c__ref(const float *acc, ptrdiff_t as, int n, const float *x, float *c) {
+  int p, l;
+  for (p = 0; p < n; p++, acc += as, x += AGF_CB, c += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) c[l] = fabsf(x[l]) * acc[l] + 0.0f;
+}
+
+static void agf_store_z__ref(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class,
+                             ptrdiff_t stride, float *z) {
+  int p, l;
+  for (p = 0; p < n; p++, acc += as, z += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) z[l] = (acc[l] - lo[column_class[p] * stride + l]) - hi[column_class[p] * stride + l] + 0.0f;
+}
+
+static void agf_store_box__ref(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, const float *x, float lo,
+                               float hi, float *out) {
+  int p, l;
+  for (p = 0; p < n; p++, t0 += as, t1 += as, t2 += as, x += AGF_CB, out += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) {
+      float a = x[l] * t0[l], b = lo * t1[l], c = hi * t2[l];
+      out[l] = (a - b) - c + 0.0f;
+    }
+}
+
+/* ---- Rules, element by element ---- */
+
+static int agf_gate__ref(const agf_gate_row *r, int n) {
+  int p, l, k = 1 + (r->g != NULL) + (r->b != NULL), outside = 0;
+  for (p = 0; p < n; p++) {
+    unsigned m = 0, mc = 0;
+    for (l = 0; l < AGF_CB; l++) {
+      float *o = r->rhs + (ptrdiff_t)p * k * AGF_CB + l;
+      float cam = r->cam[p * AGF_CB + l], g = r->g ? r->g[p * AGF_CB + l] : 0.0f;
+      if (r->act != AGF_ACT_NONE) {
+        float y = r->y[p * AGF_CB + l];
+        float t = y * cam;
+        cam = y > 0 && cam != 0 ? t / (y + 1e-9f) : 0.0f;
+        if (!(y > 0) || (r->act == AGF_ACT_RELU6 && !(y < 6.0f))) g = 0.0f;
+      }
+      if (r->scale) g *= r->scale[l];
+      outside |= g != 0 && cam == 0;
+      mc |= (unsigned)(cam != 0) << l;
+      if (r->d) {
+        float s = agf_sdiv(cam, r->d[p * AGF_CB + l]);
+        if (r->g) m |= (unsigned)(g != 0) << l, *o = g, o += AGF_CB;
+        *o = s;
+        m |= (unsigned)(s != 0) << l;
+        if (r->b) {
+          s = agf_sdiv(cam, r->b[r->column_class[p] * r->b_stride + l]);
+          o[AGF_CB] = s;
+          m |= (unsigned)(s != 0) << l;
+        }
+      } else {
+        *o = cam;
+        m |= (unsigned)(cam != 0) << l;
+        if (r->g) o[AGF_CB] = g, m |= (unsigned)(g != 0) << l;
+      }
+    }
+    if (r->mask) r->mask[p] = (uint16_t)m;
+    if (r->cam_mask) r->cam_mask[p] = (uint16_t)mc;
+  }
+  return outside;
+}
+
+static void agf_merge_first__ref(float *cam, const float *x, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) cam[i] = agf_sdiv(cam[i], x[i]);
+}
+
+static void agf_merge_next__ref(float *s, const float *cam, const float *x, float *g, const float *h, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) {
+    s[i] += agf_sdiv(cam[i], x[i]);
+    if (h) g[i] += h[i];
+  }
+}
+
+static void agf_merge_last__ref(float *s, const float *x, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) s[i] = x[i] * s[i];
+}
+
+static int agf_add__ref(const float *x0, const float *x1, agf_act act, int n, float *y, uint16_t *mask) {
+  int p, l, bad = 0;
+  for (p = 0; p < n; p++) {
+    unsigned m = 0;
+    for (l = 0; l < AGF_CB; l++) {
+      int i = p * AGF_CB + l;
+      float v = x0[i] + x1[i];
+      bad |= !agf_finite(v);
+      y[i] = agf_act_apply(v, act);
+      m |= (unsigned)(y[i] != 0) << l;
+    }
+    if (mask) mask[p] = (uint16_t)m;
+  }
+  return bad;
+}
+
+static void agf_add_back__ref(const float *cam, const float *y, const float *x, int n, float *out) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) out[i] = x[i] * agf_sdiv(cam[i], y[i]);
+}
+
+/* ---- Pools ---- */
+
+static void agf_pool__ref(const agf_pool_row *r, float *y, uint16_t *mask) {
+  int p, l, h, w;
+  for (p = 0; p < r->n; p++, y += AGF_CB) {
+    unsigned m = 0;
+    for (l = 0; l < AGF_CB; l++) {
+      float v = r->div ? 0.0f : r->x[r->h0 * r->xr + r->w0[p] * AGF_CB + l];
+      for (h = r->h0; h < r->h1; h++)
+        for (w = r->w0[p]; w < r->w1[p]; w++) {
+          float x = r->x[h * r->xr + w * AGF_CB + l];
+          if (r->div)
+            v += x;
+          else if (x > v)
+            v = x;
+        }
+      y[l] = (r->div ? v / r->div[p] : v) + 0.0f;
+      m |= (unsigned)(y[l] != 0) << l;
+    }
+    if (mask) mask[p] = (uint16_t)m;
+  }
+}
+
+static void agf_pool_back__ref(const agf_pool_row *r, const float *y, const float *cam, const float *g, float *t, float *tg) {
+  int p, l, h, w;
+  for (p = 0; p < r->n; p++)
+    for (l = 0; l < AGF_CB; l++) {
+      int i = p * AGF_CB + l, done = 0;
+      float s = cam ? agf_sdiv(cam[i], y[i]) : 0.0f, q = g ? g[i] : 0.0f;
+      if (r->div) s /= r->div[p], q /= r->div[p];
+      for (h = r->h0; h < r->h1 && !done; h++)
+        for (w = r->w0[p]; w < r->w1[p] && !done; w++) {
+          ptrdiff_t at = h * r->tr + w * AGF_CB + l;
+          if (!r->div && r->x[h * r->xr + w * AGF_CB + l] != y[i]) continue;
+          if (cam) t[at] += s;
+          if (g) tg[at] += q;
+          done = !r->div;
+        }
+    }
+}
+
+static void agf_mul__ref(float *t, const float *x, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) t[i] = x[i] * t[i];
+}
+
+/* ---- The factorisation ---- */
+
+static void agf_pixel_sums__ref(const float *c, ptrdiff_t cbs, const float *x, ptrdiff_t xbs, const float *g, ptrdiff_t gbs,
+                                int blocks, int n, float *phi, float *xg) {
+  int p, b, l;
+  for (p = 0; p < n; p++) {
+    float s[AGF_CB] = {0}, m[AGF_CB] = {0};
+    for (b = 0; b < blocks; b++)
+      for (l = 0; l < AGF_CB; l++) {
+        s[l] += c[b * cbs + p * AGF_CB + l];
+        if (g) m[l] = agf_fmaf(x[b * xbs + p * AGF_CB + l], g[b * gbs + p * AGF_CB + l], m[l]);
+      }
+    phi[p] = agf_tree16(s);
+    if (g) xg[p] = agf_tree16(m);
+  }
+}
+
+static void agf_row_max__ref(const float *x, int n, float *lanes) {
+  int p, l;
+  for (p = 0; p < n; p++)
+    for (l = 0; l < AGF_CB; l++)
+      if (x[p * AGF_CB + l] > lanes[l]) lanes[l] = x[p * AGF_CB + l];
+}
+
+static void agf_fx_sums__ref(const float *x, float max, const float *phi, int n, double *pos, double *neg) {
+  int p, l;
+  for (p = 0; p < n; p++) {
+    double *to = phi[p] > 0 ? pos : phi[p] < 0 ? neg : NULL;
+    if (!to) continue;
+    for (l = 0; l < AGF_CB; l++) to[l] += (double)agf_sigmoid(10.0f * agf_sdiv(x[p * AGF_CB + l], max));
+  }
+}
+
+static void agf_fx_dots__ref(const float *x, ptrdiff_t xbs, float max, const float *a, const float *b, int blocks, int n,
+                             float *out) {
+  int p, k, l;
+  for (p = 0; p < n; p++) {
+    float wa[AGF_CB] = {0}, wb[AGF_CB] = {0};
+    for (k = 0; k < blocks; k++)
+      for (l = 0; l < AGF_CB; l++) {
+        float q = agf_sigmoid(10.0f * agf_sdiv(x[k * xbs + p * AGF_CB + l], max));
+        wa[l] = agf_fmaf(q, a[k * AGF_CB + l], wa[l]);
+        wb[l] = agf_fmaf(q, b[k * AGF_CB + l], wb[l]);
+      }
+    out[p] = agf_relu(agf_relu(agf_tree16(wa)) - agf_relu(agf_tree16(wb)));
+  }
+}
+
+static void agf_weighted_mean__ref(const float *x, ptrdiff_t xbs, const float *a, int blocks, int n, float channels, float *out) {
+  int p, k, l;
+  for (p = 0; p < n; p++) {
+    float s[AGF_CB] = {0};
+    for (k = 0; k < blocks; k++)
+      for (l = 0; l < AGF_CB; l++) s[l] = agf_fmaf(x[k * xbs + p * AGF_CB + l], a[k * AGF_CB + l], s[l]);
+    out[p] = agf_relu(agf_tree16(s) / channels);
+  }
+}
+
+static void agf_lane_sums__ref(const float *x, int n, double *sum) {
+  int p, l;
+  for (p = 0; p < n; p++)
+    for (l = 0; l < AGF_CB; l++) sum[l] += (double)x[p * AGF_CB + l];
+}
+
+static long agf_combine__ref(const float *c, float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n,
+                             double *sum) {
+  int p, l;
+  long count = 0;
+  for (p = 0; p < n; p++)
+    for (l = 0; l < AGF_CB; l++) {
+      int i = p * AGF_CB + l;
+      float r = 0.0f;
+      if (c[i] != 0) {
+        r = (no_reg ? fxm[p] : fxm[p] / (1.0f + agf_exp(-c[i]))) + fdx[p];
+        if (!a_off) r += a[i];
+        count++;
+      }
+      a[i] = r;
+      sum[l] += (double)r;
+    }
+  return count;
+}
+
+static void agf_shift__ref(float *c, const float *r, float mean, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) c[i] = c[i] != 0 ? (c[i] + r[i]) - mean : r[i];
+}
+
+/* ---- Linear layers ---- */
+
+static void agf_linear__ref(const float *x, int rows, const float *w, ptrdiff_t ld, int columns, float *y, float *d) {
+  int k, o;
+  for (k = 0; k < rows; k++, w += ld) {
+    if (x[k] == 0) continue;
+    for (o = 0; o < columns; o++) {
+      y[o] = agf_fmaf(x[k], w[o], y[o]);
+      if (d) d[o] = agf_fmaf(fabsf(x[k]), fabsf(w[o]), d[o]);
+    }
+  }
+}
+
+static inline float agf_dot32(const float *w, const float *v, int columns, int magnitude) {
+  float lane[2 * AGF_CB] = {0};
+  int k, l;
+  for (k = 0; k < columns; k += 2 * AGF_CB)
+    for (l = 0; l < 2 * AGF_CB; l++) lane[l] = agf_fmaf(magnitude ? fabsf(w[k + l]) : w[k + l], v[k + l], lane[l]);
+  for (l = 0; l < AGF_CB; l++) lane[l] += lane[l + AGF_CB];
+  return agf_tree16(lane) + 0.0f;
+}
+
+static void agf_linear_back__ref(const float *x, int all, int rows, const float *w, ptrdiff_t ld, int columns, const float *g,
+                                 const float *s, float *tg, float *ts) {
+  int k;
+  for (k = 0; k < rows; k++, w += ld) {
+    int skip = !all && x[k] == 0;
+    if (tg) tg[k] = skip ? 0.0f : agf_dot32(w, g, columns, 0);
+    if (ts) ts[k] = skip ? 0.0f : agf_dot32(w, s, columns, 1);
+  }
+}
+
+static void agf_kernels_ref(agf_kernels *k) {
+  int i;
+  memset(k, 0, sizeof *k);
+  k->isa = "ref";
+#define AGF_REF_ENTRY(kind)                                \
+  k->conv[AGF_RHS_##kind].row = agf_conv_row_##kind##__ref; \
+  k->gconv[AGF_RHS_##kind] = agf_gconv_row_##kind##__ref;
+  AGF_REF_ENTRY(W)
+  AGF_REF_ENTRY(D)
+  AGF_REF_ENTRY(A)
+  AGF_REF_ENTRY(FWD)
+  AGF_REF_ENTRY(FLAT)
+  AGF_REF_ENTRY(TRIPLE)
+  AGF_REF_ENTRY(APAIR)
+#undef AGF_REF_ENTRY
+  for (i = 0; i < AGF_RHS_KINDS; i++) k->conv[i].group = AGF_OCG;
+  k->transpose = agf_transpose__ref;
+  k->widen = agf_widen__ref;
+  k->crc32 = agf_crc32__ref;
+  k->store_y = agf_store_y__ref;
+  k->store = agf_store__ref;
+  k->store_c = agf_store_c__ref;
+  k->store_z = agf_store_z__ref;
+  k->store_box = agf_store_box__ref;
+  k->gate = agf_gate__ref;
+  k->merge_first = agf_merge_first__ref;
+  k->merge_next = agf_merge_next__ref;
+  k->merge_last = agf_merge_last__ref;
+  k->add = agf_add__ref;
+  k->add_back = agf_add_back__ref;
+  k->pool = agf_pool__ref;
+  k->pool_back = agf_pool_back__ref;
+  k->mul = agf_mul__ref;
+  k->pixel_sums = agf_pixel_sums__ref;
+  k->row_max = agf_row_max__ref;
+  k->fx_sums = agf_fx_sums__ref;
+  k->fx_dots = agf_fx_dots__ref;
+  k->weighted_mean = agf_weighted_mean__ref;
+  k->lane_sums = agf_lane_sums__ref;
+  k->combine = agf_combine__ref;
+  k->shift = agf_shift__ref;
+  k->linear = agf_linear__ref;
+  k->linear_back = agf_linear_back__ref;
+}
+
+#endif /* AGF_KERNELS_REF_H */

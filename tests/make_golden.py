@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Make tests/golden from the float64 reference results in ../shared/golden.
+
+    make_golden.py                        every small case -> tests/golden/CASE/
+    make_golden.py --full NAME --out DIR  a full-size network, its weights built from a fixed seed -> DIR/NAME/
+
+The same input gives the same bytes. A case's directory holds what a program without a JSON or zip reader can use:
+
+    CASE.agf           the network: BatchNorm as its own nodes, no dropout, dead branches and node names as in case.json
+    input.npy          the image, float32 [C,H,W]
+    logits.npy         float64
+    heat_*.npy         maps [H,W]: float64, of full-size cases float32
+    cam_NODE.npy       float32, at the output of a node, for the first line of maps.txt; NODE "input" is the image
+    g_NODE.npy         likewise
+    METHOD_TARGET.npy  maps of the other methods, float64
+    maps.txt           FILE TARGET REL_L2 OPTIONS: a map per line; REL_L2 is the relative L2 error of one ordinary
+                       float32 implementation; OPTIONS are separated by commas, "-" for none
+    methods.txt        FILE METHOD TARGET STEPS REL_L2: STEPS of integrated_gradients, 0 elsewhere
+
+cases.txt lists the small cases.
+"""
+import argparse
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from agf_convert import ModelFile, Network, Node, batchnorm_scale_bias  # noqa: E402
+
+GOLDEN_OPS = {"bn": "batchnorm", "gap": "global_avgpool"}  # those that the model file calls otherwise
+OPTIONS = {"gradcam": "fx_gradcam"}                        # likewise
+
+
+def network_of(case, weights, name):
+    """The Network of a case.json and its {name: array}."""
+    nodes, alias = [], {}
+    for n in case["nodes"]:
+        inputs = [alias.get(i, i) for i in n["in"]]
+        if n["op"] == "dropout":
+            alias[n["out"]] = inputs[0]
+            continue
+        op = GOLDEN_OPS.get(n["op"], n["op"])
+        node = Node(op, n["out"], inputs)
+        if op in ("conv", "maxpool", "avgpool"):
+            node.stride, node.pad = tuple(n["stride"]), tuple(n["pad"]) * 2
+        if op in ("maxpool", "avgpool"):
+            node.kernel, node.ceil_mode = tuple(n["k"]), bool(n.get("ceil", False))
+            # The reference's average pool divides by kh * kw everywhere.
+            node.count_include_pad = op == "avgpool" and any(n["pad"])
+        if op in ("conv", "linear"):
+            node.weights, node.bias = weights[n["w"]], weights[n["b"]] if "b" in n else None
+        if op == "conv":
+            node.kernel, node.dilation = node.weights.shape[2:], tuple(n["dil"])
+            node.groups, node.flat = n["groups"], n["flat"]
+        if op == "adaptive_avgpool":
+            node.kernel = tuple(n["size"])
+        if op == "batchnorm":
+            parameters = (weights[n[k]] for k in ("gamma", "beta", "mean", "var"))
+            node.weights, node.bias = batchnorm_scale_bias(*parameters, n["eps"])
+        nodes.append(node)
+    return Network(tuple(case["input_shape"]), nodes, name=name, source="shared/golden")
+
+
+def write_case(directory, name, network, image, maps, expected, methods=(), method_maps=None):
+    """maps, methods: entries of case.json and methods.json; expected, method_maps: the arrays that belong to them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in (*directory.glob("*.npy"), *directory.glob("*.agf"), *directory.glob("*.txt")):
+        old.unlink()
+    ModelFile(network).write(directory / f"{name}.agf")
+    np.save(directory / "input.npy", image.astype(np.float32))
+    np.save(directory / "logits.npy", expected["logits"])
+    nodes = {"input"} | {node.name for node in network.nodes}
+    for key in expected:
+        kind, _, node = key.partition("/")
+        if node in nodes:
+            np.save(directory / f"{kind}_{node}.npy", expected[key])
+    lines = []
+    for entry in maps:
+        np.save(directory / f"{entry['map']}.npy", expected[entry["map"]])
+        options = ",".join(OPTIONS.get(o, o) for o in entry["options"]) or "-"
+        lines.append(f"{entry['map']}.npy {entry['target']} {entry['float32_error']['rel_l2']!r} {options}\n")
+    write_text(directory / "maps.txt", lines)
+    lines = []
+    for entry in methods:
+        np.save(directory / f"{entry['map']}.npy", method_maps[entry["map"]])
+        method, steps = entry["method"], 0
+        match = re.fullmatch(r"(integrated_gradients)_(\d+)", method)
+        if match:
+            method, steps = match[1], int(match[2])
+        lines.append(f"{entry['map']}.npy {method} {entry['target']} {steps} {entry['float32_error']['rel_l2']!r}\n")
+    write_text(directory / "methods.txt", lines)
+
+
+def write_text(path, lines):
+    path.write_bytes("".join(lines).encode())
+
+
+def make_small(source, out):
+    names = sorted(path.parent.name for path in source.glob("*/case.json"))
+    if not names:
+        sys.exit(f"{source}: no golden cases there")
+    for name in names:
+        case = json.loads((source / name / "case.json").read_text())
+        methods = json.loads((source / name / "methods.json").read_text())
+        network = network_of(case, np.load(source / name / "weights.npz"), name)
+        write_case(out / name, name, network, np.load(source / name / "input.npy"), case["maps"],
+                   np.load(source / name / "expected.npz"), methods, np.load(source / name / "methods.npz"))
+        if name == "vgg_tiny":
+            ModelFile(network, f16=True).write(out / name / f"{name}_f16.agf")
+    write_text(out / "cases.txt", [name + "\n" for name in names])
+
+
+def make_full(source, name, out):
+    if not (source / "full" / f"{name}.json").exists():
+        sys.exit(f"{source / 'full'}: no case {name}")
+    spec = importlib.util.spec_from_file_location("golden_build", source / "build.py")
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    case, weights, image = builder.build(name)
+    maps = json.loads((source / "full" / f"{name}.json").read_text())["maps"]
+    write_case(out / name, name, network_of(case, weights, name), image, maps, np.load(source / "full" / f"{name}.npz"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared" / "golden", help="the reference results")
+    parser.add_argument("--full", metavar="NAME", help="a full-size case instead of the small ones")
+    parser.add_argument("--out", type=Path, default=ROOT / "tests" / "golden")
+    arguments = parser.parse_args()
+    if arguments.full:
+        make_full(arguments.source, arguments.full, arguments.out)
+    else:
+        make_small(arguments.source, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
