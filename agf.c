@@ -3041,7 +3041,7 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
   if (st->border >= 0) memset(agf_at(s, st->border), 0, s->buffer[st->border].bytes);
 }
 
-/* A pool's windows on one axis, clipped to the input; extent: what count_include_pad divides by. */
+/* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
 static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
   int64_t start, end;
   if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) {
@@ -3054,8 +3054,7 @@ static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outp
   end = start + n->kernel[axis];
   *lo = (int)(start < 0 ? 0 : start);
   *hi = (int)(end < in ? end : in);
-  if (end > (int64_t)in + n->pad[axis + 2]) end = (int64_t)in + n->pad[axis + 2];
-  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? (int)(end - start) : *hi - *lo;
+  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
 }
 
 static void agf_fill_pool(agf_session *s, const agf_step *st) {

@@ -1,0 +1,571 @@
+#!/usr/bin/env python3
+"""Check tests/oracle.py: against the reference results in tests/golden, against its own maps in tests/golden-extra,
+against direct definitions of the ops, and against what must hold of the methods whatever the network.
+
+    test_oracle.py [--shared DIR]
+
+DIR is ../shared/golden: the BatchNorms' statistics in float64, which model files hold rounded to float32. Without it
+the cases with a BatchNorm are compared within float32's limits only.
+"""
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))
+import oracle                                                    # noqa: E402
+from oracle import Network, Node, OracleError, relative_error     # noqa: E402
+
+# Two float64 implementations of the specification agree to 1e-11 (agf-spec.md); LRP on dense_tiny, which divides by
+# sums near zero, is the worst case and stays below 1e-11 here.
+EXACT = 1e-10
+# Node tensors are stored as float32: half a unit in the last place, relative, is 6e-8.
+STORED_FLOAT32 = 6e-8
+
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+def check(ok, what):
+    counts["passed" if ok else "failed"] += 1
+    if not ok:
+        print(f"FAIL {what}")
+
+
+def close(actual, expected, limit, what):
+    """One check: relative L2 error at most limit; NaN fails."""
+    error = relative_error(np.asarray(actual), np.asarray(expected, np.float64))
+    check(error <= limit, f"{what}: relative error {error:.2e}, limit {limit:.0e}")
+
+
+def fails(function, words, what):
+    """One check: an OracleError whose message holds the words."""
+    try:
+        function()
+    except OracleError as reason:
+        check(words in str(reason), f"{what}: the message is {reason}")
+    else:
+        check(False, f"{what}: no error")
+
+
+def skip(name, reason):
+    counts["skipped"] += 1
+    print(f"SKIP {name}: {reason}")
+
+
+def golden(name, folder="golden", dtype=np.float64):
+    """A case's directory and its network, run on its image."""
+    directory = TESTS / folder / name
+    return directory, Network(directory / f"{name}.agf", dtype).run(np.load(directory / "input.npy"))
+
+
+def entries(path):
+    return [line.split() for line in path.read_text().splitlines()]
+
+
+def options_of(text):
+    return () if text == "-" else text.split(",")
+
+
+# Against reference results
+
+def exact_batchnorm(network, shared, name):
+    """Put BatchNorm statistics in float64 in the place of the file's rounded scale and bias."""
+    case = json.loads((shared / name / "case.json").read_text())
+    weights = np.load(shared / name / "weights.npz")
+    nodes = {node.name: node for node in network.nodes}
+    for entry in case["nodes"]:
+        if entry["op"] == "bn":
+            gamma, beta, mean, var = (weights[entry[key]].astype(float) for key in ("gamma", "beta", "mean", "var"))
+            node, scale = nodes[entry["out"]], gamma / np.sqrt(var + entry["eps"])
+            close(node.w, scale, STORED_FLOAT32, f"{name}: scale of {node.name} in the file")
+            node.w, node.b = scale, beta - mean * scale
+
+
+def check_case(name, shared):
+    """Every map, method and node tensor of a golden case."""
+    directory, network = golden(name)
+    has_batchnorm = any(node.op == "batchnorm" for node in network.nodes)
+    exact = True
+    if has_batchnorm and (shared / name / "case.json").exists():
+        exact_batchnorm(network, shared, name)
+        network.run(np.load(directory / "input.npy"))
+    elif has_batchnorm:
+        exact = False
+        skip(f"{name}, exact", f"no {shared / name}; compared within float32's limits")
+    single = golden(name, dtype=np.float32)[1]
+    # Inexact: BatchNorm's rounding moves the logits by a few 1e-8; a float32 run's own error is allowed 1e-6.
+    close(network.logits, np.load(directory / "logits.npy"), EXACT if exact else 1e-6, f"{name}: logits")
+
+    nodes = {}
+    requests = [(file, float(error), int(t), dict(options=options_of(options)))
+                for file, t, error, options in entries(directory / "maps.txt")]
+    requests += [(file, float(error), int(t), dict(method=method, steps=int(steps) or 50))
+                 for file, method, t, steps, error in entries(directory / "methods.txt")]
+    for i, (file, error, t, request) in enumerate(requests):
+        expected = np.load(directory / file)
+        float32_limit = 4 * error + 2e-6  # agf-spec.md, "How exact a float32 map can be"
+        heat = network.explain(t, nodes=nodes if i == 0 else None, **request)
+        close(heat, expected, EXACT if exact else float32_limit, f"{name}/{file}")
+        single_heat = single.explain(t, **request)
+        check(single_heat.dtype == np.float32, f"{name}/{file}: the float32 run made {single_heat.dtype}")
+        close(single_heat, expected, float32_limit, f"{name}/{file} in float32")
+
+    files = sorted([*directory.glob("cam_*.npy"), *directory.glob("g_*.npy")])
+    found = {oracle.file_name(key): tensor for key, tensor in nodes.items()}
+    check(len(files) > 0, f"{name}: no node tensors")
+    if exact:
+        for path in files:
+            expected = np.load(path)
+            close(found[path.stem].reshape(expected.shape), expected, STORED_FLOAT32, f"{name}/{path.name}")
+
+
+def check_extra_case(name):
+    """The oracle's own maps have not moved: EXACT allows for another order of sums in another NumPy."""
+    directory, network = golden(name, "golden-extra")
+    close(network.logits, np.load(directory / "logits.npy"), EXACT, f"{name}: logits")
+    for file, t, _, options in entries(directory / "maps.txt"):
+        close(network.explain(int(t), options=options_of(options)), np.load(directory / file), EXACT, f"{name}/{file}")
+    for file, method, t, steps, _ in entries(directory / "methods.txt"):
+        steps = int(steps) or 50
+        heat = network.explain(int(t), method, steps=steps, samples=steps)
+        close(heat, np.load(directory / file), EXACT, f"{name}/{file}")
+    if (directory / "label_free.txt").exists():
+        for file, t, _, difference in entries(directory / "label_free.txt"):
+            difference = np.load(directory / difference)
+            for asked in (None, int(t)):
+                close(network.explain(asked, difference=difference), np.load(directory / file), EXACT, f"{name}/{file}")
+    if (directory / "errors.txt").exists():
+        for method, t, _ in entries(directory / "errors.txt"):
+            fails(lambda: network.explain(int(t), method), "", f"{name}: {method}")
+
+
+def test_golden(shared):
+    for name in (TESTS / "golden" / "cases.txt").read_text().split():
+        check_case(name, shared)
+    for name in (TESTS / "golden-extra" / "cases.txt").read_text().split():
+        check_extra_case(name)
+
+
+def test_f16():
+    """f16 weights are the f32 ones, rounded: the same layout, read through another type."""
+    directory, network = golden("vgg_tiny")
+    half = Network(directory / "vgg_tiny_f16.agf")
+    for node, rounded in zip(network.nodes, half.nodes):
+        if node.w is not None:
+            check(np.array_equal(node.w.astype(np.float16), rounded.w), f"vgg_tiny_f16: weights of {node.name}")
+
+
+def test_damaged_files(scratch):
+    """Every cut and every changed byte is refused: what is not checked by value is checked by a CRC."""
+    data = (TESTS / "golden-extra" / "gray" / "gray.agf").read_bytes()
+    path = scratch / "damaged.agf"
+    accepted = []
+    # All of the tables, then a prime stride over the weights: about 500 of each.
+    for at in itertools.chain(range(0, 400), range(400, len(data), 101)):
+        for damaged in (data[:at], data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1:]):
+            path.write_bytes(damaged)
+            try:
+                oracle.read_model(path)
+                accepted.append((at, len(damaged)))
+            except OracleError:
+                pass
+    check(not accepted, f"damaged files were accepted: (position, size) {accepted[:5]}")
+
+
+# Against direct definitions of the ops
+
+def random_node(op, random, **fields):
+    node = Node(op, op, [1], (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, False, False, False)
+    for key, value in fields.items():
+        setattr(node, key, value)
+    node.w = random.standard_normal(node.w) if isinstance(node.w, tuple) else node.w
+    return node
+
+
+def direct_conv(node, x, w):
+    """conv(x, w), element by element: output o of group k sees the group's input channels."""
+    _, height, width = x.shape
+    (top, left, _, _), (sh, sw), (dh, dw) = node.pad, node.stride, node.dilation
+    per_group, channels = w.shape[0] // node.groups, w.shape[1]
+    ho = (height + node.pad[0] + node.pad[2] - dh * (w.shape[2] - 1) - 1) // sh + 1
+    wo = (width + node.pad[1] + node.pad[3] - dw * (w.shape[3] - 1) - 1) // sw + 1
+    y = np.zeros((w.shape[0], ho, wo))
+    for o, i, j, c, p, q in itertools.product(range(w.shape[0]), range(ho), range(wo), *map(range, w.shape[1:])):
+        row, column = i * sh - top + p * dh, j * sw - left + q * dw
+        if 0 <= row < height and 0 <= column < width:
+            y[o, i, j] += w[o, c, p, q] * x[o // per_group * channels + c, row, column]
+    return y
+
+
+def test_convolutions():
+    random = np.random.RandomState(1)
+    cases = [dict(w=(4, 3, 3, 3), pad=(1, 1, 1, 1)), dict(w=(4, 3, 3, 2), stride=(2, 3), pad=(0, 2, 1, 0)),
+             dict(w=(6, 1, 3, 3), groups=3, dilation=(2, 1), pad=(2, 0, 2, 1)), dict(w=(3, 3, 1, 1), stride=(3, 2)),
+             dict(w=(3, 1, 2, 2), groups=3, stride=(3, 3), pad=(2, 2, 2, 2))]
+    for fields in cases:
+        node = random_node("conv", random, **fields)
+        x = random.standard_normal((3, 7, 8))
+        y = oracle.conv(node, x, node.w)
+        close(y, direct_conv(node, x, node.w), 1e-14, f"conv {fields}")  # sums of at most 27 terms in float64
+        s = random.standard_normal(y.shape)
+        adjoint = oracle.conv_t(node, node.w, s, x.shape)
+        close((x * adjoint).sum(), (y * s).sum(), 1e-12, f"convT {fields}")
+
+
+def direct_windows(node, height, width):
+    """For every output pixel of a pool: the input pixels of its window, in row-major order."""
+    if node.op == "adaptive_avgpool":
+        ho, wo = node.kernel
+        edges = [[(int(np.floor(i * size / bins)), int(np.ceil((i + 1) * size / bins))) for i in range(bins)]
+                 for size, bins in ((height, ho), (width, wo))]
+    else:
+        edges = []
+        for axis, size in enumerate((height, width)):
+            before, after = node.pad[axis], node.pad[axis + 2]
+            steps = (size + before + after - node.kernel[axis]) / node.stride[axis]
+            count = int(np.ceil(steps) if node.ceil else np.floor(steps)) + 1
+            starts = [i * node.stride[axis] - before for i in range(count)]
+            if node.ceil and starts[-1] >= size:
+                starts.pop()
+            edges.append([(max(start, 0), min(start + node.kernel[axis], size)) for start in starts])
+    return [[[(i, j) for i in range(*rows) for j in range(*columns)] for columns in edges[1]] for rows in edges[0]]
+
+
+def test_pools():
+    random = np.random.RandomState(2)
+    cases = [("maxpool", dict(kernel=(3, 2), stride=(2, 2), pad=(1, 1, 1, 1), ceil=True)),
+             ("maxpool", dict(kernel=(2, 3), stride=(3, 1), pad=(1, 1, 1, 1), ceil=True)),
+             ("avgpool", dict(kernel=(3, 3), stride=(2, 2), pad=(1, 1, 1, 1), ceil=True)),
+             ("avgpool", dict(kernel=(3, 2), stride=(2, 3), pad=(1, 0, 1, 0), ceil=True, include_pad=True)),
+             ("adaptive_avgpool", dict(kernel=(3, 5))), ("adaptive_avgpool", dict(kernel=(9, 11)))]
+    for op, fields in cases:
+        node = random_node(op, random, **fields)
+        x = np.round(random.standard_normal((2, 8, 9)) - 3, 1)  # below 0, and coarse enough that maxima are tied
+        windows = direct_windows(node, 8, 9)
+        y, s = np.zeros((2, len(windows), len(windows[0]))), random.standard_normal((2, len(windows), len(windows[0])))
+        back = np.zeros_like(x)
+        for c, i, j in np.ndindex(*y.shape):
+            inside = windows[i][j]
+            values = [x[(c, *pixel)] for pixel in inside]
+            if op == "maxpool":
+                first = inside[values.index(max(values))]
+                y[c, i, j] = max(values)
+                back[(c, *first)] += s[c, i, j]
+            else:
+                divisor = np.prod(node.kernel) if op == "avgpool" and node.include_pad else len(inside)
+                y[c, i, j] = sum(values) / divisor
+                for pixel in inside:
+                    back[(c, *pixel)] += s[c, i, j] / divisor
+        close(oracle.pool(node, x), y, 1e-14, f"{op} {fields}")
+        close(oracle.pool_t(node, x, s), back, 1e-14, f"poolT of {op} {fields}")
+    node = random_node("global_avgpool", random)
+    close(oracle.pool(node, x)[:, 0, 0], x.mean(axis=(1, 2)), 1e-14, "global_avgpool")
+
+
+def test_helpers():
+    close(oracle.sdiv(np.array([1.0, 1, 1, 0]), np.array([0, 2, -1e-9, 3])), [0, 1 / (2 + 1e-9), 1e9, 0], 1e-15, "sdiv")
+    random = np.random.RandomState(3)
+    C, R = random.standard_normal((2, 4, 5, 6))
+    C[random.rand(*C.shape) < 0.3] = 0
+    R *= oracle.nz(C)
+    close(oracle.shift(C, R).sum(), C.sum(), 1e-13, "shift keeps the total")
+    check(not oracle.shift(C, R)[C == 0].any(), "shift leaves zeros alone")
+    check(not oracle.shift(0 * C, 0 * C).any(), "shift of nothing")
+    close(oracle.bilinear(np.array([[0.0, 1]]), 2, 4), [[0, 0.25, 0.75, 1]] * 2, 1e-15, "bilinear, half-pixel centres")
+    close(oracle.bilinear(C, 5, 6), C, 1e-15, "bilinear, same size")
+
+
+# Gradients against central differences
+
+STEP = 1e-6  # of central differences; their error: STEP^2 (curvature) plus 1e-16 / STEP (rounding), 1e-10 together
+
+
+def directional(function, x, direction):
+    return (function(x + STEP * direction) - function(x - STEP * direction)) / (2 * STEP)
+
+
+def test_seeds():
+    random = np.random.RandomState(4)
+
+    def probability(z, t):
+        d = z - z[t]
+        return oracle.softmax(z[t] * np.exp(-(d / np.abs(d).max()) ** 2 / 2))[t]
+
+    for K in (2, 3, 10):
+        for t in range(2):
+            z = random.standard_normal(K) * 4
+            dz = oracle.seed_gradient(z, t)
+            numeric = [directional(lambda v: probability(v, t), z, direction) for direction in np.eye(K)]
+            close(dz, numeric, 1e-8, f"seed's gradient, {K} classes")  # 1e-10, a hundredfold for gradients below 1
+    fails(lambda: oracle.seed_gradient(np.ones(1), 0), "one class", "seed of one class")
+    fails(lambda: oracle.seed_gradient(np.ones(4), 1), "equal", "seed of equal logits")
+
+    X, V, b, t = random.standard_normal((5, 3, 4)), random.standard_normal((4, 5)), random.standard_normal(4), 2
+
+    def logits(X):
+        return V @ X.reshape(5, -1) + b[:, None]
+
+    z = logits(X).mean(axis=1)
+    T = np.abs(z - z[t]).max()
+
+    def contrast(X):  # "With T held fixed, g is the gradient of T * mean_h softplus(L_t - log sum_{j != t} exp L_j)"
+        L = logits(X) / T
+        return T * np.log1p(np.exp(L[t] - np.log(np.exp(np.delete(L, t, axis=0)).sum(axis=0)))).mean()
+
+    g = oracle.local_contrast_seed(X, V, b, z, t)
+    numeric = [directional(contrast, X, direction.reshape(X.shape)) for direction in np.eye(X.size)]
+    close(g.reshape(-1), numeric, 1e-8, "agf_lc's seed")
+
+
+def test_gradients(networks):
+    random = np.random.RandomState(5)
+    for name, network in networks.items():
+        # Away from the image itself: the constant patch of `corners` ties maxima, where there is no derivative.
+        image = network.values[0]
+        x, t = image + 0.01 * random.standard_normal(image.shape), network.ranked(1)
+        direction = random.standard_normal(x.shape)
+        g = network.run(x).gradients(network.values, t)[0]
+        numeric = directional(lambda v: network.activations(v)[-1].reshape(-1)[t], x, direction)
+        # Piecewise linear networks have no curvature, and STEP is too small to cross a ReLU of these: rounding alone.
+        close((g * direction).sum(), numeric, 1e-7, f"{name}: gradient against central differences")
+
+        def probability(v):
+            z = network.activations(v)[-1].reshape(-1)
+            d = z - z[t]
+            return oracle.softmax(z[t] * np.exp(-(d / np.abs(d).max()) ** 2 / 2))[t]
+
+        nodes = {}
+        network.explain(t, nodes=nodes)
+        close((nodes["g/input"] * direction).sum(), directional(probability, x, direction), 1e-6,
+              f"{name}: AGF's g at the image against central differences of p_t")
+        network.run(image)
+
+
+# What must hold of the methods
+
+def without_biases(path, x):
+    network = Network(path)
+    for node in network.nodes:
+        if node.b is not None:
+            node.b = np.zeros_like(node.b)
+    return network.run(x)
+
+
+def test_completeness(networks):
+    for name, network in networks.items():
+        t, z = network.ranked(0), network.logits
+        if not any(node.op == "relu6" for node in network.nodes):
+            terms = sum(term.sum() for term in network.fullgrad_terms(t))
+            g = network.gradients(network.values, t)
+            linear = sum((node.b * g[n + 1]).sum() for n, node in enumerate(network.nodes)
+                         if node.op == "linear" and node.b is not None)
+            close(terms + linear, z[t], 1e-12, f"{name}: FullGrad's terms add up to z_t")
+    for name in ("vgg_tiny", "relu6_inverted", "image_readers"):
+        network = networks[name]
+        t, z = network.ranked(0), network.logits
+        difference = z[t] - network.activations(0 * network.values[0])[-1].reshape(-1)[t]
+        total = network.explain(t, "integrated_gradients", steps=1000).sum()
+        # The midpoint rule over a piecewise constant gradient errs by about a jump / steps; the largest jumps are about
+        # max |z|.
+        check(abs(total - difference) <= 2e-3 * np.abs(z).max(),
+              f"{name}: integrated gradients add up to {total}, not to z_t(x) - z_t(0) = {difference}")
+    directory, network = golden("vgg_tiny")
+    free = without_biases(directory / "vgg_tiny.agf", network.values[0])
+    # Without biases the gradient is the same all along the way from 0: exact with any number of steps.
+    heat = free.explain(3, "integrated_gradients", steps=3)
+    close(heat.sum(), free.logits[3], 1e-12, "integrated gradients without biases")
+    close(free.explain(3, "gradient_x_input"), heat, 1e-12, "gradient_x_input without biases")
+
+
+def test_conservation(networks):
+    random = np.random.RandomState(6)
+    for inputs in (random.rand(6), random.standard_normal(6)):
+        node = random_node("linear", random, w=(5, 6))
+        R = random.standard_normal(5)
+        for alpha in (1, 2):
+            # Each part of f keeps the relevance of the outputs that it reaches, up to sdiv's L / (L + 1e-9).
+            x1, x2 = np.maximum(inputs, 0), np.minimum(inputs, 0)
+            positive, negative = np.maximum(node.w, 0), np.minimum(node.w, 0)
+
+            def kept(w1, w2):
+                return sum((R * L / (L + 1e-9)).sum() for L in (w1 @ x1, w2 @ x2) if L.any())
+
+            expected = alpha * kept(positive, negative) - (alpha - 1) * kept(negative, positive)
+            total = oracle.alpha_beta_rule(node, inputs, R, alpha).sum()
+            close(total, expected, 1e-12, f"alpha {alpha} keeps the relevance")
+    # In these every output that carries relevance has a positive inflow; what is lost is sdiv's 1e-9 against sums of
+    # 1e-3 and more.
+    for name in ("vgg_tiny", "vgg_bn_nonsquare", "resnet_basic"):
+        network = networks[name]
+        t = network.ranked(0)
+        for method in ("lrp_a1b0", "lrp_a2b1"):
+            close(network.explain(t, method).sum(), network.logits[t], 1e-6, f"{name}: {method} keeps the logit")
+    for name, network in networks.items():
+        for method in ("clrp", "sglrp"):
+            heat = network.explain(network.ranked(0), method)
+            # a's total is taken off: zero but for the rounding of sums of a few thousand pixels.
+            check(abs(heat.sum()) <= 1e-12 * np.abs(heat).sum(), f"{name}: {method} adds up to {heat.sum():.1e}")
+    nodes = {}
+    networks["vgg_bn_nonsquare"].explain(0, nodes=nodes)
+    totals = [nodes[key].sum() for key in nodes if key.startswith("cam/")]
+    # sdiv loses 1e-9 of sums around 1e-2 at every layer.
+    close(totals, [totals[0]] * len(totals), 1e-5, "vgg_bn_nonsquare: AGF keeps the seed's total down to the image")
+
+
+def test_variants(networks):
+    for name, network in networks.items():
+        t = network.ranked(0)
+        check(np.array_equal(network.explain(t, "agf_a"), network.explain(t, options=("no_m", "no_fx", "no_fdx"))),
+              f"{name}: agf_a is AGF without M, Fx and Fdx")
+        check(np.array_equal(network.explain(), network.explain(t)), f"{name}: the default class is the prediction")
+        close(network.explain(t).shape, network.values[0].shape[1:], 0, f"{name}: the map's size")
+    network = networks["vgg_tiny"]
+    fails(lambda: network.explain(0, "agf_lc"), "global average pool", "agf_lc without a pooled head")
+    fails(lambda: network.explain(10), "no class 10", "a class that does not exist")
+    fails(lambda: network.explain(-1), "no class -1", "a negative class")
+    fails(lambda: network.explain(0, options=("no_x",)), "no option no_x", "an unknown option")
+    fails(lambda: network.explain(0, "gradcam", layer="conv99"), "conv99", "gradcam at a layer that does not exist")
+    fails(lambda: network.explain(0, difference=np.ones(3)), "latent vector has 64", "a difference of another size")
+    fails(lambda: network.run(np.ones((4, 32, 32))), "[3, H, W]", "four channels")
+    fails(lambda: network.run(np.ones((3, 4, 4))), "does not fit", "an image too small")
+    fails(lambda: network.run(np.full((3, 32, 32), np.nan)), "value of input is not finite", "an image of NaN")
+    named = network.explain(0, "gradcam", layer="maxpool13")
+    close(named, network.explain(0, "gradcam"), 0, "gradcam's own layer, named")
+    network.values[-1] = np.array([1.0, 5, 5, 2, 5, 0, 0, 0, 0, 0])
+    check([network.ranked(r) for r in range(5)] == [1, 2, 4, 3, 0], "ties among ranks: the lowest index first")
+    network.run(network.values[0])
+
+
+def test_relu6():
+    """ReLU6: cam as ReLU's with its output in place of x, also where it saturates; g is 0 outside (0, 6)."""
+    node = random_node("relu6", np.random)
+    x, cam, g = np.array([-1.0, 0, 2, 6, 9]), np.array([5.0, 5, -3, 7, 4]), np.ones(5)
+    (cam_in, g_in), = oracle.agf_rule(node, [x], cam, g, None, ())
+    close(cam_in, [0, 0, -3 * 2 / (2 + 1e-9), 7 * 6 / (6 + 1e-9), 4 * 6 / (6 + 1e-9)], 1e-15, "ReLU6: cam")
+    check(list(g_in) == [0, 0, 1, 0, 0], f"ReLU6: g is {g_in}")
+
+
+def test_label_free(networks):
+    """The seed of the label-free procedure: cam = difference * g, with z and t of the classifier at the difference."""
+    for name in ("linear_middle", "pooled_logits", "vgg_tiny"):
+        network, head = networks[name], networks[name].nodes[-1]
+        difference = network.latent - 0.5 * network.latent[::-1]
+        if head.op == "linear":
+            z = head.w @ difference + head.b
+            g = head.w.T @ oracle.seed_gradient(z, int(np.argmax(z)))
+        else:
+            z, area = difference.mean(axis=(1, 2)), difference[0].size
+            dz = oracle.seed_gradient(z, int(np.argmax(z)))
+            g = np.broadcast_to(dz[:, None, None] / area, difference.shape)
+        nodes = {}
+        network.explain(difference=difference.reshape(-1), nodes=nodes)
+        latent = network.name(head.inputs[0])
+        close(nodes["g/" + latent], g, 1e-12, f"{name}: g of the label-free seed")
+        close(nodes["cam/" + latent], difference * g, 1e-12, f"{name}: cam of the label-free seed")
+
+
+# SmoothGrad's noise
+
+def test_noise(networks):
+    # Known answers of Random123's kat_vectors, philox4x32 10 rounds: counter, key, output.
+    ones, pi = 0xFFFFFFFF, (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+    for counter, key, expected in (
+            ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+            ((ones,) * 4, (ones,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+            (pi, (0xA4093822, 0x299F31D0), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1))):
+        check(tuple(int(word) for word in oracle.philox4x32(counter, key)) == expected, f"Philox4x32-10 of {counter}")
+    noise = np.stack([oracle.standard_normal(7, sample, (3, 60, 60)) for sample in range(20)])
+    # 216,000 deviates: the mean's standard error is 0.0022, the deviation's 0.0015; four of them.
+    mean, deviation = noise.mean(), noise.std()
+    check(abs(mean) <= 0.009 and abs(deviation - 1) <= 0.006, f"noise: mean {mean}, deviation {deviation}")
+    # 10,800 products: four standard errors of 0.0096.
+    check(abs((noise[0] * noise[1]).mean()) <= 0.04, "noise: two samples are uncorrelated")
+    close(oracle.standard_normal(7, 3, (3, 60, 60), np.float32), noise[3], 1e-6, "noise in float32")
+    check(not np.array_equal(oracle.standard_normal(7 + 2 ** 32, 0, (5,)), oracle.standard_normal(7, 0, (5,))),
+          "the seed's upper word counts")
+    network = networks["pooled_logits"]
+    maps = [network.explain(0, "smoothgrad", samples=3, seed=seed) for seed in (1, 1, 2)]
+    check(np.array_equal(maps[0], maps[1]), "smoothgrad: the same seed, the same map")
+    check(not np.array_equal(maps[0], maps[2]), "smoothgrad: another seed, another map")
+    flat = golden("pooled_logits", "golden-extra")[1].run(np.full(network.values[0].shape, 0.5))
+    close(flat.explain(0, "smoothgrad", samples=2), flat.explain(0, "gradient"), 1e-14, "no contrast, no noise")
+
+
+# The command line
+
+def run_oracle(*arguments):
+    command = [sys.executable, str(TESTS / "oracle.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_command_line(scratch, networks):
+    case = TESTS / "golden" / "squeeze_tiny"
+    model, image = case / "squeeze_tiny.agf", case / "input.npy"
+    done = run_oracle(model, image, "-c", 3, "-o", scratch / "out.npy", "--nodes", scratch / "nodes")
+    check(done.returncode == 0 and not done.stderr, f"oracle.py: {done.stderr}")
+    close(np.load(scratch / "out.npy"), networks["squeeze_tiny"].explain(3), 0, "oracle.py -o")
+    for file in ("cam_conv1.npy", "g_conv15.npy"):
+        check((scratch / "nodes" / file).exists(), f"oracle.py --nodes: {file}")
+    done = run_oracle(model, image, "-c", 3, "-m", "lrp_a1b0", "--float32", "-o", scratch / "single.npy")
+    check(done.returncode == 0 and np.load(scratch / "single.npy").dtype == np.float32, "oracle.py --float32")
+    (scratch / "broken.npy").write_bytes(b"\x93NUMPY")
+    for what, arguments in (("class", (model, image, "-c", 99)), ("model", (image, image)),
+                            ("file", (model, scratch / "none.npy")), ("input", (model, scratch / "broken.npy")),
+                            ("option", (model, image, "--options", "no_x"))):
+        done = run_oracle(*arguments, "-o", scratch / "never.npy")
+        check(done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr,
+              f"oracle.py, bad {what}: {done.stderr}")
+        check(not list(scratch.glob("never*")), f"oracle.py, bad {what}: left a file")
+
+    done = run_oracle(model, image, "-c", 0, "-c", 3, "-c", 10, "--make-case", scratch / "squeeze_tiny")
+    check(done.returncode == 0, f"oracle.py --make-case: {done.stderr}")
+    made = scratch / "squeeze_tiny"
+    for listing in ("maps.txt", "methods.txt"):
+        expected = {line[0]: line for line in entries(case / listing)}
+        made_lines = {line[0]: line for line in entries(made / listing)}
+        for file, line in expected.items():
+            line_made = made_lines.get(file.replace("gradcam", "fx_gradcam") if "heat" in file else file)
+            column = 2 if listing == "maps.txt" else 4  # the error column is another float32 implementation's
+            check(line_made is not None, f"--make-case, {listing}: no {file}")
+            check(line[1:column] == line_made[1:column], f"--make-case, {listing}: {line_made}")
+            close(np.load(made / line_made[0]), np.load(case / file), EXACT, f"--make-case: {file}")
+    missing = {path.name for path in case.glob("*.npy") if path.name.startswith(("cam_", "g_"))} - set(os.listdir(made))
+    check(not missing, f"--make-case left out {sorted(missing)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shared", type=Path, default=TESTS.parent.parent / "shared" / "golden")
+    a = parser.parse_args()
+    cases = [(name, "golden") for name in (TESTS / "golden" / "cases.txt").read_text().split()]
+    cases += [(name, "golden-extra")
+              for name in ("relu6_inverted", "linear_middle", "pooled_logits", "image_readers", "conv_logits")]
+    networks = {name: golden(name, folder)[1] for name, folder in cases}
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        for test, *arguments in (
+                (test_golden, a.shared), (test_f16,), (test_damaged_files, scratch), (test_convolutions,),
+                (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
+                (test_completeness, networks), (test_conservation, networks), (test_variants, networks),
+                (test_relu6,), (test_label_free, networks), (test_noise, networks),
+                (test_command_line, scratch, networks)):
+            try:
+                test(*arguments)
+            except Exception:
+                traceback.print_exc()
+                check(False, f"{test.__name__} stopped")
+    skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
+    print(f"{counts['passed']} passed, {counts['failed']} failed{skipped}")
+    sys.exit(counts["failed"] > 0)
+
+
+if __name__ == "__main__":
+    main()
