@@ -18,7 +18,7 @@ build/agf.o: $(ENGINE) | build
 	$(CC) $(WARNINGS) $(CFLAGS) -c agf.c -o $@
 
 build/agf: $(CLI) build/agf.o
-	$(CC) $(WARNINGS) $(CFLAGS) -D_POSIX_C_SOURCE=200809L tools/agf_cli.c build/agf.o -o $@ $(LDLIBS)
+	$(CC) $(WARNINGS) $(CFLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(LDLIBS)
 
 build/libagf.so: $(ENGINE) | build
 	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared agf.c -o $@ $(LDLIBS)

@@ -3430,3 +3430,258 @@ AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times 
   return AGF_OK;
 }
 
+/* MARK: pictures --------------------------------------------------------------------------------------------------------------
+ * Pixels to network input, maps to pixels. Integers and doubles in a fixed order: the same bytes everywhere. */
+
+/* Antialiased bilinear resizing of one axis, as Pillow does it for 8-bit pictures: a triangle as wide as two output pixels (two input pixels
+ * when enlarging), weights normalised and rounded to 22 bits. Output pixel i of [first, first + count) reads `length[i]`
+ * input pixels from start[i] on with weight[i * taps ...]. */
+typedef struct agf_resample {
+  int count, taps;
+  int *start, *length;
+  int32_t *weight;
+} agf_resample;
+
+static int agf_resample_taps(int in, int out) {
+  double scale = (double)in / out;
+  return (int)ceil(scale < 1 ? 1 : scale) * 2 + 1;
+}
+
+static void agf_resample_fill(agf_resample *r, int in, int out, int first) {
+  double scale = (double)in / out, width = scale < 1 ? 1 : scale;
+  int i, k;
+  for (i = 0; i < r->count; i++) {
+    double center = (first + i + 0.5) * scale, sum = 0;
+    int from = agf_imax((int)(center - width + 0.5), 0), to = agf_imin((int)(center + width + 0.5), in);
+    r->start[i] = from;
+    r->length[i] = to - from;
+    for (k = from; k < to; k++) {
+      double d = fabs((k - center + 0.5) * (1 / width));
+      sum += d < 1 ? 1 - d : 0;
+    }
+    for (k = from; k < to; k++) {
+      double d = fabs((k - center + 0.5) * (1 / width)), w = (d < 1 ? 1 - d : 0) / sum;
+      r->weight[i * r->taps + (k - from)] = (int32_t)(0.5 + w * (1 << 22));
+    }
+  }
+}
+
+static inline uint8_t agf_resample_byte(int64_t sum) {
+  int64_t v = (sum + (1 << 21)) >> 22;
+  return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+}
+
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size (shorter side to
+ * resize_to, longer side truncated, crop corner rounded half to even), scaled in proportion at others. */
+static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
+  double ratio = (double)in->resize_to / agf_imin(in->height, in->width);
+  *rh = height;
+  *rw = width;
+  *top = *left = 0;
+  if (in->resize == AGF_RESIZE_STRETCH) return;
+  if ((int64_t)pw * height <= (int64_t)ph * width) { /* the picture's width is the tighter side */
+    *rw = (int)(ratio * width + 0.5);
+    *rh = agf_imax((int)((double)*rw * ph / pw), height);
+  } else {
+    *rh = (int)(ratio * height + 0.5);
+    *rw = agf_imax((int)((double)*rh * pw / ph), width);
+  }
+  *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
+  *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);
+}
+
+AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
+                                        int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
+  const agf_input *in;
+  agf_resample h, v;
+  size_t bytes, row;
+  unsigned char *memory;
+  uint8_t *wide;
+  int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
+  agf_clear(err);
+  if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 || width < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_input: a NULL argument, or a picture of %d x %d pixels with rows of %llu bytes",
+                    picture_width, picture_height, (unsigned long long)stride);
+  in = &model->input;
+  if (!in->is_picture)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "the model file does not say how pictures are prepared for it (mean, std, size)");
+  height = height ? height : in->height;
+  width = width ? width : in->width;
+  if (height > AGF_MAX_SIDE || width > AGF_MAX_SIDE || picture_width > AGF_MAX_SIDE || picture_height > AGF_MAX_SIDE)
+    return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d: sides are capped at %d", picture_width,
+                    picture_height, width, height, AGF_MAX_SIDE);
+  agf_resize_rule(in, height, width, picture_height, picture_width, &rh, &rw, &top, &left);
+  channels = in->channels;
+
+  h.count = width;
+  v.count = height;
+  h.taps = agf_resample_taps(picture_width, rw);
+  v.taps = agf_resample_taps(picture_height, rh);
+  row = agf_mul_size((size_t)width, (size_t)channels, &overflow);
+  bytes = agf_mul_size((size_t)width, ((size_t)h.taps + 2) * sizeof(int32_t), &overflow) +
+          agf_mul_size((size_t)height, ((size_t)v.taps + 2) * sizeof(int32_t), &overflow) +
+          agf_mul_size(row, (size_t)picture_height, &overflow);
+  memory = overflow ? NULL : (unsigned char *)model->allocator.alloc(model->allocator.ctx, bytes);
+  if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels", picture_width, picture_height);
+  h.start = (int *)(void *)memory;
+  h.length = h.start + width;
+  h.weight = (int32_t *)(h.length + width);
+  v.start = (int *)(void *)(h.weight + (size_t)width * (size_t)h.taps);
+  v.length = v.start + height;
+  v.weight = (int32_t *)(v.length + height);
+  wide = (uint8_t *)(v.weight + (size_t)height * (size_t)v.taps);
+  agf_resample_fill(&h, picture_width, rw, left);
+  agf_resample_fill(&v, picture_height, rh, top);
+
+  /* across, for the rows that the second pass reads; a gray network sees ITU-R 601 luma, rounded as Pillow does */
+  y0 = v.start[0];
+  y1 = v.start[height - 1] + v.length[height - 1];
+  for (y = y0; y < y1; y++) {
+    const uint8_t *p = rgb + (size_t)y * stride;
+    for (x = 0; x < width; x++) {
+      int64_t sum[3] = {0, 0, 0};
+      for (k = 0; k < h.length[x]; k++) {
+        const uint8_t *q = p + (size_t)(h.start[x] + k) * 3;
+        int64_t w = h.weight[x * h.taps + k];
+        if (channels == 1)
+          sum[0] += w * ((q[0] * 19595 + q[1] * 38470 + q[2] * 7471 + 0x8000) >> 16);
+        else
+          for (c = 0; c < 3; c++) sum[c] += w * q[c];
+      }
+      for (c = 0; c < channels; c++) wide[(size_t)y * row + (size_t)(x * channels + c)] = agf_resample_byte(sum[c]);
+    }
+  }
+  /* down, then into the network's channels and values */
+  for (y = 0; y < height; y++)
+    for (x = 0; x < width; x++)
+      for (c = 0; c < channels; c++) {
+        int64_t sum = 0;
+        int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
+        for (k = 0; k < v.length[y]; k++)
+          sum += (int64_t)v.weight[y * v.taps + k] * wide[(size_t)(v.start[y] + k) * row + (size_t)(x * channels + c)];
+        chw[((size_t)to * (size_t)height + (size_t)y) * (size_t)width + (size_t)x] =
+            ((float)((double)agf_resample_byte(sum) * in->range / 255) - in->mean[to]) / in->std[to];
+      }
+  model->allocator.free(model->allocator.ctx, memory, bytes);
+  if (seen) {
+    seen->left = (double)left * picture_width / rw;
+    seen->top = (double)top * picture_height / rh;
+    seen->width = (double)width * picture_width / rw;
+    seen->height = (double)height * picture_height / rh;
+  }
+  return AGF_OK;
+}
+
+AGF_API int agf_colormap_find(const char *name) {
+  static const char *const names[] = {"seismic", "jet", "viridis", "turbo", "gray"};
+  int i;
+  for (i = 0; name && i < (int)(sizeof names / sizeof *names); i++)
+    if (!strcmp(names[i], name)) return i;
+  return -1;
+}
+
+/* Colour at t in [0, 1]: straight lines between evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions). */
+static void agf_color(agf_colormap cmap, double t, uint8_t *rgb) {
+  static const uint32_t seismic[5] = {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000};
+  static const uint32_t jet[9] = {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000};
+  static const uint32_t gray[2] = {0x000000, 0xffffff};
+  static const uint32_t viridis[33] = {
+      0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b, 0x375a8d, 0x33638d,
+      0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b, 0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b,
+      0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c, 0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725};
+  static const uint32_t turbo[33] = {
+      0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec, 0x1dcdd8, 0x18dcc3,
+      0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735, 0xcced34, 0xdee037, 0xedd03a, 0xf8c03a,
+      0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f, 0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403};
+  const uint32_t *table = cmap == AGF_CMAP_JET ? jet : cmap == AGF_CMAP_VIRIDIS ? viridis : cmap == AGF_CMAP_TURBO ? turbo
+                          : cmap == AGF_CMAP_GRAY ? gray : seismic;
+  int last = cmap == AGF_CMAP_JET ? 8 : cmap == AGF_CMAP_VIRIDIS || cmap == AGF_CMAP_TURBO ? 32 : cmap == AGF_CMAP_GRAY ? 1 : 4, i, c;
+  double at;
+  t = t > 0 ? t < 1 ? t : 1 : 0;
+  at = t * last;
+  i = agf_imin((int)at, last - 1);
+  at -= i;
+  for (c = 0; c < 3; c++) {
+    int a = (int)(table[i] >> (16 - 8 * c) & 255), b = (int)(table[i + 1] >> (16 - 8 * c) & 255);
+    rgb[c] = (uint8_t)(a + (b - a) * at + 0.5);
+  }
+}
+
+/* The map at (x, y) of a picture of out_width x out_height laid over it, pixel centres at halves, bilinear. */
+static double agf_map_at(const float *map, int mh, int mw, double x, double y) {
+  double fx = x < 0 ? 0 : x > mw - 1 ? mw - 1 : x, fy = y < 0 ? 0 : y > mh - 1 ? mh - 1 : y;
+  int x0 = (int)fx, y0 = (int)fy, x1 = agf_imin(x0 + 1, mw - 1), y1 = agf_imin(y0 + 1, mh - 1);
+  double ax = fx - x0, ay = fy - y0;
+  double top = map[(size_t)y0 * (size_t)mw + (size_t)x0] * (1 - ax) + map[(size_t)y0 * (size_t)mw + (size_t)x1] * ax;
+  double low = map[(size_t)y1 * (size_t)mw + (size_t)x0] * (1 - ax) + map[(size_t)y1 * (size_t)mw + (size_t)x1] * ax;
+  return top * (1 - ay) + low * ay;
+}
+
+/* vmax, or the map's largest magnitude where it is 0; never 0. Negative: a value is not finite. */
+static double agf_map_scale(const float *map, int mh, int mw, float vmax) {
+  size_t i, n = (size_t)mh * (size_t)mw;
+  float max = vmax > 0 ? vmax : 0;
+  for (i = 0; i < n; i++) {
+    if (!agf_finite(map[i])) return -1;
+    if (!(vmax > 0) && fabsf(map[i]) > max) max = fabsf(map[i]);
+  }
+  return max > 0 ? max : 1;
+}
+
+static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w, int h,
+                                size_t stride, int channels, agf_error *err) {
+  if (!map || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) || stride / (size_t)channels < (size_t)w ||
+      (unsigned)cmap > AGF_CMAP_GRAY)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s: a NULL argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
+                    "with %d channels and rows of %llu bytes", who, mw, mh, w, h, channels, (unsigned long long)stride);
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
+                              int out_width, int out_height, size_t stride, int channels, agf_error *err) {
+  double scale;
+  int x, y;
+  agf_clear(err);
+  if (agf_check_map("agf_render", map, map_height, map_width, cmap, out, out_width, out_height, stride, channels, err) != AGF_OK)
+    return AGF_ERR_ARGUMENT;
+  scale = agf_map_scale(map, map_height, map_width, vmax);
+  if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_render: the map holds an infinity or NaN");
+  for (y = 0; y < out_height; y++)
+    for (x = 0; x < out_width; x++) {
+      uint8_t *p = out + (size_t)y * stride + (size_t)x * (size_t)channels;
+      double v = agf_map_at(map, map_height, map_width, (x + 0.5) * map_width / out_width - 0.5,
+                            (y + 0.5) * map_height / out_height - 0.5) / scale;
+      agf_color(cmap, cmap == AGF_CMAP_SEISMIC ? (v + 1) / 2 : v, p);
+      if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
+    }
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
+                               const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+  agf_rect all;
+  double scale;
+  int x, y, c;
+  agf_clear(err);
+  if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, rgb, width, height, stride, 3, err) != AGF_OK) return AGF_ERR_ARGUMENT;
+  all.left = all.top = 0;
+  all.width = width;
+  all.height = height;
+  if (!seen) seen = &all;
+  if (!(alpha >= 0 && alpha <= 1) || !(seen->width > 0) || !(seen->height > 0))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_overlay: alpha %g must lie in 0 to 1, and the rectangle must not be empty", alpha);
+  scale = agf_map_scale(map, map_height, map_width, vmax);
+  if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_overlay: the map holds an infinity or NaN");
+  for (y = 0; y < height; y++)
+    for (x = 0; x < width; x++) {
+      uint8_t *p = rgb + (size_t)y * stride + (size_t)x * 3, color[3];
+      double u = (x + 0.5 - seen->left) / seen->width, w = (y + 0.5 - seen->top) / seen->height, v, a;
+      if (u < 0 || u >= 1 || w < 0 || w >= 1) continue;
+      v = agf_map_at(map, map_height, map_width, u * map_width - 0.5, w * map_height - 0.5) / scale;
+      a = alpha * fmin(fabs(v), 1);
+      /* opacity carries the magnitude, so seismic gives only the sign: its pure red or blue */
+      agf_color(cmap, cmap == AGF_CMAP_SEISMIC ? (v > 0 ? 0.75 : 0.25) : v, color);
+      for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + color[c] * a + 0.5);
+    }
+  return AGF_OK;
+}
