@@ -3115,15 +3115,12 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
   return st;
 }
 
-AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_config *config, agf_session **session,
-                                      agf_error *err) {
+static agf_status agf_create(const agf_model *model, const agf_session_config *config, agf_session **session, agf_error *err) {
   agf_session *s;
   unsigned char *memory;
   size_t bytes;
   agf_status st;
   int i;
-  if (session) *session = NULL;
-  if (!model || !session) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_create: model or session is NULL");
   if (agf_build_contracts())
     return agf_fail(err, AGF_ERR_BUILD, "this engine was compiled with a * b + c contracted: build it with -ffp-contract=off");
   st = agf_session_bytes(model, config, &bytes, err);
@@ -3159,6 +3156,18 @@ AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_
   }
   *session = s;
   return AGF_OK;
+}
+
+AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_config *config, agf_session **session,
+                                      agf_error *err) {
+  agf_fp_state fp;
+  agf_status st;
+  if (session) *session = NULL;
+  if (!model || !session) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_create: model or session is NULL");
+  fp = agf_fp_enter();
+  st = agf_create(model, config, session, err);
+  agf_fp_leave(fp);
+  return st;
 }
 
 AGF_API void agf_session_destroy(agf_session *session) {
@@ -3490,7 +3499,7 @@ static void agf_resize_rule(const agf_input *in, int height, int width, int ph, 
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);
 }
 
-AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
+static agf_status agf_prepare_picture(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
                                         int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
   const agf_input *in;
   agf_resample h, v;
@@ -3498,7 +3507,6 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
   unsigned char *memory;
   uint8_t *wide;
   int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
-  agf_clear(err);
   if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 || width < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_input: a NULL argument, or a picture of %d x %d pixels with rows of %llu bytes",
                     picture_width, picture_height, (unsigned long long)stride);
@@ -3572,6 +3580,16 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
   return AGF_OK;
 }
 
+AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
+                                        int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status st;
+  agf_clear(err);
+  st = agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err);
+  agf_fp_leave(fp);
+  return st;
+}
+
 AGF_API int agf_colormap_find(const char *name) {
   static const char *const names[] = {"seismic", "jet", "viridis", "turbo", "gray"};
   int i;
@@ -3637,11 +3655,10 @@ static agf_status agf_check_map(const char *who, const float *map, int mh, int m
   return AGF_OK;
 }
 
-AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
+static agf_status agf_render_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err) {
   double scale;
   int x, y;
-  agf_clear(err);
   if (agf_check_map("agf_render", map, map_height, map_width, cmap, out, out_width, out_height, stride, channels, err) != AGF_OK)
     return AGF_ERR_ARGUMENT;
   scale = agf_map_scale(map, map_height, map_width, vmax);
@@ -3657,12 +3674,21 @@ AGF_API agf_status agf_render(const float *map, int map_height, int map_width, a
   return AGF_OK;
 }
 
-AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
+AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
+                              int out_width, int out_height, size_t stride, int channels, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status st;
+  agf_clear(err);
+  st = agf_render_map(map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err);
+  agf_fp_leave(fp);
+  return st;
+}
+
+static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
   agf_rect all;
   double scale;
   int x, y, c;
-  agf_clear(err);
   if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, rgb, width, height, stride, 3, err) != AGF_OK) return AGF_ERR_ARGUMENT;
   all.left = all.top = 0;
   all.width = width;
@@ -3684,4 +3710,14 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
       for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + color[c] * a + 0.5);
     }
   return AGF_OK;
+}
+
+AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
+                               const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status st;
+  agf_clear(err);
+  st = agf_overlay_map(map, map_height, map_width, cmap, vmax, alpha, seen, rgb, width, height, stride, err);
+  agf_fp_leave(fp);
+  return st;
 }

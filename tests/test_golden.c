@@ -4,8 +4,8 @@
  * A map is correct when norm(map - expected) <= limit * norm(expected), limit = 4 * the error of an ordinary float32
  * implementation + 2e-6 (agf-spec, "How exact a float32 map can be"); with --full, for networks of real size, where a ReLU may
  * flip by rounding, max(that, 5e-3). */
-#include "../agf.h"
 #include "testing.h"
+#include "../agf.h"
 
 static const struct {
   const char *name;

@@ -2,6 +2,7 @@
 #ifndef AGF_TESTING_H
 #define AGF_TESTING_H
 
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ static int tests_end(void) {
 }
 
 /* Folder of the test data: the environment's AGF_TESTS, or tests/ below the current folder. */
-static const char *tests_folder(void) {
+static inline const char *tests_folder(void) {
   const char *p = getenv("AGF_TESTS");
   return p && *p ? p : "tests";
 }
@@ -43,7 +44,7 @@ typedef struct npy {
 } npy;
 
 /* Reads a little-endian C-order float32 or float64 file. 0 on success; 1: no such file; 2: not readable as such. */
-static int npy_load(const char *path, npy *a) {
+static inline int npy_load(const char *path, npy *a) {
   unsigned char head[12];
   char text[65536];
   const char *p;
@@ -84,7 +85,7 @@ static int npy_load(const char *path, npy *a) {
   return 2;
 }
 
-static float *npy_floats(const npy *a) {
+static inline float *npy_floats(const npy *a) {
   float *f = (float *)malloc((a->elements + 1) * sizeof *f);
   size_t i;
   for (i = 0; i < a->elements; i++) f[i] = (float)a->data[i];
@@ -92,7 +93,7 @@ static float *npy_floats(const npy *a) {
 }
 
 /* norm(a - b) / norm(b); both zero: 0. */
-static double relative_error(const float *a, const double *b, size_t n) {
+static inline double relative_error(const float *a, const double *b, size_t n) {
   double d = 0, s = 0;
   size_t i;
   for (i = 0; i < n; i++) {

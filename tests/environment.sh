@@ -1,0 +1,33 @@
+#!/bin/sh
+# Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh torch` adds PyTorch.
+# Exits nonzero, with the reason on one line, where it cannot be made: then those tests are skipped.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+venv=build/venv
+lists=tests/requirements.txt
+[ "${1:-}" = torch ] && lists="$lists tests/requirements-torch.txt"
+
+# cat'ing the lists into the environment marks it complete; a changed pin makes it again
+stamp=$venv/made-from
+made() { [ -f "$stamp" ] && for l in $lists; do grep -qxF -f "$l" "$stamp" && [ -z "$(grep -vxF -f "$stamp" "$l")" ] || return 1; done; }
+made && exit 0
+
+fail() { echo "$*"; exit 1; }
+command -v python3 >/dev/null || fail "python3 is not installed"
+mkdir -p build
+[ -x $venv/bin/pip ] || python3 -m venv $venv >build/venv.log 2>&1 || fail "python3 -m venv failed (package python3-venv?), see build/venv.log"
+$venv/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt >>build/venv.log 2>&1 ||
+  fail "pip could not install tests/requirements.txt (network?), see build/venv.log"
+if [ "${1:-}" = torch ]; then
+  $venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/requirements-torch.txt >>build/venv.log 2>&1 ||
+    fail "pip could not install tests/requirements-torch.txt (network?), see build/venv.log"
+  # PyTorch's x86 build loads GPU libraries even to run on the CPU: first the small ones, then, where the machine has no CUDA
+  # toolkit to bring the others, all that it asks for
+  $venv/bin/python -c 'import torch' 2>/dev/null ||
+    $venv/bin/pip install -q --disable-pip-version-check --no-deps nvidia-cufile nvidia-cusparselt-cu13 nvidia-nvshmem-cu13 \
+      nvidia-nccl-cu13 >>build/venv.log 2>&1
+  $venv/bin/python -c 'import torch' 2>/dev/null ||
+    $venv/bin/pip install -q --disable-pip-version-check -r tests/requirements-torch.txt >>build/venv.log 2>&1
+  $venv/bin/python -c 'import torch, torchvision' 2>>build/venv.log || fail "PyTorch cannot be imported, see build/venv.log"
+fi
+cat $lists >"$stamp"

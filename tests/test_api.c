@@ -1,0 +1,437 @@
+/* The API as a caller meets it: errors that name what is wrong, the same bits whatever the session's config, memory that stays as
+ * announced, pictures. On the small golden networks. */
+
+#include "testing.h"
+#include "../agf.h"
+#include <fenv.h>
+
+typedef struct fixture {
+  agf_model *model;
+  float *x;
+  int shape[3], pixels;
+} fixture;
+
+static fixture open_case(const char *name) {
+  fixture f;
+  char path[1024];
+  agf_error err;
+  npy a;
+  memset(&f, 0, sizeof f);
+  snprintf(path, sizeof path, "%s/golden/%s/%s.agf", tests_folder(), name, name);
+  if (agf_model_open(path, NULL, &f.model, &err) != AGF_OK) {
+    printf("%s\n", err.message);
+    exit(2);
+  }
+  snprintf(path, sizeof path, "%s/golden/%s/input.npy", tests_folder(), name);
+  if (npy_load(path, &a)) {
+    printf("%s cannot be read\n", path);
+    exit(2);
+  }
+  f.x = npy_floats(&a);
+  memcpy(f.shape, a.shape, sizeof f.shape);
+  f.pixels = f.shape[1] * f.shape[2];
+  free(a.data);
+  return f;
+}
+
+static void close_case(fixture *f) {
+  agf_model_close(f->model);
+  free(f->x);
+}
+
+/* Whether a call failed with this code and a message that names `word`. */
+static int refused(agf_status got, const agf_error *err, agf_status code, const char *word) {
+  return got == code && err->code == code && strstr(err->message, word) != NULL;
+}
+
+/* Maps of `count` classes under a config; NULL where anything fails. */
+static float *explain(const fixture *f, const agf_session_config *config, unsigned flags, int count, agf_error *err) {
+  agf_session *s;
+  agf_request q;
+  float *maps = (float *)malloc(sizeof(float) * (size_t)(f->pixels * count));
+  memset(&q, 0, sizeof q);
+  q.count = count;
+  if (agf_session_create(f->model, config, &s, err) != AGF_OK) {
+    free(maps);
+    return NULL;
+  }
+  if (agf_run(s, f->x, flags, err) != AGF_OK || agf_explain(s, &q, maps, err) != AGF_OK) {
+    free(maps);
+    maps = NULL;
+  }
+  agf_session_destroy(s);
+  return maps;
+}
+
+static void call_each(void *ctx, int n, void (*task)(void *arg, int i), void *arg) {
+  int i;
+  (*(int *)ctx)++;
+  for (i = n - 1; i >= 0; i--) task(arg, i);
+}
+
+/* Every way to configure a session gives the bits of the plain one. */
+static void test_same_bits(const char *name) {
+  fixture f = open_case(name);
+  agf_error err;
+  agf_session_config c;
+  int calls = 0, i, mode;
+  float *want, *got;
+  memset(&c, 0, sizeof c);
+  c.threads = 1;
+  want = explain(&f, &c, AGF_RUN_EXPLAIN, 3, &err);
+  CHECK(want != NULL, "%s: %s", name, err.message);
+  if (!want) return;
+  for (i = 0; i < 6; i++) {
+    static const char *const what[] = {"2 threads", "5 threads", "low_memory", "the caller's parallel_for", "no AGF_RUN_EXPLAIN", "ref"};
+    memset(&c, 0, sizeof c);
+    c.threads = i == 0 ? 2 : i == 1 ? 5 : i == 3 ? 3 : 1;
+    c.low_memory = i == 2;
+    c.parallel_for = i == 3 ? call_each : NULL;
+    c.parallel_ctx = &calls;
+    c.isa = i == 5 ? "ref" : NULL;
+    got = explain(&f, &c, i == 4 ? 0 : AGF_RUN_EXPLAIN, 3, &err);
+    CHECK(got && !memcmp(want, got, sizeof(float) * (size_t)(3 * f.pixels)), "%s with %s: %s", name, what[i],
+          got ? "other bits" : err.message);
+    free(got);
+  }
+  CHECK(calls > 0, "the caller's parallel_for was never called");
+  mode = fegetround();
+  fesetround(FE_UPWARD);
+  memset(&c, 0, sizeof c);
+  got = explain(&f, &c, AGF_RUN_EXPLAIN, 3, &err);
+  i = fegetround();
+  fesetround(mode);
+  CHECK(got && !memcmp(want, got, sizeof(float) * (size_t)(3 * f.pixels)), "%s while the caller rounds upward: other bits", name);
+  CHECK(i == FE_UPWARD, "the caller's rounding mode was not given back");
+  free(got);
+  free(want);
+  close_case(&f);
+}
+
+/* Several classes in one call are the maps of one call each, in the order asked for. */
+static void test_classes(void) {
+  fixture f = open_case("resnet_basic");
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  int classes[3] = {4, 0, 4}, explained[3] = {-1, -1, -1}, i;
+  float *maps = (float *)malloc(sizeof(float) * (size_t)(3 * f.pixels)), *one = (float *)malloc(sizeof(float) * (size_t)f.pixels);
+  agf_session_create(f.model, NULL, &s, &err);
+  memset(&q, 0, sizeof q);
+  q.count = 3;
+  q.classes = classes;
+  q.explained = explained;
+  CHECK(agf_explain(s, &q, maps, &err) == AGF_ERR_STATE, "explaining before running must be refused");
+  CHECK(agf_logits(s) == NULL && agf_ranked(s, 0) == -1, "there are no logits before a run");
+  agf_run(s, f.x, 0, &err);
+  CHECK(agf_explain(s, &q, maps, &err) == AGF_OK, "%s", err.message);
+  CHECK(!memcmp(classes, explained, sizeof classes), "explained classes %d %d %d", explained[0], explained[1], explained[2]);
+  for (i = 0; i < 3; i++) {
+    q.count = 1;
+    q.classes = &classes[i];
+    agf_explain(s, &q, one, &err);
+    CHECK(!memcmp(one, maps + i * f.pixels, sizeof(float) * (size_t)f.pixels), "map %d differs when asked for alone", i);
+  }
+  q.classes = NULL;
+  q.count = 2;
+  agf_explain(s, &q, maps, &err);
+  for (i = 0; i < agf_model_classes(f.model); i++)
+    CHECK(agf_logits(s)[explained[0]] >= agf_logits(s)[i], "class %d is ranked first, but class %d is larger", explained[0], i);
+  CHECK(explained[0] == agf_ranked(s, 0) && explained[1] == agf_ranked(s, 1), "ranks and agf_ranked disagree");
+  q.classes = classes;
+  classes[1] = agf_model_classes(f.model);
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "class 9"), "a class that does not exist: %s", err.message);
+  classes[1] = 0;
+  q.options = 1u << 20;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "options"), "unknown options: %s", err.message);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(maps);
+  free(one);
+}
+
+/* The latent vector itself as the difference is the ordinary seed: the same logits, the same map. */
+static void test_label_free(const char *name) {
+  fixture f = open_case(name);
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  float *want = (float *)malloc(sizeof(float) * (size_t)f.pixels), *got = (float *)malloc(sizeof(float) * (size_t)f.pixels), *latent;
+  int target = -1;
+  agf_session_create(f.model, NULL, &s, &err);
+  agf_run(s, f.x, 0, &err);
+  latent = (float *)malloc(sizeof(float) * (size_t)agf_latent_size(s));
+  CHECK(agf_latent(s, latent, &err) == AGF_OK, "%s", err.message);
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  q.explained = &target;
+  agf_explain(s, &q, want, &err);
+  q.difference = latent;
+  CHECK(agf_explain(s, &q, got, &err) == AGF_OK && !memcmp(want, got, sizeof(float) * (size_t)f.pixels) && target == agf_ranked(s, 0),
+        "%s: seeded with its own latent vector the map changes", name);
+  latent[0] = NAN;
+  CHECK(refused(agf_explain(s, &q, got, &err), &err, AGF_ERR_NUMERIC, "difference"), "NaN in the difference: %s", err.message);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(latent);
+  free(want);
+  free(got);
+}
+
+static void test_sizes(void) {
+  fixture f = open_case("vgg_bn_nonsquare"), g = open_case("vgg_tiny");
+  agf_session_config c;
+  agf_session *s;
+  agf_error err;
+  agf_layer layer;
+  size_t bytes = 0, small = 0, low = 0;
+  float *image, *map;
+  agf_request q;
+  int i;
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  c.height = 52; /* an adaptive pool makes other sizes possible */
+  c.width = 33;
+  image = (float *)malloc(sizeof(float) * 3 * 52 * 33);
+  map = (float *)malloc(sizeof(float) * 52 * 33);
+  for (i = 0; i < 3 * 52 * 33; i++) image[i] = f.x[i];
+  CHECK(agf_session_create(f.model, &c, &s, &err) == AGF_OK, "%s", err.message);
+  CHECK(agf_run(s, image, 0, &err) == AGF_OK && agf_explain(s, &q, map, &err) == AGF_OK, "52 x 33 pixels: %s", err.message);
+  agf_session_destroy(s);
+  CHECK(agf_model_layer(f.model, 0, 52, 33, &layer, &err) == AGF_OK && layer.shape[1] == 52 && layer.shape[2] == 33,
+        "the first layer's shape at 52 x 33");
+  c.height = c.width = 7;
+  CHECK(refused(agf_session_create(g.model, &c, &s, &err), &err, AGF_ERR_SHAPE, "maxpool") && s == NULL,
+        "an image too small for the pools: %s", err.message);
+  c.height = -1;
+  CHECK(refused(agf_session_create(g.model, &c, &s, &err), &err, AGF_ERR_SHAPE, "-1"), "a negative height: %s", err.message);
+  memset(&c, 0, sizeof c);
+  c.threads = 1;
+  agf_session_bytes(g.model, &c, &bytes, &err);
+  c.low_memory = 1;
+  agf_session_bytes(g.model, &c, &low, &err);
+  CHECK(bytes > 0 && low < bytes, "low_memory needs %lu bytes, the plain session %lu", (unsigned long)low, (unsigned long)bytes);
+  c.low_memory = 0;
+  c.max_bytes = bytes / 2;
+  CHECK(refused(agf_session_bytes(g.model, &c, &small, &err), &err, AGF_ERR_LIMIT, "max_bytes"), "above max_bytes: %s", err.message);
+  c.max_bytes = 0;
+  c.isa = "avx9000";
+  CHECK(refused(agf_session_create(g.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "avx9000"), "unknown isa: %s", err.message);
+  c.isa = NULL;
+  c.threads = -1;
+  CHECK(refused(agf_session_create(g.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "threads"), "-1 threads: %s", err.message);
+  close_case(&f);
+  close_case(&g);
+  free(image);
+  free(map);
+}
+
+typedef struct ledger {
+  long live, calls;
+  size_t bytes;
+  long fail_at; /* this call gives NULL; 0: none */
+} ledger;
+
+static void *ledger_alloc(void *ctx, size_t bytes) {
+  ledger *l = (ledger *)ctx;
+  void *p = NULL;
+  if (++l->calls == l->fail_at || posix_memalign(&p, 64, bytes + 1)) return NULL;
+  l->live++;
+  l->bytes += bytes;
+  return p;
+}
+
+static void ledger_free(void *ctx, void *p, size_t bytes) {
+  ledger *l = (ledger *)ctx;
+  if (!p) return;
+  l->live--;
+  l->bytes -= bytes;
+  free(p);
+}
+
+/* Nothing is allocated while running and explaining, nothing leaks, and every allocation may fail. */
+static void test_memory(void) {
+  fixture f = open_case("squeeze_tiny");
+  ledger l;
+  agf_allocator a;
+  agf_model_config mc;
+  agf_session_config c;
+  agf_model *model;
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  agf_status st = AGF_ERR_MEMORY;
+  char path[1024];
+  float *map = (float *)malloc(sizeof(float) * (size_t)f.pixels), *again = (float *)malloc(sizeof(float) * (size_t)f.pixels);
+  unsigned char *memory;
+  size_t bytes;
+  long calls, fail;
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  a.alloc = ledger_alloc;
+  a.free = ledger_free;
+  a.ctx = &l;
+  memset(&mc, 0, sizeof mc);
+  mc.allocator = &a;
+  memset(&c, 0, sizeof c);
+  c.allocator = &a;
+  snprintf(path, sizeof path, "%s/golden/squeeze_tiny/squeeze_tiny.agf", tests_folder());
+  for (fail = 1; st == AGF_ERR_MEMORY; fail++) {
+    memset(&l, 0, sizeof l);
+    l.fail_at = fail;
+    s = NULL;
+    st = agf_model_open(path, &mc, &model, &err);
+    if (st == AGF_OK) st = agf_session_create(model, &c, &s, &err);
+    if (st == AGF_OK) {
+      l.fail_at = 0;
+      agf_session_bytes(model, &c, &bytes, &err);
+      CHECK(l.bytes >= bytes && l.bytes < bytes + 65536, "announced %lu bytes, taken %lu", (unsigned long)bytes, (unsigned long)l.bytes);
+      calls = l.calls;
+      CHECK(agf_run(s, f.x, 0, &err) == AGF_OK && agf_explain(s, &q, map, &err) == AGF_OK, "%s", err.message);
+      CHECK(l.calls == calls, "%ld allocations while running and explaining", l.calls - calls);
+    } else {
+      CHECK(st == AGF_ERR_MEMORY && err.message[0], "allocation %ld failing gives %s", fail, agf_status_name(st));
+    }
+    agf_session_destroy(s);
+    agf_model_close(model);
+    CHECK(l.live == 0 && l.bytes == 0, "%ld blocks leak after allocation %ld failed", l.live, fail);
+  }
+  CHECK(st == AGF_OK && fail > 3, "opening and creating never succeeded");
+
+  /* the caller's memory, and not a byte beyond what was announced */
+  c.threads = 1;
+  c.allocator = NULL;
+  agf_session_bytes(f.model, &c, &bytes, &err);
+  if (posix_memalign((void **)&memory, 64, bytes + 128)) exit(2);
+  memset(memory, 0xa5, bytes + 128);
+  c.memory = memory;
+  c.memory_bytes = bytes;
+  CHECK(agf_session_create(f.model, &c, &s, &err) == AGF_OK, "%s", err.message);
+  CHECK(agf_run(s, f.x, 0, &err) == AGF_OK && agf_explain(s, &q, again, &err) == AGF_OK, "%s", err.message);
+  CHECK(!memcmp(map, again, sizeof(float) * (size_t)f.pixels), "in the caller's memory the map has other bits");
+  agf_session_destroy(s);
+  for (fail = 0; fail < 128 && memory[bytes + (size_t)fail] == 0xa5; fail++) continue;
+  CHECK(fail == 128, "the session wrote beyond its announced %lu bytes", (unsigned long)bytes);
+  c.memory_bytes = bytes - 1;
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_MEMORY, "bytes"), "memory too small: %s", err.message);
+  c.memory = memory + 4;
+  c.memory_bytes = bytes;
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "misaligned memory: %s", err.message);
+  free(memory);
+  free(map);
+  free(again);
+  close_case(&f);
+}
+
+static int stop_halfway(void *ctx, double done) {
+  *(double *)ctx = done;
+  return done >= 0.5;
+}
+
+static void test_run_errors(void) {
+  fixture f = open_case("vgg_tiny");
+  agf_session_config c;
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  float keep, *map = (float *)malloc(sizeof(float) * (size_t)f.pixels), *huge = (float *)malloc(sizeof(float) * (size_t)(3 * f.pixels));
+  double done = -1;
+  int i;
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  agf_session_create(f.model, &c, &s, &err);
+  keep = f.x[100];
+  f.x[100] = INFINITY;
+  CHECK(refused(agf_run(s, f.x, 0, &err), &err, AGF_ERR_NUMERIC, "image"), "an infinite pixel: %s", err.message);
+  CHECK(agf_explain(s, &q, map, &err) == AGF_ERR_STATE, "explaining after a failed run");
+  f.x[100] = keep;
+  for (i = 0; i < 3 * f.pixels; i++) huge[i] = 3e38f;
+  CHECK(refused(agf_run(s, huge, 0, &err), &err, AGF_ERR_NUMERIC, "layer"), "activations that overflow: %s", err.message);
+  free(huge);
+  CHECK(agf_run(s, f.x, 0, &err) == AGF_OK, "the session works on: %s", err.message);
+  agf_session_destroy(s);
+  c.progress = stop_halfway;
+  c.progress_ctx = &done;
+  agf_session_create(f.model, &c, &s, &err);
+  CHECK(agf_run(s, f.x, 0, &err) == AGF_ERR_CANCELLED && done >= 0.5 && done < 1, "cancelled at %g", done);
+  agf_session_destroy(s);
+  CHECK(agf_run(NULL, f.x, 0, &err) == AGF_ERR_ARGUMENT && agf_session_create(NULL, NULL, &s, NULL) == AGF_ERR_ARGUMENT, "NULL arguments");
+  agf_session_destroy(NULL);
+  agf_model_close(NULL);
+  free(map);
+  close_case(&f);
+}
+
+/* Every truncation is refused, and so is any changed byte; with an explanation that is not empty. */
+static void test_damaged_files(void) {
+  char path[1024];
+  unsigned char *data;
+  FILE *f;
+  long n, i;
+  int accepted = 0, silent = 0;
+  agf_error err;
+  agf_model *m;
+  snprintf(path, sizeof path, "%s/golden/squeeze_tiny/squeeze_tiny.agf", tests_folder());
+  f = fopen(path, "rb");
+  if (!f || fseek(f, 0, SEEK_END) || (n = ftell(f)) <= 0) exit(2);
+  rewind(f);
+  if (posix_memalign((void **)&data, 64, (size_t)n) || fread(data, 1, (size_t)n, f) != (size_t)n) exit(2);
+  fclose(f);
+  CHECK(agf_model_open_memory(data, (size_t)n, NULL, &m, &err) == AGF_OK, "%s", err.message);
+  agf_model_close(m);
+  CHECK(refused(agf_model_open_memory(data + 4, (size_t)n - 4, NULL, &m, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "misaligned: %s",
+        err.message);
+  for (i = 0; i < n; i += i < 4096 ? 1 : 997) {
+    accepted += agf_model_open_memory(data, (size_t)i, NULL, &m, &err) == AGF_OK;
+    silent += !err.message[0];
+    agf_model_close(m);
+    data[i] ^= 0x10;
+    accepted += agf_model_open_memory(data, (size_t)n, NULL, &m, &err) == AGF_OK;
+    silent += !err.message[0];
+    agf_model_close(m);
+    data[i] ^= 0x10;
+  }
+  CHECK(!accepted, "%d damaged files were accepted", accepted);
+  CHECK(!silent, "%d refusals without a message", silent);
+  data[8] = 2;
+  CHECK(refused(agf_model_open_memory(data, (size_t)n, NULL, &m, &err), &err, AGF_ERR_VERSION, "version 2"), "a newer file: %s", err.message);
+  free(data);
+  CHECK(refused(agf_model_open("no/such.agf", NULL, &m, &err), &err, AGF_ERR_IO, "no/such.agf"), "no such file: %s", err.message);
+  snprintf(path, sizeof path, "%s/testing.h", tests_folder());
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_FORMAT, "not an .agf"), "not a model: %s", err.message);
+}
+
+static void test_rendering(void) {
+  float map[4] = {-2, 0, 1, 2};
+  uint8_t out[4 * 4], photo[2 * 3];
+  agf_rect right = {1, 0, 1, 1};
+  agf_error err;
+  CHECK(agf_colormap_find("turbo") == AGF_CMAP_TURBO && agf_colormap_find("plaid") == -1, "colormaps by name");
+  CHECK(agf_render(map, 1, 4, AGF_CMAP_SEISMIC, 0, out, 4, 1, 16, 4, &err) == AGF_OK, "%s", err.message);
+  CHECK(out[2] > 0 && out[0] == 0 && out[3] == 255, "the most negative value is not blue and opaque: %d %d %d", out[0], out[1], out[2]);
+  CHECK(out[4] == 255 && out[5] == 255 && out[6] == 255 && out[7] == 0, "0 is not white and transparent");
+  CHECK(out[12] > 0 && out[13] == 0 && out[14] == 0, "the most positive value is not red");
+  map[0] = NAN;
+  CHECK(refused(agf_render(map, 1, 4, AGF_CMAP_JET, 0, out, 4, 1, 16, 4, &err), &err, AGF_ERR_NUMERIC, "NaN"), "NaN: %s", err.message);
+  CHECK(agf_render(map + 1, 1, 3, AGF_CMAP_JET, 0, out, 4, 1, 3, 4, &err) == AGF_ERR_ARGUMENT, "rows shorter than the picture");
+  memset(photo, 100, sizeof photo);
+  CHECK(agf_overlay(map + 3, 1, 1, AGF_CMAP_SEISMIC, 0, 1, &right, photo, 2, 1, 6, &err) == AGF_OK, "%s", err.message);
+  CHECK(photo[0] == 100 && photo[3] == 255 && photo[4] == 0, "the overlay left its rectangle, or is not red: %d %d", photo[0], photo[3]);
+}
+
+int main(void) {
+  static const char *const cases[] = {"vgg_tiny", "squeeze_tiny", "resnet_bottleneck", "grouped_dilated", "corners", "dense_tiny"};
+  size_t i;
+  for (i = 0; i < sizeof cases / sizeof *cases; i++) test_same_bits(cases[i]);
+  test_classes();
+  test_label_free("vgg_tiny");
+  test_label_free("squeeze_tiny");
+  test_sizes();
+  test_memory();
+  test_run_errors();
+  test_damaged_files();
+  test_rendering();
+  return tests_end();
+}

@@ -1,0 +1,1081 @@
+#!/usr/bin/env python3
+"""Tests of the command line program, as its user meets it: what it prints, writes, refuses and leaves behind.
+
+    python3 tests/test_cli.py [PART_OF_A_TEST'S_NAME ...]
+
+Needs Python's standard library alone, so that it runs on a Raspberry Pi as it is. The program is $AGF_BIN, else build/agf; a
+demo model to try besides is $AGF_DEMO. Models and pictures are made here, so that every value in them is known.
+"""
+
+import json
+import math
+import os
+import pty
+import random
+import resource
+import select
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+AGF = os.path.abspath(os.environ.get("AGF_BIN", os.path.join(ROOT, "build", "agf")))
+GOLDEN = os.path.join(ROOT, "tests", "golden")
+PATIENCE = 120  # seconds; nothing here takes more than a few, even on a Pi
+
+
+class Skip(Exception):
+    """Raised by a test that this machine cannot run."""
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+# A model file (the format is at the end of agf.h)
+
+CONV, RELU, MAXPOOL, GLOBAL_AVGPOOL, LINEAR, FLATTEN = 1, 3, 5, 8, 9, 10
+LABELS = ["cat", "polecat", "tiger cat", "crane", "crane", 'sea/lion "\u00fc"']
+
+
+def conv_bytes(weights):
+    """[O][I][kh][kw] to the layout "convolution" of the file."""
+    out = []
+    outputs, inputs, kh, kw = len(weights), len(weights[0]), len(weights[0][0]), len(weights[0][0][0])
+    for block in range(0, inputs, 16):
+        for y in range(kh):
+            for o_block in range(0, outputs, 32):
+                for i in range(block, min(block + 16, inputs)):
+                    for x in range(kw):
+                        out += [weights[o][i][y][x] if o < outputs else 0.0 for o in range(o_block, o_block + 32)]
+    return struct.pack("<%df" % len(out), *out)
+
+
+def linear_bytes(weights):
+    """[O][I], I a vector, to the layout "linear" of the file."""
+    padded = (len(weights) + 31) // 32 * 32
+    out = [weights[o][i] if o < len(weights) else 0.0 for i in range(len(weights[0])) for o in range(padded)]
+    return struct.pack("<%df" % len(out), *out)
+
+
+def write_model(path, labels=LABELS, classes=None, channels=3, height=32, width=40, resize_to=0, order=0, value_range=1.0,
+                mean=(0.4, 0.5, 0.6, 0.0), std=(0.2, 0.25, 0.3, 1.0), is_picture=True, name="tiny", seed=1):
+    """conv 3x3 - ReLU - max pool - conv 3x3 - ReLU - global average pool - flatten - linear, He-initialised from `seed`.
+
+    resize_to: 0 stretches pictures, else their shorter side becomes this, and the centre is cut out. Returns the number of
+    parameters.
+    """
+    rng = random.Random(seed)
+    classes = classes or len(labels)
+
+    def normal(outputs, inputs, kernel):
+        deviation = math.sqrt(2 / (inputs * kernel * kernel))
+        return [[[[rng.gauss(0, deviation) for _ in range(kernel)] for _ in range(kernel)] for _ in range(inputs)]
+                for _ in range(outputs)]
+
+    strings = bytearray(b"\0")
+
+    def string(text):
+        if not text:
+            return 0
+        at = len(strings)
+        strings.extend(text.encode() + b"\0")
+        return at
+
+    widths = (8, 16)
+    head = [[normal(1, 1, 1)[0][0][0][0] for _ in range(widths[1])] for _ in range(classes)]
+    tensors = [(1, (widths[0], channels, 3, 3), conv_bytes(normal(widths[0], channels, 3))),
+               (0, (widths[0], 1, 1, 1), struct.pack("<%df" % widths[0], *[rng.gauss(0, 0.1) for _ in range(widths[0])])),
+               (1, (widths[1], widths[0], 3, 3), conv_bytes(normal(widths[1], widths[0], 3))),
+               (3, (classes, widths[1], 1, 1), linear_bytes(head)),
+               (0, (classes, 1, 1, 1), struct.pack("<%df" % classes, *[0.0] * classes))]
+
+    def node(op, kernel=0, stride=0, pad=0, groups=0, channels=0, weights=0, bias=0):
+        dilation = 1 if op == CONV else 0
+        index = len(nodes)
+        nodes.append(struct.pack("<20I", op, 0, string("layer%d" % index), index, 1, kernel, kernel, stride, stride, pad, pad,
+                                 pad, pad, dilation, dilation, groups, channels, weights, bias, 0))
+
+    nodes = []
+    node(CONV, 3, 1, 1, 1, widths[0], 1, 2)
+    node(RELU)
+    node(MAXPOOL, 2, 2)
+    node(CONV, 3, 1, 1, 1, widths[1], 3, 0)
+    node(RELU)
+    node(GLOBAL_AVGPOOL)
+    node(FLATTEN)
+    node(LINEAR, channels=classes, weights=4, bias=5)
+    edges = struct.pack("<%dI" % len(nodes), *range(len(nodes)))
+
+    picture = (order, 1 if resize_to else 0, resize_to, value_range, *mean, *std) if is_picture else (0, 0, 0, 0.0, *[0.0] * 8)
+    inputs = struct.pack("<7I9f2I8x", channels, height, width, int(is_picture), *picture, string(name), string("test"))
+    label_table = struct.pack("<%dI" % len(labels), *[string(label) for label in labels])
+    before_tensors = 144 + 80 * len(nodes) + len(edges) + 40 * len(tensors) + len(label_table) + len(strings)
+    header_bytes = (before_tensors + 63) // 64 * 64
+    table, data = b"", b""
+    for layout, dimensions, content in tensors:
+        table += struct.pack("<6I2Q", 1, layout, *dimensions, header_bytes + len(data), len(content))
+        data += content + bytes(-len(content) % 64)
+    body = inputs + b"".join(nodes) + edges + table + label_table + bytes(strings)
+    body += bytes(header_bytes - 64 - len(body))
+
+    def header(crc):
+        return b"\x89AGF\r\n\x1a\n" + struct.pack("<2IQ7I12x", 1, header_bytes, header_bytes + len(data), crc, zlib.crc32(data),
+                                                  len(nodes), len(nodes), len(tensors), len(labels), len(strings))
+
+    with open(path, "wb") as f:
+        f.write(header(zlib.crc32(header(0) + body)) + body + data)
+    return widths[0] * channels * 9 + widths[0] + widths[1] * widths[0] * 9 + classes * widths[1] + classes
+
+
+# Pictures
+
+
+def scene(width, height, seed=0):
+    """Rows of (r, g, b): a gradient with a bright disc on it."""
+    rng = random.Random(seed)
+    cx, cy, r = rng.uniform(0.2, 0.8) * width, rng.uniform(0.2, 0.8) * height, 0.25 * min(width, height)
+    tint = [rng.randrange(256) for _ in range(3)]
+    return [[tuple(tint) if (x - cx) ** 2 + (y - cy) ** 2 < r * r
+             else (255 * x // width, 255 * y // height, (7 * x + 3 * y + seed) % 256) for x in range(width)]
+            for y in range(height)]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(lines, width, height, depth=8, colour=2, extra=b""):
+    """A PNG of unfiltered scan lines; `extra`: chunks before the data."""
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)) + extra
+            + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))) + chunk(b"IEND", b""))
+
+
+def png_bytes(rows, extra=b""):
+    return png_of([bytes(v for pixel in row for v in pixel) for row in rows], len(rows[0]), len(rows), extra=extra)
+
+
+def ppm_bytes(rows):
+    return b"P6\n# a comment\n%d %d\n255\n" % (len(rows[0]), len(rows)) + bytes(v for row in rows for p in row for v in p)
+
+
+def bmp_bytes(rows):
+    width, height = len(rows[0]), len(rows)
+    lines = [b"".join(bytes(reversed(pixel)) for pixel in row) for row in reversed(rows)]
+    data = b"".join(line + bytes(-len(line) % 4) for line in lines)
+    return struct.pack("<2sIHHI", b"BM", 54 + len(data), 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(data), 2835, 2835, 0, 0) + data
+
+
+def exif(orientation, order="<"):
+    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    return tiff + struct.pack(order + "HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+def jpeg_bytes(blocks, orientation=None, order="<"):
+    """A gray baseline JPEG whose 8x8 blocks are even: `blocks` is rows of gray values, and every decoder agrees on them."""
+    height, width = len(blocks), len(blocks[0])
+
+    def segment(marker, data):
+        return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+
+    out = b"\xff\xd8"
+    if orientation:
+        out += segment(0xE1, b"Exif\0\0" + exif(orientation, order))
+    out += segment(0xDB, b"\0" + b"\x08" * 64)  # a quantiser of 8 makes the DC coefficient value - 128
+    out += segment(0xC0, struct.pack(">BHHB", 8, 8 * height, 8 * width, 1) + b"\x01\x11\0")
+    out += segment(0xC4, b"\0" + bytes([0, 0, 0, 12] + [0] * 12) + bytes(range(12)))  # DC: sizes 0 to 11, four bits each
+    out += segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + b"\0")  # AC: end of block, one bit
+    out += segment(0xDA, b"\x01\x01\0\0\x3f\0")
+    bits, last = "", 0
+    for row in blocks:
+        for value in row:
+            difference = value - 128 - last
+            last = value - 128
+            size = abs(difference).bit_length()
+            bits += format(size, "04b")
+            if size:
+                bits += format(difference if difference > 0 else difference + (1 << size) - 1, "0%db" % size)
+            bits += "0"
+    bits += "1" * (-len(bits) % 8)
+    data = bytes(int(bits[i:i + 8], 2) for i in range(0, len(bits), 8))
+    return out + data.replace(b"\xff", b"\xff\0") + b"\xff\xd9"
+
+
+def read_png(path):
+    """Rows of (r, g, b) of an 8-bit RGB PNG; every chunk's checksum is verified."""
+    with open(path, "rb") as f:
+        data = f.read()
+    check(data[:8] == b"\x89PNG\r\n\x1a\n", "%s is no PNG" % path)
+    at, packed, ended = 8, b"", False
+    while at < len(data):
+        length, = struct.unpack(">I", data[at:at + 4])
+        kind, content = data[at + 4:at + 8], data[at + 8:at + 8 + length]
+        check(struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0] == zlib.crc32(kind + content), "bad PNG checksum")
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">2I2B", content[:10])
+            check((depth, colour) == (8, 2), "PNG of depth %d, colour type %d" % (depth, colour))
+        packed += content if kind == b"IDAT" else b""
+        ended = ended or kind == b"IEND"
+        at += 12 + length
+    check(ended, "PNG without its end")
+    raw, stride, above, rows = zlib.decompress(packed), 3 * width, bytes(3 * width), []
+    for y in range(height):
+        kind, line = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
+        for i in range(stride):
+            a, b, c = line[i - 3] if i > 2 else 0, above[i], above[i - 3] if i > 2 else 0
+            if kind == 4:
+                p = a + b - c
+                pa, pb, pc = abs(p - a), abs(p - b), abs(p - c)
+                guess = a if pa <= pb and pa <= pc else b if pb <= pc else c
+            else:
+                guess = (0, a, b, (a + b) // 2)[kind]
+            line[i] = line[i] + guess & 255
+        above = bytes(line)
+        rows.append([tuple(line[3 * x:3 * x + 3]) for x in range(width)])
+    return rows
+
+
+def png_size(path):
+    with open(path, "rb") as f:
+        return struct.unpack(">2I", f.read(24)[16:24])
+
+
+def npy_bytes(values, shape, descr="<f4", fortran=False, version=1):
+    text = "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }" % (descr, fortran, tuple(shape))
+    text += " " * (-(len(text) + (10 if version == 1 else 12) + 1) % 64) + "\n"
+    head = b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text.encode()
+    return head + struct.pack("<%d%s" % (len(values), descr[-2:].replace("f4", "f").replace("f8", "d")), *values)
+
+
+def read_npy(path):
+    """(shape, values) of a float32 or float64 .npy file."""
+    with open(path, "rb") as f:
+        data = f.read()
+    check(data[:8] == b"\x93NUMPY\x01\x00", "%s is no .npy of format 1.0" % path)
+    length, = struct.unpack("<H", data[8:10])
+    check((10 + length) % 64 == 0, "the .npy header is not padded")
+    header = eval(data[10:10 + length].decode())  # a literal dictionary, as numpy writes it
+    check(not header["fortran_order"] and header["descr"] in ("<f4", "<f8"), "unexpected .npy header %r" % header)
+    count = math.prod(header["shape"])
+    values = struct.unpack("<%d%s" % (count, "f" if header["descr"] == "<f4" else "d"), data[10 + length:])
+    return header["shape"], values
+
+
+def save(path, data):
+    with open(path, "wb") as f:
+        f.write(data)
+    return path
+
+
+# Running the program
+
+
+class Run:
+    """One run: code, out and err (text)."""
+
+    def __init__(self, *args, limit=None, stdout=subprocess.PIPE, timeout=PATIENCE):
+        def before():
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        done = subprocess.run([AGF, *map(str, args)], stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
+                              timeout=timeout, preexec_fn=before)
+        self.args, self.code = args, done.returncode
+        self.out = (done.stdout or b"").decode("utf-8", "replace")
+        self.err = done.stderr.decode("utf-8", "replace")
+
+    def __str__(self):
+        return "agf %s: code %d, stderr %r" % (" ".join(map(str, self.args)), self.code, self.err)
+
+
+def good(*args, **options):
+    """Run and expect success without a word on stderr."""
+    run = Run(*args, **options)
+    check(run.code == 0 and not run.err, str(run))
+    return run
+
+
+def refused(*args, says=(), leaves=None, **options):
+    """Run and expect a refusal: code 2, one line on stderr that holds every text of `says`, and no new file in the folder."""
+    before = everything(".") if leaves is None else leaves
+    run = Run(*args, **options)
+    check(run.code == 2, "expected exit code 2: %s" % run)
+    check(run.err.startswith("agf: ") and run.err.endswith("\n") and run.err.count("\n") == 1, "not one line: %s" % run)
+    check(not run.out, "printed %r before failing: %s" % (run.out, run))
+    for text in [says] if isinstance(says, str) else says:
+        check(text in run.err, "%r is missing: %s" % (text, run))
+    check(everything(".") == before, "left something behind: %s" % run)
+    return run
+
+
+def everything(folder):
+    """Every file below `folder` with its content."""
+    found = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            full = os.path.join(path, name)
+            if stat.S_ISREG(os.stat(full).st_mode):
+                with open(full, "rb") as f:
+                    found[full] = f.read()
+    return found
+
+
+def explain_json(*args, **options):
+    return json.loads(good("explain", *args, "--json", **options).out)
+
+
+def seen_by_program(path):
+    """The picture as the program decodes it: an overlay that is fully transparent."""
+    good("explain", "m.agf", path, "--overlay", "--alpha", 0, "-o", "seen.png")
+    rows = read_png("seen.png")
+    os.remove("seen.png")
+    return rows
+
+
+def setup(**model):
+    """m.agf and photo.png in the current folder."""
+    write_model("m.agf", **model)
+    save("photo.png", png_bytes(scene(50, 36)))
+
+
+# Tests
+
+
+def test_help_and_version():
+    check(good("--version").out.startswith("agf "), "--version")
+    for args in (["--help"], ["-h"], ["help"]):
+        check("explain" in good(*args).out and "info" in good(*args).out, "help lists the commands")
+    text = good("explain", "-h").out
+    check(text == good("help", "explain").out == good("explain", "m.agf", "--help").out, "-h, --help and help agree")
+    for option in ("-c", "--top", "-o", "-m", "--overlay", "--cmap", "--alpha", "--npy", "--logits", "--json", "--options",
+                   "--size", "--threads", "--isa", "--low-memory", "--bank", "-v", "-q"):
+        check(option in text, "%s is not in the help" % option)
+    check("--size" in good("info", "--help").out, "help of info")
+
+
+def test_bad_arguments():
+    setup()
+    for args, says in [
+            ([], "no command"), (["frobnicate"], "frobnicate"), (["--frobnicate"], "--frobnicate"),
+            (["help", "frobnicate"], "frobnicate"),
+            (["explain"], "needs a model"), (["explain", "m.agf"], "picture"),
+            (["explain", "m.agf", "photo.png", "--frobnicate"], "--frobnicate"),
+            (["explain", "m.agf", "photo.png", "-x"], "-x"),
+            (["explain", "m.agf", "photo.png", "-c"], "-c"), (["explain", "m.agf", "photo.png", "--npy"], "--npy"),
+            (["explain", "m.agf", "photo.png", "--json=1"], "--json"),
+            (["explain", "m.agf", "photo.png", "--top", "0"], "--top 0"),
+            (["explain", "m.agf", "photo.png", "--top", "7"], "6 classes"),
+            (["explain", "m.agf", "photo.png", "--top", "two"], "--top two"),
+            (["explain", "m.agf", "photo.png", "--size", "32"], "--size 32"),
+            (["explain", "m.agf", "photo.png", "--size", "0x32"], "--size 0x32"),
+            (["explain", "m.agf", "photo.png", "--size", "32x32x3"], "--size"),
+            (["explain", "m.agf", "photo.png", "--threads", "-1"], "--threads -1"),
+            (["explain", "m.agf", "photo.png", "--alpha", "1.5"], "--alpha 1.5"),
+            (["explain", "m.agf", "photo.png", "--alpha", "nan"], "--alpha nan"),
+            (["explain", "m.agf", "photo.png", "--cmap", "mauve"], ["mauve", "seismic"]),
+            (["explain", "m.agf", "photo.png", "--layout", "heap"], ["heap", "figure", "bare"]),
+            (["explain", "m.agf", "photo.png", "-m", "guess"], "guess"),
+            (["explain", "m.agf", "photo.png", "--options", "no_fx,no_sense"], ["no_sense", "no_reg"]),
+            (["explain", "m.agf", "photo.png", "--options", "no_fx,"], "--options"),
+            (["explain", "m.agf", "photo.png", "--isa", "abacus"], "abacus"),
+            (["info"], "model"), (["info", "m.agf", "m.agf"], "one model"), (["info", "m.agf", "--bank", "x"], "--bank")]:
+        refused(*args, says=says)
+
+
+def test_options_in_any_place():
+    setup()
+    plain = explain_json("m.agf", "photo.png", "-c", "1", "--npy", "a.npy")
+    os.rename("a.npy", "kept.npy")
+    for args in (["-c1", "m.agf", "--npy=a.npy", "photo.png"], ["--class=1", "--npy", "a.npy", "--", "m.agf", "photo.png"]):
+        again = explain_json(*args) if "--" not in args else json.loads(good("explain", "--json", *args).out)
+        check(again["maps"] == plain["maps"], "options in another place")
+        check(everything(".")["./a.npy"] == everything(".")["./kept.npy"], "maps differ")
+    save("-odd.png", png_bytes(scene(40, 32)))
+    good("explain", "m.agf", "--", "-odd.png")
+
+
+def test_models_that_are_none():
+    setup()
+    refused("explain", "missing.agf", "photo.png", says=["missing.agf", "No such file"])
+    refused("explain", "photo.png", "photo.png", says="photo.png")
+    refused("explain", ".", "photo.png", says=".")
+    refused("info", "missing.agf", says="missing.agf")
+    whole = everything(".")["./m.agf"]
+    for length in (0, 1, 8, 63, 64, 200, len(whole) // 2, len(whole) - 64, len(whole) - 1):
+        save("cut.agf", whole[:length])
+        refused("explain", "cut.agf", "photo.png", says="cut.agf")
+    newer = bytearray(whole)
+    newer[8] = 99
+    save("newer.agf", bytes(newer))
+    refused("info", "newer.agf", says=["newer.agf", "99"])
+
+
+def test_pictures_that_are_none():
+    setup()
+    os.mkdir("empty")
+    os.mkdir("folder.png")
+    save("notes.txt", b"not a picture at all")
+    save("nothing.png", b"")
+    refused("explain", "m.agf", "missing.png", says=["missing.png", "No such file"])
+    refused("explain", "m.agf", "empty", says=["empty", "no pictures"])
+    refused("explain", "m.agf", "folder.png", says="folder.png")
+    refused("explain", "m.agf", "notes.txt", says=["notes.txt", "not a picture"])
+    refused("explain", "m.agf", "nothing.png", says=["nothing.png", "empty file"])
+    refused("explain", "m.agf", "m.agf", says="not a picture")
+    for name, data in {"gif.gif": b"GIF89a\1\0\1\0\0\0\0;", "zero.ppm": b"P6 0 0 255\n", "wide.ppm": b"P6 99999 9 255\n",
+                       "wordy.ppm": b"P6 two by two\n", "deep.ppm": b"P6 1 1 99999\n\0\0\0", "max0.ppm": b"P6 1 1 0\n\0\0\0",
+                       "huge.png": png_of([b""], 100000, 100000), "large.png": png_of([b""], 16000, 16000),
+                       "flat.png": png_of([], 0, 5), "headless.png": b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b"")}.items():
+        save(name, data)
+        refused("explain", "m.agf", name, says=name)
+    check("many" in refused("explain", "m.agf", "large.png").err, "256 million pixels are refused by their number")
+
+
+def test_truncated_pictures():
+    setup()
+    rows = scene(24, 16)
+    gray = [[(40 * x + 23 * y) % 256 for x in range(6)] for y in range(4)]
+    for name, data in {"t.png": png_bytes(rows), "t.ppm": ppm_bytes(rows), "t.bmp": bmp_bytes(rows),
+                       "t.jpg": jpeg_bytes(gray, orientation=6), "t.npy": npy_bytes([0.5] * 3 * 32 * 40, (3, 32, 40))}.items():
+        save(name, data)
+        good("explain", "m.agf", name)
+        lengths = {len(data) - 1, len(data) - 2, len(data) - 5, len(data) * 9 // 10, len(data) // 2, 30, 12, 6, 2}
+        for length in sorted(lengths):
+            save(name, data[:length])
+            refused("explain", "m.agf", name, "-o", "out.png", says=name)
+    damaged = bytearray(png_bytes(rows))
+    damaged[len(damaged) // 2] ^= 1
+    save("damaged.png", bytes(damaged))
+    refused("explain", "m.agf", "damaged.png", says=["damaged.png", "checksum"])
+
+
+def test_decoding():
+    setup()
+    rows = scene(21, 13)
+    for name, data in {"a.png": png_bytes(rows), "a.ppm": ppm_bytes(rows), "a.bmp": bmp_bytes(rows)}.items():
+        check(seen_by_program(save(name, data)) == rows, "%s is decoded exactly" % name)
+    pale = [[(p[0] // 17,) * 3 for p in row] for row in rows]  # 0 .. 15
+    expected = [[(17 * p[0],) * 3 for p in row] for row in pale]
+    save("p.pgm", b"P5 21 13 15\n" + bytes(p[0] for row in pale for p in row))
+    check(seen_by_program("p.pgm") == expected, "a PGM's maximum of 15 is white")
+    save("w.ppm", b"P6 21 13 65535\n" + b"".join(struct.pack(">3H", *(257 * v for v in p)) for row in rows for p in row))
+    check(seen_by_program("w.ppm") == rows, "a PPM of 16 bits")
+    gray = [[(p[0],) * 3 for p in row] for row in rows]
+    save("g.png", png_of([bytes(p[0] for p in row) for row in gray], 21, 13, colour=0))
+    check(seen_by_program("g.png") == gray, "gray PNG")
+    save("a.png", png_of([bytes(v for p in row for v in (*p, 9)) for row in rows], 21, 13, colour=6))
+    check(seen_by_program("a.png") == rows, "alpha is dropped")
+    save("d.png", png_of([b"".join(bytes([v, 77]) for p in row for v in p) for row in rows], 21, 13, depth=16))
+    check(seen_by_program("d.png") == rows, "of 16 bits the upper 8 remain")
+    palette = [(i, 255 - i, i ^ 90) for i in range(256)]
+    extra = chunk(b"PLTE", bytes(v for c in palette for v in c))
+    save("i.png", png_of([bytes(p[0] for p in row) for row in rows], 21, 13, colour=3, extra=extra))
+    check(seen_by_program("i.png") == [[palette[p[0]] for p in row] for row in rows], "PNG with a palette")
+
+
+def upright(rows, orientation):
+    """The eight EXIF orientations, from their definition: where row 0 and column 0 of the stored picture lie in the scene."""
+    mirrored = [row[::-1] for row in rows]
+    turned = [list(column) for column in zip(*rows)]  # transposed: row 0 becomes column 0
+    return {1: rows, 2: mirrored, 3: mirrored[::-1], 4: rows[::-1], 5: turned, 6: [row[::-1] for row in turned],
+            7: [row[::-1] for row in turned][::-1], 8: turned[::-1]}[orientation]
+
+
+def test_exif_orientation():
+    setup()
+    blocks = [[20, 60, 100, 140, 180], [30, 230, 110, 0, 255], [90, 90, 10, 200, 50]]
+    stored = [[(blocks[y // 8][x // 8],) * 3 for x in range(40)] for y in range(24)]
+    for orientation in range(1, 9):
+        expected = upright(stored, orientation)
+        save("turned.jpg", jpeg_bytes(blocks, orientation, "<" if orientation % 2 else ">"))
+        check(seen_by_program("turned.jpg") == expected, "overlay over orientation %d" % orientation)
+        save("straight.png", png_bytes(expected))
+        good("explain", "m.agf", "turned.jpg", "--logits", "a.npy")
+        good("explain", "m.agf", "straight.png", "--logits", "b.npy")
+        check(read_npy("a.npy") == read_npy("b.npy"), "the network sees orientation %d upright" % orientation)
+    save("turned.png", png_bytes(stored, extra=chunk(b"eXIf", exif(6))))
+    check(seen_by_program("turned.png") == upright(stored, 6), "PNG with an eXIf chunk")
+    for nonsense in (b"II*\0\xff\xff\xff\xff", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", exif(0), exif(9), exif(777)):
+        save("odd.png", png_bytes(stored, extra=chunk(b"eXIf", nonsense)))
+        check(seen_by_program("odd.png") == stored, "EXIF data %r changes nothing" % nonsense)
+
+
+def test_prints_the_best_five():
+    setup()
+    result = explain_json("m.agf", "photo.png", "--logits", "z.npy")
+    shape, z = read_npy("z.npy")
+    check(shape == (6,), "six scores")
+    total = sum(math.exp(v - max(z)) for v in z)
+    ranked = sorted(range(6), key=lambda k: -z[k])
+    check([t["class"] for t in result["top"]] == ranked[:5], "the five best, best first")
+    for t in result["top"]:
+        # JSON carries nine digits
+        check(abs(t["probability"] - math.exp(z[t["class"]] - max(z)) / total) <= 1e-8, "softmax of the scores")
+        check(t["label"] == LABELS[t["class"]], "label of class %d" % t["class"])
+    lines = good("explain", "m.agf", "photo.png").out.splitlines()
+    for line, t in zip(lines[1:6], result["top"]):
+        check("%s (%d)" % (t["label"], t["class"]) in line and "%.2f %%" % (100 * t["probability"]) in line, line)
+    check([m["class"] for m in result["maps"]] == ranked[:1], "without -c the prediction is explained")
+    check([m["class"] for m in explain_json("m.agf", "photo.png", "--top", 3)["maps"]] == ranked[:3], "--top 3")
+    check([m["class"] for m in explain_json("m.agf", "photo.png", "-c", ranked[5], "--top", 2)["maps"]]
+          == [ranked[5]] + ranked[:2], "-c and --top")
+
+
+def test_classes_by_label():
+    setup()
+    for text, k in {"0": 0, "5": 5, "cat": 0, "CAT": 0, "polecat": 1, "pole": 1, "Tiger Cat": 2, "tiger": 2, "LION": 5,
+                    "\u00fc": 5}.items():
+        check(explain_json("m.agf", "photo.png", "-c", text)["maps"][0]["class"] == k, "-c %s is class %d" % (text, k))
+    refused("explain", "m.agf", "photo.png", "-c", "crane", says=["ambiguous", "crane (3)", "crane (4)"])
+    refused("explain", "m.agf", "photo.png", "-c", "a", says=["ambiguous", "cat (0)", "polecat (1)", "tiger cat (2)"])
+    refused("explain", "m.agf", "photo.png", "-c", "dog", says=["dog", "does not exist"])
+    refused("explain", "m.agf", "photo.png", "-c", "6", says=["6", "0 to 5"])
+    refused("explain", "m.agf", "photo.png", "-c", "99999999999999999999", says="does not exist")
+    refused("explain", "m.agf", "photo.png", "-c", "-1", says="does not exist")
+    refused("explain", "m.agf", "photo.png", "-c", "", says="does not exist")
+    refused("explain", "m.agf", "photo.png", "-c", "0", "-c", "dog", "-o", "out.png", says="dog")
+    write_model("many.agf", labels=["thing %d" % i for i in range(40)])
+    refused("explain", "many.agf", "photo.png", "-c", "thing", says=["thing 0 (0)", "32 more"])
+    check(explain_json("many.agf", "photo.png", "-c", "thing 1")["maps"][0]["class"] == 1, "exact before part")
+    write_model("mute.agf", labels=[], classes=3)
+    refused("explain", "mute.agf", "photo.png", "-c", "dog", says=["0 to 2", "no labels"])
+    check("class 2" in good("explain", "mute.agf", "photo.png", "-c", "2").out, "a class without a label")
+    numbers = write_model("numbers.agf", labels=["10", "20", "30"])
+    check(numbers and explain_json("numbers.agf", "photo.png", "-c", "20")["maps"][0]["class"] == 1, "a label that is a number")
+
+
+def test_npy_round_trip():
+    setup()
+    rng = random.Random(5)
+    values = [rng.gauss(0, 1) for _ in range(3 * 24 * 56)]
+    for version in (1, 2):
+        save("x%d.npy" % version, npy_bytes(values, (3, 24, 56), version=version))
+    save("x4.npy", npy_bytes(values, (1, 3, 24, 56)))
+    result = explain_json("m.agf", "x1.npy", "-c", "4", "-c", "1", "--npy", "maps.npy", "--logits", "z.npy")
+    check((result["height"], result["width"]) == (24, 56), "the tensor's size is the session's")
+    check((result["npy"], result["logits"]) == ("maps.npy", "z.npy"), "JSON names the files")
+    shape, maps = read_npy("maps.npy")
+    check(shape == (2, 24, 56) and len(read_npy("z.npy")[1]) == 6, "shapes")
+    size = 24 * 56
+    for i, m in enumerate(result["maps"]):
+        part = maps[i * size:(i + 1) * size]
+        check(m["class"] == (4, 1)[i], "maps in the order asked for")
+        check(math.isclose(m["min"], min(part), rel_tol=1e-8) and math.isclose(m["max"], max(part), rel_tol=1e-8), "min, max")
+        good("explain", "m.agf", "x2.npy", "-c", m["class"], "--npy", "one.npy")
+        check(read_npy("one.npy") == ((1, 24, 56), part), "a class alone gives the same map, bit for bit")
+    good("explain", "m.agf", "x4.npy", "-c", "4", "-c", "1", "--npy", "four.npy", "--low-memory", "--threads", "1")
+    check(everything(".")["./four.npy"] == everything(".")["./maps.npy"], "[1, C, H, W], low memory, one thread: same bytes")
+    good("explain", "m.agf", "x1.npy", "--size", "56x24")
+    good("explain", "m.agf", "x1.npy", "-o", "map.png")
+
+
+def test_npy_refused():
+    setup()
+    values = [0.1] * (3 * 32 * 40)
+    for name, data, says in [
+            ("double.npy", npy_bytes(values, (3, 32, 40), "<f8"), "<f8"),
+            ("big.npy", npy_bytes(values, (3, 32, 40)).replace(b"'<f4'", b"'>f4'"), ">f4"),
+            ("fortran.npy", npy_bytes(values, (3, 32, 40), fortran=True), "Fortran"),
+            ("flat.npy", npy_bytes(values, (96, 40)), "2 dimensions"),
+            ("scalar.npy", npy_bytes([1.0], ()), "0 dimensions"),
+            ("two.npy", npy_bytes(values * 2, (2, 3, 32, 40)), "4 dimensions"),
+            ("five.npy", npy_bytes(values, (1, 1, 3, 32, 40)), "dimensions"),
+            ("gray.npy", npy_bytes(values[:1280], (1, 32, 40)), "1 channels"),
+            ("nothing.npy", npy_bytes([], (3, 0, 40)), "[3, 0, 40]"),
+            ("huge.npy", npy_bytes([], (3, 16000, 16000)), "huge.npy"),
+            ("overflow.npy", npy_bytes([], (3, 2 ** 63, 40)), "overflow.npy"),
+            ("long.npy", npy_bytes(values, (3, 32, 40)) + b"\0", "damaged"),
+            ("future.npy", npy_bytes(values, (3, 32, 40)).replace(b"NUMPY\1", b"NUMPY\x09"), "9.0"),
+            ("garbled.npy", npy_bytes(values, (3, 32, 40)).replace(b"shape", b"shade"), "header"),
+            ("nan.npy", npy_bytes(values[:-1] + [math.nan], (3, 32, 40)), "nan.npy"),
+            ("inf.npy", npy_bytes(values[:-1] + [math.inf], (3, 32, 40)), "inf.npy")]:
+        save(name, data)
+        refused("explain", "m.agf", name, "--npy", "out.npy", says=[name, says])
+    save("right.npy", npy_bytes([math.sin(i) for i in range(3 * 32 * 40)], (3, 32, 40)))
+    refused("explain", "m.agf", "right.npy", "--size", "32x32", says=["40x32", "32x32"])
+    refused("explain", "m.agf", "right.npy", "--overlay", "-o", "out.png", says="--overlay")
+
+
+def test_input_size():
+    setup()
+    check(explain_json("m.agf", "photo.png")["width"] == 40, "nominal size")
+    result = explain_json("m.agf", "photo.png", "--size", "64x48", "--npy", "maps.npy")
+    check((result["width"], result["height"]) == (64, 48) and read_npy("maps.npy")[0] == (1, 48, 64), "--size WIDTHxHEIGHT")
+    refused("explain", "m.agf", "photo.png", "--size", "1x1", says="layer")
+    write_model("tensor.agf", is_picture=False)
+    refused("explain", "tensor.agf", "photo.png", says="photo.png")
+
+
+def test_pictures_of_several_sizes():
+    """One session serves pictures of one size and is made anew for another; results do not depend on the company."""
+    setup()
+    rng = random.Random(3)
+    for i, (h, w) in enumerate([(24, 24), (24, 24), (40, 32), (24, 24)]):
+        save("t%d.npy" % i, npy_bytes([rng.gauss(0, 1) for _ in range(3 * h * w)], (3, h, w)))
+    save("wrong.npy", npy_bytes([0.0] * 4 * 9, (4, 3, 3)))
+    together = Run("explain", "m.agf", "t0.npy", "t1.npy", "wrong.npy", "t2.npy", "t3.npy", "--npy", "%p-all.npy")
+    check(together.code == 1 and together.err.count("\n") == 1 and "wrong.npy" in together.err, str(together))
+    for i in range(4):
+        good("explain", "m.agf", "t%d.npy" % i, "--npy", "alone.npy")
+        check(read_npy("alone.npy") == read_npy("t%d-all.npy" % i), "picture %d" % i)
+
+
+def test_folder_with_a_bad_picture():
+    setup()
+    os.makedirs("in/sub")
+    os.mkdir("out")
+    for i, name in enumerate(["b.png", "a.ppm", "c.PNG"]):
+        save("in/" + name, (ppm_bytes if name.endswith("ppm") else png_bytes)(scene(30 + i, 20, seed=i)))
+    save("in/bad.png", png_bytes(scene(30, 20))[:100])
+    save("in/readme.txt", b"no picture, and no error")
+    save("in/.hidden.png", b"")
+    run = Run("explain", "m.agf", "in", "-o", "out", "--json")
+    check(run.code == 1, str(run))
+    check(run.err.startswith("agf: in/bad.png: truncated") and run.err.count("\n") == 1, str(run))
+    check(sorted(os.listdir("out")) == ["a.png", "b.png", "c.png"], "written: %s" % os.listdir("out"))
+    results = [json.loads(line) for line in run.out.splitlines()]
+    check([r["picture"] for r in results] == ["in/a.ppm", "in/b.png", "in/bad.png", "in/c.PNG"], "sorted, one object a line")
+    check("error" in results[2] and "maps" not in results[2], "the bad one is in the JSON as an error")
+    check([r["maps"][0]["file"] for r in results if "maps" in r] == ["out/a.png", "out/b.png", "out/c.png"], "files")
+    for name in os.listdir("out"):
+        read_png("out/" + name)
+    single = Run("explain", "m.agf", "in/bad.png", "-o", "out/")
+    check(single.code == 2, "one bad picture alone is bad input: %s" % single)
+    good("explain", "m.agf", "in/b.png", "-o", "out/")
+    check(len(os.listdir("out")) == 3, "a folder for one picture")
+
+
+def test_output_names():
+    setup()
+    os.mkdir("out")
+    save("photo.ppm", ppm_bytes(scene(20, 20)))
+    os.mkdir("x")
+    save("x/other.png", png_bytes(scene(20, 20, seed=2)))
+    good("explain", "m.agf", "photo.png", "photo.ppm", "x/other.png", "-o", "out")
+    check(sorted(os.listdir("out")) == ["other.png", "photo.png.png", "photo.ppm.png"], "names: %s" % os.listdir("out"))
+    result = explain_json("m.agf", "photo.png", "-c", 0, "-c", 3, "-c", 4, "-c", 5, "-o", "out/%s-%p.png")
+    names = ["cat-photo.png", "crane-3-photo.png", "crane-4-photo.png", "sea_lion__\u00fc_-photo.png"]
+    check([m["file"] for m in result["maps"]] == ["out/" + n for n in names], "%%s: %s" % [m["file"] for m in result["maps"]])
+    for m in result["maps"]:
+        read_png(m["file"])
+    write_model("mute.agf", labels=[], classes=3)
+    good("explain", "mute.agf", "photo.png", "-c", 2, "-o", "%s.png")
+    check(os.path.exists("2.png"), "a class without a label goes by its index")
+    good("explain", "m.agf", "photo.png", "x/other.png", "--npy", "out/%s.npy", "--logits", "out/%p-z.npy")
+    check({"photo.npy", "other.npy", "photo-z.npy", "other-z.npy"} <= set(os.listdir("out")), "%s of --npy is the picture")
+    write_model("evil.agf", labels=["../up", "/etc/x", ".hidden", "-rf", "a b;$(c)'\"", "x" * 300])
+    os.mkdir("safe")
+    good("explain", "evil.agf", "photo.png", "--top", 6, "-o", "safe/%s.png")
+    check(len(os.listdir("safe")) == 6, "a file for each class in the folder itself: %s" % os.listdir("safe"))
+    for name in os.listdir("safe"):
+        check(not name.startswith((".", "-")) and not set(name) & set("/;$()'\" ") and len(name) < 128, "unsafe name %r" % name)
+
+
+def test_outputs_refused():
+    setup()
+    save("other.png", png_bytes(scene(20, 20)))
+    save("taken.png", b"precious")
+    os.mkdir("dir")
+    pictures = ["photo.png", "other.png"]
+    refused("explain", "m.agf", "photo.png", "-o", "missing/out.png", says="missing")
+    refused("explain", "m.agf", "photo.png", "-o", "missing/", says="missing")
+    refused("explain", "m.agf", "photo.png", "-o", "out.jpg", says=".png")
+    refused("explain", "m.agf", "photo.png", "--npy", "dir", says="dir")
+    refused("explain", "m.agf", "photo.png", "--npy", "missing/maps.npy", says="missing")
+    refused("explain", "m.agf", *pictures, "-o", "out.png", says=["out.png", "folder"])
+    refused("explain", "m.agf", *pictures, "-o", "%s.png", says="%p")
+    refused("explain", "m.agf", *pictures, "--npy", "maps.npy", says="%p")
+    refused("explain", "m.agf", *pictures, "--logits", "z.npy", says="%p")
+    refused("explain", "m.agf", "photo.png", "-o", "photo.png", says="overwritten")
+    refused("explain", "m.agf", "photo.png", "-o", ".", says="overwritten")
+    refused("explain", "m.agf", "photo.png", "--npy", "m.agf", says="overwritten")
+    os.symlink("photo.png", "link.png")
+    refused("explain", "m.agf", "photo.png", "-o", "link.png", says="overwritten")
+    refused("explain", "m.agf", "photo.png", "-o", "same.png", "--npy", "same.png", says="two results")
+    refused("explain", "m.agf", "photo.png", "-o", "fine.png", "--npy", "link.png", says="overwritten")
+    refused("explain", "m.agf", "photo.png", "-c", "dog", "-o", "taken.png", says="dog")
+
+
+def test_unwritable_folder():
+    if os.geteuid() == 0:
+        raise Skip("root may write everywhere")
+    setup()
+    os.mkdir("locked")
+    os.chmod("locked", 0o555)
+    try:
+        refused("explain", "m.agf", "photo.png", "-o", "locked", says="locked")
+        refused("explain", "m.agf", "photo.png", "--npy", "locked/maps.npy", says="locked")
+    finally:
+        os.chmod("locked", 0o755)
+
+
+def test_files_are_replaced_whole():
+    setup()
+    save("old.png", b"old")
+    os.chmod("old.png", 0o640)
+    os.symlink("old.png", "link.png")
+    good("explain", "m.agf", "photo.png", "-o", "link.png")
+    check(os.path.islink("link.png") and len(read_png("old.png")) > 0, "a symbolic link is followed")
+    check(stat.S_IMODE(os.stat("old.png").st_mode) == 0o640, "an existing file keeps its mode")
+    mask = os.umask(0o027)
+    try:
+        good("explain", "m.agf", "photo.png", "-o", "new.png")
+    finally:
+        os.umask(mask)
+    check(stat.S_IMODE(os.stat("new.png").st_mode) == 0o640, "a new file follows the umask")
+    check(not [n for n in os.listdir(".") if n.startswith(".agf")], "a temporary file is left")
+
+
+def test_full_disk():
+    setup()
+    save("old.png", b"old")
+    good("explain", "m.agf", "photo.png", "-o", "whole.png", "--npy", "whole.npy")
+    for limit in (0, 1, 1000, 4096):
+        refused("explain", "m.agf", "photo.png", "-o", "old.png", limit=limit, says=["old.png", "cannot be written"])
+        refused("explain", "m.agf", "photo.png", "--npy", "maps.npy", limit=limit, says=["maps.npy", "cannot be written"])
+    maps = os.path.getsize("whole.npy")
+    refused("explain", "m.agf", "photo.png", "--npy", "fits.npy", "-o", "old.png", limit=maps, says="old.png")
+    if not os.path.exists("/dev/full"):
+        raise Skip("no /dev/full here; RLIMIT_FSIZE was tried")
+    refused("explain", "m.agf", "photo.png", "--npy", "/dev/full", says="No space left")
+    check(stat.S_ISCHR(os.stat("/dev/full").st_mode), "a device is not replaced")
+    with open("/dev/full", "w") as full:
+        for args in (["--help"], ["info", "m.agf"], ["explain", "m.agf", "photo.png"]):
+            run = Run(*args, stdout=full)
+            check(run.code == 2 and "standard output" in run.err, str(run))
+
+
+def test_pipes():
+    setup()
+    os.mkfifo("pipe")
+    received = []
+
+    def drain():
+        with open("pipe", "rb") as f:
+            received.append(f.read())
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    good("explain", "m.agf", "photo.png", "-o", "pipe")
+    reader.join(PATIENCE)
+    good("explain", "m.agf", "photo.png", "-o", "file.png")
+    check(stat.S_ISFIFO(os.stat("pipe").st_mode), "a pipe stays a pipe")
+    check(received == [everything(".")["./file.png"]], "the picture went through the pipe")
+
+    def feed():
+        with open("pipe", "wb") as f:
+            f.write(everything(".")["./photo.png"])
+
+    writer = threading.Thread(target=feed, daemon=True)
+    writer.start()
+    good("explain", "m.agf", "pipe", "--logits", "a.npy")
+    writer.join(PATIENCE)
+    good("explain", "m.agf", "photo.png", "--logits", "b.npy")
+    check(read_npy("a.npy") == read_npy("b.npy"), "a picture from a pipe")
+
+
+def test_pictures_written():
+    setup()
+    good("explain", "m.agf", "photo.png", "-c", 1, "--overlay", "-o", "over.png")
+    check(png_size("over.png") == (50, 36), "a single overlay has the photograph's own size")
+    good("explain", "m.agf", "photo.png", "-c", 1, "--layout", "bare", "-o", "map.png", "--npy", "map.npy", "--vmax", "0.5")
+    check(png_size("map.png") == (40, 32), "a bare map has the network's size")
+    values, rows = read_npy("map.npy")[1], read_png("map.png")
+    counts = [0, 0]
+    for i, value in enumerate(values):
+        r, _, b = rows[i // 40][i % 40]
+        if abs(value) > 0.02:  # nearer to 0 the colour is within a step of white
+            check((r > b) == (value > 0), "pixel %d: value %g has colour r %d, b %d" % (i, value, r, b))
+            counts[value > 0] += 1
+    check(min(counts) > 0, "the map holds both signs: %s" % counts)
+    white = [rows[i // 40][i % 40] for i, value in enumerate(values) if value == 0]
+    check(all(pixel == (255, 255, 255) for pixel in white), "no evidence is white")
+    sizes = {}
+    for count in (1, 2, 3):
+        good("explain", "m.agf", "photo.png", "--top", count, "-o", "figure.png")
+        sizes[count] = png_size("figure.png")
+    check(sizes[1][1] == sizes[2][1] == sizes[3][1] and sizes[3][0] - sizes[2][0] == sizes[2][0] - sizes[1][0] > 300,
+          "several classes stand side by side: %s" % sizes)
+    good("explain", "m.agf", "photo.png", "-c", 1, "-c", 2, "--layout", "bare", "--overlay", "-o", "two.png")
+    check(png_size("two.png") == (100, 36), "bare overlays side by side")
+    for cmap in ("seismic", "jet", "viridis", "turbo", "gray"):
+        good("explain", "m.agf", "photo.png", "--cmap", cmap, "-o", cmap + ".png")
+    check(len({everything(".")["./%s.png" % c] for c in ("seismic", "jet", "viridis", "turbo", "gray")}) == 5, "colormaps differ")
+    caption = []
+    for k in (3, 5):
+        good("explain", "m.agf", "photo.png", "-c", k, "-o", "figure.png")
+        rows = read_png("figure.png")
+        caption.append(rows[-int(len(rows) * 0.2):])
+    check(caption[0] != caption[1] and any(p < (80, 80, 80) for row in caption[0] for p in row), "captions in dark ink")
+
+
+def test_overlay_where_the_network_looked():
+    """A crop sees the middle of a wide photograph: outside it the overlay leaves the photograph as it is."""
+    setup(height=32, width=32, resize_to=32)
+    rows = scene(90, 45)
+    save("wide.png", png_bytes(rows))
+    good("explain", "m.agf", "wide.png", "--overlay", "--alpha", 1, "-o", "over.png")
+    over = read_png("over.png")
+    changed = [x for y in range(45) for x in range(90) if over[y][x] != rows[y][x]]
+    check(changed and min(changed) >= 22 and max(changed) <= 67, "changed columns %d to %d" % (min(changed), max(changed)))
+    check(min(changed) <= 25 and max(changed) >= 64, "the whole crop is overlaid: %d to %d" % (min(changed), max(changed)))
+
+
+def test_odd_shapes():
+    setup()
+    for width, height in ((1, 1), (1, 200), (200, 1), (7, 301)):
+        save("odd.png", png_bytes(scene(width, height)))
+        good("explain", "m.agf", "odd.png", "--top", 2, "-o", "figure.png")
+        good("explain", "m.agf", "odd.png", "--overlay", "-o", "over.png")
+        read_png("figure.png")
+        check(png_size("over.png") == (width, height), "overlay of %dx%d" % (width, height))
+    good("explain", "m.agf", "photo.png", "--top", 6, "-o", "figure.png")
+    write_model("long.agf", labels=["a label of many words " * 20, "\u4e2d\u6587", "plain"])
+    good("explain", "long.agf", "photo.png", "--top", 3, "-o", "figure.png")
+    read_png("figure.png")
+
+
+def test_gray_model():
+    setup(channels=1, mean=(0.5, 0, 0, 0), std=(0.25, 1, 1, 1))
+    result = explain_json("m.agf", "photo.png", "--npy", "maps.npy")
+    check(read_npy("maps.npy")[0] == (1, 32, 40) and len(result["top"]) == 5, "a network of one channel takes a photograph")
+
+
+def test_ablations():
+    setup()
+    maps = set()
+    for option in ("", "no_fx", "no_fdx", "no_m", "no_a", "no_reg", "fx_gradcam", "no_fx,no_m", "no_m,no_fx"):
+        good("explain", "m.agf", "photo.png", "-c", 1, "--npy", "m.npy", *(["--options", option] if option else []))
+        maps.add(everything(".")["./m.npy"])
+    check(len(maps) == 8, "eight different maps of eight choices, whatever their order: %d" % len(maps))
+    good("explain", "m.agf", "photo.png", "-c", 1, "-m", "agf")
+
+
+def test_bank():
+    setup()
+    os.mkdir("bank")
+    target = scene(50, 36, seed=1)
+    near = [[tuple(min(255, v + 3) for v in p) for p in row] for row in target]
+    save("s.png", png_bytes(target))
+    save("bank/copy.ppm", ppm_bytes(target))  # the same pixels in another file: the same latent vector
+    os.symlink("../s.png", "bank/a-link.png")
+    for i in range(3):
+        save("bank/far%d.png" % i, png_bytes(scene(50, 36, seed=20 + i)))
+    save("bank/near.png", png_bytes(near))
+    result = explain_json("m.agf", "s.png", "--bank", "bank", "--npy", "d.npy", "-o", "d.png")
+    check(result["neighbour"]["picture"] == "bank/near.png" and result["neighbour"]["distance"] > 0, str(result["neighbour"]))
+    check("bank/near.png" in good("explain", "m.agf", "s.png", "--bank", "bank").out, "the neighbour is printed")
+    k = result["maps"][0]["class"]
+    good("explain", "m.agf", "s.png", "-c", k, "--npy", "plain.npy")
+    check(read_npy("plain.npy")[1] != read_npy("d.npy")[1], "the difference makes another map")
+    good("explain", "m.agf", "s.png", "--bank", "bank", "-c", k, "--npy", "chosen.npy")
+    check(read_npy("chosen.npy") == read_npy("d.npy"), "the class may be given")
+    os.remove("bank/near.png")
+    other = explain_json("m.agf", "s.png", "--bank", "bank")["neighbour"]
+    check(other["picture"].startswith("bank/far") and other["distance"] > result["neighbour"]["distance"], "the next nearest")
+    save("bank/broken.png", b"\x89PNG\r\n\x1a\n")
+    run = Run("explain", "m.agf", "s.png", "--bank", "bank", "--json")
+    check(run.code == 1 and "bank/broken.png" in run.err and run.err.count("\n") == 1, str(run))
+    check(json.loads(run.out)["neighbour"] == other, "a bad picture in the bank does not end the run")
+    os.mkdir("lonely")
+    save("lonely/same.png", png_bytes(target))
+    refused("explain", "m.agf", "s.png", "--bank", "lonely", "-o", "out.png", says=["s.png", "lonely"])
+    refused("explain", "m.agf", "s.png", "--bank", "missing", says="missing")
+    refused("explain", "m.agf", "s.png", "--bank", "bank", "-c", 1, "--top", 2, says="--bank")
+    many = Run("explain", "m.agf", "lonely", "s.png", "--bank", "bank", "--json")
+    check(many.code == 1 and [json.loads(line)["neighbour"] for line in many.out.splitlines()] == [other] * 2, str(many))
+
+
+def test_layer_times():
+    setup()
+    text = good("explain", "m.agf", "photo.png", "-v").out
+    for i in range(8):
+        check("layer%d" % i in text, "layer%d is not in the table" % i)
+    layers = explain_json("m.agf", "photo.png", "-v")["layers"]
+    check([layer["name"] for layer in layers] == ["layer%d" % i for i in range(8)], "all layers in the JSON")
+    check(sum(layer["forward"] for layer in layers) > 0 and sum(layer["explain"] for layer in layers) > 0, "times are measured")
+
+
+def test_info():
+    parameters = write_model("m.agf", resize_to=36)
+    facts = json.loads(good("info", "m.agf", "--json").out)
+    check(facts["parameters"] == parameters and facts["file_bytes"] == os.path.getsize("m.agf"), "sizes")
+    check((facts["name"], facts["source"], facts["labels"]) == ("tiny", "test", LABELS), "name, source, labels")
+    check(facts["input"] == {"channels": 3, "height": 32, "width": 40}, "input")
+    check(facts["preprocessing"]["resize"] == "crop" and facts["preprocessing"]["resize_to"] == 36, "preprocessing")
+    for got, wanted in zip(facts["preprocessing"]["mean"] + facts["preprocessing"]["std"], (0.4, 0.5, 0.6, 0.2, 0.25, 0.3)):
+        check(abs(got - wanted) <= 1e-7, "mean and std to float32's precision")
+    check(facts["session"]["bytes"] > 0 < facts["session"]["low_memory_bytes"] <= facts["session"]["bytes"], "memory")
+    check([layer["op"] for layer in facts["layers"]] == ["conv", "relu", "maxpool", "conv", "relu", "global_avgpool", "flatten",
+                                                        "linear"], "ops: %s" % [layer["op"] for layer in facts["layers"]])
+    check(facts["layers"][0]["shape"] == [8, 32, 40] and facts["layers"][0]["inputs"] == [-1], "first layer")
+    check(facts["layers"][3]["parameters"] == 1152 and facts["layers"][3]["inputs"] == [2], "fourth layer")
+    larger = json.loads(good("info", "m.agf", "--json", "--size", "80x64").out)
+    check(larger["layers"][2]["shape"] == [8, 32, 40] and larger["session"]["bytes"] > facts["session"]["bytes"], "--size")
+    text = good("info", "m.agf").out
+    for part in ("tiny", "32 x 40", "cat, polecat", str(parameters), "MiB", "layer7", "shorter side to 36"):
+        check(part in text, "%r is not in %s" % (part, text))
+    write_model("plain.agf", labels=[], classes=3, is_picture=False, name="")
+    facts = json.loads(good("info", "plain.agf", "--json").out)
+    check(facts["preprocessing"] is None and facts["labels"] == [] and facts["name"] == "", "a file without extras")
+    check("no preprocessing" in good("info", "plain.agf").out, "a file without preprocessing")
+    refused("info", "m.agf", "--size", "1x1", says="layer")
+
+
+def test_quiet():
+    setup()
+    check(not good("explain", "m.agf", "photo.png", "-q").out, "-q prints nothing")
+    json.loads(good("explain", "m.agf", "photo.png", "-q", "--json").out)
+
+
+def test_file_names_of_all_kinds():
+    setup()
+    for name in (b'quo"te\\and\nnewline.png', b"latin1-\xfc.png", "\u00fcml\u00e4ut.png".encode(), b"%s%p.png", b" .png"):
+        save(name, png_bytes(scene(20, 20)))
+        out = subprocess.run([AGF, b"explain", b"m.agf", name, b"--json", b"--npy", b"out.npy"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, timeout=PATIENCE)
+        check(out.returncode == 0, "%r: %r" % (name, out.stderr))
+        check(json.loads(out.stdout.decode())["picture"] == name.decode("utf-8", "replace"), "name %r in JSON" % name)
+        save(name, b"broken")
+        out = subprocess.run([AGF, b"explain", b"m.agf", name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+        check(out.returncode == 2 and out.stderr.count(b"\n") == 1, "%r: %r" % (name, out.stderr))
+
+
+def slow_arguments(seconds):
+    """Arguments for a run of about `seconds`, however fast the machine is."""
+    slow = ["explain", "m.agf", "--size", "160x160", "--threads", "1", "--isa", "ref"]
+    started = time.monotonic()
+    good(*slow, "photo.png", "photo.png")
+    return slow + ["photo.png"] * max(4, math.ceil(2 * seconds / (time.monotonic() - started)))
+
+
+def on_a_terminal(args):
+    """Run with a pseudo-terminal as stderr; (code, what appeared there)."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([AGF, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 0.2)[0]:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not data:
+                break
+            seen += data
+        elif process.poll() is not None:
+            break
+    os.close(ours)
+    return process.wait(PATIENCE), seen.decode("utf-8", "replace")
+
+
+def test_progress_bar():
+    setup()
+    args = slow_arguments(3)
+    code, seen = on_a_terminal(args)
+    check(code == 0 and " left" in seen and "%" in seen and "photo.png" in seen, "a bar on a terminal: %r" % seen[:200])
+    shares = [int(part.split("%")[0]) for part in seen.split("\r\x1b[K") if "%" in part]
+    check(shares == sorted(shares) and shares[-1] <= 100, "it only grows: %s" % shares)
+    check(seen.endswith("\r\x1b[K"), "the bar is gone at the end: %r" % seen[-50:])
+    check(not good(*args).err, "no bar in a pipe")
+    check(on_a_terminal(args + ["-q"]) == (0, ""), "no bar with -q")
+    check(on_a_terminal(["explain", "m.agf", "photo.png"]) == (0, ""), "no bar for what is done in a moment")
+
+
+def test_interrupted():
+    setup()
+    os.mkdir("out")
+    args = slow_arguments(60)
+    names = []
+    for i in range(len(args) - args.index("photo.png")):
+        names.append("p%05d.png" % i)
+        os.link("photo.png", names[-1])
+    args = args[:args.index("photo.png")] + names
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen([AGF, *args, "-o", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + PATIENCE
+        while len(os.listdir("out")) < 3 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        check(process.poll() is None, "the run ended before it could be interrupted")
+        process.send_signal(number)
+        error = process.communicate(timeout=PATIENCE)[1]
+        check(process.returncode == code and not error, "signal %d: code %d, %r" % (number, process.returncode, error))
+        written = os.listdir("out")
+        check(written and not [n for n in written if n.startswith(".")], "a temporary file is left: %s" % written)
+        for name in written:
+            read_png(os.path.join("out", name))
+            os.remove(os.path.join("out", name))
+
+
+def test_golden_cases():
+    """The program's --npy on our golden networks; the limit is agf-spec's for small golden cases."""
+    cases = [name for name in sorted(os.listdir(GOLDEN)) if os.path.exists(os.path.join(GOLDEN, name, "maps.txt"))] \
+        if os.path.isdir(GOLDEN) else []
+    if not cases:
+        raise Skip("no golden cases in tests/golden")
+    for case in cases:
+        folder = os.path.join(GOLDEN, case)
+        with open(os.path.join(folder, "maps.txt")) as f:
+            for line in f:
+                name, k, error, option = line.split()
+                good("explain", os.path.join(folder, case + ".agf"), os.path.join(folder, "input.npy"), "-c", k, "--npy",
+                     "map.npy", *([] if option == "-" else ["--options", option]))
+                shape, expected = read_npy(os.path.join(folder, name))
+                got_shape, got = read_npy("map.npy")
+                check(got_shape == (1, *shape), "%s: shape %s" % (name, got_shape))
+                off = math.sqrt(sum((a - b) ** 2 for a, b in zip(got, expected)))
+                norm = math.sqrt(sum(b * b for b in expected))
+                check(off <= (4 * float(error) + 2e-6) * norm, "%s %s: off by %g" % (case, name, off / norm))
+
+
+def test_demo_model():
+    demo = os.environ.get("AGF_DEMO")
+    if not demo or not os.path.exists(demo):
+        raise Skip("no demo model ($AGF_DEMO)")
+    save("photo.png", png_bytes(scene(128, 96)))
+    result = explain_json(demo, "photo.png", "-o", "map.png")
+    check(len(result["top"]) == 5 and all(t["label"] for t in result["top"]), "five labelled classes")
+    read_png("map.png")
+
+
+def run_tests(tests, parts):
+    """Run those of `tests` (name -> function) whose name holds one of `parts` (none: all), each in an empty folder of its own;
+    the exit code."""
+    passed = failed = skipped = 0
+    home = os.getcwd()
+    for name, test in tests.items():
+        if not name.startswith("test_") or (parts and not any(part in name for part in parts)):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                test()
+                passed += 1
+            except Skip as reason:
+                skipped += 1
+                print("SKIP %s: %s" % (name, reason))
+            except Exception as e:  # whatever went wrong, the other tests still tell something
+                failed += 1
+                print("FAIL %s: %s: %s" % (name, type(e).__name__, e))
+            finally:
+                os.chdir(home)
+    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
+    return 1 if failed or not passed + skipped else 0
+
+
+if __name__ == "__main__":
+    if not os.path.exists(AGF):
+        print("FAIL: %s is not built" % AGF)
+        print("0 passed, 1 failed")
+        sys.exit(1)
+    sys.exit(run_tests(dict(globals()), sys.argv[1:]))

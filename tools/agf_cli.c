@@ -1,0 +1,1465 @@
+/* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
+ *
+ * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`, a method a row of `methods`.
+ * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, what both stand on cli_base.h's. */
+#define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
+
+#include <stddef.h>
+
+#include "agf.h"
+#include "cli_base.h"
+#include "cli_figure.h"
+#include "cli_picture.h"
+
+/* ---- Options -------------------------------------------------------------------------------------------------------------- */
+
+enum { EXPLAIN = 1, INFO = 2 }; /* the commands that an option belongs to */
+
+typedef struct options {
+  text_list arguments; /* what is no option */
+  text_list classes;
+  int top;
+  const char *out, *npy, *logits;
+  const char *method, *ablations, *cmap, *layout, *isa, *bank;
+  double alpha, vmax;
+  int overlay, json, low_memory, verbose, quiet, help;
+  int width, height; /* 0: the model's own */
+  int threads;
+} options;
+
+typedef enum option_kind {
+  FLAG,  /* int, set to 1 */
+  TEXT,  /* const char * */
+  LIST,  /* text_list, each use adds one */
+  COUNT, /* int, at least `least` */
+  REAL,  /* double, between least and most */
+  SIZE   /* WxH into options.width and options.height */
+} option_kind;
+
+typedef struct option {
+  const char *name;
+  char letter;
+  int commands;
+  option_kind kind;
+  size_t field;
+  double least, most;
+  const char *argument, *help;
+} option;
+
+#define FIELD(name) offsetof(options, name)
+
+static const option options_known[] = {
+  {"class", 'c', EXPLAIN, LIST, FIELD(classes), 0, 0, "CLASS",
+   "explain this class: its index, its label, or a part of the\nlabel that no other has; may be given several times"},
+  {"top", 0, EXPLAIN, COUNT, FIELD(top), 1, INT_MAX, "K", "explain the K best classes (without -c and --top: the best)"},
+  {"out", 'o', EXPLAIN, TEXT, FIELD(out), 0, 0, "OUT",
+   "write a PNG: OUT.png, or a folder that exists, or a name with\n%s (a file for each class) and %p (the picture's name);\n"
+   "without -o only the text is printed"},
+  {"overlay", 0, EXPLAIN, FLAG, FIELD(overlay), 0, 0, NULL, "draw the maps over the photograph, at its own size"},
+  {"layout", 0, EXPLAIN, TEXT, FIELD(layout), 0, 0, "HOW",
+   "figure: photograph and maps with captions; bare: the maps\nalone, pixel by pixel (default: figure, but a single\n"
+   "overlay is bare)"},
+  {"cmap", 0, EXPLAIN, TEXT, FIELD(cmap), 0, 0, "NAME", "seismic (default), jet, viridis, turbo or gray"},
+  {"vmax", 0, EXPLAIN, REAL, FIELD(vmax), 1e-30, 1e30, "V",
+   "the value at the end of the colour scale (default: for each\nmap, what 0.5 % of its pixels exceed)"},
+  {"alpha", 0, EXPLAIN, REAL, FIELD(alpha), 0, 1, "A", "opacity of the strongest evidence in an overlay (default 0.8)"},
+  {"npy", 0, EXPLAIN, TEXT, FIELD(npy), 0, 0, "FILE", "write the maps, float32 [classes, H, W], in the order asked for"},
+  {"logits", 0, EXPLAIN, TEXT, FIELD(logits), 0, 0, "FILE", "write the scores of all classes, float32 [classes]"},
+  {"json", 0, EXPLAIN | INFO, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
+  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD", "agf (default): Attribution Guided Factorization"},
+  {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
+   "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
+  {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
+   "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in DIR"},
+  {"size", 0, EXPLAIN | INFO, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
+  {"threads", 0, EXPLAIN | INFO, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
+  {"isa", 0, EXPLAIN, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
+  {"low-memory", 0, EXPLAIN, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
+  {"verbose", 'v', EXPLAIN, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
+  {"quiet", 'q', EXPLAIN, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
+  {"help", 'h', EXPLAIN | INFO, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+};
+
+enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
+
+static bool parse_whole(const char *text, double least, double most, int *value) {
+  char *end;
+  long number;
+
+  errno = 0;
+  number = strtol(text, &end, 10);
+  if (end == text || *end || errno || (double)number < least || (double)number > most)
+    return false;
+  *value = (int)number;
+  return true;
+}
+
+static bool parse_size(const char *text, options *o) {
+  const char *by = strchr(text, 'x');
+  char *width = by ? text_of("%.*s", (int)(by - text), text) : NULL;
+  bool right = by && parse_whole(width, 1, MAX_SIDE, &o->width) && parse_whole(by + 1, 1, MAX_SIDE, &o->height);
+
+  free(width);
+  return right;
+}
+
+/* Put an option's value where it belongs; `shown` is the option as the user wrote it. */
+static void apply_option(options *o, const option *known, const char *shown, const char *value) {
+  char *field = (char *)o + known->field, *end;
+  bool right = true;
+
+  switch (known->kind) {
+  case FLAG: *(int *)field = 1; break;
+  case TEXT: *(const char **)field = value; right = *value; break;
+  case LIST: text_list_add((text_list *)field, text_of("%s", value)); break;
+  case COUNT: right = parse_whole(value, known->least, known->most, (int *)field); break;
+  case REAL:
+    *(double *)field = strtod(value, &end);
+    right = end != value && !*end && *(double *)field >= known->least && *(double *)field <= known->most;
+    break;
+  case SIZE: right = parse_size(value, o); break;
+  }
+  if (!right)
+    fatal("%s %s: not a valid %s", shown, *value ? value : "''", known->argument);
+}
+
+/* Parse argv[0 .. count - 1], a command's arguments. */
+static void parse_options(options *o, int command, const char *command_name, int count, char **argv) {
+  int i, k;
+
+  for (i = 0; i < count; i++) {
+    const char *word = argv[i], *value = NULL, *equals = strchr(word, '=');
+    const option *known = NULL;
+    char shown[64];
+
+    if (word[0] != '-' || !word[1]) {
+      text_list_add(&o->arguments, text_of("%s", word));
+      continue;
+    }
+    if (!strcmp(word, "--")) {
+      while (++i < count)
+        text_list_add(&o->arguments, text_of("%s", argv[i]));
+      break;
+    }
+    for (k = 0; k < OPTION_COUNT && !known; k++) {
+      const option *candidate = &options_known[k];
+      size_t length = strlen(candidate->name);
+
+      if (!(candidate->commands & command))
+        continue;
+      if (word[1] == '-' && !strncmp(word + 2, candidate->name, length) && (!word[2 + length] || word[2 + length] == '=')) {
+        known = candidate;
+        value = word[2 + length] ? equals + 1 : NULL;
+      } else if (word[1] != '-' && word[1] == candidate->letter) {
+        known = candidate;
+        value = word[2] ? word + 2 : NULL;
+      }
+    }
+    if (!known)
+      fatal("unknown option %s; `agf help %s` lists the options", word, command_name);
+    snprintf(shown, sizeof shown, "%.*s", word[1] == '-' ? (int)strlen(known->name) + 2 : 2, word);
+    if (known->kind == FLAG) {
+      if (value)
+        fatal("%s takes no argument (in %s)", shown, word);
+    } else if (!value) {
+      if (++i == count)
+        fatal("%s needs an argument: %s %s", shown, shown, known->argument);
+      value = argv[i];
+    }
+    apply_option(o, known, shown, value);
+  }
+}
+
+static void options_free(options *o) {
+  text_list_free(&o->arguments);
+  text_list_free(&o->classes);
+}
+
+/* ---- What the user names -------------------------------------------------------------------------------------------------- */
+
+static const struct {
+  const char *name;
+  agf_method method;
+} methods[] = {{"agf", AGF_METHOD_AGF}};
+
+static agf_method find_method(const char *name) {
+  size_t i;
+
+  for (i = 0; i < sizeof methods / sizeof *methods; i++)
+    if (!strcmp(name, methods[i].name))
+      return methods[i].method;
+  fatal("unknown method %s; `agf help explain` lists the methods", name);
+  return AGF_METHOD_AGF;
+}
+
+/* "no_fx,no_m" to AGF_NO_FX | AGF_NO_M. */
+static unsigned find_ablations(const char *list) {
+  static const struct {
+    const char *name;
+    unsigned bit;
+  } known[] = {{"no_fx", AGF_NO_FX}, {"no_fdx", AGF_NO_FDX}, {"no_m", AGF_NO_M},
+               {"no_a", AGF_NO_A},   {"no_reg", AGF_NO_REG}, {"fx_gradcam", AGF_FX_GRADCAM}};
+  unsigned bits = 0;
+
+  for (;;) {
+    size_t length = strcspn(list, ","), i;
+    unsigned bit = 0;
+
+    for (i = 0; i < sizeof known / sizeof *known; i++)
+      if (length == strlen(known[i].name) && !strncmp(list, known[i].name, length))
+        bit = known[i].bit;
+    if (!bit)
+      fatal("--options: %.*s is unknown; there are no_fx, no_fdx, no_m, no_a, no_reg and fx_gradcam", (int)length, list);
+    bits |= bit;
+    if (!list[length])
+      return bits;
+    list += length + 1;
+  }
+}
+
+static agf_colormap find_cmap(const char *name) {
+  int cmap = agf_colormap_find(name);
+
+  if (cmap < 0)
+    fatal("--cmap %s is unknown; there are seismic, jet, viridis, turbo and gray", name);
+  return (agf_colormap)cmap;
+}
+
+/* Whether `label` is what the user means by `text`: exactly, in other letter case, as a part. */
+static bool label_matches(const char *label, const char *text, int looseness) {
+  if (looseness == 0)
+    return !strcmp(label, text);
+  return looseness == 1 ? !compare_ignoring_case(label, text) : contains_ignoring_case(label, text);
+}
+
+/* The class that `text` names: an index, else a label; the strictest reading that finds any decides, and must find one. */
+static int find_class(const agf_model *model, const char *text) {
+  enum { LISTED = 8 };
+  int classes = agf_model_classes(model), looseness, index, k;
+  bool is_number = *text && strspn(text, "0123456789") == strlen(text);
+
+  if (is_number && parse_whole(text, 0, classes - 1, &index))
+    return index;
+  for (looseness = 0; looseness <= 2 && *text; looseness++) {
+    char list[640] = "";
+    int found = 0, first = -1;
+
+    for (k = 0; k < classes; k++)
+      if (*agf_model_label(model, k) && label_matches(agf_model_label(model, k), text, looseness)) {
+        size_t used = strlen(list);
+
+        if (found < LISTED)
+          snprintf(list + used, sizeof list - used, "%s%.60s (%d)", found ? ", " : "", agf_model_label(model, k), k);
+        first = found++ ? first : k;
+      }
+    if (found == 1)
+      return first;
+    if (found > LISTED)
+      fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
+    if (found)
+      fatal("class '%s' is ambiguous: %s", text, list);
+  }
+  if (is_number || !*agf_model_label(model, 0))
+    fatal("class '%s' does not exist: the model has the classes 0 to %d%s", text, classes - 1,
+          *agf_model_label(model, 0) ? "" : " and no labels");
+  fatal("class '%s' does not exist: no label of the model holds it", text);
+  return -1;
+}
+
+/* "tiger cat (282)", or "class 282" without labels, in memory of its own. */
+static char *class_name(const agf_model *model, int k) {
+  const char *label = agf_model_label(model, k);
+
+  return *label ? text_of("%s (%d)", label, k) : text_of("class %d", k);
+}
+
+static agf_model *open_model(const char *path) {
+  agf_model *model;
+  agf_error error;
+
+  if (agf_model_open(path, NULL, &model, &error))
+    fatal("%s", error.message); /* it begins with the path */
+  return model;
+}
+
+/* ---- agf explain: what is to be done -------------------------------------------------------------------------------------- */
+
+/* A picture to be explained. */
+typedef struct subject {
+  const char *path;
+  char *name; /* of its output in a folder: the file's name without its ending, unless two would be the same */
+  /* Label-free procedure: the picture's latent vector, its nearest neighbour's, and which picture that is. */
+  float *latent, *nearest;
+  const char *neighbour;
+  double distance;
+} subject;
+
+typedef struct explainer {
+  const options *asked;
+  agf_model *model;
+  const char *model_name; /* for captions and JSON: the model's own, else its file's */
+  agf_input input;
+  agf_session *session; /* of the size below; made anew when a picture needs another */
+  int height, width;
+  text_list paths;   /* owns the subjects' paths */
+  subject *subjects;
+  int count;
+  bool many;         /* several pictures or a folder: a bad one does not end the run */
+  bool some_failed;
+  int *classes;      /* [class_count]: the classes asked for with -c */
+  int class_count;
+  int ranks;         /* how many of the best classes to explain besides */
+  agf_method method;
+  unsigned ablations;
+  style style;
+  bool bare;         /* pictures without photograph beside them, captions and margins */
+} explainer;
+
+static void name_subjects(explainer *e) {
+  text_list stems = {0};
+  int i, j;
+
+  for (i = 0; i < e->count; i++) {
+    const char *base = base_name(e->paths.items[i]), *dot = strrchr(base, '.');
+
+    text_list_add(&stems, dot && dot > base ? text_of("%.*s", (int)(dot - base), base) : text_of("%s", base));
+  }
+  for (i = 0; i < e->count; i++) {
+    bool unique = true;
+
+    for (j = 0; j < e->count && unique; j++)
+      unique = i == j || compare_ignoring_case(stems.items[i], stems.items[j]);
+    e->subjects[i].path = e->paths.items[i];
+    e->subjects[i].name = text_of("%s", unique ? stems.items[i] : base_name(e->paths.items[i]));
+  }
+  text_list_free(&stems);
+}
+
+/* Folders among the arguments become the pictures in them. */
+static void list_subjects(explainer *e) {
+  int i;
+
+  for (i = 1; i < e->asked->arguments.count; i++) {
+    const char *path = e->asked->arguments.items[i];
+
+    if (is_folder(path)) {
+      int before = e->paths.count;
+
+      list_folder(path, is_picture_name, &e->paths);
+      if (e->paths.count == before)
+        fatal("%s: no pictures in this folder", path);
+      e->many = true;
+    } else {
+      text_list_add(&e->paths, text_of("%s", path));
+    }
+  }
+  e->count = e->paths.count;
+  e->many = e->many || e->count > 1;
+  e->subjects = allocate((size_t)e->count, sizeof *e->subjects);
+  name_subjects(e);
+  for (i = 0; i < e->count; i++)
+    protect_input(e->subjects[i].path);
+}
+
+static bool has_placeholder(const char *pattern, char which) {
+  const char *at = pattern;
+
+  while ((at = strchr(at, '%')))
+    if (*++at == which)
+      return true;
+  return false;
+}
+
+/* An output that cannot work is refused before the work, not after it. `path` may be NULL: not asked for. */
+static void check_output(const explainer *e, const char *path, const char *shown, bool folder_allowed) {
+  struct stat status;
+  bool exists, per_picture;
+  char *folder;
+
+  if (!path)
+    return;
+  exists = !stat(path, &status);
+  per_picture = has_placeholder(path, 'p') || (!folder_allowed && has_placeholder(path, 's'));
+  if (exists && S_ISDIR(status.st_mode)) {
+    if (!folder_allowed)
+      fatal("%s %s: a folder, but a file's name is needed", shown, path);
+    folder = text_of("%s", path);
+    per_picture = true;
+  } else {
+    if (folder_allowed && path[strlen(path) - 1] == '/')
+      fatal("%s %s: no such folder", shown, path);
+    if (folder_allowed && !ends_with(path, ".png") && (!exists || S_ISREG(status.st_mode)))
+      fatal("%s %s: no such folder, and no name that ends in .png", shown, path);
+    folder = folder_of(path);
+    if (!is_folder(folder))
+      fatal("%s %s: no such folder: %s", shown, path, folder);
+  }
+  if (e->many && !per_picture)
+    fatal("%s %s: several pictures need %s%s in the name (the picture's name)", shown, path,
+          folder_allowed ? "a folder that exists, or " : "", "%p");
+  if ((!exists || !S_ISCHR(status.st_mode)) && access(folder, W_OK))
+    fatal("%s %s: cannot write to the folder %s: %s", shown, path, folder, strerror(errno));
+  free(folder);
+}
+
+static void choose_classes(explainer *e) {
+  const options *o = e->asked;
+  int i;
+
+  e->class_count = o->classes.count;
+  e->classes = allocate((size_t)e->class_count, sizeof *e->classes);
+  for (i = 0; i < e->class_count; i++)
+    e->classes[i] = find_class(e->model, o->classes.items[i]);
+  e->ranks = o->top ? o->top : !e->class_count;
+  if (e->ranks > agf_model_classes(e->model))
+    fatal("--top %d: the model has %d classes", e->ranks, agf_model_classes(e->model));
+  if (o->bank && o->top && e->class_count)
+    fatal("--bank takes either -c or --top");
+}
+
+static void choose_looks(explainer *e) {
+  const options *o = e->asked;
+  bool one_map = e->class_count + e->ranks == 1 || (o->out && has_placeholder(o->out, 's'));
+
+  e->style.cmap = find_cmap(o->cmap);
+  e->style.vmax = (float)o->vmax;
+  e->style.alpha = (float)o->alpha;
+  e->style.overlay = o->overlay;
+  e->bare = o->overlay && one_map;
+  if (o->layout) {
+    if (strcmp(o->layout, "figure") && strcmp(o->layout, "bare"))
+      fatal("--layout %s is unknown; there are figure and bare", o->layout);
+    e->bare = !strcmp(o->layout, "bare");
+  }
+}
+
+/* ---- agf explain: one picture --------------------------------------------------------------------------------------------- */
+
+/* A picture ready for the network. */
+typedef struct prepared {
+  picture source;
+  int height, width;
+  const float *chw; /* [C][height][width] */
+  float *made;      /* chw, where it was made of a photograph */
+  agf_rect seen;
+} prepared;
+
+static void prepared_free(prepared *p) {
+  picture_free(&p->source);
+  free(p->made);
+  p->made = NULL;
+}
+
+static bool prepare(const explainer *e, const char *path, prepared *p, problem *why) {
+  const options *o = e->asked;
+  agf_error error;
+
+  memset(p, 0, sizeof *p);
+  if (!load_picture(path, &p->source, why))
+    return false;
+  p->height = o->height ? o->height : e->input.height;
+  p->width = o->width ? o->width : e->input.width;
+  if (p->source.tensor) {
+    if (p->source.channels != e->input.channels)
+      failed(why, "%s: a tensor of %d channels, the network takes %d", path, p->source.channels, e->input.channels);
+    else if (o->width && (p->source.height != p->height || p->source.width != p->width))
+      failed(why, "%s: a tensor of %dx%d pixels, --size asks for %dx%d", path, p->source.width, p->source.height, p->width,
+             p->height);
+    else
+      p->chw = p->source.tensor;
+    p->height = p->source.height;
+    p->width = p->source.width;
+  } else {
+    p->made = allocate((size_t)e->input.channels * (size_t)p->height * (size_t)p->width, sizeof *p->made);
+    if (agf_picture_to_input(e->model, p->height, p->width, p->source.rgb, p->source.width, p->source.height,
+                             3 * (size_t)p->source.width, p->made, &p->seen, &error))
+      failed(why, "%s: %s", path, error.message);
+    else
+      p->chw = p->made;
+  }
+  if (!p->chw)
+    prepared_free(p);
+  return p->chw != NULL;
+}
+
+/* A session of this size. */
+static bool need_session(explainer *e, int height, int width, problem *why) {
+  agf_session_config config;
+  agf_error error;
+
+  if (e->session && e->height == height && e->width == width)
+    return true;
+  agf_session_destroy(e->session);
+  e->session = NULL;
+  memset(&config, 0, sizeof config);
+  config.height = e->height = height;
+  config.width = e->width = width;
+  config.threads = e->asked->threads;
+  config.low_memory = e->asked->low_memory;
+  config.isa = e->asked->isa;
+  config.progress = progress_update;
+  if (agf_session_create(e->model, &config, &e->session, &error))
+    return failed(why, "%s", error.message);
+  return true;
+}
+
+/* Load a picture and run the network on it; on false *p is empty. */
+static bool run_picture(explainer *e, const char *path, prepared *p, unsigned flags, problem *why) {
+  problem detail;
+  agf_error error;
+
+  if (!prepare(e, path, p, why))
+    return false;
+  if (!need_session(e, p->height, p->width, &detail)) {
+    failed(why, "%s: %.600s", path, detail.text);
+  } else if (agf_run(e->session, p->chw, flags, &error)) {
+    stop_if_interrupted();
+    failed(why, "%s: %s", path, error.message);
+  } else {
+    return true;
+  }
+  prepared_free(p);
+  return false;
+}
+
+/* What became of one picture. */
+typedef struct result {
+  int classes;          /* of the model */
+  double *probability;  /* [classes] */
+  int count;            /* of maps */
+  int *explained;       /* [count]: their classes */
+  float *maps;          /* [count][height][width] */
+  int height, width;
+  double seconds;       /* forward pass and explanation */
+  char **files;         /* [count]: the picture with this map, NULL: none */
+  char *npy, *logits;   /* NULL: not written */
+} result;
+
+static void result_free(result *r) {
+  int i;
+
+  for (i = 0; r->files && i < r->count; i++)
+    free(r->files[i]);
+  free(r->files);
+  free(r->probability);
+  free(r->explained);
+  free(r->maps);
+  free(r->npy);
+  free(r->logits);
+}
+
+/* Softmax of the logits, in double. */
+static double *probabilities(const agf_session *session, int classes) {
+  const float *logits = agf_logits(session);
+  double *p = allocate((size_t)classes, sizeof *p), highest = logits[agf_ranked(session, 0)], sum = 0;
+  int k;
+
+  for (k = 0; k < classes; k++)
+    sum += p[k] = exp(logits[k] - highest);
+  for (k = 0; k < classes; k++)
+    p[k] /= sum;
+  return p;
+}
+
+/* The maps of the session's last run, of which `s` is the picture. */
+static bool explain_run(explainer *e, const subject *s, result *r, problem *why) {
+  size_t map_size = (size_t)e->height * (size_t)e->width;
+  int latents = agf_latent_size(e->session), i;
+  float *difference = NULL;
+  agf_request request;
+  agf_error error;
+  agf_status status;
+
+  r->classes = agf_model_classes(e->model);
+  r->probability = probabilities(e->session, r->classes);
+  r->height = e->height;
+  r->width = e->width;
+  r->count = e->class_count + e->ranks;
+  r->explained = allocate((size_t)r->count, sizeof *r->explained);
+  r->maps = allocate((size_t)r->count, map_size * sizeof *r->maps);
+  memcpy(r->explained, e->classes, (size_t)e->class_count * sizeof *r->explained);
+  for (i = 0; i < e->ranks; i++)
+    r->explained[e->class_count + i] = agf_ranked(e->session, i);
+
+  memset(&request, 0, sizeof request);
+  request.method = e->method;
+  request.options = e->ablations;
+  request.count = r->count;
+  request.classes = r->explained;
+  if (s->nearest) {
+    difference = allocate((size_t)latents, sizeof *difference);
+    for (i = 0; i < latents; i++)
+      difference[i] = s->latent[i] - s->nearest[i];
+    request.difference = difference;
+    if (!e->class_count) { /* ranked by the classifier's answer to the difference, which only the engine knows */
+      request.classes = NULL;
+      request.explained = r->explained;
+    }
+  }
+  status = agf_explain(e->session, &request, r->maps, &error);
+  free(difference);
+  stop_if_interrupted();
+  return status == AGF_OK || failed(why, "%s: %s", s->path, error.message);
+}
+
+/* ---- agf explain: the files it writes ------------------------------------------------------------------------------------- */
+
+/* A label as a part of a file's name: no separators, control or shell characters, no leading '.' or '-', at most 100 bytes. */
+static char *file_safe(const char *label) {
+  char *safe = text_of("%.100s", label), *c;
+
+  for (c = safe + strlen(safe); c > safe && !utf8_length(c - 1) && (unsigned char)c[-1] >= 0x80; c--)
+    if (((unsigned char)c[-1] & 0xC0) == 0xC0) { /* a sequence that the cut went through */
+      c[-1] = 0;
+      break;
+    }
+  for (c = safe; *c; c++) {
+    bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || (unsigned char)*c >= 0x80;
+
+    if (!plain && *c != '_' && ((*c != '-' && *c != '.') || c == safe))
+      *c = '_';
+  }
+  return safe;
+}
+
+/* What %s stands for in the file of map i: the class's label, its index where it has none, both where two would be alike. */
+static char *class_in_file_name(const explainer *e, const result *r, int i) {
+  const char *label = agf_model_label(e->model, r->explained[i]);
+  bool unique = true;
+  char *name;
+  int j;
+
+  if (!*label)
+    return text_of("%d", r->explained[i]);
+  name = file_safe(label);
+  for (j = 0; j < r->count && unique; j++)
+    if (r->explained[j] != r->explained[i]) {
+      char *other = file_safe(agf_model_label(e->model, r->explained[j]));
+
+      unique = compare_ignoring_case(name, other) != 0;
+      free(other);
+    }
+  if (!unique) {
+    char *longer = text_of("%s-%d", name, r->explained[i]);
+
+    free(name);
+    name = longer;
+  }
+  return name;
+}
+
+/* `pattern` with %s and %p replaced, in memory of its own. */
+static char *fill_in(const char *pattern, const char *for_s, const char *for_p) {
+  char *filled = text_of("%s", "");
+
+  while (*pattern) {
+    const char *piece = pattern;
+    size_t length = 1;
+    char *longer;
+
+    if (pattern[0] == '%' && (pattern[1] == 's' || pattern[1] == 'p')) {
+      piece = pattern[1] == 's' ? for_s : for_p;
+      length = strlen(piece);
+      pattern++;
+    }
+    pattern++;
+    longer = text_of("%s%.*s", filled, (int)length, piece);
+    free(filled);
+    filled = longer;
+  }
+  return filled;
+}
+
+static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, problem *why) {
+  problem detail;
+  canvas c;
+
+  if (!(e->bare ? compose_bare : compose_figure)(&c, f, panels, count, &e->style, &detail))
+    return failed(why, "%s: %.600s", path, detail.text);
+  write_png(path, &c);
+  free(c.rgb);
+  return true;
+}
+
+/* The picture or, with %s, pictures that -o asks for. */
+static bool write_pictures(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
+  const char *out = e->asked->out;
+  panel *panels = allocate((size_t)r->count, sizeof *panels);
+  text_list texts = {0};
+  canvas photo;
+  figure f;
+  bool done = true;
+  int i;
+
+  photo.width = p->source.width;
+  photo.height = p->source.height;
+  photo.rgb = p->source.rgb;
+  memset(&f, 0, sizeof f);
+  f.photo = p->source.rgb ? &photo : NULL;
+  f.seen = p->seen;
+  f.map_height = r->height;
+  f.map_width = r->width;
+  f.photo_label = base_name(s->path);
+  text_list_add(&texts, s->neighbour ? text_of("%s, against %s", e->model_name, base_name(s->neighbour))
+                                     : text_of("%s", e->model_name));
+  f.footer = texts.items[0];
+  for (i = 0; i < r->count; i++) {
+    panels[i].map = r->maps + (size_t)i * (size_t)r->height * (size_t)r->width;
+    text_list_add(&texts, class_name(e->model, r->explained[i]));
+    panels[i].label = texts.items[texts.count - 1];
+    text_list_add(&texts, text_of("%.1f %%", 100 * r->probability[r->explained[i]]));
+    panels[i].share = texts.items[texts.count - 1];
+  }
+  if (is_folder(out)) {
+    char *path = text_of("%s%s%s.png", out, out[strlen(out) - 1] == '/' ? "" : "/", s->name);
+
+    done = draw_panels(e, &f, panels, r->count, path, why);
+    for (i = 0; i < r->count; i++)
+      r->files[i] = text_of("%s", path);
+    free(path);
+  } else {
+    bool each = has_placeholder(out, 's');
+
+    for (i = 0; i < r->count && done; i++) {
+      char *name = class_in_file_name(e, r, i);
+
+      r->files[i] = fill_in(out, name, s->name);
+      free(name);
+      if (each || i == 0)
+        done = draw_panels(e, &f, panels + i, each ? 1 : r->count, r->files[i], why);
+    }
+  }
+  text_list_free(&texts);
+  free(panels);
+  return done;
+}
+
+/* Everything that was asked to be written about one picture: all of it, or nothing. */
+static bool write_results(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
+  const options *o = e->asked;
+  int shape[3];
+
+  if (o->overlay && o->out && !p->source.rgb)
+    return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
+  r->files = allocate((size_t)r->count, sizeof *r->files);
+  if (o->out && !write_pictures(e, s, p, r, why)) {
+    outputs_discard();
+    return false;
+  }
+  shape[0] = r->count;
+  shape[1] = r->height;
+  shape[2] = r->width;
+  if (o->npy)
+    write_npy(r->npy = fill_in(o->npy, s->name, s->name), r->maps, shape, 3);
+  if (o->logits)
+    write_npy(r->logits = fill_in(o->logits, s->name, s->name), agf_logits(e->session), &r->classes, 1);
+  outputs_complete();
+  return true;
+}
+
+/* ---- agf explain: what it prints ------------------------------------------------------------------------------------------ */
+
+enum { TOP_PRINTED = 5 };
+
+static void range_of(const result *r, int i, float *low, float *high) {
+  size_t size = (size_t)r->height * (size_t)r->width, j;
+  const float *map = r->maps + (size_t)i * size;
+
+  *low = *high = map[0];
+  for (j = 1; j < size; j++) {
+    *low = fminf(*low, map[j]);
+    *high = fmaxf(*high, map[j]);
+  }
+}
+
+/* A tensor's shape as "96 x 14 x 14"; one of 1 x 1 as its length. */
+static const char *shape_text(const int shape[3], char text[48]) {
+  if (shape[1] == 1 && shape[2] == 1)
+    snprintf(text, 48, "%d", shape[0]);
+  else
+    snprintf(text, 48, "%d x %d x %d", shape[0], shape[1], shape[2]);
+  return text;
+}
+
+/* `text`, filled up with spaces to `width` columns. */
+static void print_padded(const char *text, int width) {
+  int left = width - columns(text);
+
+  print_clean(text);
+  printf("%*s", left > 0 ? left : 0, "");
+}
+
+/* The widest layer name, for tables. */
+static int name_columns(const agf_model *model) {
+  int widest = 4, i;
+  agf_layer layer;
+
+  for (i = 0; i < agf_model_layers(model); i++)
+    if (!agf_model_layer(model, i, 0, 0, &layer, NULL) && columns(layer.name) > widest)
+      widest = columns(layer.name);
+  return widest;
+}
+
+static void print_layer_times(const explainer *e) {
+  int width = name_columns(e->model), i;
+  double forward = 0, explain = 0;
+  agf_layer layer;
+  agf_times times;
+  char shape[48];
+
+  printf("  %*s  ", 4, "#");
+  print_padded("name", width);
+  printf("  %-16s %-18s %10s %10s\n", "op", "output", "forward ms", "explain ms");
+  for (i = 0; i < agf_model_layers(e->model); i++) {
+    if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times))
+      continue;
+    printf("  %4d  ", i);
+    print_padded(layer.name, width);
+    printf("  %-16s %-18s %10.3f %10.3f\n", agf_op_name(layer.op), shape_text(layer.shape, shape), 1e3 * times.forward,
+           1e3 * times.explain);
+    forward += times.forward;
+    explain += times.explain;
+  }
+  printf("  %4s  ", "");
+  print_padded("sum", width);
+  printf("  %-16s %-18s %10.3f %10.3f\n", "", "", 1e3 * forward, 1e3 * explain);
+}
+
+static void print_text(const explainer *e, const subject *s, const result *r) {
+  int i;
+
+  print_clean(s->path);
+  putchar('\n');
+  for (i = 0; i < TOP_PRINTED && i < r->classes; i++) {
+    int k = agf_ranked(e->session, i);
+    char *name = class_name(e->model, k);
+
+    printf("  %6.2f %%  ", 100 * r->probability[k]);
+    print_clean(name);
+    putchar('\n');
+    free(name);
+  }
+  if (s->neighbour) {
+    printf("  nearest neighbour: ");
+    print_clean(s->neighbour);
+    printf(", at distance %.6g\n", s->distance);
+  }
+  for (i = 0; i < r->count; i++) {
+    char *name = class_name(e->model, r->explained[i]);
+    float low, high;
+
+    range_of(r, i, &low, &high);
+    printf("  map of ");
+    print_clean(name);
+    printf(": %.3f to %.3f", low, high);
+    if (r->files[i]) {
+      printf(", in ");
+      print_clean(r->files[i]);
+    }
+    putchar('\n');
+    free(name);
+  }
+  if (e->asked->verbose) {
+    printf("  %.3f s with %d thread%s and instruction set %s\n", r->seconds, agf_session_threads(e->session),
+           agf_session_threads(e->session) == 1 ? "" : "s", agf_isa_name(e->session));
+    print_layer_times(e);
+  }
+}
+
+static void print_json_class(const explainer *e, const result *r, int k) {
+  printf("{\"class\": %d, \"label\": ", k);
+  json_string(agf_model_label(e->model, k));
+  printf(", \"probability\": %.9g", r->probability[k]);
+}
+
+static void print_json_file(const char *key, const char *path) {
+  printf(", \"%s\": ", key);
+  if (path)
+    json_string(path);
+  else
+    printf("null");
+}
+
+static void print_json(const explainer *e, const subject *s, const result *r) {
+  int i;
+
+  printf("{\"model\": ");
+  json_string(e->model_name);
+  printf(", \"picture\": ");
+  json_string(s->path);
+  printf(", \"top\": [");
+  for (i = 0; i < TOP_PRINTED && i < r->classes; i++) {
+    printf("%s", i ? ", " : "");
+    print_json_class(e, r, agf_ranked(e->session, i));
+    printf("}");
+  }
+  printf("], \"height\": %d, \"width\": %d, \"maps\": [", r->height, r->width);
+  for (i = 0; i < r->count; i++) {
+    float low, high;
+
+    range_of(r, i, &low, &high);
+    printf("%s", i ? ", " : "");
+    print_json_class(e, r, r->explained[i]);
+    printf(", \"min\": %.9g, \"max\": %.9g", low, high);
+    print_json_file("file", r->files[i]);
+    printf("}");
+  }
+  printf("]");
+  print_json_file("npy", r->npy);
+  print_json_file("logits", r->logits);
+  if (s->neighbour) {
+    printf(", \"neighbour\": {\"picture\": ");
+    json_string(s->neighbour);
+    printf(", \"distance\": %.9g}", s->distance);
+  }
+  if (e->asked->verbose) {
+    agf_layer layer;
+    agf_times times;
+
+    printf(", \"threads\": %d, \"isa\": \"%s\", \"layers\": [", agf_session_threads(e->session), agf_isa_name(e->session));
+    for (i = 0; i < agf_model_layers(e->model); i++) {
+      if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times))
+        continue;
+      printf("%s{\"name\": ", i ? ", " : "");
+      json_string(layer.name);
+      printf(", \"op\": \"%s\", \"forward\": %.9g, \"explain\": %.9g}", agf_op_name(layer.op), times.forward, times.explain);
+    }
+    printf("]");
+  }
+  printf(", \"seconds\": %.6f}\n", r->seconds);
+}
+
+/* ---- agf explain ---------------------------------------------------------------------------------------------------------- */
+
+/* A picture that could not be done: the end of the run, or one line among many. */
+static void give_up(explainer *e, const char *path, const problem *why) {
+  if (!e->many)
+    fatal("%s", why->text);
+  complain("%s", why->text);
+  e->some_failed = true;
+  if (e->asked->json) {
+    printf("{\"model\": ");
+    json_string(e->model_name);
+    printf(", \"picture\": ");
+    json_string(path);
+    printf(", \"error\": ");
+    json_string(why->text);
+    printf("}\n");
+  }
+}
+
+/* The engine's work on a picture in units of a forward pass: the forward pass, and about 1.5 for every map. */
+static const double RUN_WORK = 1, MAP_WORK = 1.5;
+
+static void explain_subject(explainer *e, const subject *s) {
+  double before;
+  prepared p;
+  result r;
+  problem why;
+  bool done;
+
+  memset(&r, 0, sizeof r);
+  progress_step(RUN_WORK, s->path);
+  before = seconds_now();
+  done = run_picture(e, s->path, &p, AGF_RUN_EXPLAIN, &why);
+  if (done) {
+    progress_step(MAP_WORK * (e->class_count + e->ranks), s->path);
+    done = explain_run(e, s, &r, &why);
+    r.seconds = seconds_now() - before;
+    done = done && write_results(e, s, &p, &r, &why);
+    prepared_free(&p);
+  }
+  if (!done) {
+    give_up(e, s->path, &why);
+  } else {
+    progress_clear();
+    if (e->asked->json)
+      print_json(e, s, &r);
+    else if (!e->asked->quiet)
+      print_text(e, s, &r);
+    fflush(stdout);
+  }
+  result_free(&r);
+}
+
+/* The latent vector of a picture, in memory of its own; NULL: *why. */
+static float *latent_of(explainer *e, const char *path, int *count, problem *why) {
+  float *latent;
+  agf_error error;
+  prepared p;
+
+  progress_step(RUN_WORK, path);
+  if (!run_picture(e, path, &p, 0, why))
+    return NULL;
+  prepared_free(&p);
+  *count = agf_latent_size(e->session);
+  latent = allocate((size_t)*count, sizeof *latent);
+  if (agf_latent(e->session, latent, &error)) {
+    failed(why, "%s: %s", path, error.message);
+    free(latent);
+    latent = NULL;
+  }
+  return latent;
+}
+
+static double distance_between(const float *a, const float *b, int count) {
+  double sum = 0;
+  int i;
+
+  for (i = 0; i < count; i++)
+    sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+  return sqrt(sum);
+}
+
+/* The label-free procedure's first half: every subject's latent vector, then its nearest neighbour's in the bank. One pass over
+ * the bank serves all subjects, and only the nearest vectors are kept. A subject that fails is left without a latent vector. */
+static void find_neighbours(explainer *e, const text_list *bank) {
+  int latents = 0, i, j;
+  problem why;
+
+  for (i = 0; i < e->count; i++) {
+    int count = 0;
+
+    e->subjects[i].latent = latent_of(e, e->subjects[i].path, &count, &why);
+    if (e->subjects[i].latent && latents && count != latents) {
+      free(e->subjects[i].latent);
+      e->subjects[i].latent = NULL;
+      failed(&why, "%s: --bank needs pictures of one size", e->subjects[i].path);
+    }
+    if (!e->subjects[i].latent)
+      give_up(e, e->subjects[i].path, &why);
+    else
+      latents = count;
+  }
+  for (j = 0; j < bank->count && latents; j++) {
+    const char *path = bank->items[j];
+    file_identity its = {0, 0}, mine = {0, 0};
+    bool identified = identify(path, &its);
+    int count = 0;
+    float *latent = latent_of(e, path, &count, &why);
+
+    if (latent && count != latents) {
+      free(latent);
+      latent = NULL;
+      failed(&why, "%s: not of the size of the pictures to explain", path);
+    }
+    if (!latent) {
+      complain("%s", why.text);
+      e->some_failed = true;
+      continue;
+    }
+    for (i = 0; i < e->count; i++) {
+      subject *s = &e->subjects[i];
+      double distance;
+
+      if (!s->latent || (identified && identify(s->path, &mine) && same_file(&its, &mine)))
+        continue;
+      distance = distance_between(s->latent, latent, latents);
+      if (distance > 0 && (!s->nearest || distance < s->distance)) { /* 0: the same picture under another name */
+        s->nearest = s->nearest ? s->nearest : allocate((size_t)latents, sizeof *s->nearest);
+        memcpy(s->nearest, latent, (size_t)latents * sizeof *latent);
+        s->neighbour = path;
+        s->distance = distance;
+      }
+    }
+    free(latent);
+  }
+}
+
+static void explainer_free(explainer *e) {
+  int i;
+
+  agf_session_destroy(e->session);
+  agf_model_close(e->model);
+  for (i = 0; i < e->count; i++) {
+    free(e->subjects[i].name);
+    free(e->subjects[i].latent);
+    free(e->subjects[i].nearest);
+  }
+  free(e->subjects);
+  free(e->classes);
+  text_list_free(&e->paths);
+}
+
+static int run_explain(const options *asked) {
+  text_list bank = {0};
+  explainer e;
+  problem why;
+  int i;
+
+  memset(&e, 0, sizeof e);
+  e.asked = asked;
+  if (asked->arguments.count < 2)
+    fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
+  e.method = find_method(asked->method);
+  e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+  list_subjects(&e);
+  if (asked->bank) {
+    list_folder(asked->bank, is_picture_name, &bank);
+    for (i = 0; i < bank.count; i++)
+      protect_input(bank.items[i]);
+  }
+  check_output(&e, asked->out, "-o", true);
+  check_output(&e, asked->npy, "--npy", false);
+  check_output(&e, asked->logits, "--logits", false);
+  e.model = open_model(asked->arguments.items[0]);
+  protect_input(asked->arguments.items[0]);
+  e.model_name = agf_model_name(e.model);
+  if (!*e.model_name)
+    e.model_name = base_name(asked->arguments.items[0]);
+  agf_model_input(e.model, &e.input);
+  choose_classes(&e);
+  choose_looks(&e);
+  /* What is wrong with the session itself (its size, its instruction set) is no fault of the first picture. */
+  if ((asked->width || asked->isa) && !need_session(&e, asked->height ? asked->height : e.input.height,
+                                                    asked->width ? asked->width : e.input.width, &why))
+    fatal("%s", why.text);
+
+  progress_begin(e.count * (RUN_WORK + MAP_WORK * (e.class_count + e.ranks)) +
+                   (asked->bank ? RUN_WORK * (e.count + bank.count) : 0), asked->quiet);
+  if (asked->bank)
+    find_neighbours(&e, &bank);
+  for (i = 0; i < e.count; i++) {
+    subject *s = &e.subjects[i];
+
+    stop_if_interrupted();
+    if (asked->bank && !s->latent)
+      continue; /* reported already */
+    if (asked->bank && !s->nearest) {
+      failed(&why, "%s: no other picture in %s to compare it with", s->path, asked->bank);
+      give_up(&e, s->path, &why);
+      continue;
+    }
+    explain_subject(&e, s);
+  }
+  progress_clear();
+  text_list_free(&bank);
+  explainer_free(&e);
+  return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
+}
+
+/* ---- agf info ------------------------------------------------------------------------------------------------------------- */
+
+/* What `agf info` tells besides the layers. */
+typedef struct facts {
+  const agf_model *model;
+  const char *name, *source, *path;
+  agf_input input;
+  int height, width;                 /* the size that memory and layers are told for */
+  size_t memory, low_memory;         /* bytes of a session */
+} facts;
+
+static void print_numbers(const float *numbers, int count, const char *between) {
+  int i;
+
+  for (i = 0; i < count; i++)
+    printf("%s%.6g", i ? between : "", numbers[i]);
+}
+
+static void print_facts(const facts *f) {
+  enum { LABELS_SHOWN = 5 };
+  const double mebibyte = 1024.0 * 1024.0;
+  int classes = agf_model_classes(f->model), channels = f->input.channels < 4 ? f->input.channels : 4, k;
+
+  printf("name        ");
+  print_clean(*f->name ? f->name : "(none)");
+  printf("\nsource      ");
+  print_clean(*f->source ? f->source : "(unknown)");
+  printf("\ninput       %d x %d x %d (channels, height, width)\n", f->input.channels, f->input.height, f->input.width);
+  printf("pictures    ");
+  if (!f->input.is_picture) {
+    printf("the file carries no preprocessing; give tensors as .npy\n");
+  } else {
+    if (f->input.resize == AGF_RESIZE_CROP)
+      printf("shorter side to %d pixels, then the centre", f->input.resize_to);
+    else
+      printf("stretched to the input's size");
+    printf("; %s, 0 to %.6g, mean ", channels == 1 ? "gray" : f->input.channel_order == AGF_CHANNELS_BGR ? "BGR" : "RGB",
+           f->input.range);
+    print_numbers(f->input.mean, channels, " ");
+    printf(", std ");
+    print_numbers(f->input.std, channels, " ");
+    putchar('\n');
+  }
+  printf("classes     %d", classes);
+  for (k = 0; k < classes && k < LABELS_SHOWN && *agf_model_label(f->model, k); k++) {
+    printf("%s", k ? ", " : ": ");
+    print_clean(agf_model_label(f->model, k));
+  }
+  printf("%s\n", k && k < classes ? ", ..." : k ? "" : ", without labels");
+  printf("parameters  %llu\n", (unsigned long long)agf_model_parameters(f->model));
+  printf("file        %.2f MiB\n", (double)agf_model_file_bytes(f->model) / mebibyte);
+  printf("memory      %.1f MiB for a session at %dx%d, %.1f MiB with low memory\n\n", (double)f->memory / mebibyte, f->width,
+         f->height, (double)f->low_memory / mebibyte);
+}
+
+/* "3", "3x5" or "-" for a pair that the op does not use. */
+static const char *pair_text(const int pair[2], char text[24]) {
+  if (!pair[0])
+    return "-";
+  if (pair[0] == pair[1])
+    snprintf(text, 24, "%d", pair[0]);
+  else
+    snprintf(text, 24, "%dx%d", pair[0], pair[1]);
+  return text;
+}
+
+static const char *pad_text(const agf_layer *layer, char text[48]) {
+  const int *p = layer->pad;
+
+  if (!layer->kernel[0])
+    return "-";
+  if (p[0] == p[1] && p[0] == p[2] && p[0] == p[3])
+    snprintf(text, 48, "%d", p[0]);
+  else
+    snprintf(text, 48, "%d,%d,%d,%d", p[0], p[1], p[2], p[3]);
+  return text;
+}
+
+/* The tensors that layer i reads: "image", or the numbers of layers. */
+static const char *inputs_text(const agf_model *model, int i, const agf_layer *layer, char text[96]) {
+  int j;
+
+  text[0] = 0;
+  for (j = 0; j < layer->inputs; j++) {
+    int from = agf_model_layer_input(model, i, j);
+    size_t used = strlen(text);
+
+    if (used > 80) {
+      snprintf(text + used, 96 - used, "...");
+      break;
+    }
+    if (from == 0)
+      snprintf(text + used, 96 - used, "%simage", j ? "," : "");
+    else
+      snprintf(text + used, 96 - used, "%s%d", j ? "," : "", from - 1);
+  }
+  return text;
+}
+
+static void print_layers(const facts *f) {
+  char kernel[24], stride[24], pad[48], shape[48], inputs[96], notes[80];
+  int width = name_columns(f->model), i;
+  agf_layer layer;
+
+  printf("%4s  ", "#");
+  print_padded("name", width);
+  printf("  %-16s %-9s %6s %6s %8s  %-18s %11s\n", "op", "reads", "kernel", "stride", "pad", "output", "parameters");
+  for (i = 0; i < agf_model_layers(f->model); i++) {
+    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL))
+      continue;
+    notes[0] = 0;
+    if (layer.flat)
+      snprintf(notes, sizeof notes, "  flat");
+    if (layer.groups > 1)
+      snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "  %d groups", layer.groups);
+    if (layer.dilation[0] > 1 || layer.dilation[1] > 1)
+      snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "  dilation %s", pair_text(layer.dilation, kernel));
+    printf("%4d  ", i);
+    print_padded(layer.name, width);
+    printf("  %-16s %-9s %6s %6s %8s  %-18s %11llu%s\n", agf_op_name(layer.op), inputs_text(f->model, i, &layer, inputs),
+           pair_text(layer.kernel, kernel), pair_text(layer.stride, stride), pad_text(&layer, pad),
+           shape_text(layer.shape, shape), (unsigned long long)layer.parameters, notes);
+  }
+}
+
+static void print_json_ints(const char *key, const int *numbers, int count) {
+  int i;
+
+  printf(", \"%s\": [", key);
+  for (i = 0; i < count; i++)
+    printf("%s%d", i ? ", " : "", numbers[i]);
+  printf("]");
+}
+
+static void print_facts_json(const facts *f) {
+  int channels = f->input.channels < 4 ? f->input.channels : 4, k, i, j;
+  bool labelled = *agf_model_label(f->model, 0);
+  agf_layer layer;
+
+  printf("{\"file\": ");
+  json_string(f->path);
+  printf(", \"name\": ");
+  json_string(f->name);
+  printf(", \"source\": ");
+  json_string(f->source);
+  printf(", \"input\": {\"channels\": %d, \"height\": %d, \"width\": %d}, \"preprocessing\": ", f->input.channels, f->input.height,
+         f->input.width);
+  if (f->input.is_picture) {
+    printf("{\"channels\": \"%s\", \"resize\": \"%s\", \"resize_to\": %d, \"range\": %.9g, \"mean\": [",
+           channels == 1 ? "gray" : f->input.channel_order == AGF_CHANNELS_BGR ? "bgr" : "rgb",
+           f->input.resize == AGF_RESIZE_CROP ? "crop" : "stretch", f->input.resize_to, f->input.range);
+    print_numbers(f->input.mean, channels, ", ");
+    printf("], \"std\": [");
+    print_numbers(f->input.std, channels, ", ");
+    printf("]}");
+  } else {
+    printf("null");
+  }
+  printf(", \"classes\": %d, \"labels\": [", agf_model_classes(f->model));
+  for (k = 0; labelled && k < agf_model_classes(f->model); k++) {
+    printf("%s", k ? ", " : "");
+    json_string(agf_model_label(f->model, k));
+  }
+  printf("], \"parameters\": %llu, \"file_bytes\": %llu, \"session\": {\"height\": %d, \"width\": %d, \"bytes\": %zu, "
+         "\"low_memory_bytes\": %zu}, \"layers\": [",
+         (unsigned long long)agf_model_parameters(f->model), (unsigned long long)agf_model_file_bytes(f->model), f->height,
+         f->width, f->memory, f->low_memory);
+  for (i = 0; i < agf_model_layers(f->model); i++) {
+    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL))
+      continue;
+    printf("%s{\"name\": ", i ? ", " : "");
+    json_string(layer.name);
+    printf(", \"op\": \"%s\", \"inputs\": [", agf_op_name(layer.op));
+    for (j = 0; j < layer.inputs; j++)
+      printf("%s%d", j ? ", " : "", agf_model_layer_input(f->model, i, j) - 1); /* -1: the image */
+    printf("]");
+    print_json_ints("shape", layer.shape, 3);
+    print_json_ints("kernel", layer.kernel, 2);
+    print_json_ints("stride", layer.stride, 2);
+    print_json_ints("dilation", layer.dilation, 2);
+    print_json_ints("pad", layer.pad, 4);
+    printf(", \"groups\": %d, \"flat\": %s, \"parameters\": %llu}", layer.groups, layer.flat ? "true" : "false",
+           (unsigned long long)layer.parameters);
+  }
+  printf("]}\n");
+}
+
+static int run_info(const options *asked) {
+  agf_session_config config;
+  agf_model *model;
+  agf_error error;
+  facts f;
+
+  if (asked->arguments.count != 1)
+    fatal("info needs one model file: agf info MODEL");
+  model = open_model(asked->arguments.items[0]);
+  f.model = model;
+  f.path = asked->arguments.items[0];
+  f.name = agf_model_name(model);
+  f.source = agf_model_source(model);
+  agf_model_input(model, &f.input);
+  f.height = asked->height ? asked->height : f.input.height;
+  f.width = asked->width ? asked->width : f.input.width;
+  memset(&config, 0, sizeof config);
+  config.height = f.height;
+  config.width = f.width;
+  config.threads = asked->threads;
+  if (agf_session_bytes(model, &config, &f.memory, &error))
+    fatal("%s: %s", f.path, error.message);
+  config.low_memory = 1;
+  if (agf_session_bytes(model, &config, &f.low_memory, &error))
+    fatal("%s: %s", f.path, error.message);
+  if (asked->json) {
+    print_facts_json(&f);
+  } else {
+    print_facts(&f);
+    print_layers(&f);
+  }
+  agf_model_close(model);
+  return EXIT_SUCCESS;
+}
+
+/* ---- Commands ------------------------------------------------------------------------------------------------------------- */
+
+static const struct command {
+  const char *name, *arguments, *summary;
+  int bit;
+  int (*run)(const options *asked);
+  const char *details;
+} commands[] = {
+  {"explain", "MODEL PICTURE...", "which pixels of a picture spoke for a class", EXPLAIN, run_explain,
+   "PICTURE is a PNG, JPEG, BMP, PPM or PGM file, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
+   "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
+   "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
+   "that cannot be read is reported, and the others are done (exit code 1).\n"},
+  {"info", "MODEL", "what a model file holds, and the memory it needs", INFO, run_info,
+   "Prints input, preprocessing, classes, parameters, memory of a session, and all layers.\n"},
+};
+
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+static const struct command *find_command(const char *name) {
+  int i;
+
+  for (i = 0; i < COMMAND_COUNT; i++)
+    if (!strcmp(name, commands[i].name))
+      return &commands[i];
+  fatal("unknown command %s; `agf --help` lists the commands", name);
+  return NULL;
+}
+
+static void print_command_help(const struct command *c) {
+  enum { HELP_COLUMN = 26 };
+  int i;
+
+  printf("usage: agf %s %s [options]\n\n%s\n", c->name, c->arguments, c->details);
+  for (i = 0; i < OPTION_COUNT; i++) {
+    const option *o = &options_known[i];
+    const char *line = o->help;
+    int used;
+
+    if (!(o->commands & c->bit))
+      continue;
+    used = printf("  %c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+                  o->argument ? o->argument : "");
+    while (*line) {
+      size_t length = strcspn(line, "\n");
+
+      printf("%*s%.*s\n", HELP_COLUMN > used ? HELP_COLUMN - used : 1, "", (int)length, line);
+      used = 0;
+      line += length + (line[length] == '\n');
+    }
+  }
+}
+
+static void print_help(void) {
+  int i;
+
+  printf("usage: agf COMMAND ARGUMENT... [options]\n\nAttribution maps for convolutional networks.\n\n");
+  for (i = 0; i < COMMAND_COUNT; i++)
+    printf("  agf %s %-*s %s\n", commands[i].name, 26 - (int)strlen(commands[i].name), commands[i].arguments, commands[i].summary);
+  printf("  agf %-27s %s\n  agf %-27s %s\n", "help COMMAND", "a command's options", "--version", "the version");
+  printf("\nExit code: 0 done, 1 some pictures failed, 2 nothing done because of bad input.\n");
+}
+
+static int run_command(const struct command *c, int count, char **argv) {
+  options asked;
+  int code = EXIT_SUCCESS;
+
+  memset(&asked, 0, sizeof asked);
+  asked.method = "agf";
+  asked.cmap = "seismic";
+  asked.alpha = 0.8;
+  parse_options(&asked, c->bit, c->name, count, argv);
+  if (asked.help)
+    print_command_help(c);
+  else
+    code = c->run(&asked);
+  options_free(&asked);
+  return code;
+}
+
+int main(int argc, char **argv) {
+  const char *first = argc > 1 ? argv[1] : NULL;
+  int code = EXIT_SUCCESS;
+
+  catch_signals();
+  if (!first)
+    fatal("no command; `agf --help` lists the commands");
+  if (!strcmp(first, "--version") || !strcmp(first, "-V"))
+    printf("agf %s (reads model files up to version %d; maps of version %d)\n", agf_version(), AGF_FORMAT_VERSION,
+           AGF_BITS_VERSION);
+  else if (!strcmp(first, "--help") || !strcmp(first, "-h") || (!strcmp(first, "help") && argc == 2))
+    print_help();
+  else if (!strcmp(first, "help"))
+    print_command_help(find_command(argv[2]));
+  else if (first[0] == '-')
+    fatal("unknown option %s; `agf --help` lists the commands", first);
+  else
+    code = run_command(find_command(first), argc - 2, argv + 2);
+  outputs_free();
+  if (fflush(stdout) || ferror(stdout))
+    fatal("standard output cannot be written: %s", strerror(errno));
+  return code;
+}

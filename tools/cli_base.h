@@ -1,0 +1,562 @@
+/* What every part of the command line program stands on: messages, memory, interruption, text, and files that are written
+ * whole or not at all. Nothing here knows about networks or pictures. */
+#ifndef CLI_BASE_H
+#define CLI_BASE_H
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  EXIT_SOME_FAILED = 1, /* several pictures: at least one could not be done, the others were */
+  EXIT_BAD_INPUT = 2,   /* nothing was done: bad arguments, unreadable input, unwritable output */
+  EXIT_SIGNAL = 128     /* plus the signal's number, as a shell reports it */
+};
+
+/* Why one picture could not be done. Functions that may fail for one picture among many return false and fill this. */
+typedef struct problem {
+  char text[1024];
+} problem;
+
+static volatile sig_atomic_t interrupted; /* the signal that asks the program to stop, 0: none */
+
+static void progress_clear(void);
+static void outputs_discard(void);
+
+/* Terminals obey control characters, and an error is one line: both rule out raw names from files. UTF-8 passes. */
+static void clean_line(char *text) {
+  for (; *text; text++)
+    if ((unsigned char)*text < ' ' || *text == 127)
+      *text = '?';
+}
+
+static void report(const char *format, va_list arguments) {
+  char text[2048];
+
+  vsnprintf(text, sizeof text, format, arguments);
+  clean_line(text);
+  progress_clear();
+  fflush(stdout);
+  fprintf(stderr, "agf: %s\n", text);
+}
+
+/* Report a problem that does not end the run. */
+static void complain(const char *format, ...) {
+  va_list arguments;
+
+  va_start(arguments, format);
+  report(format, arguments);
+  va_end(arguments);
+}
+
+/* Report a problem that ends the run, remove what was begun, and exit. */
+static void fatal(const char *format, ...) {
+  va_list arguments;
+
+  va_start(arguments, format);
+  report(format, arguments);
+  va_end(arguments);
+  outputs_discard();
+  exit(EXIT_BAD_INPUT);
+}
+
+/* Fills *why and returns false, so that a failing function can end in `return failed(why, ...)`. */
+static bool failed(problem *why, const char *format, ...) {
+  va_list arguments;
+
+  va_start(arguments, format);
+  vsnprintf(why->text, sizeof why->text, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
+/* count elements of `size` bytes, zeroed. Never NULL. */
+static void *allocate(size_t count, size_t size) {
+  void *memory = calloc(count ? count : 1, size ? size : 1);
+
+  if (!memory)
+    fatal("out of memory (%zu elements of %zu bytes)", count, size);
+  return memory;
+}
+
+static void *grow(void *memory, size_t count, size_t size) {
+  void *larger = size && count > SIZE_MAX / size ? NULL : realloc(memory, count * size);
+
+  if (!larger)
+    fatal("out of memory (%zu elements of %zu bytes)", count, size);
+  return larger;
+}
+
+/* printf into memory of its own; the caller frees it. */
+static char *text_of(const char *format, ...) {
+  va_list arguments;
+  int length;
+  char *text;
+
+  va_start(arguments, format);
+  length = vsnprintf(NULL, 0, format, arguments);
+  va_end(arguments);
+  if (length < 0)
+    fatal("a text could not be formatted: %s", strerror(errno));
+  text = allocate((size_t)length + 1, 1);
+  va_start(arguments, format);
+  vsnprintf(text, (size_t)length + 1, format, arguments);
+  va_end(arguments);
+  return text;
+}
+
+/* A growing list of texts that it owns. */
+typedef struct text_list {
+  char **items;
+  int count;
+} text_list;
+
+static void text_list_add(text_list *list, char *text) {
+  list->items = grow(list->items, (size_t)list->count + 1, sizeof *list->items);
+  list->items[list->count++] = text;
+}
+
+static void text_list_free(text_list *list) {
+  int i;
+
+  for (i = 0; i < list->count; i++)
+    free(list->items[i]);
+  free(list->items);
+}
+
+/* ASCII only, whatever the locale. */
+static int lower(int c) {
+  return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
+}
+
+static int compare_ignoring_case(const char *a, const char *b) {
+  while (*a && lower((unsigned char)*a) == lower((unsigned char)*b)) {
+    a++;
+    b++;
+  }
+  return lower((unsigned char)*a) - lower((unsigned char)*b);
+}
+
+static bool contains_ignoring_case(const char *text, const char *part) {
+  for (; *text; text++) {
+    size_t i = 0;
+
+    while (part[i] && lower((unsigned char)text[i]) == lower((unsigned char)part[i]))
+      i++;
+    if (!part[i])
+      return true;
+  }
+  return !*part;
+}
+
+static bool ends_with(const char *text, const char *ending) {
+  size_t length = strlen(text), wanted = strlen(ending);
+
+  return length >= wanted && !compare_ignoring_case(text + length - wanted, ending);
+}
+
+static const char *base_name(const char *path) {
+  const char *slash = strrchr(path, '/');
+
+  return slash ? slash + 1 : path;
+}
+
+/* The folder that holds `path`, in memory of its own. */
+static char *folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+
+  if (!slash)
+    return text_of(".");
+  return slash == path ? text_of("/") : text_of("%.*s", (int)(slash - path), path);
+}
+
+static double seconds_now(void) {
+  struct timespec now;
+
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* ---- Interruption ------------------------------------------------------------------------------------------------------- */
+
+static void on_signal(int number) {
+  interrupted = number;
+}
+
+/* SIGINT, SIGTERM and SIGHUP end the run in order, temporaries removed; a second one of the same kind ends it at once. A
+ * signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file size limit is an error, not a death. */
+static void catch_signals(void) {
+  static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+  struct sigaction action, old;
+  size_t i;
+
+  for (i = 0; i < sizeof signals / sizeof *signals; i++) {
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&action.sa_mask);
+    if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
+      sigaction(signals[i], &action, NULL);
+  }
+  signal(SIGXFSZ, SIG_IGN);
+}
+
+static void stop_if_interrupted(void) {
+  if (interrupted) {
+    progress_clear();
+    outputs_discard();
+    exit(EXIT_SIGNAL + interrupted);
+  }
+}
+
+/* ---- Progress ------------------------------------------------------------------------------------------------------------ */
+
+/* A bar on stderr, for a person who waits: only on a terminal, only after a second, at most ten times a second. */
+static struct {
+  bool enabled, visible;
+  double started, drawn;      /* seconds_now() */
+  double total, before, step; /* work in all, done before the current step, in the current step; any unit */
+  const char *what;           /* what is being worked on */
+} progress;
+
+static void progress_begin(double total, bool quiet) {
+  progress.enabled = !quiet && isatty(STDERR_FILENO);
+  progress.started = seconds_now();
+  progress.total = total;
+}
+
+/* Begin a step of `weight` of the work on `what`, which must live as long as the step. */
+static void progress_step(double weight, const char *what) {
+  progress.before += progress.step;
+  progress.step = weight;
+  progress.what = what;
+}
+
+static void progress_clear(void) {
+  if (progress.visible) {
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    progress.visible = false;
+  }
+}
+
+/* The engine's progress callback: `done` is the share of the current step. Nonzero asks it to stop. */
+static int progress_update(void *unused, double done) {
+  enum { CELLS = 30 };
+  double now, share, left;
+  char bar[CELLS + 1], name[33];
+  int i;
+
+  (void)unused;
+  if (interrupted)
+    return 1;
+  now = progress.enabled ? seconds_now() : 0;
+  if (!progress.enabled || now - progress.started < 1 || now - progress.drawn < 0.1)
+    return 0;
+  share = (progress.before + done * progress.step) / progress.total;
+  share = share < 0 ? 0 : share > 1 ? 1 : share;
+  left = share > 0 ? (now - progress.started) * (1 - share) / share : 0;
+  for (i = 0; i < CELLS; i++)
+    bar[i] = i < share * CELLS ? '#' : '.';
+  bar[CELLS] = 0;
+  snprintf(name, sizeof name, "%s", base_name(progress.what));
+  clean_line(name);
+  fprintf(stderr, "\r\033[K%3.0f %% %s ", share * 100, bar);
+  if (left >= 90)
+    fprintf(stderr, "%.0f min left  %s", left / 60, name);
+  else
+    fprintf(stderr, "%.0f s left  %s", left, name);
+  fflush(stderr);
+  progress.visible = true;
+  progress.drawn = now;
+  return 0;
+}
+
+/* ---- Reading ------------------------------------------------------------------------------------------------------------- */
+
+/* The whole file, in memory of its own, or false: it cannot be read, or holds more than `cap` bytes. Pipes are fine. */
+static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *size, problem *why) {
+  size_t room = 1 << 16, used = 0;
+  uint8_t *bytes;
+  FILE *file = fopen(path, "rb");
+  int error = 0;
+
+  *data = NULL;
+  *size = 0;
+  if (!file)
+    return failed(why, "%s: %s", path, strerror(errno));
+  bytes = allocate(room, 1);
+  for (;;) {
+    used += fread(bytes + used, 1, room - used, file);
+    stop_if_interrupted();
+    if (used < room || used > cap)
+      break;
+    room *= 2;
+    bytes = grow(bytes, room, 1);
+  }
+  if (ferror(file))
+    error = errno;
+  fclose(file);
+  if (error || used > cap) {
+    free(bytes);
+    return error ? failed(why, "%s: %s", path, strerror(error)) : failed(why, "%s: larger than %zu bytes", path, cap);
+  }
+  *data = bytes;
+  *size = used;
+  return true;
+}
+
+/* Which file a path leads to, whatever it is called. */
+typedef struct file_identity {
+  dev_t device;
+  ino_t inode;
+} file_identity;
+
+static bool identify(const char *path, file_identity *identity) {
+  struct stat status;
+
+  if (stat(path, &status))
+    return false;
+  identity->device = status.st_dev;
+  identity->inode = status.st_ino;
+  return true;
+}
+
+static bool same_file(const file_identity *a, const file_identity *b) {
+  return a->device == b->device && a->inode == b->inode;
+}
+
+static bool is_folder(const char *path) {
+  struct stat status;
+
+  return !stat(path, &status) && S_ISDIR(status.st_mode);
+}
+
+static int compare_texts(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Add the files of `folder` that `wanted` accepts by name to the list, sorted by name; hidden files and subfolders are not
+ * entered. */
+static void list_folder(const char *folder, bool (*wanted)(const char *name), text_list *list) {
+  DIR *entries = opendir(folder);
+  struct dirent *entry;
+  int first = list->count;
+
+  if (!entries)
+    fatal("%s: %s", folder, strerror(errno));
+  while ((entry = readdir(entries))) {
+    char *path;
+
+    if (entry->d_name[0] == '.' || !wanted(entry->d_name))
+      continue;
+    path = text_of("%s%s%s", folder, folder[strlen(folder) - 1] == '/' ? "" : "/", entry->d_name);
+    if (is_folder(path))
+      free(path);
+    else
+      text_list_add(list, path);
+  }
+  closedir(entries);
+  if (list->count > first)
+    qsort(list->items + first, (size_t)(list->count - first), sizeof *list->items, compare_texts);
+}
+
+/* ---- Writing ------------------------------------------------------------------------------------------------------------- */
+
+/* Files are written under a temporary name in their own folder and renamed when all files of a picture are complete. A
+ * device or pipe is written directly: renaming would replace it. */
+typedef struct output {
+  char *path;      /* as the user named it */
+  char *target;    /* where the rename goes: path with symbolic links followed */
+  char *temporary; /* NULL: written directly */
+  FILE *file;      /* NULL once it is complete */
+  struct output *next;
+} output;
+
+static output *outputs;               /* newest first; completed ones stay, so that no file is written twice in one run */
+static file_identity *protected_files; /* the run's own input, which no output may replace */
+static int protected_count;
+
+static void protect_input(const char *path) {
+  file_identity identity;
+
+  if (identify(path, &identity)) {
+    protected_files = grow(protected_files, (size_t)protected_count + 1, sizeof *protected_files);
+    protected_files[protected_count++] = identity;
+  }
+}
+
+/* Remove whatever is not complete. */
+static void outputs_discard(void) {
+  output *o;
+
+  for (o = outputs; o; o = o->next)
+    if (o->file) {
+      fclose(o->file);
+      o->file = NULL;
+      if (o->temporary)
+        unlink(o->temporary);
+    }
+}
+
+static void output_failed(const output *o) {
+  fatal("%s: cannot be written: %s", o->path, strerror(errno));
+}
+
+/* Begin to write `path`. What cannot work is fatal: the next picture's result would meet the same obstacle. */
+static output *output_open(const char *path) {
+  static unsigned serial;
+  struct stat status;
+  file_identity identity;
+  output *o, *other;
+  bool exists = !stat(path, &status);
+  char *folder;
+  int i, descriptor;
+
+  o = allocate(1, sizeof *o);
+  o->path = text_of("%s", path);
+  if (exists && S_ISDIR(status.st_mode)) {
+    errno = EISDIR;
+    output_failed(o);
+  }
+  if (exists && !S_ISREG(status.st_mode)) {
+    o->target = text_of("%s", path);
+    o->file = fopen(path, "wb");
+    if (!o->file)
+      output_failed(o);
+  } else {
+    o->target = exists ? realpath(path, NULL) : text_of("%s", path);
+    if (!o->target)
+      output_failed(o);
+    for (i = 0; i < protected_count; i++)
+      if (identify(path, &identity) && same_file(&identity, &protected_files[i]))
+        fatal("%s: is input of this run and would be overwritten", path);
+    for (other = outputs; other; other = other->next)
+      if (!strcmp(other->target, o->target))
+        fatal("%s: two results would be written to it", path);
+    folder = folder_of(o->target);
+    o->temporary = text_of("%s/.agf-%ld-%u.tmp", folder, (long)getpid(), serial++);
+    free(folder);
+    descriptor = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    if (descriptor < 0)
+      output_failed(o);
+    if (exists)
+      (void)!fchmod(descriptor, status.st_mode & 0777); /* best effort, as cp does it */
+    o->file = fdopen(descriptor, "wb");
+    if (!o->file) {
+      unlink(o->temporary);
+      output_failed(o);
+    }
+  }
+  o->next = outputs;
+  outputs = o;
+  return o;
+}
+
+static void output_write(output *o, const void *data, size_t size) {
+  if (size && fwrite(data, 1, size, o->file) != size)
+    output_failed(o);
+}
+
+/* Everything written to its disk, then every open output under its own name. */
+static void outputs_complete(void) {
+  output *o;
+
+  for (o = outputs; o; o = o->next)
+    if (o->file && fflush(o->file))
+      output_failed(o);
+  stop_if_interrupted();
+  for (o = outputs; o; o = o->next)
+    if (o->file) {
+      FILE *file = o->file;
+
+      o->file = NULL;
+      if (fclose(file) || (o->temporary && rename(o->temporary, o->target))) {
+        int error = errno;
+
+        if (o->temporary)
+          unlink(o->temporary);
+        errno = error;
+        output_failed(o);
+      }
+    }
+}
+
+static void outputs_free(void) {
+  while (outputs) {
+    output *o = outputs;
+
+    outputs = o->next;
+    free(o->path);
+    free(o->target);
+    free(o->temporary);
+    free(o);
+  }
+  free(protected_files);
+}
+
+/* ---- Text out ------------------------------------------------------------------------------------------------------------ */
+
+/* Text from a file (a label, a name) to a terminal. */
+static void print_clean(const char *text) {
+  for (; *text; text++)
+    putchar((unsigned char)*text < ' ' || *text == 127 ? '?' : *text);
+}
+
+/* The columns that UTF-8 text takes, at one per character. */
+static int columns(const char *text) {
+  int count = 0;
+
+  for (; *text; text++)
+    count += ((unsigned char)*text & 0xC0) != 0x80;
+  return count;
+}
+
+/* Bytes of the UTF-8 sequence at `text`, 0: not one. */
+static int utf8_length(const char *text) {
+  const unsigned char *s = (const unsigned char *)text;
+  int length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0, i;
+
+  for (i = 1; i < length; i++)
+    if ((s[i] & 0xC0) != 0x80)
+      return 0;
+  if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)))
+    return 0;
+  if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)))
+    return 0;
+  return length;
+}
+
+/* A JSON string; bytes that are not UTF-8, which file names may hold, become U+FFFD. */
+static void json_string(const char *text) {
+  putchar('"');
+  while (*text) {
+    int length = utf8_length(text);
+
+    if (!length) {
+      fputs("\\ufffd", stdout);
+      length = 1;
+    } else if (*text == '"' || *text == '\\') {
+      printf("\\%c", *text);
+    } else if ((unsigned char)*text < ' ') {
+      printf("\\u%04x", (unsigned)*text);
+    } else {
+      fwrite(text, 1, (size_t)length, stdout);
+    }
+    text += length;
+  }
+  putchar('"');
+}
+
+#endif
