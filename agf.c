@@ -50,6 +50,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/ref.h"
+#include "kernels/x86.h"
 
 #define AGF_ALIGN 64
 
@@ -3005,7 +3006,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
   agf_kernels_ref(&s->k);
-  if (name && *name && strcmp(name, "ref"))
+  if (name && *name && strcmp(name, "ref") && agf_kernels_x86(&s->k, name))
     return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
   return AGF_OK;
 }
