@@ -1684,10 +1684,6 @@ static inline float agf_weight_at(const agf_weight *w, size_t i) {
   return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
 }
 
-static inline float agf_filtered(float w, int filter) {
-  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
-}
-
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
 static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
   int panels = agf_ceil_div(n->channels, AGF_OCG), b = ic / AGF_CB, lanes = agf_imin(AGF_CB, ci - b * AGF_CB);
@@ -2068,33 +2064,32 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
   const agf_node *n = &s->model->node[st->node];
   const agf_weight *w = &s->model->weight[n->w];
   const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
-  int rc, cc, b, kr, t, i, l, width = n->groups > 1 ? AGF_CB : AGF_OCG, panels = agf_ceil_div(n->channels, width);
+  int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
   int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
   (void)scratch;
   for (rc = 0; rc < st->row_classes; rc++)
     for (cc = 0; cc < st->column_classes; cc++) {
-      float acc[AGF_OCG] = {0};
+      float *acc = j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width;
+      memset(acc, 0, (size_t)width * sizeof(float));
       for (b = 0; b * AGF_CB < inputs; b++) {
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
         for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
-          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++)
-            for (i = 0; i < lanes; i++) {
-              size_t at = n->groups > 1
-                              ? (size_t)panel * (size_t)(kh * kw) * (size_t)inputs * AGF_CB +
-                                    (size_t)b * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                                    ((size_t)(kr * kw + t) * (size_t)lanes + (size_t)i) * AGF_CB
-                              : (size_t)b * AGF_CB * (size_t)(kh * kw) * (size_t)panels * AGF_OCG +
-                                    ((((size_t)kr * (size_t)panels + (size_t)panel) * (size_t)lanes + (size_t)i) * (size_t)kw +
-                                     (size_t)t) * AGF_OCG;
-              if (j->filter < 0)
-                for (l = 0; l < width; l++) acc[l] += fabsf(agf_weight_at(w, at + (size_t)l)); /* fma(1, |w|, acc) */
-              else
-                for (l = 0; l < width; l++)
-                  acc[l] = agf_fmaf(j->value, agf_filtered(agf_weight_at(w, at + (size_t)l), j->filter), acc[l]);
+          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
+            /* grouped: [block][ic block][kh][kw][ic][16] */
+            size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
+                                         (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
+                                      : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
+            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            if (w->type == AGF_F32) {
+              s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
+            } else {
+              float wide[AGF_CB * AGF_OCG];
+              for (i = 0; i < lanes; i++)
+                s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)ws, wide + i * width, (size_t)width);
+              s->k.border(wide, width, lanes, width, j->value, j->filter, acc);
             }
+          }
       }
-      memcpy(j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width, acc,
-             (size_t)width * sizeof(float));
     }
 }
 
