@@ -921,7 +921,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
 /* MARK: plan ------------------------------------------------------------------------------------------------------------------
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
  * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
- * Moments: 0 the image, i + 1 the forward pass of step i, 2 S - i + 1 its backward pass. Activations stay for all classes. */
+ * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
+ * classes. */
 
 typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
                              AGF_STEP_CONCAT } agf_step_kind;
@@ -1056,8 +1057,11 @@ static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
 static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
 
-static inline int agf_end(const agf_session *s) { return 2 * s->steps + 2; }
-static inline int agf_backward_moment(const agf_session *s, int step) { return 2 * s->steps - step + 1; }
+static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
+/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only
+ * one of them needs does not lie in the other's way. Other steps need all at once. */
+static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
+static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
 
 static size_t agf_tensor_elements(const agf_tensor *t) { return (size_t)t->cb * (size_t)t->h * (size_t)t->w * AGF_CB; }
 
@@ -1254,7 +1258,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int back = agf_backward_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
   size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
@@ -1280,14 +1284,14 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
   classes = (size_t)st->row_classes * (size_t)st->column_classes;
   if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? back : i + 1, s->config.low_memory ? back : end);
-  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), back, back);
-  st->rhs_mask = agf_buf(s, pixels * 2, back, back);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : i + 1, s->config.low_memory ? gate : end);
+  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+  st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
   if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
   if (st->plain) {
     size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
-    st->cam_mask = agf_buf(s, pixels * 2, back, back);
+    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
     st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
     st->maps = agf_buf(s, hw * 4 * 4, back, back);                    /* phi, M, Fx, Fdx */
     st->sums = agf_buf(s, (size_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
@@ -1302,28 +1306,29 @@ static void agf_plan_linear(agf_session *s, int i) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]];
   size_t rows = (size_t)ti->c * (size_t)ti->h * (size_t)ti->w;
-  int end = agf_end(s), back = agf_backward_moment(s, i);
+  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->vec = agf_buf(s, rows * 4, 0, end);
   st->y = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->d = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->rhs = agf_buf(s, (size_t)st->co * 4 * 2, 0, end);
-  st->gv = agf_buf(s, rows * 4, back, back);
-  st->sv = agf_buf(s, rows * 4, back, back);
-  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, back, back);
+  st->gv = agf_buf(s, rows * 4, gate, back);
+  st->sv = agf_buf(s, rows * 4, gate, back);
+  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
   agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
 }
 
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
-  int end = agf_end(s), from, until = t ? agf_backward_moment(s, made) : end;
+  int end = agf_end(s), from, until;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
   x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
   if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
   if (x->first_reader < 0) return; /* the logits */
-  from = agf_backward_moment(s, x->first_reader);
+  from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
+  until = !t ? end : s->step[made].kind == AGF_STEP_CONV ? agf_gate_moment(s, made) : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
@@ -1387,7 +1392,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
-    int back = agf_backward_moment(s, i);
+    int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     size_t tmp_cam = 0, tmp_g = 0;
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
@@ -1397,8 +1402,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
       if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
     }
-    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, back, back);
-    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, back, back);
+    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
+    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
     if (p->kind == AGF_STEP_CONV) {
       st = agf_plan_conv(s, i, err);
       if (st != AGF_OK) return st;

@@ -84,6 +84,28 @@ class Network:
         return shapes
 
 
+    def flattened(self, shapes):
+        """What each vector was before it was flattened: {name: (C, H, W)}, (N, 1, 1) for a linear layer's output.
+
+        A linear layer's weights are stored in the order of that tensor; only what works element by element may stand in
+        between.
+        """
+        origins = {}
+        for node in self.nodes:
+            if len(shapes[node.name]) == 3:
+                continue
+            found = {origins.get(name, shapes[name]) for name in node.inputs}
+            if node.op == "linear":
+                found = {shapes[node.name] + (1, 1)}
+            elif node.op in ("batchnorm", "concat") and all(origin[1:] == (1, 1) for origin in found):
+                found = {shapes[node.name] + (1, 1)}
+            elif node.op not in ("flatten", "relu", "relu6", "add") or len(found) != 1:
+                raise ConvertError(f"node {node.name} ({node.op}): reads the flattened {describe(sorted(found))}, which "
+                                   "only a linear layer, ReLU or Add can")
+            origins[node.name] = found.pop()
+        return origins
+
+
 def window_size(size, kernel, stride, pad_before, pad_after, dilation=1, ceil_mode=False):
     """Number of positions of a sliding window along one axis; below 1 where it does not fit."""
     room = size + pad_before + pad_after - dilation * (kernel - 1) - 1
@@ -247,6 +269,7 @@ class ModelFile:
     def __init__(self, network, f16=False):
         self.network, self.f16 = network, f16
         self.shapes = network.shapes()
+        self.flattened = network.flattened(self.shapes)
         self.strings, self.tensors, self.edges = Strings(), [], []
         self.input = self._input()
         index = {IMAGE: 0}
@@ -298,15 +321,9 @@ class ModelFile:
             layout = CONVOLUTION if node.groups == 1 else GROUPED
             return self._tensor(node, "weights", layout, node.weights.shape, node.weights)
         if node.op == "linear":
-            flattened = self._flattened(node.inputs[0])
-            return self._tensor(node, "weights", LINEAR, (len(node.weights),) + flattened, node.weights)
+            dims = (len(node.weights),) + self.flattened[node.inputs[0]]
+            return self._tensor(node, "weights", LINEAR, dims, node.weights)
         return self._tensor(node, "scale", VECTOR, (len(node.weights), 1, 1, 1), node.weights)
-
-    def _flattened(self, name):
-        """[C, H, W] of the tensor that the flatten node of this name reads; [N, 1, 1] of any other vector."""
-        producer = next((node for node in self.network.nodes if node.name == name), None)
-        shape = self.shapes[producer.inputs[0] if producer and producer.op == "flatten" else name]
-        return shape if len(shape) == 3 else shape + (1, 1)
 
     def _tensor(self, node, what, layout, dims, array):
         self.tensors.append(Tensor(f"node {node.name}, {what}", layout, tuple(dims), array, self.f16))
@@ -1278,20 +1295,19 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
     if arch in ("googlenet", "inception_v3"):
         options.update(aux_logits=False, init_weights=False)
     torch.manual_seed(0)
+    model = models.get_model(arch, num_classes=classes or 1000, **options)
     if state is not None:
-        with torch.device("meta"):
-            head = [name for name, child in models.get_model(arch, **options).named_modules()
-                    if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))][-1] + ".weight"
+        head = [name for name, child in model.named_modules()
+                if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))][-1] + ".weight"
         found = next((len(tensor) for name, tensor in state.items() if name in (head, "module." + head)), None)
         if found is None:
             raise ConvertError(f"{weights}: not weights of {arch}: lacks {head}")
         if classes not in (None, found):
             raise ConvertError(f"{weights}: weights for {found} classes, not {classes}")
-        classes = found
-    classes = 1000 if classes is None else classes
-    model = models.get_model(arch, num_classes=classes, **options)
-    if state is not None:
+        if found != 1000:
+            model = models.get_model(arch, num_classes=found, **options)
         fit_state_dict(model, state, weights)
+        classes = found
     if hasattr(model, "transform_input"):
         # It belongs to torchvision's ImageNet weights, and so to what is fine-tuned from them.
         model.transform_input = transform_input == "on" or transform_input == "auto" and state is not None
@@ -1299,12 +1315,9 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
     file = os.path.basename(weights or "")
     entry = next((entry for entry in entries if os.path.basename(entry.url) == file), entries[0])
     transforms = entry.transforms()
-    if transforms.interpolation.value != "bilinear":
-        note(f"torchvision resizes pictures for {arch} by {transforms.interpolation.value} interpolation, the engine "
-             "by bilinear")
     defaults = {"mean": tuple(transforms.mean), "std": tuple(transforms.std), "range": 1.0, "channels": "rgb",
                 "resize": "crop", "resize_to": transforms.resize_size[0]}
-    labels = list(entry.meta["categories"]) if classes == len(entry.meta["categories"]) else []
+    labels = list(entry.meta["categories"]) if classes in (None, 1000) else []
     source = f"torchvision {torchvision.__version__.partition('+')[0]} {arch}, {file or 'random weights'}"
     return model, defaults, transforms.crop_size[0], labels, source
 
@@ -1383,10 +1396,6 @@ def parameters(node):
     return sum(array.size for array in (node.weights, node.bias) if array is not None)
 
 
-def note(text):
-    print(f"agf_convert.py: note: {text}", file=sys.stderr)
-
-
 def numbers(text):
     return tuple(float(part) for part in text.replace(",", " ").split())
 
@@ -1439,8 +1448,6 @@ def run(arguments):
              if getattr(arguments, what) is not None}
     labels, defaults = [], None
     if arguments.arch:
-        if not arguments.weights:
-            note(f"no --weights: random ones, as torchvision makes them for {arguments.arch}")
         module, defaults, side, labels, source = torchvision_network(
             arguments.arch, arguments.weights, arguments.classes, arguments.transform_input)
         size = arguments.size or (side, side)
@@ -1460,11 +1467,13 @@ def run(arguments):
     network = Network(input_shape, nodes, arguments.name or name, source, labels,
                       preprocessing_of(given, defaults, input_shape, image_reading))
     print(summary(write_network(network, arguments.path, arguments.f16, arguments.flat), arguments.path))
+    if arguments.arch and not arguments.weights:
+        print("no --weights: the weights are random ones")
 
 
-def main():
+def main(argv=None):
     parser = command_line()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if bool(arguments.arch) == bool(arguments.onnx):
         parser.error("one network, please: NET.onnx or --arch NAME")
     for option, belongs in (("weights", "arch"), ("classes", "arch"), ("output", "onnx")):
