@@ -1284,7 +1284,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
   classes = (size_t)st->row_classes * (size_t)st->column_classes;
   if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : i + 1, s->config.low_memory ? gate : end);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, s->config.low_memory ? gate : end);
   st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
   st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
@@ -1333,7 +1333,8 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
 
-/* Every buffer's place: those that stay first, then the others by size, each at the lowest place that is free while it lives. */
+/* Every buffer's place: those that stay first, then the others by size, and in the order of time where sizes agree (which for one size is
+ * the best there is), each at the lowest place that is free while it lives. */
 static agf_status agf_place(agf_session *s, agf_error *err) {
   size_t base = 0, top;
   int i, j, n = s->buffers, end = agf_end(s);
@@ -1349,8 +1350,10 @@ static agf_status agf_place(agf_session *s, agf_error *err) {
     agf_buffer *b = NULL;
     size_t at = base;
     int moved = 1;
-    for (i = 0; i < n; i++)
-      if (s->buffer[i].offset == SIZE_MAX && (!b || s->buffer[i].bytes > b->bytes)) b = &s->buffer[i];
+    for (i = 0; i < n; i++) {
+      agf_buffer *o = &s->buffer[i];
+      if (o->offset == SIZE_MAX && (!b || o->bytes > b->bytes || (o->bytes == b->bytes && o->first < b->first))) b = o;
+    }
     if (!b) break;
     while (moved) {
       moved = 0;

@@ -100,8 +100,8 @@ class Network:
             elif node.op in ("batchnorm", "concat") and all(origin[1:] == (1, 1) for origin in found):
                 found = {shapes[node.name] + (1, 1)}
             elif node.op not in ("flatten", "relu", "relu6", "add") or len(found) != 1:
-                raise ConvertError(f"node {node.name} ({node.op}): reads the flattened {describe(sorted(found))}, which "
-                                   "only a linear layer, ReLU or Add can")
+                raise ConvertError(f"node {node.name} ({node.op}): reads the flattened {describe(sorted(found))}, "
+                                   "which only a linear layer, ReLU or Add can")
             origins[node.name] = found.pop()
         return origins
 

@@ -158,6 +158,8 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, pr
     }
     if (marker == 0xD9)
       return true;
+    if (marker < 0xC0 || (marker >= 0xD0 && marker <= 0xD8))
+      return failed(why, "damaged JPEG (marker %02X at byte %zu)", marker, at);
     if (at + 4 > size)
       break;
     length = big16(data + at + 2);
@@ -174,9 +176,10 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, pr
     if (marker == 0xDA && !scan_is_sane(content, length - 2, tables, progressive))
       return failed(why, "damaged JPEG (scan at byte %zu)", at);
     at += 2 + length;
-    if (marker == 0xDA) /* coded data up to the next marker; FF 00 is data, FF D0 to D7 restart it */
-      while (at + 1 < size && (data[at] != 0xFF || data[at + 1] == 0 || (data[at + 1] >= 0xD0 && data[at + 1] <= 0xD7)))
-        at++;
+    if (marker == 0xDA) /* coded data up to the next marker; FF 00 is data, FF D0 to D7 restart it, FF FF 00 is data, too */
+      for (; at + 1 < size; at++)
+        if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7))
+          break;
   }
   return failed(why, "truncated JPEG (no end marker)");
 }
