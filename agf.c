@@ -1333,28 +1333,34 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
 
-/* Every buffer's place: those that stay first, then the others by size, and in the order of time where sizes agree (which for one size is
- * the best there is), each at the lowest place that is free while it lives. */
-static agf_status agf_place(agf_session *s, agf_error *err) {
+/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree. */
+static int agf_places_before(const agf_buffer *a, const agf_buffer *b, int by_time) {
+  if (a->bytes == b->bytes) return a->first < b->first;
+  if (a->first == b->first) return a->bytes > b->bytes;
+  return by_time ? a->first < b->first : a->bytes > b->bytes;
+}
+
+/* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
+ * lives. Returns the arena's size, 0 where it would not fit the address space. */
+static size_t agf_place(agf_session *s, int by_time) {
   size_t base = 0, top;
   int i, j, n = s->buffers, end = agf_end(s);
-  for (i = 0; i < n; i++)
-    if (s->buffer[i].first == 0 && s->buffer[i].last == end) {
-      s->buffer[i].offset = base;
-      if (s->buffer[i].bytes > SIZE_MAX / 4 - base) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
-      base += s->buffer[i].bytes;
-    } else
-      s->buffer[i].offset = SIZE_MAX;
+  for (i = 0; i < n; i++) {
+    agf_buffer *b = &s->buffer[i];
+    b->offset = SIZE_MAX;
+    if (b->first != 0 || b->last != end) continue;
+    b->offset = base;
+    if (b->bytes > SIZE_MAX / 4 - base) return 0;
+    base += b->bytes;
+  }
   top = base;
   for (;;) {
     agf_buffer *b = NULL;
     size_t at = base;
     int moved = 1;
-    for (i = 0; i < n; i++) {
-      agf_buffer *o = &s->buffer[i];
-      if (o->offset == SIZE_MAX && (!b || o->bytes > b->bytes || (o->bytes == b->bytes && o->first < b->first))) b = o;
-    }
-    if (!b) break;
+    for (i = 0; i < n; i++)
+      if (s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
+    if (!b) return top;
     while (moved) {
       moved = 0;
       for (j = 0; j < n; j++) {
@@ -1366,19 +1372,17 @@ static agf_status agf_place(agf_session *s, agf_error *err) {
         }
       }
     }
-    if (b->bytes > SIZE_MAX / 4 - at) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+    if (b->bytes > SIZE_MAX / 4 - at) return 0;
     b->offset = at;
     if (at + b->bytes > top) top = at + b->bytes;
   }
-  s->arena_bytes = top;
-  return AGF_OK;
 }
 
 static agf_status agf_plan(agf_session *s, agf_error *err) {
   const agf_model *m = s->model;
   agf_status st;
   int i, j, end;
-  size_t k = (size_t)m->classes;
+  size_t k = (size_t)m->classes, by_size;
   st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
   if (st != AGF_OK) return st;
   agf_find_live(s);
@@ -1430,8 +1434,11 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->scratch_bytes = agf_align_up(s->scratch_bytes);
   s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
-  st = agf_place(s, err);
-  if (st != AGF_OK) return st;
+  /* neither order is always the better one */
+  by_size = agf_place(s, 0);
+  s->arena_bytes = agf_place(s, 1);
+  if (by_size < s->arena_bytes) s->arena_bytes = agf_place(s, 0);
+  if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
   s->bytes = agf_table_sizes(m).total + s->arena_bytes;
   if (s->config.max_bytes && s->bytes > s->config.max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,
