@@ -34,6 +34,10 @@ build/test_%: tests/test_%.c tests/testing.h build/agf.o
 test: all $(TESTS:%=build/%)
 	@TESTS="$(TESTS)" PYTHON_TESTS="$(PYTHON_TESTS)" sh tests/run.sh
 
+# The network and the scenes that the repository carries (made by tools/train_demo.py).
+demo: build/agf
+	sh tools/demo.sh
+
 # The networks of real size, made and explained: minutes, and 2 GB below build/.
 test-full: build/test_golden
 	sh tests/environment.sh
@@ -47,4 +51,4 @@ torch:
 clean:
 	rm -rf build
 
-.PHONY: all test test-full torch clean
+.PHONY: all demo test test-full torch clean

@@ -3,9 +3,9 @@
 
     python3 tests/test_pictures.py [PART_OF_A_TEST'S_NAME ...]
 
-A file goes the way that it goes in the program: decoded by build/agf (read back from a fully transparent overlay), then turned
-into the network's input by agf_picture_to_input of the shared library ($AGF_LIBRARY, else build/libagf.so). Pillow decodes and
-resizes the same file. Needs numpy and Pillow. Photographs of ../shared/real are used where they are.
+A file goes the way that it goes in the program: decoded by build/agf (read back from a fully transparent overlay), then
+turned into the network's input by agf_picture_to_input of the shared library ($AGF_LIBRARY, else build/libagf.so).
+Pillow decodes and resizes the same file. Needs numpy and Pillow. Photographs of ../shared/real are used where they are.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ except ImportError as missing:
 LIBRARY = os.path.abspath(os.environ.get("AGF_LIBRARY", os.path.join(ROOT, "build", "libagf.so")))
 REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
 
-# Pillow rounds to 8 bits after each of its two passes, the engine does not: half a step each, and 1 is not quite reached.
+# In steps of 1/255. Both round to 8 bits after each of two passes; where a sum falls on a tie, one step is between them.
 EXACT = 1.0
-# JPEG decoders may differ by a step in each block's inverse DCT, and by more where they enlarge colour differently.
+# Decoders of JPEG may round the inverse DCT, the colour's enlargement and its conversion differently: a step or so each.
 JPEG = 4.0
 
 
@@ -57,10 +57,30 @@ class Engine:
         rgb = np.ascontiguousarray(rgb, np.uint8)
         chw, seen = np.full((channels, height, width), np.nan, np.float32), Rect()
         call = self.library.agf_picture_to_input
-        call.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int,
-                         ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        status = call(self.model, height, width, rgb.ctypes.data, rgb.shape[1], rgb.shape[0], rgb.strides[0], chw.ctypes.data,
-                      ctypes.byref(seen), ctypes.byref(self.error))
+        call.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        ]
+        status = call(
+            self.model,
+            height,
+            width,
+            rgb.ctypes.data,
+            rgb.shape[1],
+            rgb.shape[0],
+            rgb.strides[0],
+            chw.ctypes.data,
+            ctypes.byref(seen),
+            ctypes.byref(self.error),
+        )
         check(status == 0, self.error.message.decode())
         return chw, (seen.left, seen.top, seen.width, seen.height)
 
@@ -70,7 +90,9 @@ def scene(width, height, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     rgb = np.stack([255 * x / width, 255 * y / height, 127 + 127 * np.sin(x * y / 40)], axis=-1)
-    disc = (x - width * rng.uniform(0.3, 0.7)) ** 2 + (y - height * rng.uniform(0.3, 0.7)) ** 2 < (min(width, height) / 4) ** 2
+    disc = (x - width * rng.uniform(0.3, 0.7)) ** 2 + (y - height * rng.uniform(0.3, 0.7)) ** 2 < (
+        min(width, height) / 4
+    ) ** 2
     rgb[disc] = rng.integers(0, 256, 3)
     rgb[(x // 3 + y // 2) % 2 == 0] *= 0.8
     return np.clip(rgb + rng.normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
@@ -83,8 +105,8 @@ def decoded(path, model):
 
 
 def pillow_input(image, height, width, resize_to=0):
-    """[H, W, 3] float64 in 0 .. 255, and the rectangle of the picture that it shows: stretched, or as torchvision's Resize
-    (shorter side to resize_to) and CenterCrop."""
+    """[H, W, 3] float64 in 0 .. 255, and the rectangle of the picture that it shows: stretched, or as torchvision's
+    Resize (shorter side to resize_to) and CenterCrop."""
     if not resize_to:
         return np.asarray(image.resize((width, height), Image.BILINEAR), np.float64), (0, 0, *image.size)
     w, h = image.size
@@ -92,8 +114,10 @@ def pillow_input(image, height, width, resize_to=0):
     left, top = int(round((large[0] - width) / 2.0)), int(round((large[1] - height) / 2.0))
     resized = image.resize(large, Image.BILINEAR)
     across, down = w / large[0], h / large[1]
-    return (np.asarray(resized.crop((left, top, left + width, top + height)), np.float64),
-            (left * across, top * down, width * across, height * down))
+    return (
+        np.asarray(resized.crop((left, top, left + width, top + height)), np.float64),
+        (left * across, top * down, width * across, height * down),
+    )
 
 
 def compare(path, limit, height=32, width=40, resize_to=0, scale=1, upright=True, model="m.agf"):
@@ -138,8 +162,13 @@ def test_kinds_of_png():
     rgb = scene(90, 61)
     rgba = np.dstack([rgb, np.arange(61 * 90).reshape(61, 90) % 256]).astype(np.uint8)
     image = Image.fromarray(rgb)
-    kinds = {"rgba": Image.fromarray(rgba, "RGBA"), "gray": image.convert("L"), "gray-alpha": image.convert("LA"),
-             "palette": image.quantize(200), "bits": image.convert("1")}
+    kinds = {
+        "rgba": Image.fromarray(rgba, "RGBA"),
+        "gray": image.convert("L"),
+        "gray-alpha": image.convert("LA"),
+        "palette": image.quantize(200),
+        "bits": image.convert("1"),
+    }
     for name, kind in kinds.items():
         kind.save(name + ".png")
         compare(name + ".png", EXACT)
@@ -174,7 +203,9 @@ def test_exif_orientation():
 
 
 def test_photographs():
-    photographs = sorted(glob.glob(os.path.join(REAL, "*.jpg")) + glob.glob(os.path.join(REAL, "imagenet", "*.jpg"))[:6])
+    photographs = sorted(
+        glob.glob(os.path.join(REAL, "*.jpg")) + glob.glob(os.path.join(REAL, "imagenet", "*.jpg"))[:6]
+    )
     if not photographs:
         raise Skip("no photographs in ../shared/real")
     write_model("stretch.agf", height=224, width=224, **PLAIN)
@@ -185,7 +216,7 @@ def test_photographs():
 
 
 def test_normalisation():
-    """Mean, std, range, channel order and one-channel networks; the pixels themselves are what test_stretch compares."""
+    """Mean, std, range, channel order, networks of one channel; the pixels themselves are what test_stretch compares."""
     mean, std = (104.0, 117.0, 123.0, 0.0), (1.0, 2.0, 4.0, 1.0)
     rgb = scene(100, 75)
     write_model("plain.agf", **PLAIN)

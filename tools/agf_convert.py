@@ -415,10 +415,10 @@ class OnnxImport:
             arguments = [self._argument(name) for name in node.input]
             if node.op_type == "Identity":
                 results = arguments
-            elif node.op_type in ("Shape", "Size") and isinstance(arguments[0], Value):
-                results = [self._shape(arguments[0])]
             elif not any(isinstance(argument, Value) for argument in arguments):
                 results = self._fold(arguments)
+            elif node.op_type in ("Shape", "Size"):
+                results = [self._shape(arguments[0])]
             else:
                 results = self._convert(arguments)
             for name, result in zip(node.output, results if isinstance(results, list) else [results]):
@@ -432,14 +432,15 @@ class OnnxImport:
 
     def _needed(self, output):
         """The nodes that `output` depends on, in the file's order. Others (auxiliary heads, losses) are left out."""
-        made_by = {name: node for node in self.graph.node for name in node.output if name}
-        wanted, seen = [output], set()
+        all_nodes = list(self.graph.node)
+        made_by = {name: i for i, node in enumerate(all_nodes) for name in node.output if name}
+        wanted, needed = [output], set()
         while wanted:
-            node = made_by.get(wanted.pop())
-            if node is not None and id(node) not in seen:
-                seen.add(id(node))
-                wanted += node.input
-        nodes = [node for node in self.graph.node if id(node) in seen]
+            i = made_by.get(wanted.pop())
+            if i is not None and i not in needed:
+                needed.add(i)
+                wanted += all_nodes[i].input
+        nodes = [all_nodes[i] for i in sorted(needed)]
         for node in nodes:
             for name in node.input:
                 self.readers[name] = self.readers.get(name, 0) + 1
@@ -985,6 +986,7 @@ def first_line(problem):
 def load_onnx(path):
     """The ModelProto, external data and local functions included."""
     import onnx
+    import onnx.inliner
     try:
         model = onnx.load(path)
     except OSError as problem:
@@ -1104,8 +1106,7 @@ def preprocessing_of(given, defaults, input_shape, image_reading):
                                "what its input is, --range 1 or --range 255 (--mean, --std if it is normalised before)")
         return None
     if count not in (1, 3):
-        raise ConvertError(f"an input of {count} channels is no picture: leave out --mean, --std, --range, --channels, "
-                           "--resize and --size")
+        raise ConvertError(f"an input of {count} channels is no picture: leave out mean, std, range, channels, resize")
     values = {"mean": (0.0,), "std": (1.0,), **(defaults or {}), **given}
     for what in ("mean", "std"):
         numbers = tuple(float(number) for number in np.ravel(values[what]))
@@ -1137,9 +1138,9 @@ def parse_resize(text, size):
         # Without a number the usual proportion of ImageNet networks: 256 for 224.
         resize_to = int(number) if number else round(shorter * 256 / 224)
         if resize_to < shorter:
-            raise ConvertError(f"--resize {text}: smaller than the input, {size[1]}x{size[0]}")
+            raise ConvertError(f"resize {text}: smaller than the input, {size[1]}x{size[0]}")
         return {"resize": "crop", "resize_to": resize_to}
-    raise ConvertError(f"--resize {text}: stretch, crop or crop:PIXELS")
+    raise ConvertError(f"resize {text}: stretch, crop or crop:PIXELS")
 
 
 def read_labels(path):
@@ -1290,6 +1291,8 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
         near = difflib.get_close_matches(arch, names, 3)
         hint = f"; {', '.join(near)}?" if near else ""
         raise ConvertError(f"--arch {arch}: torchvision has no such network{hint}")
+    if classes is not None and classes < 2:
+        raise ConvertError(f"--classes {classes}: AGF contrasts two classes or more")
     state = load_state_dict(weights) if weights else None
     options = {"weights": None}
     if arch in ("googlenet", "inception_v3"):
@@ -1396,7 +1399,7 @@ def parameters(node):
     return sum(array.size for array in (node.weights, node.bias) if array is not None)
 
 
-def numbers(text):
+def number_list(text):
     return tuple(float(part) for part in text.replace(",", " ").split())
 
 
@@ -1433,8 +1436,8 @@ def command_line():
                                       "takes tensors only; torchvision's get ImageNet's.")
     group.add_argument("--labels", metavar="FILE", help="class names, one per line")
     group.add_argument("--name", help="the network's name")
-    group.add_argument("--mean", type=numbers, metavar="A,B,C", help="per channel, in the network's channel order")
-    group.add_argument("--std", type=numbers, metavar="A,B,C", help="likewise; the input is (value - mean) / std")
+    group.add_argument("--mean", type=number_list, metavar="A,B,C", help="per channel, in the network's channel order")
+    group.add_argument("--std", type=number_list, metavar="A,B,C", help="likewise; the input is (value - mean) / std")
     group.add_argument("--range", type=float, choices=(1.0, 255.0), help="what 255 is before mean and std (default 1)")
     group.add_argument("--channels", choices=("rgb", "bgr"), help="the network's channel order (default rgb)")
     group.add_argument("--resize", metavar="RULE",
@@ -1458,7 +1461,7 @@ def run(arguments):
         nodes, input_shape, image_reading = read_onnx(arguments.onnx, arguments.size, arguments.output)
         source = os.path.basename(arguments.onnx)
         name = os.path.splitext(source)[0]
-        if arguments.size:
+        if arguments.size and input_shape[0] in (1, 3):
             given["resize"] = "stretch"
     if arguments.resize:
         given.update(parse_resize(arguments.resize, input_shape[1:]))

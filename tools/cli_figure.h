@@ -453,7 +453,7 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
   enum { USUAL_SIDE = 448, SMALL_SIDE = 320 };
   const double most_pixels = 64e6;
   int cells = count + (f->photo != NULL), per_row = cells <= 5 ? cells : (int)ceil(sqrt(cells * 1.6));
-  int rows = (cells + per_row - 1) / per_row;
+  int rows = (cells + per_row - 1) / per_row, balanced = (cells + rows - 1) / rows;
   double width, height, longer, scale, cap;
   int margin, cell_width, cell_height, panel_width, panel_height, cell, baseline, scale_width;
   agf_rect shown = f->seen;
@@ -479,13 +479,13 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
 
   cap = fmax(10, floor(fmax(panel_width, panel_height) / 40.0));
   margin = (int)(1.8 * cap);
-  cell_width = (int)fmax(panel_width, 18 * cap); /* a slim panel still has room for its caption */
+  cell_width = (int)fmax(panel_width, 26 * cap); /* a slim panel still has room for its caption */
   cell_height = panel_height + (int)(2.1 * cap);
-  *c = canvas_new(margin + per_row * (cell_width + margin), margin + rows * (cell_height + margin) + (int)(3.2 * cap));
+  *c = canvas_new(margin + balanced * (cell_width + margin), margin + rows * (cell_height + margin) + (int)(3.2 * cap));
   for (cell = 0; cell < cells && done; cell++) {
     const panel *p = f->photo ? panels + cell - 1 : panels + cell;
     bool is_photo = f->photo && cell == 0;
-    int cell_left = margin + cell % per_row * (cell_width + margin), top = margin + cell / per_row * (cell_height + margin);
+    int cell_left = margin + cell % balanced * (cell_width + margin), top = margin + cell / balanced * (cell_height + margin);
     int left = cell_left + (cell_width - panel_width) / 2;
     double share_width = is_photo ? 0 : text_width(p->share, cap);
 
