@@ -655,18 +655,25 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
 
 /* A label as a part of a file's name: no separators, control or shell characters, no leading '.' or '-', at most 100 bytes. */
 static char *file_safe(const char *label) {
-  char *safe = text_of("%.100s", label), *c;
+  enum { MOST = 100 };
+  char *safe = allocate(MOST + 1, 1), *end = safe;
 
-  for (c = safe + strlen(safe); c > safe && !utf8_length(c - 1) && (unsigned char)c[-1] >= 0x80; c--)
-    if (((unsigned char)c[-1] & 0xC0) == 0xC0) { /* a sequence that the cut went through */
-      c[-1] = 0;
+  while (*label) {
+    int length = utf8_length(label);
+
+    if (length < 1)
+      length = 1; /* a stray byte */
+    if (end - safe + length > MOST)
       break;
-    }
-  for (c = safe; *c; c++) {
-    bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || (unsigned char)*c >= 0x80;
-
-    if (!plain && *c != '_' && ((*c != '-' && *c != '.') || c == safe))
-      *c = '_';
+    if (length > 1)
+      memcpy(end, label, (size_t)length);
+    else if ((*label >= 'a' && *label <= 'z') || (*label >= 'A' && *label <= 'Z') || (*label >= '0' && *label <= '9') ||
+             (strchr("-.", *label) && end > safe))
+      *end = *label;
+    else
+      *end = '_';
+    end += length;
+    label += length;
   }
   return safe;
 }
