@@ -3642,20 +3642,22 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size (shorter side to
- * resize_to, longer side truncated, crop corner rounded half to even), scaled in proportion at others. */
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
+ * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
+ * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
-  double ratio = (double)in->resize_to / agf_imin(in->height, in->width);
+  double tall = (double)height / in->height, wide = (double)width / in->width;
+  int to = (int)(in->resize_to * (tall > wide ? tall : wide) + 0.5);
   *rh = height;
   *rw = width;
   *top = *left = 0;
   if (in->resize == AGF_RESIZE_STRETCH) return;
-  if ((int64_t)pw * height <= (int64_t)ph * width) { /* the picture's width is the tighter side */
-    *rw = (int)(ratio * width + 0.5);
-    *rh = agf_imax((int)((double)*rw * ph / pw), height);
-  } else {
-    *rh = (int)(ratio * height + 0.5);
-    *rw = agf_imax((int)((double)*rh * pw / ph), width);
+  *rh = pw <= ph ? (int)((double)to * ph / pw) : to;
+  *rw = pw <= ph ? to : (int)((double)to * pw / ph);
+  if (*rh < height || *rw < width) {
+    int by_width = (int64_t)pw * height <= (int64_t)ph * width; /* the picture's width is the tighter side */
+    *rh = by_width ? agf_imax((int)((double)width * ph / pw), height) : height;
+    *rw = by_width ? width : agf_imax((int)((double)height * pw / ph), width);
   }
   *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);
