@@ -51,6 +51,13 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
+#include "kernels/crc32.h"
+
+static void agf_kernels_best(agf_kernels *k) {
+  agf_kernels_ref(k);
+  agf_kernels_x86(k, "avx512");
+  agf_crc32_fill(k);
+}
 
 #define AGF_ALIGN 64
 
@@ -412,20 +419,6 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
-/* Weights finite: an Inf or NaN would make "0 times w" something else than 0, and the kernels skip zeros. */
-static int agf_weights_finite(const agf_weight *w) {
-  uint64_t i;
-  unsigned bad = 0;
-  if (w->type == AGF_F32) {
-    const float *p = (const float *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (agf_bits(p[i]) & 0x7f800000u) == 0x7f800000u;
-  } else {
-    const uint16_t *p = (const uint16_t *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (p[i] & 0x7c00u) == 0x7c00u;
-  }
-  return !bad;
-}
-
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -475,17 +468,41 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
   return AGF_OK;
 }
 
-static agf_status agf_check_crcs(const agf_model *m, uint32_t header_bytes, agf_error *err) {
+static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, agf_error *err) {
   agf_kernels k;
   unsigned char head[AGF_HEADER];
   uint32_t crc;
-  agf_kernels_ref(&k);
+  agf_kernels_best(&k);
   memcpy(head, m->data, sizeof head);
   memset(head + 24, 0, 4);
   crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
   if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
-  crc = k.crc32(0, m->data + header_bytes, m->bytes - header_bytes);
+  return AGF_OK;
+}
+
+/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would make
+ * "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen to. */
+static agf_status agf_check_data(const agf_model *m, agf_error *err) {
+  enum { PIECE = 1 << 17 };
+  agf_kernels k;
+  uint32_t crc = 0;
+  int i, infinite = -1;
+  agf_kernels_best(&k);
+  for (i = 0; i < m->weights; i++) {
+    const agf_weight *w = &m->weight[i];
+    size_t bytes = (size_t)w->elements * (w->type == AGF_F32 ? 4 : 2), at, n;
+    int ok = 1;
+    for (at = 0; at < bytes; at += n) {
+      const void *p = w->data + at;
+      n = bytes - at < PIECE ? bytes - at : PIECE;
+      crc = k.crc32(crc, w->data + at, n);
+      ok &= w->type == AGF_F32 ? k.finite((const float *)p, n / 4) : k.finite_half((const uint16_t *)p, n / 2);
+    }
+    crc = k.crc32(crc, w->data + bytes, agf_align_up(bytes) - bytes); /* the zeros up to the next tensor */
+    if (!ok && infinite < 0) infinite = i;
+  }
   if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
   return AGF_OK;
 }
 
@@ -564,7 +581,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
   agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
-  if (st == AGF_OK) st = agf_check_crcs(m, header_bytes, err);
+  if (st == AGF_OK) st = agf_check_tables(m, header_bytes, err);
   if (st != AGF_OK) return st;
 
   size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
@@ -596,6 +613,8 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   if (offset != m->bytes)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
                     (unsigned long long)offset);
+  st = agf_check_data(m, err);
+  if (st != AGF_OK) return st;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
   if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
@@ -612,7 +631,6 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
     if (!w->used) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d belongs to no node", i);
     if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
-    if (!agf_weights_finite(w)) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", i);
   }
   st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
   if (st == AGF_OK) st = agf_check_weights(m, err);
