@@ -53,11 +53,13 @@
 #include "kernels/x86.h"
 #include "kernels/crc32.h"
 
-static void agf_kernels_best(agf_kernels *k) {
+static int agf_kernels_named(agf_kernels *k, const char *isa) {
   agf_kernels_ref(k);
-  agf_kernels_x86(k, "avx512");
+  if (agf_kernels_x86(k, isa)) return 1;
   agf_crc32_fill(k);
+  return 0;
 }
+static void agf_kernels_best(agf_kernels *k) { agf_kernels_named(k, "avx512"); }
 
 #define AGF_ALIGN 64
 
