@@ -7,7 +7,10 @@
 #ifndef AGF_KERNELS_CRC32_H
 #define AGF_KERNELS_CRC32_H
 
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#if defined(AGF_NO_SIMD)
+static void agf_crc32_fill(agf_kernels *k) { (void)k; }
+
+#elif (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
 

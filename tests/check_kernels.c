@@ -537,7 +537,7 @@ int main(int argc, char **argv) {
   for (i = 0; i < 3; i++) {
     agf_kernels_ref(&table[i]);
     if (only_isa && strcmp(only_isa, isas[i])) continue;
-    if (agf_kernels_named(&table[i], isas[i])) {
+    if (!agf_kernels_choose(&table[i], isas[i])) {
       if (!timed) printf("SKIP %s: this machine does not have it\n", isas[i]), tests_skipped++;
       continue;
     }
