@@ -51,6 +51,20 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
+#include "kernels/crc32.h"
+
+/* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
+static int agf_kernels_choose(agf_kernels *k, const char *isa) {
+  agf_kernels_ref(k);
+  if (isa && !strcmp(isa, "ref")) return 1;
+  agf_crc32_fill(k);
+#if defined(AGF_KERNELS_X86)
+  if (agf_kernels_x86(k, isa)) return 1;
+#elif defined(AGF_KERNELS_ARM)
+  if (agf_kernels_arm(k, isa)) return 1;
+#endif
+  return !isa;
+}
 
 #define AGF_ALIGN 64
 
@@ -412,20 +426,6 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
-/* Weights finite: an Inf or NaN would make "0 times w" something else than 0, and the kernels skip zeros. */
-static int agf_weights_finite(const agf_weight *w) {
-  uint64_t i;
-  unsigned bad = 0;
-  if (w->type == AGF_F32) {
-    const float *p = (const float *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (agf_bits(p[i]) & 0x7f800000u) == 0x7f800000u;
-  } else {
-    const uint16_t *p = (const uint16_t *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (p[i] & 0x7c00u) == 0x7c00u;
-  }
-  return !bad;
-}
-
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -475,17 +475,41 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
   return AGF_OK;
 }
 
-static agf_status agf_check_crcs(const agf_model *m, uint32_t header_bytes, agf_error *err) {
+static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, agf_error *err) {
   agf_kernels k;
   unsigned char head[AGF_HEADER];
   uint32_t crc;
-  agf_kernels_ref(&k);
+  agf_kernels_choose(&k, NULL);
   memcpy(head, m->data, sizeof head);
   memset(head + 24, 0, 4);
   crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
   if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
-  crc = k.crc32(0, m->data + header_bytes, m->bytes - header_bytes);
+  return AGF_OK;
+}
+
+/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would make
+ * "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen to. */
+static agf_status agf_check_data(const agf_model *m, agf_error *err) {
+  enum { PIECE = 1 << 17 };
+  agf_kernels k;
+  uint32_t crc = 0;
+  int i, infinite = -1;
+  agf_kernels_choose(&k, NULL);
+  for (i = 0; i < m->weights; i++) {
+    const agf_weight *w = &m->weight[i];
+    size_t bytes = (size_t)w->elements * (w->type == AGF_F32 ? 4 : 2), at, n;
+    int ok = 1;
+    for (at = 0; at < bytes; at += n) {
+      const void *p = w->data + at;
+      n = bytes - at < PIECE ? bytes - at : PIECE;
+      crc = k.crc32(crc, w->data + at, n);
+      ok &= w->type == AGF_F32 ? k.finite((const float *)p, n / 4) : k.finite_half((const uint16_t *)p, n / 2);
+    }
+    crc = k.crc32(crc, w->data + bytes, agf_align_up(bytes) - bytes); /* the zeros up to the next tensor */
+    if (!ok && infinite < 0) infinite = i;
+  }
   if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
   return AGF_OK;
 }
 
@@ -564,7 +588,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
   agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
-  if (st == AGF_OK) st = agf_check_crcs(m, header_bytes, err);
+  if (st == AGF_OK) st = agf_check_tables(m, header_bytes, err);
   if (st != AGF_OK) return st;
 
   size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
@@ -596,6 +620,8 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   if (offset != m->bytes)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
                     (unsigned long long)offset);
+  st = agf_check_data(m, err);
+  if (st != AGF_OK) return st;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
   if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
@@ -612,7 +638,6 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
     if (!w->used) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d belongs to no node", i);
     if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
-    if (!agf_weights_finite(w)) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", i);
   }
   st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
   if (st == AGF_OK) st = agf_check_weights(m, err);
@@ -922,7 +947,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
 /* MARK: plan ------------------------------------------------------------------------------------------------------------------
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
  * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
- * Moments: 0 the image, i + 1 the forward pass of step i, 2 S - i + 1 its backward pass. Activations stay for all classes. */
+ * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
+ * classes. */
 
 typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
                              AGF_STEP_CONCAT } agf_step_kind;
@@ -1057,8 +1083,11 @@ static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
 static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
 
-static inline int agf_end(const agf_session *s) { return 2 * s->steps + 2; }
-static inline int agf_backward_moment(const agf_session *s, int step) { return 2 * s->steps - step + 1; }
+static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
+/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only
+ * one of them needs does not lie in the other's way. Other steps need all at once. */
+static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
+static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
 
 static size_t agf_tensor_elements(const agf_tensor *t) { return (size_t)t->cb * (size_t)t->h * (size_t)t->w * AGF_CB; }
 
@@ -1218,7 +1247,13 @@ static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilati
 enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };  /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_DENSE_BYTES = 72 * 1024 };  /* weights that the dense kernel reads for each few pixels, from the second-level cache */
-enum { AGF_LINEAR_COLUMNS = 256, AGF_LINEAR_ROWS = 8 }; /* a task of a linear layer, a widened piece of f16 weights */
+/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
+ * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
+enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
+
+static int agf_linear_columns(const agf_session *s, const agf_step *st) {
+  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
+}
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -1300,7 +1335,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int back = agf_backward_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
   size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
@@ -1326,14 +1361,14 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
   classes = (size_t)st->row_classes * (size_t)st->column_classes;
   if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? back : i + 1, s->config.low_memory ? back : end);
-  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), back, back);
-  st->rhs_mask = agf_buf(s, pixels * 2, back, back);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, s->config.low_memory ? gate : end);
+  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+  st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
   if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
   if (st->plain) {
     size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
-    st->cam_mask = agf_buf(s, pixels * 2, back, back);
+    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
     st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
     st->maps = agf_buf(s, hw * 4 * 4, back, back);                    /* phi, M, Fx, Fdx */
     st->sums = agf_buf(s, (size_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
@@ -1348,51 +1383,61 @@ static void agf_plan_linear(agf_session *s, int i) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]];
   size_t rows = (size_t)ti->c * (size_t)ti->h * (size_t)ti->w;
-  int end = agf_end(s), back = agf_backward_moment(s, i);
+  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->vec = agf_buf(s, rows * 4, 0, end);
   st->y = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->d = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->rhs = agf_buf(s, (size_t)st->co * 4 * 2, 0, end);
-  st->gv = agf_buf(s, rows * 4, back, back);
-  st->sv = agf_buf(s, rows * 4, back, back);
-  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, back, back);
-  agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
+  st->gv = agf_buf(s, rows * 4, gate, back);
+  st->sv = agf_buf(s, rows * 4, gate, back);
+  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
+  agf_need_scratch(s, (size_t)AGF_LINEAR_WIDE_ROWS * (size_t)st->co * 4);
 }
 
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
-  int end = agf_end(s), from, until = t ? agf_backward_moment(s, made) : end;
+  int end = agf_end(s), from, until;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
   x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
   if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
   if (x->first_reader < 0) return; /* the logits */
-  from = agf_backward_moment(s, x->first_reader);
+  from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
+  until = !t ? end : s->step[made].kind == AGF_STEP_CONV ? agf_gate_moment(s, made) : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
 
-/* Every buffer's place: those that stay first, then the others by size, each at the lowest place that is free while it lives. */
-static agf_status agf_place(agf_session *s, agf_error *err) {
+/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree. */
+static int agf_places_before(const agf_buffer *a, const agf_buffer *b, int by_time) {
+  if (a->bytes == b->bytes) return a->first < b->first;
+  if (a->first == b->first) return a->bytes > b->bytes;
+  return by_time ? a->first < b->first : a->bytes > b->bytes;
+}
+
+/* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
+ * lives. Returns the arena's size, 0 where it would not fit the address space. */
+static size_t agf_place(agf_session *s, int by_time) {
   size_t base = 0, top;
   int i, j, n = s->buffers, end = agf_end(s);
-  for (i = 0; i < n; i++)
-    if (s->buffer[i].first == 0 && s->buffer[i].last == end) {
-      s->buffer[i].offset = base;
-      if (s->buffer[i].bytes > SIZE_MAX / 4 - base) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
-      base += s->buffer[i].bytes;
-    } else
-      s->buffer[i].offset = SIZE_MAX;
+  for (i = 0; i < n; i++) {
+    agf_buffer *b = &s->buffer[i];
+    b->offset = SIZE_MAX;
+    if (b->first != 0 || b->last != end) continue;
+    b->offset = base;
+    if (b->bytes > SIZE_MAX / 4 - base) return 0;
+    base += b->bytes;
+  }
   top = base;
   for (;;) {
     agf_buffer *b = NULL;
     size_t at = base;
     int moved = 1;
     for (i = 0; i < n; i++)
-      if (s->buffer[i].offset == SIZE_MAX && (!b || s->buffer[i].bytes > b->bytes)) b = &s->buffer[i];
-    if (!b) break;
+      if (s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
+    if (!b) return top;
     while (moved) {
       moved = 0;
       for (j = 0; j < n; j++) {
@@ -1404,19 +1449,17 @@ static agf_status agf_place(agf_session *s, agf_error *err) {
         }
       }
     }
-    if (b->bytes > SIZE_MAX / 4 - at) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+    if (b->bytes > SIZE_MAX / 4 - at) return 0;
     b->offset = at;
     if (at + b->bytes > top) top = at + b->bytes;
   }
-  s->arena_bytes = top;
-  return AGF_OK;
 }
 
 static agf_status agf_plan(agf_session *s, agf_error *err) {
   const agf_model *m = s->model;
   agf_status st;
   int i, j, end;
-  size_t k = (size_t)m->classes;
+  size_t k = (size_t)m->classes, by_size;
   st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
   if (st != AGF_OK) return st;
   agf_find_live(s);
@@ -1433,7 +1476,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
-    int back = agf_backward_moment(s, i);
+    int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     size_t tmp_cam = 0, tmp_g = 0;
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
@@ -1443,8 +1486,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
       if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
     }
-    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, back, back);
-    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, back, back);
+    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
+    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
     if (p->kind == AGF_STEP_CONV) {
       st = agf_plan_conv(s, i, err);
       if (st != AGF_OK) return st;
@@ -1468,8 +1511,11 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->scratch_bytes = agf_align_up(s->scratch_bytes);
   s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
-  st = agf_place(s, err);
-  if (st != AGF_OK) return st;
+  /* neither order is always the better one */
+  by_size = agf_place(s, 0);
+  s->arena_bytes = agf_place(s, 1);
+  if (by_size < s->arena_bytes) s->arena_bytes = agf_place(s, 0);
+  if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
   s->bytes = agf_table_sizes(m).total + s->arena_bytes;
   if (s->config.max_bytes && s->bytes > s->config.max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,
@@ -2139,7 +2185,7 @@ typedef struct agf_linear_job {
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int c0 = i * AGF_LINEAR_COLUMNS, columns = agf_imin(AGF_LINEAR_COLUMNS, j->st->co - c0), k, r;
+  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
   float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
   memset(j->y + c0, 0, (size_t)columns * sizeof(float));
   if (d) memset(d, 0, (size_t)columns * sizeof(float));
@@ -2147,8 +2193,8 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
     s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
     return;
   }
-  for (k = 0; k < j->rows; k += AGF_LINEAR_ROWS) {
-    int rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k);
+  for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
     for (r = 0; r < rows; r++)
       if (j->x[k + r] != 0)
         s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, wide + r * columns,
@@ -2160,17 +2206,21 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
 static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int k = i * AGF_LINEAR_ROWS, rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k), r;
-  const float *at = (const float *)(const void *)w->data + (size_t)k * (size_t)j->st->co;
-  if (w->type == AGF_F16) {
-    float *wide = (float *)(void *)scratch;
-    for (r = 0; r < rows; r++)
-      if (j->all || j->x[k + r] != 0)
-        s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co, wide + (size_t)r * (size_t)j->st->co,
-                   (size_t)j->st->co);
-    at = wide;
+  int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
+  size_t co = (size_t)j->st->co;
+  for (; k < end; k += rows) {
+    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
+    rows = w->type == AGF_F32 ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
+    if (w->type == AGF_F16) {
+      float *wide = (float *)(void *)scratch;
+      for (r = 0; r < rows; r++)
+        if (j->all || j->x[k + r] != 0)
+          s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * co, wide + (size_t)r * co, co);
+      at = wide;
+    }
+    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
+                     j->ts ? j->ts + k : NULL);
   }
-  s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL, j->ts ? j->ts + k : NULL);
 }
 
 /* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
@@ -2205,7 +2255,7 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   j.d = want_d ? agf_floats(s, st->d) : NULL;
   j.rows = ti->c * ti->h * ti->w;
   agf_gather(ti, x, agf_floats(s, st->vec));
-  agf_parallel(s, agf_ceil_div(st->co, AGF_LINEAR_COLUMNS), agf_linear_task, &j);
+  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
   for (b = 0; y && b < to->cb; b++)
     if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
                      y_mask ? y_mask + b : NULL))
@@ -2674,7 +2724,7 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
   j.s = sv;
   j.tg = want_g ? agf_floats(s, st->gv) : NULL;
   j.ts = agf_floats(s, st->sv);
-  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
   agf_destination(s, st, 0, &cam, &out_g);
   agf_scatter(ti, j.ts, cam);
@@ -3109,7 +3159,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     j.all = 1;
     j.g = dz;
     j.tg = agf_floats(s, st->gv);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
     agf_scatter(ti, j.tg, cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
@@ -3153,13 +3203,9 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 
 static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
-  agf_kernels_ref(&s->k);
   if (name && !*name) name = NULL;
-  if (name && !strcmp(name, "ref")) return AGF_OK;
-#if defined(AGF_KERNELS_X86)
-  if (agf_kernels_x86(&s->k, name)) return AGF_OK;
-#endif
-  return name ? agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name) : AGF_OK;
+  if (agf_kernels_choose(&s->k, name)) return AGF_OK;
+  return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
 }
 
 /* A vector tensor's elements into floats, -0 made +0. */
@@ -3632,20 +3678,22 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size (shorter side to
- * resize_to, longer side truncated, crop corner rounded half to even), scaled in proportion at others. */
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
+ * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
+ * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
-  double ratio = (double)in->resize_to / agf_imin(in->height, in->width);
+  double tall = (double)height / in->height, wide = (double)width / in->width;
+  int to = (int)(in->resize_to * (tall > wide ? tall : wide) + 0.5);
   *rh = height;
   *rw = width;
   *top = *left = 0;
   if (in->resize == AGF_RESIZE_STRETCH) return;
-  if ((int64_t)pw * height <= (int64_t)ph * width) { /* the picture's width is the tighter side */
-    *rw = (int)(ratio * width + 0.5);
-    *rh = agf_imax((int)((double)*rw * ph / pw), height);
-  } else {
-    *rh = (int)(ratio * height + 0.5);
-    *rw = agf_imax((int)((double)*rh * pw / ph), width);
+  *rh = pw <= ph ? (int)((double)to * ph / pw) : to;
+  *rw = pw <= ph ? to : (int)((double)to * pw / ph);
+  if (*rh < height || *rw < width) {
+    int by_width = (int64_t)pw * height <= (int64_t)ph * width; /* the picture's width is the tighter side */
+    *rh = by_width ? agf_imax((int)((double)width * ph / pw), height) : height;
+    *rw = by_width ? width : agf_imax((int)((double)height * pw / ph), width);
   }
   *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);

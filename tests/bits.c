@@ -1,0 +1,320 @@
+/* One SHA-256 for each test network: over its logits, latent vector and maps (several classes, option sets and the label-free
+ * procedure). tests/test_bits.sh builds this for every target and compares the lines it prints with tests/bits.txt.
+ *
+ *   bits [--isa NAME] [--threads N,N,...] [case ...]     prints "SHA-256  case"; without cases: all there are
+ *
+ * Each case is explained with each number of threads, then with low_memory and without AGF_RUN_EXPLAIN, then in a program that
+ * rounds upward and flushes subnormals to zero, which must find its own settings unchanged. All of it must give the same bits.
+ * Exit status: 0, 1 if bits differ or anything fails, 3 if the instruction set is not available. */
+#include "../agf.h"
+#include "testing.h"
+
+/* ---- SHA-256 (FIPS 180-4) ---- */
+
+typedef struct sha256 {
+  uint32_t h[8];
+  unsigned char block[64];
+  uint64_t bytes;
+} sha256;
+
+static void sha256_begin(sha256 *s) {
+  static const uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  memcpy(s->h, h, sizeof h);
+  s->bytes = 0;
+}
+
+static uint32_t rotate(uint32_t v, int n) { return v >> n | v << (32 - n); }
+
+static void sha256_block(sha256 *s) {
+  static const uint32_t k[64] = {
+      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
+      0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
+      0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
+      0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
+      0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
+      0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+  uint32_t w[64], v[8];
+  int i;
+  for (i = 0; i < 16; i++)
+    w[i] = (uint32_t)s->block[4 * i] << 24 | (uint32_t)s->block[4 * i + 1] << 16 | (uint32_t)s->block[4 * i + 2] << 8 | s->block[4 * i + 3];
+  for (; i < 64; i++) {
+    uint32_t a = w[i - 15], b = w[i - 2];
+    w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
+  }
+  memcpy(v, s->h, sizeof v);
+  for (i = 0; i < 64; i++) {
+    uint32_t a = v[0], e = v[4];
+    uint32_t t = v[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + k[i] + w[i];
+    uint32_t u = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+    memmove(v + 1, v, 7 * sizeof *v);
+    v[4] += t;
+    v[0] = t + u;
+  }
+  for (i = 0; i < 8; i++) s->h[i] += v[i];
+}
+
+static void sha256_add(sha256 *s, const void *data, size_t n) {
+  const unsigned char *p = (const unsigned char *)data;
+  for (; n; n--) {
+    s->block[s->bytes++ % 64] = *p++;
+    if (s->bytes % 64 == 0) sha256_block(s);
+  }
+}
+
+static void sha256_add_u32(sha256 *s, uint32_t v) {
+  unsigned char b[4];
+  int i;
+  for (i = 0; i < 4; i++) b[i] = (unsigned char)(v >> 8 * i);
+  sha256_add(s, b, 4);
+}
+
+/* Floats as little-endian bytes. */
+static void sha256_add_floats(sha256 *s, const float *f, size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++) {
+    uint32_t u;
+    memcpy(&u, f + i, 4);
+    sha256_add_u32(s, u);
+  }
+}
+
+static void sha256_end(sha256 *s, char text[65]) {
+  uint64_t bits = s->bytes * 8;
+  unsigned char length[8], pad = 0x80;
+  int i;
+  for (i = 0; i < 8; i++) length[i] = (unsigned char)(bits >> (56 - 8 * i));
+  for (; s->bytes % 64 != 56; pad = 0) sha256_add(s, &pad, 1);
+  sha256_add(s, length, 8);
+  for (i = 0; i < 8; i++) snprintf(text + 8 * i, 9, "%08x", (unsigned)s->h[i]);
+}
+
+/* ---- The host program's floating-point settings ---- */
+
+/* Rounding upward, subnormals flushed to zero; settings() reads back what a change of either would show in. */
+#if defined(__x86_64__) || defined(__i386__)
+static unsigned settings(void) {
+  unsigned v;
+  __asm__ volatile("stmxcsr %0" : "=m"(v));
+  return v & 0xffc0u; /* without the sticky exception flags */
+}
+static void settings_give(unsigned v) { __asm__ volatile("ldmxcsr %0" : : "m"(v)); }
+static unsigned settings_hostile(void) { return 0x1f80u | 0x8040u | 0x4000u; } /* FTZ, DAZ, upward */
+#elif defined(__aarch64__)
+static unsigned settings(void) {
+  uint64_t v;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(v));
+  return (unsigned)v;
+}
+static void settings_give(unsigned v) {
+  uint64_t wide = v;
+  __asm__ volatile("msr fpcr, %0" : : "r"(wide));
+}
+static unsigned settings_hostile(void) { return 1u << 24 | 1u << 22; }
+#elif defined(__arm__) && defined(__ARM_FP)
+static unsigned settings(void) {
+  unsigned v;
+  __asm__ volatile("vmrs %0, fpscr" : "=r"(v));
+  return v & 0x07ff9f00u; /* without condition and sticky exception flags */
+}
+static void settings_give(unsigned v) { __asm__ volatile("vmsr fpscr, %0" : : "r"(v)); }
+static unsigned settings_hostile(void) { return 1u << 24 | 1u << 22; }
+#else
+#include <fenv.h>
+static unsigned settings(void) { return (unsigned)fegetround(); }
+static void settings_give(unsigned v) { fesetround((int)v); }
+static unsigned settings_hostile(void) { return FE_UPWARD; }
+#endif
+
+/* ---- A case ---- */
+
+typedef struct test_case {
+  const char *name;
+  agf_model *model;
+  float *x; /* [C][H][W] */
+  int height, width;
+  size_t pixels;
+} test_case;
+
+/* A map, or the code of the error that stands in its place. */
+static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *maps, size_t pixels) {
+  agf_status st = agf_explain(session, q, maps, NULL);
+  if (st == AGF_OK) sha256_add_floats(sha, maps, pixels * (size_t)q->count);
+  else sha256_add_u32(sha, (uint32_t)st);
+}
+
+/* The case's hash under one configuration; nonzero if a session cannot be made or run. */
+static int hash_case(const test_case *c, const agf_session_config *config, unsigned flags, char text[65], agf_error *err) {
+  static const unsigned options[] = {AGF_NO_FX | AGF_NO_REG, AGF_NO_FDX | AGF_NO_A, AGF_NO_M | AGF_FX_GRADCAM};
+  agf_session *session;
+  agf_request q;
+  sha256 sha;
+  size_t i, latent_size;
+  int classes = agf_model_classes(c->model);
+  float *maps, *latent;
+  if (agf_session_create(c->model, config, &session, err) != AGF_OK) return 1;
+  if (agf_run(session, c->x, flags, err) != AGF_OK) {
+    agf_session_destroy(session);
+    return 1;
+  }
+  sha256_begin(&sha);
+  sha256_add_floats(&sha, agf_logits(session), (size_t)classes);
+  latent_size = (size_t)agf_latent_size(session);
+  latent = (float *)malloc(latent_size * sizeof *latent);
+  maps = (float *)malloc(2 * c->pixels * sizeof *maps);
+  if (agf_latent(session, latent, err) == AGF_OK) sha256_add_floats(&sha, latent, latent_size);
+  memset(&q, 0, sizeof q);
+  q.count = classes < 2 ? 1 : 2;
+  add_maps(&sha, session, &q, maps, c->pixels);
+  q.count = 1;
+  for (i = 0; i < sizeof options / sizeof *options; i++) {
+    q.options = options[i];
+    add_maps(&sha, session, &q, maps, c->pixels);
+  }
+  q.options = 0;
+  for (i = 1; i < latent_size; i += 3) latent[i] = 0; /* stands in for the difference of two pictures */
+  q.difference = latent;
+  add_maps(&sha, session, &q, maps, c->pixels);
+  sha256_end(&sha, text);
+  free(latent);
+  free(maps);
+  agf_session_destroy(session);
+  return 0;
+}
+
+static void compare(const test_case *c, const char *how, int failed, const char *hash, const char *expected, const agf_error *err) {
+  CHECK(!failed, "%s, %s: %s", c->name, how, err->message);
+  if (!failed) CHECK(!strcmp(hash, expected), "%s, %s: other bits than on one thread", c->name, how);
+}
+
+static void run_case(const test_case *c, const char *isa, const int *threads, int counts) {
+  agf_session_config config;
+  agf_error err = {AGF_OK, ""};
+  char expected[65] = "", hash[65], how[64];
+  int i, failed;
+  unsigned before, after, own;
+  memset(&config, 0, sizeof config);
+  config.isa = isa;
+  config.height = c->height;
+  config.width = c->width;
+  for (i = 0; i < counts; i++) {
+    config.threads = threads[i];
+    snprintf(how, sizeof how, "%d threads", threads[i]);
+    failed = hash_case(c, &config, AGF_RUN_EXPLAIN, hash, &err);
+    if (!i) memcpy(expected, hash, sizeof expected);
+    compare(c, how, failed, hash, expected, &err);
+  }
+  config.low_memory = 1;
+  failed = hash_case(c, &config, 0, hash, &err);
+  compare(c, "low_memory without AGF_RUN_EXPLAIN", failed, hash, expected, &err);
+  config.low_memory = 0;
+  own = settings();
+  settings_give(settings_hostile());
+  before = settings();
+  failed = hash_case(c, &config, 0, hash, &err);
+  after = settings();
+  settings_give(own);
+  compare(c, "rounding upward and flushing subnormals", failed, hash, expected, &err);
+  CHECK(before == after && before != own, "%s: floating-point settings were %#x, came back as %#x", c->name, before, after);
+  printf("%s  %s\n", expected, c->name);
+  fflush(stdout);
+}
+
+/* The demo network has no tensor to start from: a picture made by arithmetic, through the network's own preprocessing. */
+static float *demo_input(const agf_model *model, const agf_input *in) {
+  enum { W = 150, H = 130 };
+  static uint8_t rgb[H * W * 3];
+  float *x = (float *)malloc(sizeof *x * (size_t)in->channels * (size_t)in->height * (size_t)in->width);
+  unsigned h, w;
+  for (h = 0; h < H; h++)
+    for (w = 0; w < W; w++) {
+      uint8_t *p = rgb + (h * W + w) * 3;
+      p[0] = (uint8_t)(h * w / 16);
+      p[1] = (uint8_t)(255 - h - (w / 20 % 2) * 100);
+      p[2] = (uint8_t)(((h / 13) ^ (w / 11)) * 30);
+    }
+  if (agf_picture_to_input(model, 0, 0, rgb, W, H, 3 * W, x, NULL, NULL) == AGF_OK) return x;
+  free(x);
+  return NULL;
+}
+
+/* Returns 0, or 3 if the instruction set is not available. */
+static int load_and_run(const char *folder, const char *name, const char *isa, const int *threads, int counts) {
+  char path[1024];
+  agf_error err;
+  agf_input in;
+  agf_session *probe;
+  agf_session_config config;
+  test_case c;
+  npy input;
+  int missing = 0, demo = !strcmp(name, "demo");
+  c.name = name;
+  c.x = NULL;
+  snprintf(path, sizeof path, "%s/%s/%s.agf", folder, name, name);
+  if (agf_model_open(path, NULL, &c.model, &err) != AGF_OK) {
+    CHECK(0, "%s", err.message);
+    return 0;
+  }
+  agf_model_input(c.model, &in);
+  c.height = in.height;
+  c.width = in.width;
+  snprintf(path, sizeof path, "%s/%s/input.npy", folder, name);
+  if (demo) {
+    c.x = demo_input(c.model, &in);
+  } else if (!npy_load(path, &input)) {
+    c.x = npy_floats(&input);
+    c.height = input.shape[1];
+    c.width = input.shape[2];
+    free(input.data);
+  }
+  c.pixels = (size_t)c.height * (size_t)c.width;
+  memset(&config, 0, sizeof config);
+  config.isa = isa;
+  config.threads = 1;
+  config.height = c.height;
+  config.width = c.width;
+  if (agf_session_create(c.model, &config, &probe, &err) == AGF_OK) agf_session_destroy(probe);
+  else if (err.code == AGF_ERR_ARGUMENT && isa) missing = 3, printf("%s\n", err.message);
+  if (!missing) {
+    CHECK(c.x != NULL, "%s: no input", name);
+    if (c.x) run_case(&c, isa, threads, counts);
+  }
+  free(c.x);
+  agf_model_close(c.model);
+  return missing;
+}
+
+static int wanted(char **cases, int count, const char *name) {
+  int i;
+  for (i = 0; i < count && strcmp(cases[i], name); i++) continue;
+  return !count || i < count;
+}
+
+int main(int argc, char **argv) {
+  static const char *const folders[] = {"golden", "golden-extra"};
+  const char *isa = NULL, *root = tests_folder();
+  char path[1024], folder[512], name[256];
+  int threads[8] = {1}, counts = 1, missing = 0;
+  size_t i;
+  FILE *f;
+  for (argv++, argc--; argc > 1 && !strncmp(*argv, "--", 2); argv += 2, argc -= 2) {
+    if (!strcmp(*argv, "--isa")) isa = argv[1];
+    if (!strcmp(*argv, "--threads")) {
+      char *p = argv[1];
+      for (counts = 0; counts < 8 && *p; p += *p == ',') threads[counts++] = (int)strtol(p, &p, 10);
+    }
+  }
+  for (i = 0; i < sizeof folders / sizeof *folders && !missing; i++) {
+    snprintf(folder, sizeof folder, "%s/%s", root, folders[i]);
+    snprintf(path, sizeof path, "%s/cases.txt", folder);
+    f = fopen(path, "r");
+    CHECK(f != NULL, "%s cannot be read", path);
+    while (f && !missing && fscanf(f, "%255s", name) == 1)
+      if (wanted(argv, argc, name)) missing = load_and_run(folder, name, isa, threads, counts);
+    if (f) fclose(f);
+  }
+  snprintf(path, sizeof path, "%s/demo/demo.agf", root);
+  f = fopen(path, "rb");
+  if (f) fclose(f);
+  if (f && !missing && wanted(argv, argc, "demo")) missing = load_and_run(root, "demo", isa, threads, counts);
+  return missing ? missing : tests_end();
+}
