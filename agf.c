@@ -50,6 +50,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/ref.h"
+#include "kernels/x86.h"
 
 #define AGF_ALIGN 64
 
@@ -1215,31 +1216,76 @@ static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilati
 }
 
 enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_PANEL_BYTES = 32 * 1024 };  /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_DENSE_BYTES = 72 * 1024 };  /* weights that the dense kernel reads for each few pixels, from the second-level cache */
 enum { AGF_LINEAR_COLUMNS = 256, AGF_LINEAR_ROWS = 8 }; /* a task of a linear layer, a widened piece of f16 weights */
 
-/* Rows of outputs that a convolution task holds, given the floats of one row of accumulators. */
-static int agf_tile_rows(size_t row_floats, int rows) {
-  size_t n = AGF_ACC_BYTES / (row_floats * sizeof(float));
-  return n < 1 ? 1 : n > (size_t)rows ? rows : (int)n;
+/* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
+typedef struct agf_axis {
+  int k, down, up, dilation, pad, in, out;
+} agf_axis;
+
+static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, int out) {
+  agf_axis a;
+  a.k = n->kernel[axis];
+  a.dilation = n->dilation[axis];
+  a.down = adjoint ? 1 : n->stride[axis];
+  a.up = adjoint ? n->stride[axis] : 1;
+  a.pad = adjoint ? (a.k - 1) * a.dilation - n->pad[axis] : n->pad[axis];
+  a.in = in;
+  a.out = out;
+  return a;
 }
 
-static size_t agf_acc_row(const agf_session *s, agf_rhs kind, int width) {
-  return ((size_t)width + 2) * (size_t)agf_rhs_out(kind) * (size_t)agf_imax(s->k.conv[kind].group, AGF_CB);
+static agf_conv_shape agf_shape_of(const agf_axis *a) {
+  if (a->k == 1) return AGF_SHAPE_1;
+  if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
+  if (a->down == 2) return AGF_SHAPE_3_DOWN;
+  if (a->pad - 2 < -AGF_MARGIN || (a->in - 1) * a->up + a->pad >= a->out + AGF_MARGIN) return AGF_SHAPE_ANY;
+  return a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
+}
+
+/* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
+ * `blocks` input blocks go into one call. */
+typedef struct agf_conv_cut {
+  agf_conv_shape shape;
+  int group, lanes, blocks;
+  size_t acc_row; /* floats of one row of accumulators */
+} agf_conv_cut;
+
+static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *rows, const agf_axis *columns, int co) {
+  agf_conv_cut c;
+  c.shape = agf_shape_of(columns);
+  c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
+  c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (AGF_CB * 4 * c.lanes), 1) : 1;
+  c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
+  return c;
+}
+
+/* Rows of outputs that a convolution task holds. */
+static int agf_tile_rows(const agf_conv_cut *c, int rows) {
+  size_t n = AGF_ACC_BYTES / (c->acc_row * sizeof(float));
+  return n < 1 ? 1 : n > (size_t)rows ? rows : (int)n;
 }
 
 /* Scratch of one task of one convolution in one direction. */
 static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int width = adjoint ? ti->w : to->w, height = adjoint ? ti->h : to->h, group = s->k.conv[kind].group;
+  const agf_tensor *from = adjoint ? to : ti, *into = adjoint ? ti : to;
+  agf_axis rows = agf_conv_axis(n, 0, adjoint, from->h, into->h), columns = agf_conv_axis(n, 1, adjoint, from->w, into->w);
+  size_t taps = (size_t)rows.k * (size_t)columns.k, panel;
+  agf_conv_cut c;
   if (n->groups > 1) {
-    int lanes = (adjoint ? n->channels : ti->c) / n->groups;
-    size_t taps = (size_t)n->kernel[0] * (size_t)n->kernel[1];
-    return agf_align_up((size_t)width * (size_t)agf_rhs_out(kind) * AGF_CB * 4) +
+    int lanes = from->c / n->groups;
+    return agf_align_up((size_t)into->w * (size_t)agf_rhs_out(kind) * AGF_CB * 4) +
            agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
   }
-  return agf_align_up(agf_acc_row(s, kind, width) * (size_t)agf_tile_rows(agf_acc_row(s, kind, width), height) * 4) +
-         agf_align_up((size_t)n->kernel[1] * AGF_CB * (size_t)agf_imax(group, AGF_OCG) * 4);
+  c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
+  panel = (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
+  if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
+  return agf_align_up(c.acc_row * (size_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up(panel * AGF_CB * 4);
 }
 
 static void agf_need_scratch(agf_session *s, size_t bytes) {
@@ -1629,6 +1675,8 @@ struct agf_conv_job {
   agf_act act;
   const float *scale, *bias;
   int filter;           /* box rule, one filter at a time: 0 w, 1 w+, 2 w- */
+  agf_axis rows, columns;
+  agf_conv_cut cut;
   int th, tiles;
 };
 
@@ -1648,108 +1696,201 @@ static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, i
                       (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
 }
 
-/* The panels of kernel row kr, input block b and `count` groups of 32 outputs from `panel` on, as kernels read them:
- * [count][lanes][kw][32]. Forward f32 weights are used where they lie; f16 are widened and the adjoint's transposed into
- * `scratch`. *ws receives the distance of panels. */
-static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int kr, int panel, int count, float *scratch,
-                               ptrdiff_t *ws) {
+/* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them. Forward f32
+ * weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed and reversed
+ * into `scratch`. *wb receives the distance of blocks. */
+static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first, float *scratch,
+                               ptrdiff_t *wb) {
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
-  int kw = n->kernel[1], p, o, i, t, f;
+  const float *f32 = (const float *)(const void *)w->data;
+  const uint16_t *f16 = (const uint16_t *)(const void *)w->data;
+  int kw = n->kernel[1], count = agf_imin(j->cut.lanes, agf_ceil_div(j->co - first, AGF_OCG) * AGF_OCG) / AGF_OCG, k, p, o, i, t, f;
+  size_t panel = (size_t)AGF_CB * (size_t)kw * AGF_OCG;
+  *wb = (ptrdiff_t)panel * count;
   if (!j->adjoint) {
     int lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
-    size_t at = agf_conv_index(n, j->ci, panel * AGF_OCG, b * AGF_CB, kr, 0), size = (size_t)lanes * (size_t)kw * AGF_OCG;
-    *ws = (ptrdiff_t)size;
-    if (w->type == AGF_F32) return (const float *)(const void *)w->data + at;
-    s->k.widen((const uint16_t *)(const void *)w->data + at, scratch, size * (size_t)count);
+    size_t at = agf_conv_index(n, j->ci, first, b * AGF_CB, kr, 0), size = (size_t)lanes * (size_t)kw * AGF_OCG;
+    size_t next = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0);
+    if (w->type == AGF_F32 && lanes == AGF_CB) {
+      *wb = (ptrdiff_t)next;
+      return f32 + at;
+    }
+    for (k = 0; k < blocks; k++)
+      for (p = 0; p < count; p++) {
+        float *to = scratch + (size_t)(k * count + p) * panel;
+        size_t from = at + (size_t)k * next + (size_t)p * size;
+        if (w->type == AGF_F32)
+          memcpy(to, f32 + from, size * sizeof(float));
+        else
+          s->k.widen(f16 + from, to, size);
+      }
     return scratch;
   }
-  /* adjoint: lane o of the input block is output channel 16 b + o of the convolution, output l of a panel its input channel */
-  *ws = (ptrdiff_t)AGF_CB * kw * AGF_OCG;
-  if ((panel + count) * AGF_OCG > j->co) memset(scratch, 0, (size_t)count * (size_t)*ws * sizeof(float));
+  /* lane o of the input block is output channel 16 b + o of the convolution, output l of a panel its input channel */
+  kr = n->kernel[0] - 1 - kr;
+  if (first + count * AGF_OCG > j->co) memset(scratch, 0, (size_t)(blocks * count) * panel * sizeof(float));
   if (j->co > j->to->c) { /* the box rule's w, w+ and w- side by side */
-    for (f = 0; f < 3; f++)
-      for (i = 0; i < j->to->c; i++)
-        for (o = 0; o < agf_imin(AGF_CB, j->ci - b * AGF_CB); o++)
-          for (t = 0; t < kw; t++)
-            scratch[(o * kw + t) * AGF_OCG + f * j->to->c + i] =
-                agf_filtered(agf_weight_at(w, agf_conv_index(n, j->to->c, b * AGF_CB + o, i, kr, t)), f);
+    for (k = 0; k < blocks; k++)
+      for (f = 0; f < 3; f++)
+        for (i = 0; i < j->to->c; i++)
+          for (o = 0; o < agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB); o++)
+            for (t = 0; t < kw; t++)
+              scratch[((k * AGF_CB + o) * kw + kw - 1 - t) * AGF_OCG + f * j->to->c + i] =
+                  agf_filtered(agf_weight_at(w, agf_conv_index(n, j->to->c, (b + k) * AGF_CB + o, i, kr, t)), f);
     return scratch;
   }
-  for (p = 0; p < 2 * count; p++) { /* 16 inputs of the convolution at a time */
-    int ic = panel * AGF_OCG + p * AGF_CB, lanes = agf_imin(AGF_CB, j->co - ic);
-    float *to = scratch + (p / 2) * *ws + p % 2 * AGF_CB;
-    if (lanes <= 0) break;
-    for (t = 0; t < kw; t++) {
-      size_t at = agf_conv_index(n, j->co, b * AGF_CB, ic, kr, t);
-      if (w->type == AGF_F32) {
-        s->k.transpose((const float *)(const void *)w->data + at, (ptrdiff_t)kw * AGF_OCG, lanes, to + t * AGF_OCG,
-                       (ptrdiff_t)kw * AGF_OCG);
-      } else {
-        float wide[AGF_CB * AGF_CB];
-        for (i = 0; i < lanes; i++)
-          s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)kw * AGF_OCG, wide + i * AGF_CB, AGF_CB);
-        s->k.transpose(wide, AGF_CB, lanes, to + t * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+  for (k = 0; k < blocks; k++)
+    for (p = 0; p < 2 * count; p++) { /* 16 inputs of the convolution at a time */
+      int ic = first + p * AGF_CB, lanes = agf_imin(AGF_CB, j->co - ic);
+      float *to = scratch + (size_t)(k * count + p / 2) * panel + p % 2 * AGF_CB;
+      for (t = 0; lanes > 0 && t < kw; t++) {
+        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, ic, kr, t);
+        if (w->type == AGF_F32) {
+          s->k.transpose(f32 + at, (ptrdiff_t)kw * AGF_OCG, lanes, to + (kw - 1 - t) * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+        } else {
+          float wide[AGF_CB * AGF_CB];
+          for (i = 0; i < lanes; i++) s->k.widen(f16 + at + (size_t)i * (size_t)kw * AGF_OCG, wide + i * AGF_CB, AGF_CB);
+          s->k.transpose(wide, AGF_CB, lanes, to + (kw - 1 - t) * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+        }
       }
     }
-  }
-  for (i = 0; j->filter && i < count * (int)*ws; i++) scratch[i] = agf_filtered(scratch[i], j->filter);
+  for (i = 0; j->filter && i < blocks * count * (int)panel; i++) scratch[i] = agf_filtered(scratch[i], j->filter);
   return scratch;
 }
 
-/* Input row of output row r under kernel row kr, or -1. */
-static inline int agf_input_row(const agf_conv_job *j, const agf_node *n, int r, int kr) {
-  int h;
-  if (!j->adjoint) {
-    h = r * n->stride[0] + kr * n->dilation[0] - n->pad[0];
-  } else {
-    h = r + n->pad[0] - kr * n->dilation[0];
-    if (h < 0 || h % n->stride[0]) return -1;
-    h /= n->stride[0];
+/* Input row that output row r meets under kernel row kr, or -1. */
+static inline int agf_input_row(const agf_axis *a, int r, int kr) {
+  int h = r * a->down - a->pad + kr * a->dilation;
+  return h < 0 || h % a->up || h / a->up >= a->in ? -1 : h / a->up;
+}
+
+static inline unsigned agf_popcount64(uint64_t v) {
+  v -= v >> 1 & UINT64_C(0x5555555555555555);
+  v = (v & UINT64_C(0x3333333333333333)) + (v >> 2 & UINT64_C(0x3333333333333333));
+  v = (v + (v >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+  return (unsigned)(v * UINT64_C(0x0101010101010101) >> 56);
+}
+
+/* Whether the rows of a forward convolution that output rows [r0, r0 + rows) read hold so many nonzeros that skipping zeros does not pay. */
+static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int rows) {
+  int h0 = agf_imax(r0 * j->rows.down - j->rows.pad, 0), b;
+  int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
+  size_t n = h1 > h0 ? (size_t)(h1 - h0) * (size_t)j->wi : 0, i;
+  uint64_t count = 0, v;
+  if (j->adjoint || !s->k.dense_w || !n) return 0;
+  for (b = 0; b * AGF_CB < j->ci; b++) {
+    const uint16_t *m = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h0) * (size_t)j->wi;
+    for (i = 0; i + 4 <= n; i += 4) {
+      memcpy(&v, m + i, 8);
+      count += agf_popcount64(v);
+    }
+    for (; i < n; i++) count += agf_popcount64(m[i]);
   }
-  return h >= 0 && h < j->hi ? h : -1;
+  return count * 256 >= (uint64_t)n * (uint64_t)j->ci * (uint64_t)s->k.dense_from;
+}
+
+/* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0. */
+static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
+                              float *panel) {
+  const agf_conv_entry *entries = s->k.conv[j->cut.shape][j->kind];
+  int full = j->ci / AGF_CB, kw = j->columns.k, b, kr, r, l, blocks;
+  agf_conv_row q;
+  q.xp = j->xp;
+  q.xb = j->xb;
+  q.mb = (ptrdiff_t)j->hi * j->wi;
+  q.ar = j->cut.lanes;
+  q.ap = q.ar * agf_rhs_out(j->kind);
+  q.w_in = j->wi;
+  q.w_out = j->wo;
+  q.kw = kw;
+  q.down = j->columns.down;
+  q.up = j->columns.up;
+  q.dilation = j->columns.dilation;
+  q.pad = j->columns.pad;
+  for (b = 0; b * AGF_CB < j->ci; b += blocks) {
+    blocks = b < full ? agf_imin(j->cut.blocks, full - b) : 1;
+    q.blocks = blocks;
+    for (kr = 0; kr < j->rows.k; kr++) {
+      const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      const agf_conv_entry *e = entries;
+      for (l = 0; l < outputs; l += e->outputs) {
+        while (e->outputs > outputs - l) e++;
+        q.w = w + (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
+        for (r = 0; r < rows; r++) {
+          int h = agf_input_row(&j->rows, r0 + r, kr);
+          if (h < 0) continue;
+          q.x = j->x + b * j->xb + h * j->xr;
+          q.mask = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h) * (size_t)j->wi;
+          q.acc = acc + (size_t)r * j->cut.acc_row + l;
+          e->row(&q);
+        }
+      }
+    }
+  }
+}
+
+/* The same over every element; forward only. */
+static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
+                           float *panel) {
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0), at;
+  int taps = n->kernel[0] * n->kernel[1], full = j->ci / AGF_CB, b, r, l, k, blocks;
+  int most = w->type == AGF_F32 ? agf_imax(AGF_DENSE_BYTES / (taps * AGF_CB * AGF_OCG * 4), 1) : 1;
+  agf_dense_row q;
+  q.xo = (ptrdiff_t)j->columns.down * AGF_CB;
+  q.xt = (ptrdiff_t)j->columns.dilation * AGF_CB;
+  q.xr = j->rows.dilation * j->xr;
+  q.xb = j->xb;
+  q.ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
+  q.kh = n->kernel[0];
+  q.kw = n->kernel[1];
+  q.n = j->wo;
+  q.wb = (ptrdiff_t)block;
+  for (b = 0; b * AGF_CB < j->ci; b += blocks) {
+    blocks = b < full ? agf_imin(most, full - b) : 1;
+    q.blocks = blocks;
+    q.lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
+    for (l = 0; l < outputs; l += AGF_OCG) {
+      size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG;
+      at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
+      if (w->type == AGF_F32) {
+        q.w = (const float *)(const void *)w->data + at;
+        q.wr = (ptrdiff_t)(agf_conv_index(n, j->ci, first + l, b * AGF_CB, 1, 0) - at);
+      } else {
+        for (k = 0; k < q.kh; k++)
+          s->k.widen((const uint16_t *)(const void *)w->data + agf_conv_index(n, j->ci, first + l, b * AGF_CB, k, 0),
+                     panel + (size_t)k * size, size);
+        q.w = panel;
+        q.wr = (ptrdiff_t)size;
+      }
+      for (r = 0; r < rows; r++) {
+        q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * AGF_CB;
+        q.acc = acc + (size_t)r * j->cut.acc_row + l;
+        if (j->kind != AGF_RHS_D) s->k.dense_w(&q);
+        if (j->kind == AGF_RHS_FWD) q.acc += j->cut.lanes;
+        if (j->kind != AGF_RHS_W) s->k.dense_d(&q);
+      }
+    }
+  }
 }
 
 static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
-  const agf_node *n = &s->model->node[j->step->node];
-  int group = s->k.conv[j->kind].group, lanes = agf_imax(group, AGF_CB), rhs = agf_rhs_out(j->kind);
-  int og = index / j->tiles, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
-  int first = og * agf_imax(group, AGF_OCG); /* outputs of this task: a group, or a whole panel where groups are smaller */
-  int passes = group < AGF_OCG ? AGF_OCG / group : 1, pass;
-  ptrdiff_t acc_row = (ptrdiff_t)agf_acc_row(s, j->kind, j->wo), px = (ptrdiff_t)rhs * lanes;
-  float *acc = (float *)(void *)scratch;
-  float *panel = (float *)(void *)(scratch + agf_align_up((size_t)acc_row * (size_t)agf_tile_rows((size_t)acc_row, j->ho) * 4));
-  for (pass = 0; pass < passes; pass++) {
-    int b, a, r, block;
-    memset(acc, 0, (size_t)acc_row * (size_t)rows * sizeof(float));
-    for (b = 0; b * AGF_CB < j->ci; b++)
-      for (a = 0; a < n->kernel[0]; a++) {
-        int kr = j->adjoint ? n->kernel[0] - 1 - a : a; /* input rows ascend either way */
-        agf_conv_row q;
-        q.w = agf_panels(s, j, b, kr, first / AGF_OCG, agf_imax(group / AGF_OCG, 1), panel, &q.ws) + pass * group;
-        q.xp = j->xp;
-        q.w_in = j->wi;
-        q.w_out = j->wo;
-        q.kw = n->kernel[1];
-        q.stride = n->stride[1];
-        q.dilation = n->dilation[1];
-        q.pad = n->pad[1];
-        q.adjoint = j->adjoint;
-        for (r = 0; r < rows; r++) {
-          int h = agf_input_row(j, n, r0 + r, kr);
-          if (h < 0) continue;
-          q.x = j->x + b * j->xb + h * j->xr;
-          q.mask = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h) * (size_t)j->wi;
-          q.acc = acc + r * acc_row + px;
-          s->k.conv[j->kind].row(&q);
-        }
-      }
-    for (block = 0; block < lanes / AGF_CB; block++)
-      for (r = 0; r < rows; r++)
-        if (first + pass * group + block * AGF_CB < j->co)
-          j->done(s, j, (first + pass * group) / AGF_CB + block, r0 + r, acc + r * acc_row + px + block * AGF_CB, px, lanes);
-  }
+  int first = index / j->tiles * j->cut.group, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
+  int outputs = agf_imin(j->cut.group, agf_ceil_div(j->co - first, AGF_CB) * AGF_CB), block, r;
+  ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
+  float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
+  float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->ho) * 4));
+  memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
+  if (agf_is_dense(s, j, r0, rows))
+    agf_conv_dense(s, j, first, outputs, r0, rows, acc, panel);
+  else
+    agf_conv_skipping(s, j, first, outputs, r0, rows, acc, panel);
+  for (block = 0; block * AGF_CB < outputs; block++)
+    for (r = 0; r < rows; r++)
+      j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
 }
 
 /* Weights of one output block as agf_gconv_row reads them, filtered for the box rule. */
@@ -1837,8 +1978,11 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
     return;
   }
-  blocks = agf_ceil_div(j->co, agf_imax(s->k.conv[j->kind].group, AGF_OCG));
-  j->th = agf_tile_rows(agf_acc_row(s, j->kind, j->wo), j->ho);
+  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
+  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
+  j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
+  blocks = agf_ceil_div(j->co, j->cut.group);
+  j->th = agf_tile_rows(&j->cut, j->ho);
   while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
   j->tiles = agf_ceil_div(j->ho, j->th);
   agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
@@ -3005,9 +3149,12 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
   agf_kernels_ref(&s->k);
-  if (name && *name && strcmp(name, "ref"))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
-  return AGF_OK;
+  if (name && !*name) name = NULL;
+  if (name && !strcmp(name, "ref")) return AGF_OK;
+#if defined(AGF_KERNELS_X86)
+  if (agf_kernels_x86(&s->k, name)) return AGF_OK;
+#endif
+  return name ? agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name) : AGF_OK;
 }
 
 /* A vector tensor's elements into floats, -0 made +0. */

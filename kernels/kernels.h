@@ -37,22 +37,63 @@ static inline int agf_rhs_out(agf_rhs k) {
   return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FWD || k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
 }
 
-/* One kernel row of one input block, added to one row of accumulators:
- *   acc[o][j][l] += sum over (input pixel p ascending, lane i ascending) of x_j[p][i] * w[i][t][l],
- * where tap t joins pixel p and output o:  forward  p = o * stride + t * dilation - pad
- *                                          adjoint  o = p * stride + t * dilation - pad  (p < w_in, o < w_out) */
+/* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
+ *   o * down = p * up + pad - t * dilation:
+ * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
+ * pad = (kw - 1) * dilation - the convolution's pad (which may be negative). Either way the input pixels of an output ascend with t,
+ * and one of up and down is 1.
+ *
+ * One kernel row of `blocks` input blocks, added to one row of accumulators, for as many outputs as the entry says:
+ *   acc[o][j][l] += sum over (block ascending, input pixel p ascending, lane i ascending) of x_j[p][i] * w[i][t][l],
+ * terms with a clear mask bit left out, p < w_in, 0 <= o < w_out. More than one block only where kw is 1. */
 typedef struct agf_conv_row {
   const float *x;       /* pixel 0: vectors of 16, x_j at x + 16 * j */
-  ptrdiff_t xp;         /* floats from pixel to pixel */
+  ptrdiff_t xp, xb;     /* floats from pixel to pixel, block to block */
   const uint16_t *mask; /* [w_in], the union of the right-hand sides' nonzeros (a subset selects terms) */
-  const float *w;       /* panel [16 lanes][kw][32 outputs], first output of the group */
-  ptrdiff_t ws;         /* floats from one panel of 32 outputs to the next */
-  float *acc;           /* [w_out][right-hand sides][max(group, 16)], a pixel of margin to write to on either side */
-  int w_in, w_out;
-  int kw, stride, dilation, pad;
-  int adjoint;
+  ptrdiff_t mb;         /* masks from block to block */
+  const float *w;       /* panels [outputs / 32][16 lanes][kw][32 outputs], the first output; 16 outputs: half a panel, and so on */
+  ptrdiff_t wb;         /* floats from block to block */
+  float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side may be written too, with anything finite */
+  ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
+  int blocks, w_in, w_out, kw, down, up, dilation, pad;
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
+
+enum { AGF_MARGIN = 2 };
+
+/* Kernel rows that have kernels of their own. The 3-tap shapes are undilated, and all that the walk over their windows touches is
+ * outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
+typedef enum agf_conv_shape {
+  AGF_SHAPE_ANY,
+  AGF_SHAPE_1,
+  AGF_SHAPE_3,      /* down = up = 1 */
+  AGF_SHAPE_3_DOWN, /* down = 2 */
+  AGF_SHAPE_3_UP,   /* up = 2 */
+  AGF_SHAPES
+} agf_conv_shape;
+
+enum { AGF_CONV_SIZES = 5 };
+
+/* Kernels of one shape and one kind by the outputs that a call adds to, descending, the last of at most 16; unused entries are 0.
+ * All are powers of two. */
+typedef struct agf_conv_entry {
+  agf_conv_row_fn *row;
+  int outputs;
+} agf_conv_entry;
+
+/* The same sums without skipping, for 32 outputs of one row, and all kernel rows of `blocks` input blocks:
+ *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending, of x[block][k][o * xo + t * xt + i] * w[block][k][i][t][l].
+ * Reads the zero border where a convolution's input is padded. */
+typedef struct agf_dense_row {
+  const float *x;           /* output 0, block 0, kernel row 0, tap 0 */
+  ptrdiff_t xo, xt, xr, xb; /* floats from output to output, tap to tap, kernel row to kernel row, block to block */
+  const float *w;           /* panel [lanes][kw][32] */
+  ptrdiff_t wr, wb;         /* floats from kernel row to kernel row, block to block */
+  float *acc;
+  ptrdiff_t ap;             /* floats from output pixel to output pixel */
+  int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n outputs */
+} agf_dense_row;
+typedef void agf_dense_row_fn(const agf_dense_row *r);
 
 /* Grouped and depthwise convolution, all kernel rows and input blocks of one output block, one row of outputs:
  *   acc[o][j][l] = sum over (input block b, kernel row, input column, lane i of the block) of x_j * w[b][kr][t][i][l]
@@ -103,11 +144,10 @@ typedef struct agf_pool_row {
 typedef struct agf_kernels {
   const char *isa;
 
-  /* Convolutions. group: outputs that a call adds to, a divisor or multiple of 32 (a multiple spans panels). */
-  struct {
-    agf_conv_row_fn *row;
-    int group;
-  } conv[AGF_RHS_KINDS];
+  agf_conv_entry conv[AGF_SHAPES][AGF_RHS_KINDS][AGF_CONV_SIZES];
+  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken. */
+  agf_dense_row_fn *dense_w, *dense_d;
+  int dense_from;
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
 
   /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */

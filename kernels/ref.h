@@ -111,34 +111,48 @@ static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
   return forms[k];
 }
 
-static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind) {
+static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int outputs) {
   const agf_rhs_form f = agf_rhs_get(kind);
-  int p, t, i, j, l;
-  for (p = 0; p < r->w_in; p++) {
-    const float *x = r->x + p * r->xp;
-    if (!r->mask[p]) continue;
-    for (t = 0; t < r->kw; t++) {
-      int o = r->adjoint ? p * r->stride + t * r->dilation - r->pad : p + r->pad - t * r->dilation;
-      if (!r->adjoint) {
-        if (o < 0 || o % r->stride) continue;
-        o /= r->stride;
-      }
-      if (o < 0 || o >= r->w_out) continue;
-      for (i = 0; i < AGF_CB; i++) {
-        const float *w = r->w + (i * r->kw + t) * AGF_OCG;
-        if (!(r->mask[p] >> i & 1)) continue;
-        for (j = 0; j < f.n; j++) {
-          float v = x[16 * f.in[j] + i], *acc = r->acc + ((ptrdiff_t)o * f.n + j) * AGF_OCG;
-          if (f.abs_x[j]) v = fabsf(v);
-          if (f.abs_w[j])
-            for (l = 0; l < AGF_OCG; l++) acc[l] = agf_fmaf(v, fabsf(w[l]), acc[l]);
-          else
-            for (l = 0; l < AGF_OCG; l++) acc[l] = agf_fmaf(v, w[l], acc[l]);
+  int b, p, t, i, j, l;
+  for (b = 0; b < r->blocks; b++)
+    for (p = 0; p < r->w_in; p++) {
+      const float *x = r->x + b * r->xb + p * r->xp;
+      unsigned mask = r->mask[b * r->mb + p];
+      for (t = 0; mask && t < r->kw; t++) {
+        int o = p * r->up + r->pad - t * r->dilation;
+        if (o < 0 || o % r->down || o / r->down >= r->w_out) continue;
+        for (i = 0; i < AGF_CB; i++) {
+          const float *w = r->w + b * r->wb + (i * r->kw + t) * AGF_OCG;
+          if (!(mask >> i & 1)) continue;
+          for (j = 0; j < f.n; j++) {
+            float v = x[16 * f.in[j] + i], *acc = r->acc + o / r->down * r->ap + j * r->ar;
+            if (f.abs_x[j]) v = fabsf(v);
+            if (f.abs_w[j])
+              for (l = 0; l < outputs; l++) acc[l] = agf_fmaf(v, fabsf(w[l]), acc[l]);
+            else
+              for (l = 0; l < outputs; l++) acc[l] = agf_fmaf(v, w[l], acc[l]);
+          }
         }
       }
     }
-  }
 }
+
+static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
+  int o, b, k, t, i, l;
+  for (o = 0; o < r->n; o++)
+    for (b = 0; b < r->blocks; b++)
+      for (k = 0; k < r->kh; k++)
+        for (t = 0; t < r->kw; t++)
+          for (i = 0; i < r->lanes; i++) {
+            const float *w = r->w + b * r->wb + k * r->wr + (i * r->kw + t) * AGF_OCG;
+            float x = r->x[b * r->xb + k * r->xr + o * r->xo + t * r->xt + i], *acc = r->acc + o * r->ap;
+            for (l = 0; l < AGF_OCG; l++)
+              acc[l] = magnitude ? agf_fmaf(fabsf(x), fabsf(w[l]), acc[l]) : agf_fmaf(x, w[l], acc[l]);
+          }
+}
+
+static void agf_dense_w__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 0); }
+static void agf_dense_d__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 1); }
 
 static inline void agf_gconv_row__ref(const agf_gconv_row *r, agf_rhs kind) {
   const agf_rhs_form f = agf_rhs_get(kind);
@@ -183,7 +197,8 @@ static inline void agf_gconv_row__ref(const agf_gconv_row *r, agf_rhs kind) {
 }
 
 #define AGF_REF_CONV(kind)                                                                                          \
-  static void agf_conv_row_##kind##__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind); }           \
+  static void agf_conv_row_##kind##_32__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind, 32); }    \
+  static void agf_conv_row_##kind##_16__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind, 16); }    \
   static void agf_gconv_row_##kind##__ref(const agf_gconv_row *r) { agf_gconv_row__ref(r, AGF_RHS_##kind); }
 AGF_REF_CONV(W)
 AGF_REF_CONV(D)
@@ -529,8 +544,13 @@ static void agf_kernels_ref(agf_kernels *k) {
   int i;
   memset(k, 0, sizeof *k);
   k->isa = "ref";
-#define AGF_REF_ENTRY(kind)                                \
-  k->conv[AGF_RHS_##kind].row = agf_conv_row_##kind##__ref; \
+#define AGF_REF_ENTRY(kind)                                                    \
+  for (i = 0; i < AGF_SHAPES; i++) {                                           \
+    k->conv[i][AGF_RHS_##kind][0].row = agf_conv_row_##kind##_32__ref;         \
+    k->conv[i][AGF_RHS_##kind][0].outputs = 32;                                \
+    k->conv[i][AGF_RHS_##kind][1].row = agf_conv_row_##kind##_16__ref;         \
+    k->conv[i][AGF_RHS_##kind][1].outputs = 16;                                \
+  }                                                                            \
   k->gconv[AGF_RHS_##kind] = agf_gconv_row_##kind##__ref;
   AGF_REF_ENTRY(W)
   AGF_REF_ENTRY(D)
@@ -540,7 +560,9 @@ static void agf_kernels_ref(agf_kernels *k) {
   AGF_REF_ENTRY(TRIPLE)
   AGF_REF_ENTRY(APAIR)
 #undef AGF_REF_ENTRY
-  for (i = 0; i < AGF_RHS_KINDS; i++) k->conv[i].group = AGF_OCG;
+  k->dense_w = agf_dense_w__ref;
+  k->dense_d = agf_dense_d__ref;
+  k->dense_from = 205;
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
   k->crc32 = agf_crc32__ref;

@@ -1,0 +1,66 @@
+/* x86: which instruction sets this machine and its operating system have, and the kernels' instances for them. Compiled without any -m
+ * flag: each function names its target. AGF_NO_SIMD leaves it out. */
+#ifndef AGF_KERNELS_X86_H
+#define AGF_KERNELS_X86_H
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(AGF_NO_SIMD)
+#define AGF_KERNELS_X86
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define AGF_ISA avx2
+#define AGF_ISA_AVX2
+#define AGF_TARGET __attribute__((target("avx2,fma,f16c,bmi,popcnt")))
+#include "conv.inc"
+
+#define AGF_ISA avx512
+#define AGF_ISA_AVX512
+#define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,bmi,popcnt")))
+#include "conv.inc"
+
+#define AGF_ISA avx2
+#define AGF_ISA_AVX2
+#define AGF_TARGET __attribute__((target("avx2,fma,f16c")))
+#include "elementwise.inc"
+
+#define AGF_ISA avx512
+#define AGF_ISA_AVX512
+#define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")))
+#include "elementwise.inc"
+
+/* 0: neither; 2: AVX2 and what goes with it; 512: AVX-512 as well. */
+static int agf_x86_level(void) {
+  enum { FMA = 1 << 12, POPCNT = 1 << 23, OSXSAVE = 1 << 27, F16C = 1 << 29 };            /* leaf 1, ecx */
+  enum { BMI = 1 << 3, AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* leaf 7, ebx */
+  const unsigned vl = 1u << 31;
+  unsigned a, b, c, d, low, high, one = FMA | POPCNT | OSXSAVE | F16C, seven = BMI | AVX2;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & one) != one) return 0;
+  /* the registers that the operating system saves: xgetbv, in bytes for assemblers that do not know it */
+  __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 6) != 6) return 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & seven) != seven) return 0;
+  seven = AVX512F | AVX512DQ | AVX512BW | vl;
+  return (low & 0xe6) == 0xe6 && (b & seven) == seven ? 512 : 2;
+}
+
+/* The kernels of `isa`, NULL: the best that there is. Returns 0 and leaves k alone if there are none of that name here. */
+static int agf_kernels_x86(agf_kernels *k, const char *isa) {
+  int level = agf_x86_level();
+  if (level >= 512 && (!isa || !strcmp(isa, "avx512"))) {
+    agf_conv_fill__avx512(k);
+    agf_elementwise_fill__avx512(k);
+    k->isa = "avx512";
+    return 1;
+  }
+  if (level >= 2 && (!isa || !strcmp(isa, "avx2"))) {
+    agf_conv_fill__avx2(k);
+    agf_elementwise_fill__avx2(k);
+    k->isa = "avx2";
+    return 1;
+  }
+  return 0;
+}
+
+#endif
+#endif /* AGF_KERNELS_X86_H */
