@@ -5,6 +5,9 @@ AR ?= ar
 CFLAGS ?= -O2 -g
 WARNINGS = -std=c99 -Wall -Wextra -Wpedantic
 LDLIBS = -lm -lpthread
+PREFIX ?= /usr/local
+SONAME = libagf.so.1
+VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
@@ -23,7 +26,7 @@ build/agf: $(CLI) build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(LDLIBS)
 
 build/libagf.so: $(ENGINE) | build
-	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared agf.c -o $@ $(LDLIBS)
+	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared -Wl,-soname,$(SONAME) agf.c -o $@ $(LDLIBS)
 
 build/libagf.a: build/agf.o
 	$(AR) rcs $@ build/agf.o
@@ -33,6 +36,10 @@ build/test_%: tests/test_%.c tests/testing.h build/agf.o
 
 test: all $(TESTS:%=build/%)
 	@TESTS="$(TESTS)" PYTHON_TESTS="$(PYTHON_TESTS)" sh tests/run.sh
+
+# The network and the scenes that the repository carries (made by tools/train_demo.py).
+demo: build/agf
+	sh tools/demo.sh
 
 # The networks of real size, made and explained: minutes, and 2 GB below build/.
 test-full: build/test_golden
@@ -44,7 +51,22 @@ test-full: build/test_golden
 torch:
 	sh tests/environment.sh torch
 
+# The drop-in pair: dist/agf.h and dist/agf.c.
+dist:
+	python3 tools/amalgamate.py dist
+
+install: all
+	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 755 build/agf $(DESTDIR)$(PREFIX)/bin/agf
+	install -m 644 agf.h $(DESTDIR)$(PREFIX)/include/agf.h
+	install -m 644 build/libagf.a $(DESTDIR)$(PREFIX)/lib/libagf.a
+	install -m 755 build/libagf.so $(DESTDIR)$(PREFIX)/lib/libagf.so.$(VERSION)
+	ln -sf libagf.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libagf.so
+	printf 'prefix=%s\nName: agf\nDescription: Attribution maps for convolutional networks\nVersion: %s\nCflags: -I$${prefix}/include\nLibs: -L$${prefix}/lib -lagf\nLibs.private: -lm -lpthread\n' \
+	  '$(PREFIX)' '$(VERSION)' >$(DESTDIR)$(PREFIX)/lib/pkgconfig/agf.pc
+
 clean:
 	rm -rf build
 
-.PHONY: all test test-full torch clean
+.PHONY: all demo test test-full torch dist install clean

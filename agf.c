@@ -924,7 +924,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
 /* MARK: plan ------------------------------------------------------------------------------------------------------------------
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
  * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
- * Moments: 0 the image, i + 1 the forward pass of step i, 2 S - i + 1 its backward pass. Activations stay for all classes. */
+ * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
+ * classes. */
 
 typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
                              AGF_STEP_CONCAT } agf_step_kind;
@@ -1059,8 +1060,11 @@ static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
 static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
 
-static inline int agf_end(const agf_session *s) { return 2 * s->steps + 2; }
-static inline int agf_backward_moment(const agf_session *s, int step) { return 2 * s->steps - step + 1; }
+static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
+/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only
+ * one of them needs does not lie in the other's way. Other steps need all at once. */
+static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
+static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
 
 static size_t agf_tensor_elements(const agf_tensor *t) { return (size_t)t->cb * (size_t)t->h * (size_t)t->w * AGF_CB; }
 
@@ -1303,7 +1307,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int back = agf_backward_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
   size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
@@ -1329,14 +1333,14 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
   classes = (size_t)st->row_classes * (size_t)st->column_classes;
   if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? back : i + 1, s->config.low_memory ? back : end);
-  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), back, back);
-  st->rhs_mask = agf_buf(s, pixels * 2, back, back);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, s->config.low_memory ? gate : end);
+  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+  st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
   if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
   if (st->plain) {
     size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
-    st->cam_mask = agf_buf(s, pixels * 2, back, back);
+    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
     st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
     st->maps = agf_buf(s, hw * 4 * 4, back, back);                    /* phi, M, Fx, Fdx */
     st->sums = agf_buf(s, (size_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
@@ -1351,51 +1355,61 @@ static void agf_plan_linear(agf_session *s, int i) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]];
   size_t rows = (size_t)ti->c * (size_t)ti->h * (size_t)ti->w;
-  int end = agf_end(s), back = agf_backward_moment(s, i);
+  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->vec = agf_buf(s, rows * 4, 0, end);
   st->y = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->d = agf_buf(s, (size_t)st->co * 4, 0, end);
   st->rhs = agf_buf(s, (size_t)st->co * 4 * 2, 0, end);
-  st->gv = agf_buf(s, rows * 4, back, back);
-  st->sv = agf_buf(s, rows * 4, back, back);
-  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, back, back);
+  st->gv = agf_buf(s, rows * 4, gate, back);
+  st->sv = agf_buf(s, rows * 4, gate, back);
+  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
   agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
 }
 
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
-  int end = agf_end(s), from, until = t ? agf_backward_moment(s, made) : end;
+  int end = agf_end(s), from, until;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
   x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
   if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
   if (x->first_reader < 0) return; /* the logits */
-  from = agf_backward_moment(s, x->first_reader);
+  from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
+  until = !t ? end : s->step[made].kind == AGF_STEP_CONV ? agf_gate_moment(s, made) : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
 
-/* Every buffer's place: those that stay first, then the others by size, each at the lowest place that is free while it lives. */
-static agf_status agf_place(agf_session *s, agf_error *err) {
+/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree. */
+static int agf_places_before(const agf_buffer *a, const agf_buffer *b, int by_time) {
+  if (a->bytes == b->bytes) return a->first < b->first;
+  if (a->first == b->first) return a->bytes > b->bytes;
+  return by_time ? a->first < b->first : a->bytes > b->bytes;
+}
+
+/* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
+ * lives. Returns the arena's size, 0 where it would not fit the address space. */
+static size_t agf_place(agf_session *s, int by_time) {
   size_t base = 0, top;
   int i, j, n = s->buffers, end = agf_end(s);
-  for (i = 0; i < n; i++)
-    if (s->buffer[i].first == 0 && s->buffer[i].last == end) {
-      s->buffer[i].offset = base;
-      if (s->buffer[i].bytes > SIZE_MAX / 4 - base) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
-      base += s->buffer[i].bytes;
-    } else
-      s->buffer[i].offset = SIZE_MAX;
+  for (i = 0; i < n; i++) {
+    agf_buffer *b = &s->buffer[i];
+    b->offset = SIZE_MAX;
+    if (b->first != 0 || b->last != end) continue;
+    b->offset = base;
+    if (b->bytes > SIZE_MAX / 4 - base) return 0;
+    base += b->bytes;
+  }
   top = base;
   for (;;) {
     agf_buffer *b = NULL;
     size_t at = base;
     int moved = 1;
     for (i = 0; i < n; i++)
-      if (s->buffer[i].offset == SIZE_MAX && (!b || s->buffer[i].bytes > b->bytes)) b = &s->buffer[i];
-    if (!b) break;
+      if (s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
+    if (!b) return top;
     while (moved) {
       moved = 0;
       for (j = 0; j < n; j++) {
@@ -1407,19 +1421,17 @@ static agf_status agf_place(agf_session *s, agf_error *err) {
         }
       }
     }
-    if (b->bytes > SIZE_MAX / 4 - at) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+    if (b->bytes > SIZE_MAX / 4 - at) return 0;
     b->offset = at;
     if (at + b->bytes > top) top = at + b->bytes;
   }
-  s->arena_bytes = top;
-  return AGF_OK;
 }
 
 static agf_status agf_plan(agf_session *s, agf_error *err) {
   const agf_model *m = s->model;
   agf_status st;
   int i, j, end;
-  size_t k = (size_t)m->classes;
+  size_t k = (size_t)m->classes, by_size;
   st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
   if (st != AGF_OK) return st;
   agf_find_live(s);
@@ -1436,7 +1448,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
-    int back = agf_backward_moment(s, i);
+    int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     size_t tmp_cam = 0, tmp_g = 0;
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
@@ -1446,8 +1458,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
       if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
     }
-    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, back, back);
-    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, back, back);
+    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
+    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
     if (p->kind == AGF_STEP_CONV) {
       st = agf_plan_conv(s, i, err);
       if (st != AGF_OK) return st;
@@ -1471,8 +1483,11 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->scratch_bytes = agf_align_up(s->scratch_bytes);
   s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
-  st = agf_place(s, err);
-  if (st != AGF_OK) return st;
+  /* neither order is always the better one */
+  by_size = agf_place(s, 0);
+  s->arena_bytes = agf_place(s, 1);
+  if (by_size < s->arena_bytes) s->arena_bytes = agf_place(s, 0);
+  if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
   s->bytes = agf_table_sizes(m).total + s->arena_bytes;
   if (s->config.max_bytes && s->bytes > s->config.max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,

@@ -44,8 +44,9 @@ skip() { # NAME REASON
 export OMP_NUM_THREADS=2
 for t in $TESTS; do run "$t" build/"$t"; done
 
+run test_bits sh tests/test_bits.sh
 if command -v python3 >/dev/null; then
-  run test_cli python3 tests/test_cli.py
+  AGF_DEMO=$PWD/tests/demo/demo.agf run test_cli python3 tests/test_cli.py
 else
   skip test_cli "python3 is not installed"
 fi

@@ -17,7 +17,7 @@ enum { EXPLAIN = 1, INFO = 2 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
-  text_list classes;
+  text_list classes, masks;
   int top;
   const char *out, *npy, *logits;
   const char *method, *ablations, *cmap, *layout, *isa, *bank;
@@ -65,6 +65,8 @@ static const option options_known[] = {
   {"alpha", 0, EXPLAIN, REAL, FIELD(alpha), 0, 1, "A", "opacity of the strongest evidence in an overlay (default 0.8)"},
   {"npy", 0, EXPLAIN, TEXT, FIELD(npy), 0, 0, "FILE", "write the maps, float32 [classes, H, W], in the order asked for"},
   {"logits", 0, EXPLAIN, TEXT, FIELD(logits), 0, 0, "FILE", "write the scores of all classes, float32 [classes]"},
+  {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
+   "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
   {"json", 0, EXPLAIN | INFO, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD", "agf (default): Attribution Guided Factorization"},
   {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
@@ -173,6 +175,7 @@ static void parse_options(options *o, int command, const char *command_name, int
 static void options_free(options *o) {
   text_list_free(&o->arguments);
   text_list_free(&o->classes);
+  text_list_free(&o->masks);
 }
 
 /* ---- What the user names -------------------------------------------------------------------------------------------------- */
@@ -529,6 +532,8 @@ typedef struct result {
   int count;            /* of maps */
   int *explained;       /* [count]: their classes */
   float *maps;          /* [count][height][width] */
+  double *inside;       /* [count]: share of a map's positive part inside its mask; NULL: no masks */
+  double *area;         /* [count]: share of the mask in what the network sees */
   int height, width;
   double seconds;       /* forward pass and explanation */
   char **files;         /* [count]: the picture with this map, NULL: none */
@@ -544,6 +549,8 @@ static void result_free(result *r) {
   free(r->probability);
   free(r->explained);
   free(r->maps);
+  free(r->inside);
+  free(r->area);
   free(r->npy);
   free(r->logits);
 }
@@ -602,22 +609,71 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   return status == AGF_OK || failed(why, "%s: %s", s->path, error.message);
 }
 
+/* How much of each map lies inside its mask, a picture laid over the photograph (a tensor: over the map). */
+static bool measure_masks(const explainer *e, const prepared *p, result *r, problem *why) {
+  const text_list *masks = &e->asked->masks;
+  int i, x, y;
+
+  if (!masks->count)
+    return true;
+  if (masks->count != r->count)
+    return failed(why, "--mask: %d of them for %d maps", masks->count, r->count);
+  r->inside = allocate((size_t)r->count, sizeof *r->inside);
+  r->area = allocate((size_t)r->count, sizeof *r->area);
+  for (i = 0; i < r->count; i++) {
+    const float *map = r->maps + (size_t)i * (size_t)r->height * (size_t)r->width;
+    double positive = 0, inside = 0, pixels = 0;
+    picture mask;
+
+    if (!load_picture(masks->items[i], &mask, why))
+      return false;
+    if (!mask.rgb || (p->source.rgb && (mask.width != p->source.width || mask.height != p->source.height))) {
+      picture_free(&mask);
+      return failed(why, "%s: a mask must be a picture of the photograph's size", masks->items[i]);
+    }
+    for (y = 0; y < r->height; y++)
+      for (x = 0; x < r->width; x++) {
+        double across = (x + 0.5) / r->width, down = (y + 0.5) / r->height;
+        double left = p->source.rgb ? p->seen.left + across * p->seen.width : across * mask.width;
+        double top = p->source.rgb ? p->seen.top + down * p->seen.height : down * mask.height;
+        int column = (int)fmin(left, mask.width - 1), row = (int)fmin(top, mask.height - 1);
+        bool white = mask.rgb[3 * ((size_t)row * (size_t)mask.width + (size_t)column)] >= 128;
+        double value = fmax(map[(size_t)y * (size_t)r->width + (size_t)x], 0);
+
+        positive += value;
+        inside += white ? value : 0;
+        pixels += white;
+      }
+    r->inside[i] = positive > 0 ? inside / positive : 0;
+    r->area[i] = pixels / ((double)r->width * r->height);
+    picture_free(&mask);
+  }
+  return true;
+}
+
 /* ---- agf explain: the files it writes ------------------------------------------------------------------------------------- */
 
 /* A label as a part of a file's name: no separators, control or shell characters, no leading '.' or '-', at most 100 bytes. */
 static char *file_safe(const char *label) {
-  char *safe = text_of("%.100s", label), *c;
+  enum { MOST = 100 };
+  char *safe = allocate(MOST + 1, 1), *end = safe;
 
-  for (c = safe + strlen(safe); c > safe && !utf8_length(c - 1) && (unsigned char)c[-1] >= 0x80; c--)
-    if (((unsigned char)c[-1] & 0xC0) == 0xC0) { /* a sequence that the cut went through */
-      c[-1] = 0;
+  while (*label) {
+    int length = utf8_length(label);
+
+    if (length < 1)
+      length = 1; /* a stray byte */
+    if (end - safe + length > MOST)
       break;
-    }
-  for (c = safe; *c; c++) {
-    bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || (unsigned char)*c >= 0x80;
-
-    if (!plain && *c != '_' && ((*c != '-' && *c != '.') || c == safe))
-      *c = '_';
+    if (length > 1)
+      memcpy(end, label, (size_t)length);
+    else if ((*label >= 'a' && *label <= 'z') || (*label >= 'A' && *label <= 'Z') || (*label >= '0' && *label <= '9') ||
+             (strchr("-.", *label) && end > safe))
+      *end = *label;
+    else
+      *end = '_';
+    end += length;
+    label += length;
   }
   return safe;
 }
@@ -688,6 +744,7 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
   text_list texts = {0};
   canvas photo;
   figure f;
+  double share;
   bool done = true;
   int i;
 
@@ -707,7 +764,8 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     panels[i].map = r->maps + (size_t)i * (size_t)r->height * (size_t)r->width;
     text_list_add(&texts, class_name(e->model, r->explained[i]));
     panels[i].label = texts.items[texts.count - 1];
-    text_list_add(&texts, text_of("%.1f %%", 100 * r->probability[r->explained[i]]));
+    share = 100 * r->probability[r->explained[i]];
+    text_list_add(&texts, share < 0.1 ? text_of("< 0.1 %%") : text_of("%.1f %%", share));
     panels[i].share = texts.items[texts.count - 1];
   }
   if (is_folder(out)) {
@@ -851,7 +909,10 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     range_of(r, i, &low, &high);
     printf("  map of ");
     print_clean(name);
-    printf(": %.3f to %.3f", low, high);
+    printf(", %.2f %%: %.3f to %.3f", 100 * r->probability[r->explained[i]], low, high);
+    if (r->inside)
+      printf(", %.0f %% of the positive evidence on %.0f %% of the picture, inside %s", 100 * r->inside[i], 100 * r->area[i],
+             base_name(e->asked->masks.items[i]));
     if (r->files[i]) {
       printf(", in ");
       print_clean(r->files[i]);
@@ -901,6 +962,8 @@ static void print_json(const explainer *e, const subject *s, const result *r) {
     printf("%s", i ? ", " : "");
     print_json_class(e, r, r->explained[i]);
     printf(", \"min\": %.9g, \"max\": %.9g", low, high);
+    if (r->inside)
+      printf(", \"inside_mask\": %.9g, \"mask_area\": %.9g", r->inside[i], r->area[i]);
     print_json_file("file", r->files[i]);
     printf("}");
   }
@@ -966,7 +1029,7 @@ static void explain_subject(explainer *e, const subject *s) {
     progress_step(MAP_WORK * (e->class_count + e->ranks), s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
-    done = done && write_results(e, s, &p, &r, &why);
+    done = done && measure_masks(e, &p, &r, &why) && write_results(e, s, &p, &r, &why);
     prepared_free(&p);
   }
   if (!done) {

@@ -84,6 +84,28 @@ class Network:
         return shapes
 
 
+    def flattened(self, shapes):
+        """What each vector was before it was flattened: {name: (C, H, W)}, (N, 1, 1) for a linear layer's output.
+
+        A linear layer's weights are stored in the order of that tensor; only what works element by element may stand in
+        between.
+        """
+        origins = {}
+        for node in self.nodes:
+            if len(shapes[node.name]) == 3:
+                continue
+            found = {origins.get(name, shapes[name]) for name in node.inputs}
+            if node.op == "linear":
+                found = {shapes[node.name] + (1, 1)}
+            elif node.op in ("batchnorm", "concat") and all(origin[1:] == (1, 1) for origin in found):
+                found = {shapes[node.name] + (1, 1)}
+            elif node.op not in ("flatten", "relu", "relu6", "add") or len(found) != 1:
+                raise ConvertError(f"node {node.name} ({node.op}): reads the flattened {describe(sorted(found))}, "
+                                   "which only a linear layer, ReLU or Add can")
+            origins[node.name] = found.pop()
+        return origins
+
+
 def window_size(size, kernel, stride, pad_before, pad_after, dilation=1, ceil_mode=False):
     """Number of positions of a sliding window along one axis; below 1 where it does not fit."""
     room = size + pad_before + pad_after - dilation * (kernel - 1) - 1
@@ -247,6 +269,7 @@ class ModelFile:
     def __init__(self, network, f16=False):
         self.network, self.f16 = network, f16
         self.shapes = network.shapes()
+        self.flattened = network.flattened(self.shapes)
         self.strings, self.tensors, self.edges = Strings(), [], []
         self.input = self._input()
         index = {IMAGE: 0}
@@ -298,15 +321,9 @@ class ModelFile:
             layout = CONVOLUTION if node.groups == 1 else GROUPED
             return self._tensor(node, "weights", layout, node.weights.shape, node.weights)
         if node.op == "linear":
-            flattened = self._flattened(node.inputs[0])
-            return self._tensor(node, "weights", LINEAR, (len(node.weights),) + flattened, node.weights)
+            dims = (len(node.weights),) + self.flattened[node.inputs[0]]
+            return self._tensor(node, "weights", LINEAR, dims, node.weights)
         return self._tensor(node, "scale", VECTOR, (len(node.weights), 1, 1, 1), node.weights)
-
-    def _flattened(self, name):
-        """[C, H, W] of the tensor that the flatten node of this name reads; [N, 1, 1] of any other vector."""
-        producer = next((node for node in self.network.nodes if node.name == name), None)
-        shape = self.shapes[producer.inputs[0] if producer and producer.op == "flatten" else name]
-        return shape if len(shape) == 3 else shape + (1, 1)
 
     def _tensor(self, node, what, layout, dims, array):
         self.tensors.append(Tensor(f"node {node.name}, {what}", layout, tuple(dims), array, self.f16))
@@ -398,10 +415,10 @@ class OnnxImport:
             arguments = [self._argument(name) for name in node.input]
             if node.op_type == "Identity":
                 results = arguments
-            elif node.op_type in ("Shape", "Size") and isinstance(arguments[0], Value):
-                results = [self._shape(arguments[0])]
             elif not any(isinstance(argument, Value) for argument in arguments):
                 results = self._fold(arguments)
+            elif node.op_type in ("Shape", "Size"):
+                results = [self._shape(arguments[0])]
             else:
                 results = self._convert(arguments)
             for name, result in zip(node.output, results if isinstance(results, list) else [results]):
@@ -415,14 +432,15 @@ class OnnxImport:
 
     def _needed(self, output):
         """The nodes that `output` depends on, in the file's order. Others (auxiliary heads, losses) are left out."""
-        made_by = {name: node for node in self.graph.node for name in node.output if name}
-        wanted, seen = [output], set()
+        all_nodes = list(self.graph.node)
+        made_by = {name: i for i, node in enumerate(all_nodes) for name in node.output if name}
+        wanted, needed = [output], set()
         while wanted:
-            node = made_by.get(wanted.pop())
-            if node is not None and id(node) not in seen:
-                seen.add(id(node))
-                wanted += node.input
-        nodes = [node for node in self.graph.node if id(node) in seen]
+            i = made_by.get(wanted.pop())
+            if i is not None and i not in needed:
+                needed.add(i)
+                wanted += all_nodes[i].input
+        nodes = [all_nodes[i] for i in sorted(needed)]
         for node in nodes:
             for name in node.input:
                 self.readers[name] = self.readers.get(name, 0) + 1
@@ -968,6 +986,7 @@ def first_line(problem):
 def load_onnx(path):
     """The ModelProto, external data and local functions included."""
     import onnx
+    import onnx.inliner
     try:
         model = onnx.load(path)
     except OSError as problem:
@@ -1087,8 +1106,7 @@ def preprocessing_of(given, defaults, input_shape, image_reading):
                                "what its input is, --range 1 or --range 255 (--mean, --std if it is normalised before)")
         return None
     if count not in (1, 3):
-        raise ConvertError(f"an input of {count} channels is no picture: leave out --mean, --std, --range, --channels, "
-                           "--resize and --size")
+        raise ConvertError(f"an input of {count} channels is no picture: leave out mean, std, range, channels, resize")
     values = {"mean": (0.0,), "std": (1.0,), **(defaults or {}), **given}
     for what in ("mean", "std"):
         numbers = tuple(float(number) for number in np.ravel(values[what]))
@@ -1120,9 +1138,9 @@ def parse_resize(text, size):
         # Without a number the usual proportion of ImageNet networks: 256 for 224.
         resize_to = int(number) if number else round(shorter * 256 / 224)
         if resize_to < shorter:
-            raise ConvertError(f"--resize {text}: smaller than the input, {size[1]}x{size[0]}")
+            raise ConvertError(f"resize {text}: smaller than the input, {size[1]}x{size[0]}")
         return {"resize": "crop", "resize_to": resize_to}
-    raise ConvertError(f"--resize {text}: stretch, crop or crop:PIXELS")
+    raise ConvertError(f"resize {text}: stretch, crop or crop:PIXELS")
 
 
 def read_labels(path):
@@ -1273,25 +1291,26 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
         near = difflib.get_close_matches(arch, names, 3)
         hint = f"; {', '.join(near)}?" if near else ""
         raise ConvertError(f"--arch {arch}: torchvision has no such network{hint}")
+    if classes is not None and classes < 2:
+        raise ConvertError(f"--classes {classes}: AGF contrasts two classes or more")
     state = load_state_dict(weights) if weights else None
     options = {"weights": None}
     if arch in ("googlenet", "inception_v3"):
         options.update(aux_logits=False, init_weights=False)
     torch.manual_seed(0)
+    model = models.get_model(arch, num_classes=classes or 1000, **options)
     if state is not None:
-        with torch.device("meta"):
-            head = [name for name, child in models.get_model(arch, **options).named_modules()
-                    if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))][-1] + ".weight"
+        head = [name for name, child in model.named_modules()
+                if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))][-1] + ".weight"
         found = next((len(tensor) for name, tensor in state.items() if name in (head, "module." + head)), None)
         if found is None:
             raise ConvertError(f"{weights}: not weights of {arch}: lacks {head}")
         if classes not in (None, found):
             raise ConvertError(f"{weights}: weights for {found} classes, not {classes}")
-        classes = found
-    classes = 1000 if classes is None else classes
-    model = models.get_model(arch, num_classes=classes, **options)
-    if state is not None:
+        if found != 1000:
+            model = models.get_model(arch, num_classes=found, **options)
         fit_state_dict(model, state, weights)
+        classes = found
     if hasattr(model, "transform_input"):
         # It belongs to torchvision's ImageNet weights, and so to what is fine-tuned from them.
         model.transform_input = transform_input == "on" or transform_input == "auto" and state is not None
@@ -1299,12 +1318,9 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
     file = os.path.basename(weights or "")
     entry = next((entry for entry in entries if os.path.basename(entry.url) == file), entries[0])
     transforms = entry.transforms()
-    if transforms.interpolation.value != "bilinear":
-        note(f"torchvision resizes pictures for {arch} by {transforms.interpolation.value} interpolation, the engine "
-             "by bilinear")
     defaults = {"mean": tuple(transforms.mean), "std": tuple(transforms.std), "range": 1.0, "channels": "rgb",
                 "resize": "crop", "resize_to": transforms.resize_size[0]}
-    labels = list(entry.meta["categories"]) if classes == len(entry.meta["categories"]) else []
+    labels = list(entry.meta["categories"]) if classes in (None, 1000) else []
     source = f"torchvision {torchvision.__version__.partition('+')[0]} {arch}, {file or 'random weights'}"
     return model, defaults, transforms.crop_size[0], labels, source
 
@@ -1383,11 +1399,7 @@ def parameters(node):
     return sum(array.size for array in (node.weights, node.bias) if array is not None)
 
 
-def note(text):
-    print(f"agf_convert.py: note: {text}", file=sys.stderr)
-
-
-def numbers(text):
+def number_list(text):
     return tuple(float(part) for part in text.replace(",", " ").split())
 
 
@@ -1424,8 +1436,8 @@ def command_line():
                                       "takes tensors only; torchvision's get ImageNet's.")
     group.add_argument("--labels", metavar="FILE", help="class names, one per line")
     group.add_argument("--name", help="the network's name")
-    group.add_argument("--mean", type=numbers, metavar="A,B,C", help="per channel, in the network's channel order")
-    group.add_argument("--std", type=numbers, metavar="A,B,C", help="likewise; the input is (value - mean) / std")
+    group.add_argument("--mean", type=number_list, metavar="A,B,C", help="per channel, in the network's channel order")
+    group.add_argument("--std", type=number_list, metavar="A,B,C", help="likewise; the input is (value - mean) / std")
     group.add_argument("--range", type=float, choices=(1.0, 255.0), help="what 255 is before mean and std (default 1)")
     group.add_argument("--channels", choices=("rgb", "bgr"), help="the network's channel order (default rgb)")
     group.add_argument("--resize", metavar="RULE",
@@ -1439,8 +1451,6 @@ def run(arguments):
              if getattr(arguments, what) is not None}
     labels, defaults = [], None
     if arguments.arch:
-        if not arguments.weights:
-            note(f"no --weights: random ones, as torchvision makes them for {arguments.arch}")
         module, defaults, side, labels, source = torchvision_network(
             arguments.arch, arguments.weights, arguments.classes, arguments.transform_input)
         size = arguments.size or (side, side)
@@ -1451,7 +1461,7 @@ def run(arguments):
         nodes, input_shape, image_reading = read_onnx(arguments.onnx, arguments.size, arguments.output)
         source = os.path.basename(arguments.onnx)
         name = os.path.splitext(source)[0]
-        if arguments.size:
+        if arguments.size and input_shape[0] in (1, 3):
             given["resize"] = "stretch"
     if arguments.resize:
         given.update(parse_resize(arguments.resize, input_shape[1:]))
@@ -1460,11 +1470,13 @@ def run(arguments):
     network = Network(input_shape, nodes, arguments.name or name, source, labels,
                       preprocessing_of(given, defaults, input_shape, image_reading))
     print(summary(write_network(network, arguments.path, arguments.f16, arguments.flat), arguments.path))
+    if arguments.arch and not arguments.weights:
+        print("no --weights: the weights are random ones")
 
 
-def main():
+def main(argv=None):
     parser = command_line()
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if bool(arguments.arch) == bool(arguments.onnx):
         parser.error("one network, please: NET.onnx or --arch NAME")
     for option, belongs in (("weights", "arch"), ("classes", "arch"), ("output", "onnx")):

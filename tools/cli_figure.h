@@ -24,14 +24,17 @@ typedef struct colour {
 
 static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {204, 204, 204};
 
-static canvas canvas_new(int width, int height) {
-  canvas c;
+/* A white canvas, or false: stb_image_write counts bytes in int, twice over while it compresses. */
+static bool canvas_new(canvas *c, double width, double height, problem *why) {
+  const double most_pixels = 200e6;
 
-  c.width = width;
-  c.height = height;
-  c.rgb = allocate((size_t)width * (size_t)height, 3);
-  memset(c.rgb, 255, (size_t)width * (size_t)height * 3);
-  return c;
+  if (width * height > most_pixels)
+    return failed(why, "%.0fx%.0f pixels are too many for one picture", width, height);
+  c->width = (int)width;
+  c->height = (int)height;
+  c->rgb = allocate((size_t)c->width * (size_t)c->height, 3);
+  memset(c->rgb, 255, (size_t)c->width * (size_t)c->height * 3);
+  return true;
 }
 
 static uint8_t *pixel_at(const canvas *c, int x, int y) {
@@ -437,7 +440,8 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   agf_rect all = {0, 0, width, height};
   bool done = true;
 
-  *c = canvas_new(width * count, height);
+  if (!canvas_new(c, (double)width * count, height, why))
+    return false;
   for (i = 0; i < count && done; i++) {
     if (s->overlay)
       draw_photo(c, i * width, 0, width, height, f->photo, &all);
@@ -453,7 +457,7 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
   enum { USUAL_SIDE = 448, SMALL_SIDE = 320 };
   const double most_pixels = 64e6;
   int cells = count + (f->photo != NULL), per_row = cells <= 5 ? cells : (int)ceil(sqrt(cells * 1.6));
-  int rows = (cells + per_row - 1) / per_row;
+  int rows = (cells + per_row - 1) / per_row, balanced = (cells + rows - 1) / rows;
   double width, height, longer, scale, cap;
   int margin, cell_width, cell_height, panel_width, panel_height, cell, baseline, scale_width;
   agf_rect shown = f->seen;
@@ -479,13 +483,15 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
 
   cap = fmax(10, floor(fmax(panel_width, panel_height) / 40.0));
   margin = (int)(1.8 * cap);
-  cell_width = (int)fmax(panel_width, 18 * cap); /* a slim panel still has room for its caption */
+  cell_width = (int)fmax(panel_width, 26 * cap); /* a slim panel still has room for its caption */
   cell_height = panel_height + (int)(2.1 * cap);
-  *c = canvas_new(margin + per_row * (cell_width + margin), margin + rows * (cell_height + margin) + (int)(3.2 * cap));
+  if (!canvas_new(c, margin + balanced * (double)(cell_width + margin),
+                  margin + rows * (double)(cell_height + margin) + floor(3.2 * cap), why))
+    return false;
   for (cell = 0; cell < cells && done; cell++) {
     const panel *p = f->photo ? panels + cell - 1 : panels + cell;
     bool is_photo = f->photo && cell == 0;
-    int cell_left = margin + cell % per_row * (cell_width + margin), top = margin + cell / per_row * (cell_height + margin);
+    int cell_left = margin + cell % balanced * (cell_width + margin), top = margin + cell / balanced * (cell_height + margin);
     int left = cell_left + (cell_width - panel_width) / 2;
     double share_width = is_photo ? 0 : text_width(p->share, cap);
 

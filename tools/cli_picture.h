@@ -99,12 +99,55 @@ static int exif_orientation(const uint8_t *tiff, size_t size) {
   return 1;
 }
 
+/* Adds the Huffman tables that a DHT segment holds to the set *defined (bit: class * 4 + number). stb_image trusts the tables:
+ * codes that do not fit their lengths, or a table that is used but never defined, would lead it out of its arrays. */
+static bool huffman_tables_are_sane(const uint8_t *data, size_t size, unsigned *defined) {
+  size_t at = 0;
+
+  while (at < size) {
+    unsigned symbols = 0, code_space = 0, i;
+
+    if (size - at < 17 || data[at] >> 4 > 1 || (data[at] & 15) > 3)
+      return false;
+    for (i = 1; i <= 16; i++) {
+      symbols += data[at + i];
+      code_space += (unsigned)data[at + i] << (16 - i);
+    }
+    if (symbols > 256 || code_space > 1u << 16 || symbols > size - at - 17)
+      return false;
+    *defined |= 1u << ((data[at] >> 4) * 4 + (data[at] & 15));
+    at += 17 + symbols;
+  }
+  return true;
+}
+
+/* Whether all tables that a scan uses are defined. `data` is the SOS segment after its length. */
+static bool scan_is_sane(const uint8_t *data, size_t size, unsigned defined, bool progressive) {
+  unsigned components = size ? data[0] : 0, i;
+  const uint8_t *spectrum = data + 1 + 2 * components;
+
+  if (size < 4 + 2 * components)
+    return false;
+  for (i = 0; i < components; i++) {
+    unsigned tables = data[2 + 2 * i], dc = tables >> 4, ac = tables & 15;
+    bool needs_dc = !progressive || (spectrum[0] == 0 && spectrum[2] >> 4 == 0);
+    bool needs_ac = !progressive || spectrum[1] > 0;
+
+    if (dc > 3 || ac > 3 || (needs_dc && !(defined >> dc & 1)) || (needs_ac && !(defined >> (4 + ac) & 1)))
+      return false;
+  }
+  return true;
+}
+
 /* Walks the segments up to the end marker, through the entropy-coded data of every scan. */
 static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, problem *why) {
   size_t at = 2;
+  unsigned tables = 0;
+  bool progressive = false;
 
   while (at + 2 <= size) {
     unsigned marker, length;
+    const uint8_t *content = data + at + 4;
 
     if (data[at] != 0xFF)
       return failed(why, "damaged JPEG (no marker at byte %zu)", at);
@@ -115,6 +158,8 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, pr
     }
     if (marker == 0xD9)
       return true;
+    if (marker < 0xC0 || (marker >= 0xD0 && marker <= 0xD8))
+      return failed(why, "damaged JPEG (marker %02X at byte %zu)", marker, at);
     if (at + 4 > size)
       break;
     length = big16(data + at + 2);
@@ -122,12 +167,19 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, pr
       return failed(why, "damaged JPEG (segment of %u bytes at byte %zu)", length, at);
     if (length > size - at - 2)
       break;
-    if (marker == 0xE1 && length >= 8 && !memcmp(data + at + 4, "Exif\0\0", 6))
-      *orientation = exif_orientation(data + at + 10, length - 8);
+    if (marker == 0xE1 && length >= 8 && !memcmp(content, "Exif\0\0", 6))
+      *orientation = exif_orientation(content + 6, length - 8);
+    if (marker == 0xC2)
+      progressive = true;
+    if (marker == 0xC4 && !huffman_tables_are_sane(content, length - 2, &tables))
+      return failed(why, "damaged JPEG (Huffman table at byte %zu)", at);
+    if (marker == 0xDA && !scan_is_sane(content, length - 2, tables, progressive))
+      return failed(why, "damaged JPEG (scan at byte %zu)", at);
     at += 2 + length;
-    if (marker == 0xDA) /* coded data up to the next marker; FF 00 is data, FF D0 to D7 restart it */
-      while (at + 1 < size && (data[at] != 0xFF || data[at + 1] == 0 || (data[at + 1] >= 0xD0 && data[at + 1] <= 0xD7)))
-        at++;
+    if (marker == 0xDA) /* coded data up to the next marker; FF 00 is data, FF D0 to D7 restart it, FF FF 00 is data, too */
+      for (; at + 1 < size; at++)
+        if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7))
+          break;
   }
   return failed(why, "truncated JPEG (no end marker)");
 }

@@ -1,0 +1,1130 @@
+#!/usr/bin/env python3
+"""Tests of tools/agf_convert.py: the engine's logits on a converted network against the network's own framework's.
+
+    python3 tests/test_convert.py [PART_OF_A_TEST'S_NAME ...]
+
+The program is $AGF_BIN, else build/agf. Needs numpy and onnx; the tests of torch modules and torchvision's networks
+need torch and torchvision (one of them safetensors, some onnxscript) and are skipped aloud without.
+"""
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+AGF = os.path.abspath(os.environ.get("AGF_BIN", os.path.join(ROOT, "build", "agf")))
+REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
+GOLDEN = os.path.join(ROOT, "tests", "golden")
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+import agf_convert  # noqa: E402
+
+# What the converter is held to: float32 sums in another order differ by some 1e-6, a wrong weight by far more.
+LOGITS_TOLERANCE = 1e-4
+IMAGENET_MEAN, IMAGENET_STD = (np.array(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+
+class Skip(Exception):
+    """Raised by a test that this machine cannot run."""
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def need(*packages):
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise Skip(f"needs the Python package {package}")
+
+
+# What the tests stand on: the converter as a command, the engine's program, and a reader of what they need from a file
+
+def converter(*arguments):
+    """Exit code, standard output and standard error of agf_convert.py."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = agf_convert.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse's
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def converted(directory, *arguments):
+    """The path of the file that the converter writes for these arguments."""
+    path = os.path.join(directory, "out.agf")
+    code, _, err = converter(*arguments, "-o", path)
+    check(code == 0, f"exit code {code}: {err}")
+    return path
+
+
+def refused(directory, words, *arguments):
+    """The converter must refuse: exit code 2, one line with all of `words`, and no file."""
+    path = os.path.join(directory, "refused.agf")
+    before = set(os.listdir(directory))
+    code, out, err = converter(*arguments, "-o", path)
+    check(code == 2, f"exit code {code} instead of 2 for {words}")
+    check(out == "" and err.count("\n") == 1, f"not one line of error: {out}{err}")
+    check(all(word in err for word in words), f"{words} not in: {err}")
+    check(set(os.listdir(directory)) == before, f"left behind: {set(os.listdir(directory)) - before}")
+
+
+def engine_logits(path, image, *options):
+    """The logits that build/agf computes for an input tensor [C,H,W]."""
+    with tempfile.TemporaryDirectory() as directory:
+        tensor, logits, map_ = (os.path.join(directory, name) for name in ("x.npy", "logits.npy", "map.npy"))
+        np.save(tensor, np.ascontiguousarray(image, np.float32))
+        done = subprocess.run([AGF, "explain", path, tensor, "--logits", logits, "--npy", map_, *options],
+                              capture_output=True, text=True)
+        check(os.path.exists(logits), f"{done.args}: {done.stderr}")
+        return np.load(logits).astype(np.float64).ravel()
+
+
+def check_logits(path, image, expected):
+    """expected: the framework's logits for the same image."""
+    expected = np.asarray(expected, np.float64).ravel()
+    got = engine_logits(path, image)
+    check(got.shape == expected.shape, f"{got.shape} logits instead of {expected.shape}")
+    error = np.linalg.norm(got - expected)
+    limit = LOGITS_TOLERANCE * np.linalg.norm(expected)
+    if not error <= limit:
+        raise AssertionError(f"logits differ by {error:.3g}, {limit:.3g} is allowed: {got[:4]}, not {expected[:4]}")
+
+
+class Written:
+    """Header and node table of a file, read at the offsets that agf.h documents."""
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            data = f.read()
+        nodes, edges, tensors, labels, string_bytes = struct.unpack_from("<5I", data, 32)
+        self.bytes = len(data)
+        self.shape = struct.unpack_from("<3I", data, 64)
+        self.has_preprocessing, self.bgr, self.crop, self.resize_to = struct.unpack_from("<4I", data, 76)
+        self.range, *mean_std = struct.unpack_from("<9f", data, 92)
+        self.mean, self.std = np.array(mean_std[:4]), np.array(mean_std[4:])
+        rows = [struct.unpack_from("<20I", data, 144 + 80 * i) for i in range(nodes)]
+        self.edges = struct.unpack_from(f"<{edges}I", data, 144 + 80 * nodes)
+        table = 144 + 80 * nodes + 4 * edges + 40 * tensors
+        offsets = struct.unpack_from(f"<{labels}I", data, table)
+        strings = data[table + 4 * labels:table + 4 * labels + string_bytes]
+
+        def string(offset):
+            return strings[offset:strings.index(b"\0", offset)].decode()
+
+        ops = {number: op for op, number in agf_convert.OPS.items()}
+        self.nodes = [(ops[row[0]], string(row[2])) for row in rows]
+        self.flat = {string(row[2]) for row in rows if row[1] & 1}
+        self.labels = [string(offset) for offset in offsets]
+        self.name = string(struct.unpack_from("<I", data, 128)[0])
+
+    def count(self, op):
+        return sum(node[0] == op for node in self.nodes)
+
+
+class Graph:
+    """An ONNX graph made node by node, with weights from a seed; saved, and evaluated by onnx's reference evaluator."""
+
+    def __init__(self, opset=13, shape=(1, 3, 13, 10), seed=0, dtype=np.float32):
+        import onnx
+        self.onnx, self.opset, self.shape, self.dtype = onnx, opset, shape, dtype
+        self.random = np.random.RandomState(seed)
+        self.nodes, self.initializers, self.functions = [], [], []
+
+    def constant(self, array):
+        name = f"c{len(self.initializers)}"
+        self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def weights(self, *shape):
+        """He-initialised, so that activations keep their size."""
+        fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 4
+        return self.constant((self.random.standard_normal(shape) * (2 / fan_in) ** 0.5).astype(self.dtype))
+
+    def scalar(self, value):
+        return self.constant(np.float32(value))
+
+    def array(self, index):
+        return self.onnx.numpy_helper.to_array(self.initializers[index]).copy()
+
+    def replace(self, index, array):
+        self.initializers[index].CopyFrom(self.onnx.numpy_helper.from_array(array, self.initializers[index].name))
+
+    def add(self, op, *inputs, outputs=None, **attributes):
+        outputs = outputs or [f"{op.lower()}{len(self.nodes)}"]
+        self.nodes.append(self.onnx.helper.make_node(op, list(inputs), outputs, name=outputs[0], **attributes))
+        return outputs[0]
+
+    def conv(self, x, channels, inputs, kernel=(3, 3), bias=True, group=1, **attributes):
+        parameters = [self.weights(channels, inputs // group, *kernel)] + ([self.weights(channels)] if bias else [])
+        return self.add("Conv", x, *parameters, group=group, kernel_shape=kernel, **attributes)
+
+    def batchnorm(self, x, channels):
+        mean, beta = (self.random.standard_normal(channels) * 0.3 for _ in range(2))
+        var, gamma = (self.random.uniform(0.5, 1.5, channels) for _ in range(2))
+        parameters = (self.constant(array.astype(self.dtype)) for array in (gamma, beta, mean, var))
+        return self.add("BatchNormalization", x, *parameters)
+
+    def head(self, x, channels, classes=5):
+        """ReLU, global average pool, flatten, linear: what every small graph can end in."""
+        x = self.add("Flatten", self.add("GlobalAveragePool", self.add("Relu", x)))
+        return self.add("Gemm", x, self.weights(classes, channels), self.weights(classes), transB=1)
+
+    def ints(self, *values):
+        return self.constant(np.array(values, np.int64))
+
+    def model(self, *outputs, shape=None):
+        onnx = self.onnx
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
+        inputs = [onnx.helper.make_tensor_value_info("x", kind, shape or self.shape)]
+        results = [onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs]
+        graph = onnx.helper.make_graph(self.nodes, "net", inputs, results, self.initializers)
+        opsets = [onnx.helper.make_opsetid("", self.opset)] + [onnx.helper.make_opsetid(function.domain, 1)
+                                                               for function in self.functions]
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=self.functions)
+
+    def save(self, directory, *outputs, shape=None, **options):
+        path = os.path.join(directory, "net.onnx")
+        self.onnx.save(self.model(*outputs, shape=shape), path, **options)
+        return path
+
+    def expected(self, image, output):
+        from onnx.reference import ReferenceEvaluator
+        from onnx.reference.op_run import OpRun
+
+        class BatchNormalization(OpRun):  # onnx's own normalises by the batch before opset 14
+            def _run(self, x, gamma, beta, mean, var, epsilon=1e-5, **options):
+                gamma, beta, mean, var = (a.reshape((-1,) + (1,) * (x.ndim - 2)) for a in (gamma, beta, mean, var))
+                return (((x - mean) / np.sqrt(var + epsilon) * gamma + beta).astype(x.dtype),)
+
+        evaluator = ReferenceEvaluator(self.model(output), new_ops=[BatchNormalization])
+        return evaluator.run([output], {"x": image[None].astype(self.dtype)})[0]
+
+    def image(self):
+        return np.random.RandomState(99).standard_normal(self.shape[1:]).astype(np.float32)
+
+
+def agrees(graph, output, *options, logits=None, shape=None):
+    """Convert, and compare the engine's logits with the reference evaluator's at `logits` (default: at the output).
+
+    Returns what has been written.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = converted(directory, graph.save(directory, output, shape=shape), *options)
+        image = graph.image()
+        check_logits(path, image, graph.expected(image, logits or output))
+        return Written(path)
+
+
+def refuses(graph, output, words, *options, shape=None):
+    with tempfile.TemporaryDirectory() as directory:
+        refused(directory, words, graph.save(directory, output, shape=shape), *options)
+
+
+# ONNX graphs, pattern by pattern
+
+def test_every_opset():
+    need("onnx")
+    for opset in range(7, 21):
+        g = Graph(opset)
+        x = g.add("Relu", g.batchnorm(g.conv("x", 9, 3, bias=False), 9))
+        x = g.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        written = agrees(g, g.head(g.conv(x, 20, 9, pads=[1, 1, 1, 1]), 20))
+        check(written.count("batchnorm") == 1, f"opset {opset}: the BatchNorm is no node of its own")
+        check(not written.has_preprocessing, "preprocessing that nobody asked for")
+    for opset in (6, 21):
+        g = Graph(opset)
+        refuses(g, g.head(g.conv("x", 4, 3), 4), [f"opset {opset}"])
+
+
+def test_padding():
+    need("onnx")
+    for auto_pad in ("SAME_UPPER", "SAME_LOWER", "VALID"):
+        g = Graph(shape=(1, 3, 14, 11))
+        x = g.conv("x", 8, 3, (4, 3), auto_pad=auto_pad, strides=[2, 3])
+        x = g.add("MaxPool", x, kernel_shape=[2, 2], auto_pad=auto_pad, strides=[1, 1])
+        agrees(g, g.head(g.add("AveragePool", x, kernel_shape=[2, 2], auto_pad=auto_pad, strides=[2, 1]), 8))
+    g = Graph()
+    x = g.conv("x", 8, 3, pads=[2, 0, 1, 3])
+    agrees(g, g.head(g.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 1, 2, 0]), 8))
+    g = Graph(11)  # zeros, their number an input
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(0, 0, 1, 0, 0, 0, 2, 1), g.scalar(0))
+    written = agrees(g, g.head(g.conv(x, 6, 8, pads=[0, 1, 0, 1]), 6))
+    check(written.count("conv") == 2, "the Pad should be part of the convolution")
+    g = Graph(7)  # the same as attributes, before the first convolution
+    agrees(g, g.head(g.conv(g.add("Pad", "x", pads=[0, 0, 3, 3, 0, 0, 3, 3]), 6, 3, (7, 7), strides=[2, 2]), 6))
+    g = Graph(18)  # and with axes
+    agrees(g, g.head(g.conv(g.add("Pad", "x", g.ints(1, 2, 0, 1), "", g.ints(2, -1)), 6, 3), 6))
+    g = Graph()
+    agrees(g, g.head(g.conv(g.add("Pad", "x", g.ints(*[0] * 8)), 6, 3), 6))
+    g = Graph()  # zeros are no maximum after a ReLU
+    x = g.add("Pad", g.add("Relu", g.conv("x", 8, 3)), g.ints(0, 0, 1, 1, 0, 0, 1, 1))
+    agrees(g, g.head(g.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]), 8))
+
+
+def test_padding_that_cannot_be_folded():
+    need("onnx")
+    pads = (0, 0, 1, 1, 0, 0, 1, 1)
+    g = Graph()
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), mode="reflect")
+    refuses(g, g.head(g.conv(x, 6, 8), 6), ["pad1", "reflect"])
+    g = Graph()
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), g.scalar(1))
+    refuses(g, g.head(g.conv(x, 6, 8), 6), ["conv2", "pad1", "with 1"])
+    g = Graph()
+    refuses(g, g.head(g.add("Pad", g.conv("x", 8, 3), g.ints(*pads)), 8), ["pad1", "Relu"])
+    g = Graph()
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads))
+    refuses(g, g.head(g.add("MaxPool", x, kernel_shape=[3, 3]), 8), ["maxpool2", "maximum"])
+    g = Graph()
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads))
+    x = g.add("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    refuses(g, g.head(x, 8), ["averagepool2", "pads again"])
+    g = Graph()
+    refuses(g, g.head(g.conv(g.add("Pad", "x", g.ints(0, 1, 0, 0, 0, 0, 0, 0)), 6, 4), 6), ["pad0"])
+
+
+def test_convolutions():
+    need("onnx")
+    g = Graph(shape=(1, 3, 17, 19))
+    x = g.conv("x", 20, 3, (5, 2), strides=[2, 1], dilations=[1, 2])
+    x = g.conv(g.add("Relu", x), 40, 20, (3, 1), group=4, pads=[1, 0, 1, 0])
+    x = g.conv(g.add("Relu", x), 40, 40, group=40, bias=False)
+    agrees(g, g.head(g.conv(x, 33, 40, (1, 1)), 33))
+    g = Graph()
+    refuses(g, g.head(g.conv("x", 6, 4), 6), ["conv0", "[6,4,3,3]"])
+    g = Graph()
+    refuses(g, g.head(g.conv("x", 6, 3, (20, 3)), 6), ["conv0", "20x3", "[3,13,10]"])
+    g = Graph()
+    w = g.add("ReduceMean", "x", axes=[0], keepdims=1)
+    refuses(g, g.head(g.add("Conv", "x", w), 1), ["reducemean0"])
+
+
+def test_pools():
+    need("onnx")
+    for op, options in (("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"pads": [1, 1, 1, 1]}),
+                        ("AveragePool", {"pads": [1, 1, 1, 1], "count_include_pad": 1}),
+                        ("AveragePool", {"count_include_pad": 1}), ("MaxPool", {"pads": [1, 0, 0, 1]}),
+                        ("MaxPool", {"ceil_mode": 1}), ("AveragePool", {"ceil_mode": 1}),
+                        ("MaxPool", {"ceil_mode": 1, "pads": [1, 1, 1, 1]})):
+        g = Graph(13, shape=(1, 3, 13, 14))
+        x = g.add(op, g.conv("x", 8, 3), kernel_shape=[3, 3], strides=[2, 2], **options)
+        # Not a global average at the end, which would hide where a window lies.
+        x = g.add("Flatten", g.add("Relu", x))
+        agrees(g, g.add("Gemm", x, g.weights(5, g.expected(g.image(), x).size), transB=1))
+    g = Graph()
+    refuses(g, g.head(g.add("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2]), 3), ["maxpool0", "dilated"])
+    g = Graph()
+    x = g.add("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1, count_include_pad=1)
+    refuses(g, g.head(x, 3), ["averagepool0", "ceil_mode"])
+    g = Graph()
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(0, 0, 1, 1, 0, 0, 1, 1))  # as older exporters write a counted padding
+    agrees(g, g.head(g.conv(g.add("AveragePool", x, kernel_shape=[3, 3]), 4, 8), 4))
+
+
+def test_linear_layers():
+    need("onnx")
+    for trans_b in (0, 1):
+        for bias in ((), (5,), (1, 5), (1,)):
+            g = Graph()
+            x = g.add("Flatten", g.add("Relu", g.conv("x", 4, 3, strides=[3, 3])))
+            w = g.weights(5, 48) if trans_b else g.weights(48, 5)
+            agrees(g, g.add("Gemm", x, w, g.weights(*bias), transB=trans_b, alpha=0.5, beta=2.5))
+    g = Graph()
+    x = g.add("Transpose", g.add("Flatten", g.conv("x", 4, 3, strides=[3, 3])), perm=[1, 0])
+    agrees(g, g.add("Gemm", x, g.weights(48, 5), transA=1))
+    for bias_first in (False, True):
+        g = Graph()
+        x = g.add("MatMul", g.add("Flatten", g.conv("x", 4, 3, strides=[3, 3])), g.weights(48, 40))
+        x = g.add("Relu", g.add("Add", *((g.weights(40), x) if bias_first else (x, g.weights(40)))))
+        written = agrees(g, g.add("Add", g.add("MatMul", x, g.weights(40, 5)), g.weights(1, 5)))
+        check(written.count("batchnorm") == 0, "MatMul and Add should be one linear layer")
+    g = Graph()  # BatchNorm after a linear layer
+    x = g.batchnorm(g.add("Gemm", g.add("Flatten", g.conv("x", 4, 3, strides=[3, 3])), g.weights(48, 20)), 20)
+    written = agrees(g, g.add("Gemm", g.add("Relu", x), g.weights(20, 5)))
+    check(written.count("batchnorm") == 1, "the BatchNorm after the linear layer is missing")
+    g = Graph()
+    x = g.add("MatMul", g.weights(5, 4), g.conv("x", 4, 3))
+    refuses(g, x, ["matmul1"])
+    g = Graph()
+    refuses(g, g.add("Gemm", g.conv("x", 4, 3), g.weights(48, 5)), ["gemm1", "flattened"])
+
+
+def test_flattening():
+    need("onnx")
+    ways = [(13, lambda g, x: g.add("Flatten", x)),
+            (13, lambda g, x: g.add("Flatten", x, axis=-3)),
+            (7, lambda g, x: g.add("Reshape", x, g.ints(1, -1))),
+            (13, lambda g, x: g.add("Reshape", x, g.ints(0, -1))),
+            (13, lambda g, x: g.add("Reshape", x, g.ints(-1, 48))),
+            (14, lambda g, x: g.add("Reshape", x, g.ints(1, 48), allowzero=1)),
+            (13, lambda g, x: g.add("Reshape", x, g.add("Constant", value_ints=[1, -1]))),
+            (11, lambda g, x: g.add("Squeeze", g.add("Reshape", x, g.ints(1, 48, 1, 1)), axes=[2, 3])),
+            (13, lambda g, x: g.add("Squeeze", g.add("Reshape", x, g.ints(1, 1, 48)), g.ints(1)))]
+    for opset, flatten in ways:
+        g = Graph(opset)
+        x = flatten(g, g.add("Relu", g.conv("x", 4, 3, strides=[3, 3])))
+        written = agrees(g, g.add("Gemm", x, g.weights(5, 48), g.weights(5), transB=1))
+        check(written.count("flatten") == 1, "not one flatten node")
+    for opset in (11, 17):  # x.view(x.size(0), -1), as exporters write it for a dynamic batch
+        g = Graph(opset)
+        x = g.add("Relu", g.conv("x", 4, 3, strides=[3, 3]))
+        size = g.add("Gather", g.add("Shape", x), g.constant(np.int64(0)))
+        if opset < 13:
+            parts = [g.add("Unsqueeze", size, axes=[0]), g.add("Unsqueeze", g.constant(np.int64(-1)), axes=[0])]
+        else:
+            parts = [g.add("Unsqueeze", size, g.ints(0)), g.ints(-1)]
+        x = g.add("Reshape", x, g.add("Concat", *parts, axis=0))
+        agrees(g, g.add("Gemm", x, g.weights(5, 48), transB=1), shape=("batch", 3, 13, 10))
+    for reshape in (lambda g, x: g.add("Reshape", x, g.ints(1, 8, 6)),
+                    lambda g, x: g.add("Transpose", x, perm=[0, 2, 3, 1]),
+                    lambda g, x: g.add("Reshape", x, g.ints(1, 48, 1, 1))):
+        g = Graph()
+        x = reshape(g, g.conv("x", 4, 3, strides=[3, 3]))
+        refuses(g, g.head(x, 4), [g.nodes[1].name])
+
+
+def test_means():
+    need("onnx")
+    for opset, keepdims, axes in ((11, 1, [2, 3]), (13, 0, [-1, -2]), (18, 0, [2, 3]), (20, 1, [3, 2])):
+        g = Graph(opset)
+        x = g.add("Relu", g.conv("x", 6, 3))
+        x = g.add("ReduceMean", x, g.ints(*axes), keepdims=keepdims) if opset >= 18 else \
+            g.add("ReduceMean", x, axes=axes, keepdims=keepdims)
+        x = g.add("Flatten", x) if keepdims else x
+        written = agrees(g, g.add("Gemm", x, g.weights(6, 5)))
+        check(written.count("global_avgpool") == 1, "no global average pool")
+    g = Graph()
+    x = g.add("ReduceMean", g.conv("x", 6, 3), axes=[1, 2, 3], keepdims=0)
+    refuses(g, x, ["reducemean1", "[1, 2, 3]"])
+    g = Graph()  # a pool that happens to cover everything stays what it is, except where the logits come out of it
+    x = g.add("AveragePool", g.add("Relu", g.conv("x", 6, 3)), kernel_shape=[11, 8])
+    written = agrees(g, g.add("Gemm", g.add("Flatten", x), g.weights(6, 5)))
+    check((written.count("avgpool"), written.count("global_avgpool")) == (1, 0), "not an average pool")
+    g = Graph()
+    x = g.add("AveragePool", g.conv("x", 6, 3), kernel_shape=[11, 8])
+    written = agrees(g, g.add("Flatten", x))
+    check(written.nodes[-1][0] == "global_avgpool", "the logits do not come out of a global average pool")
+
+
+def test_activations():
+    need("onnx")
+    for opset in (7, 11, 20):
+        for high, op in ((6.0, "relu6"), (3.4028234e38, "relu"), (None, "relu")):
+            g = Graph(opset)
+            x = g.conv("x", 6, 3)
+            if opset < 11:
+                x = g.add("Clip", x, min=0.0, **({} if high is None else {"max": high}))
+            else:
+                limits = [g.scalar(limit) for limit in (0.0, high) if limit is not None]
+                x = g.add("Clip", x, *limits)
+            x = g.add("Flatten", g.add("GlobalAveragePool", g.conv(x, 6, 6)))
+            g.replace(0, 8 * g.array(0))  # activations beyond 6, so that the limit is felt
+            written = agrees(g, g.add("Gemm", x, g.weights(6, 5), g.weights(5)))
+            check(written.count(op) == 1, f"Clip(0, {high}) is no {op}")
+    g = Graph()
+    x = g.add("Clip", g.conv("x", 6, 3), g.scalar(-1), g.scalar(1))
+    refuses(g, g.head(x, 6), ["clip1", "-1 .. 1"])
+
+
+def test_the_end():
+    need("onnx")
+    for opset in (7, 13):
+        for op in ("Softmax", "LogSoftmax"):
+            g = Graph(opset)
+            logits = g.head(g.conv("x", 6, 3), 6)
+            agrees(g, g.add(op, logits, axis=1), logits=logits)
+    g = Graph(7)  # SqueezeNet's end
+    logits = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
+    written = agrees(g, g.add("Flatten", g.add("Softmax", logits)), logits=logits)  # along axis 1, opset 7's default
+    check(written.nodes[-1][0] == "global_avgpool", "not the last node")
+    g = Graph()
+    x = g.add("Softmax", g.head(g.conv("x", 6, 3), 6))
+    refuses(g, g.add("Gemm", x, g.weights(5, 5)), ["gemm", "probabilities"])
+    g = Graph()
+    refuses(g, g.add("Softmax", g.add("GlobalAveragePool", g.conv("x", 6, 3))), ["softmax2", "axis 3"])
+    g = Graph()
+    logits = g.head(g.conv("x", 6, 3), 6)
+    agrees(g, g.add("Softmax", logits), logits=logits)
+    g = Graph()  # a classifier written as a convolution
+    x = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
+    written = agrees(g, g.add("Flatten", g.conv(x, 5, 6, (1, 1))))
+    check(written.nodes[-1][0] == "linear", "the last convolution should have become a linear layer")
+    g = Graph()
+    refuses(g, g.add("Relu", g.head(g.conv("x", 6, 3), 6)), ["relu", "linear layer"])
+    g = Graph()
+    refuses(g, g.head(g.conv("x", 6, 3), 6, classes=1), ["gemm", "two classes"])
+    g = Graph()
+    refuses(g, g.add("Relu", g.weights(1, 3)), ["relu0 does not depend on the image"])
+
+
+def test_nothing_in_the_way():
+    """Identity, Dropout, Cast and Constant nodes, computed weights."""
+    need("onnx")
+    g = Graph()
+    x = g.add("Identity", g.conv("x", 6, 3))
+    x = g.add("Dropout", x, g.scalar(0.5), outputs=["dropout", "mask"])
+    half = g.constant(g.random.standard_normal((6, 8)).astype(np.float16))
+    w = g.add("Transpose", g.add("Cast", half, to=1), perm=[1, 0])
+    w = g.add("Mul", w, g.add("Constant", value_float=0.25))
+    x = g.add("Flatten", g.add("GlobalAveragePool", g.add("Relu", x)))
+    written = agrees(g, g.add("Gemm", x, g.add("Identity", w), transB=1))
+    check([op for op, _ in written.nodes] == ["conv", "relu", "global_avgpool", "flatten", "linear"], written.nodes)
+    import onnx.helper as helper
+    g = Graph(18)  # a function of the file's own, as the default exporter may leave one
+    output = g.head(g.add("Twice", g.conv("x", 6, 3), domain="own"), 6)
+    nodes = [helper.make_node("Add", ["a", "a"], ["b"])]
+    g.functions = [helper.make_function("own", "Twice", ["a"], ["b"], nodes, [helper.make_opsetid("", 18)])]
+    check(agrees(g, output).count("add") == 1, "the function's node is missing")
+    g = Graph()
+    w = g.add("RandomNormal", shape=[6, 3, 3, 3])
+    refuses(g, g.head(g.add("Conv", "x", w), 6), ["randomnormal0"])
+
+
+def test_sums_and_joins():
+    need("onnx")
+    g = Graph()
+    x = g.add("Relu", g.conv("x", 6, 3))
+    y = g.add("Add", g.conv(x, 6, 6, pads=[1] * 4), x)
+    y = g.add("Add", y, y)
+    y = g.add("Concat", y, g.add("Sum", x, y), x, axis=1)
+    written = agrees(g, g.head(y, 18))
+    check((written.count("add"), written.count("concat")) == (3, 1), written.nodes)
+    g = Graph()
+    refuses(g, g.head(g.add("Concat", "x", "x", axis=2), 3), ["concat0", "axis"])
+    g = Graph()
+    refuses(g, g.head(g.add("Add", "x", g.conv("x", 3, 3)), 3), ["add1", "[3,13,10]", "[3,11,8]"])
+    g = Graph()
+    x = g.conv("x", 6, 3)
+    refuses(g, g.head(g.add("Mul", x, g.add("GlobalAveragePool", x)), 6), ["mul2", "multiplies two"])
+
+
+def test_scale_and_shift():
+    """Arithmetic with constants: a bias where one belongs, else a BatchNorm node."""
+    need("onnx")
+    g = Graph()
+    x = g.add("Add", g.conv("x", 6, 3, bias=False), g.weights(6, 1, 1))
+    written = agrees(g, g.head(x, 6))
+    check(written.count("batchnorm") == 0, "the Add is the convolution's bias")
+    g = Graph()  # another node reads the sum without the bias
+    x = g.conv("x", 6, 3, bias=False)
+    x = g.add("Concat", g.add("Add", x, g.weights(1, 6, 1, 1)), x, axis=1)
+    agrees(g, g.head(x, 12))
+    g = Graph()
+    x = g.add("Mul", g.conv("x", 6, 3), g.weights(6, 1, 1))
+    x = g.add("Sub", g.scalar(0.5), g.add("Div", g.add("Sub", x, g.weights(6, 1, 1)), g.weights(6, 1, 1)))
+    written = agrees(g, g.head(x, 6))
+    check(written.count("batchnorm") == 1, "one BatchNorm node should hold the four")
+    g = Graph()  # on a vector
+    x = g.add("Mul", g.add("Flatten", g.add("GlobalAveragePool", g.conv("x", 4, 3))), g.weights(4))
+    agrees(g, g.add("Gemm", x, g.weights(4, 5)))
+    g = Graph()  # one number for each element of a picture has no place in the engine
+    x = g.add("Mul", g.add("Flatten", g.conv("x", 4, 3, strides=[3, 3])), g.weights(48))
+    refuses(g, g.add("Gemm", x, g.weights(48, 5)), ["gemm3.scale", "[4,4,3]"])
+    g = Graph()  # but ReLU and a sum do
+    x = g.add("Flatten", g.conv("x", 4, 3, strides=[3, 3]))
+    agrees(g, g.add("Gemm", g.add("Add", g.add("Relu", x), x), g.weights(48, 5)))
+    g = Graph()
+    refuses(g, g.head(g.add("Mul", g.conv("x", 6, 3), g.weights(1, 1, 11, 8)), 6), ["mul1", "per channel"])
+
+
+def normalised(graph, how):
+    """A graph whose input is normalised by `how` before the network proper; its output."""
+    return graph.head(graph.conv(how(graph, "x"), 6, 3, pads=[1, 1, 1, 1]), 6)
+
+
+def scaled_channels(g, x):
+    """As torchvision's transform_input: channel by channel, then together again."""
+    parts = []
+    for i, (scale, shift) in enumerate(((0.458, -0.03), (0.448, -0.088), (0.45, -0.188))):
+        part = g.add("Unsqueeze", g.add("Gather", x, g.constant(np.int64(i)), axis=1), g.ints(1))
+        parts.append(g.add("Add", g.add("Mul", part, g.scalar(scale)), g.scalar(shift)))
+    return g.add("Concat", *parts, axis=1)
+
+
+def sliced_channels(g, x):
+    """The same with Slice and Split, in reverse order: a network for BGR pictures fed with RGB."""
+    blue = g.add("Slice", x, g.ints(2), g.ints(2 ** 63 - 1), g.ints(1))
+    g.add("Split", x, g.ints(1, 1, 1), outputs=["s0", "s1", "s2"], axis=1)
+    return g.add("Concat", blue, "s1", "s0", axis=1)
+
+
+def test_normalisation_inside_the_network():
+    """Goes into mean and std; the engine's input is then what follows it."""
+    need("onnx")
+    mean, std = np.float32([110, 120, 130]).reshape(3, 1, 1), np.float32([50, 60, 70]).reshape(3, 1, 1)
+    for how, options in (
+            (lambda g, x: g.add("Div", g.add("Sub", x, g.constant(mean)), g.constant(std)), ("--range", "255")),
+            (lambda g, x: g.add("Mul", g.add("Add", x, g.constant(-mean)), g.constant(1 / std)), ("--range", "255")),
+            (lambda g, x: g.add("Div", x, g.scalar(255)), ("--range", "255")),
+            (lambda g, x: g.add("Sub", g.add("Mul", x, g.scalar(2)), g.scalar(1)), ("--range", "1")),
+            (lambda g, x: g.add("Gather", x, g.ints(2, 1, 0), axis=1), ("--mean", "0.4,0.5,0.6", "--std", "0.3")),
+            (sliced_channels, ("--mean", "0.4,0.5,0.6", "--channels", "rgb")),
+            (scaled_channels, ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"))):
+        g = Graph()
+        output = normalised(g, how)
+        pixels = np.random.RandomState(5).randint(0, 256, g.shape[1:]).astype(np.float64)
+        value = dict(zip(options[::2], options[1::2]))
+        given_mean, given_std = (np.float64(value.get(name, default).split(",")).reshape(-1, 1, 1)
+                                 for name, default in (("--mean", "0"), ("--std", "1")))
+        image = (pixels / 255 * float(value.get("--range", 1)) - given_mean) / given_std
+        with tempfile.TemporaryDirectory() as directory:
+            onnx_path = g.save(directory, output)
+            path = converted(directory, onnx_path, *options)
+            w = Written(path)
+            # The engine's own preprocessing, as agf.h defines it.
+            channels = pixels[::-1] if w.bgr else pixels
+            file_mean, file_std = w.mean[:3, None, None], w.std[:3, None, None]
+            check_logits(path, (channels / 255 * w.range - file_mean) / file_std, g.expected(image, output))
+            refused(directory, ["--range"], onnx_path)
+    g = Graph()
+    output = normalised(g, lambda g, x: g.add("Sub", x, g.weights(3, 13, 10)))
+    refuses(g, output, ["sub0", "per channel"], "--range", "1")
+    g = Graph()
+    x = g.add("Concat", g.conv("x", 4, 3), g.conv(g.add("Sub", "x", g.scalar(0.5)), 4, 3), axis=1)
+    refuses(g, g.head(x, 8), ["conv", "another way"], "--range", "1")
+    g = Graph()
+    x = g.add("Gather", "x", g.ints(0), axis=1)
+    refuses(g, g.head(g.conv(x, 4, 1), 4), ["conv", "[0]"])
+
+
+def test_inputs_and_outputs():
+    need("onnx")
+    g = Graph()
+    output = g.head(g.conv("x", 6, 3), 6)
+    agrees(g, output, shape=("N", 3, 13, 10))
+    written = agrees(g, output, "--size", "10x13", shape=("N", 3, "H", "W"))
+    check(written.shape == (3, 13, 10), written.shape)
+    refuses(g, output, ["--size"], shape=(1, 3, "H", "W"))
+    g = Graph(shape=(1, 5, 13, 10))  # no picture
+    written = agrees(g, g.head(g.conv("x", 6, 5), 6), "--size", "10x13", shape=(1, 5, "H", "W"))
+    check(not written.has_preprocessing, "preprocessing for five channels")
+    refuses(g, g.nodes[-1].output[0], ["5 channels", "mean"], "--mean", "0.5")
+    g = Graph()
+    output = g.head(g.conv("x", 6, 3), 6)
+    refuses(g, output, ["batch of 2"], shape=(2, 3, 13, 10))
+    refuses(g, output, ["channels"], shape=(1, "C", 13, 10))
+    refuses(g, output, ["3 dimensions"], shape=(3, 13, 10))
+    g = Graph()  # an auxiliary head with an operation that nobody knows
+    x = g.conv("x", 6, 3)
+    auxiliary = g.add("Sigmoid", x)
+    output = g.head(x, 6)
+    with tempfile.TemporaryDirectory() as directory:
+        path = g.save(directory, auxiliary, output)
+        refused(directory, [auxiliary, output, "--output"], path)
+        refused(directory, ["no output nothing"], path, "--output", "nothing")
+        model = converted(directory, path, "--output", output)
+        check_logits(model, g.image(), g.expected(g.image(), output))
+        ops = [op for op, _ in Written(model).nodes]
+        check(ops == ["conv", "relu", "global_avgpool", "flatten", "linear"], f"a dead branch: {ops}")
+
+
+def test_half_precision_and_external_data():
+    need("onnx")
+    g = Graph(dtype=np.float16)
+    output = g.head(g.batchnorm(g.conv("x", 20, 3), 20), 20)
+    single = Graph()  # the same weights, widened exactly
+    single.nodes = g.nodes
+    single.initializers = [g.onnx.numpy_helper.from_array(g.onnx.numpy_helper.to_array(i).astype(np.float32), i.name)
+                           for i in g.initializers]
+    image = g.image()
+    with tempfile.TemporaryDirectory() as directory:
+        path = g.save(directory, output)
+        sizes = {}
+        for option in ((), ("--f16",)):
+            model = converted(directory, path, *option)
+            check_logits(model, image, single.expected(image, output))  # --f16 loses nothing here either
+            sizes[option] = Written(model).bytes
+        check(sizes[("--f16",)] < sizes[()], f"f16 is not smaller: {sizes}")
+    with tempfile.TemporaryDirectory() as directory:
+        path = single.save(directory, output, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        check_logits(converted(directory, path), image, single.expected(image, output))
+        os.remove(os.path.join(directory, "weights.bin"))
+        refused(directory, ["weights.bin"], path)
+
+
+def test_f16_overflow():
+    need("onnx")
+    g = Graph()
+    x = g.conv("x", 6, 3)
+    array = g.array(0)
+    array[3, 1, 0, 2] = 7e4
+    g.replace(0, array)
+    output = g.head(x, 6)
+    refuses(g, output, ["conv0", "70000", "f16"], "--f16")
+    array[3, 1, 0, 2] = np.inf
+    g.replace(0, array)
+    refuses(g, output, ["conv0", "finite"])
+
+
+def test_unknown_operation():
+    need("onnx")
+    g = Graph()
+    output = g.head(g.add("Sigmoid", g.conv("x", 6, 3)), 6)
+    refuses(g, output, ["node sigmoid1 (Sigmoid)"])
+    g = Graph()
+    output = g.head(g.add("Gizmo", g.conv("x", 6, 3), domain="acme"), 6)
+    refuses(g, output, ["node gizmo1 (acme::Gizmo)"])
+    with tempfile.TemporaryDirectory() as directory:  # as a command of its own; what was there before stays
+        path, out = g.save(directory, output), os.path.join(directory, "old.agf")
+        with open(out, "w") as f:
+            f.write("old")
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "agf_convert.py"), path, "-o", out],
+                              capture_output=True, text=True)
+        check(done.returncode == 2 and done.stderr.count("\n") == 1 and "gizmo1" in done.stderr, done.stderr)
+        check(open(out).read() == "old" and len(os.listdir(directory)) == 2, os.listdir(directory))
+
+
+def test_bad_files():
+    need("onnx")
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "net.onnx")
+        refused(directory, ["net.onnx", "No such file"], path)
+        for data in (b"", b"not a network", bytes(range(256)) * 40):
+            with open(path, "wb") as f:
+                f.write(data)
+            refused(directory, ["net.onnx", "not an ONNX file"], path)
+        g = Graph()
+        g.save(directory, g.head(g.conv("x", 6, 3), 6))
+        with open(path, "rb") as f:
+            data = f.read()
+        with open(path, "wb") as f:
+            f.write(data[:len(data) // 2])
+        refused(directory, ["net.onnx"], path)
+    g = Graph()
+    refuses(g, g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), strides=[0, 1]), 6), ["conv0", "positive"])
+    g = Graph()
+    refuses(g, g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), strides=2), 6), ["conv0"])
+    g = Graph()
+    refuses(g, g.head(g.add("MaxPool", "x"), 3), ["maxpool0", "kernel_shape"])
+    g = Graph()
+    refuses(g, g.head(g.conv("nothing", 6, 3), 6), ["conv0", "nothing"])
+
+
+def test_what_goes_beside():
+    """Labels, preprocessing, name; the same bytes every time."""
+    need("onnx")
+    g = Graph()
+    output = g.head(g.conv("x", 6, 3), 6)
+    with tempfile.TemporaryDirectory() as directory:
+        path, labels = g.save(directory, output), os.path.join(directory, "labels.txt")
+        with open(labels, "w", encoding="utf-8") as f:
+            f.write("cat\nsea lion\nchouette épervière\ncrane\ncrane\n")
+        options = (path, "--labels", labels, "--mean", "104,117,123", "--std", "2", "--range", "255",
+                   "--channels", "bgr", "--resize", "crop:20", "--name", "small")
+        w = Written(converted(directory, *options))
+        check(w.labels == ["cat", "sea lion", "chouette épervière", "crane", "crane"], w.labels)
+        check((w.has_preprocessing, w.bgr, w.crop, w.resize_to, w.range) == (1, 1, 1, 20, 255), vars(w))
+        check(list(w.mean) == [104, 117, 123, 0] and list(w.std) == [2, 2, 2, 0] and w.name == "small", vars(w))
+        with open(os.path.join(directory, "out.agf"), "rb") as f:
+            first = f.read()
+        with open(converted(directory, *options), "rb") as f:
+            check(f.read() == first, "not the same bytes")
+        w = Written(converted(directory, path, "--size", "20x16"))
+        check((w.shape, w.has_preprocessing, w.crop) == ((3, 16, 20), 1, 0), vars(w))
+        code, out, _ = converter(path, "-o", os.path.join(directory, "out.agf"), "--labels", labels)
+        check("conv" in out and "5 labelled classes" in out and "no preprocessing" in out, out)
+        refused(directory, ["2 values of mean", "3 channels"], path, "--mean", "0.1,0.2")
+        refused(directory, ["std 0"], path, "--std", "0")
+        refused(directory, ["resize squash"], path, "--resize", "squash")
+        refused(directory, ["crop:5", "smaller"], path, "--resize", "crop:5")
+        with open(labels, "a") as f:
+            f.write("one too many\n")
+        refused(directory, ["6 labels", "5 classes"], path, "--labels", labels)
+        refused(directory, ["labels.no", "No such file"], path, "--labels", os.path.join(directory, "labels.no"))
+        missing = os.path.join(directory, "no", "out.agf")
+        code, _, err = converter(path, "-o", missing)
+        check(code == 2 and err.count("\n") == 1 and missing in err, err)
+        for bad in ((path, "--arch", "resnet18"), (), (path, "--size", "0x4"), (path, "--classes", "5")):
+            check(converter(*bad, "-o", os.path.join(directory, "bad.agf"))[0] == 2, bad)
+            check(not os.path.exists(os.path.join(directory, "bad.agf")), bad)
+
+
+def test_flat_flags():
+    """1x1 convolutions, and those that read a sum through ReLU, pool or BatchNorm; published: a block's second one."""
+    need("onnx")
+    g = Graph()
+
+    def conv(x, name, kernel=(3, 3), strides=(1, 1)):
+        pad = kernel[0] // 2
+        return g.batchnorm(g.conv(x, 8, 8, kernel, outputs=[name], pads=[pad] * 4, strides=strides), 8)
+
+    x = g.add("Relu", g.batchnorm(g.conv("x", 8, 3, outputs=["stem"]), 8))
+    x = g.add("Relu", g.add("Add", conv(g.add("Relu", conv(x, "a1")), "a2"), x))
+    y = conv(g.add("Relu", conv(x, "b1", strides=(2, 2))), "b2")
+    x = g.add("Relu", g.add("Add", conv(x, "shortcut", (1, 1), (2, 2)), y))
+    x = g.add("Relu", g.batchnorm(g.add("MaxPool", x, kernel_shape=[2, 2]), 8))
+    x = g.conv(g.add("Clip", x, g.scalar(0), g.scalar(6)), 8, 8, (2, 2), outputs=["pooled"])
+    output = g.head(g.conv(x, 8, 8, (1, 2), outputs=["last"]), 8)
+    check(agrees(g, output).flat == {"b1", "shortcut", "pooled"}, "default flags")
+    check(agrees(g, output, "--flat", "published").flat == {"a2", "b2", "shortcut", "pooled"}, "published flags")
+
+
+def test_real_squeezenet():
+    need("onnx")
+    model = os.path.join(REAL, "squeezenet1_1_fp16.onnx")
+    if not os.path.exists(model):
+        raise Skip("shared/real is not there")
+    with tempfile.TemporaryDirectory() as directory:
+        for option in ((), ("--f16",)):  # its weights are f16 already
+            path = converted(directory, model, "--labels", os.path.join(REAL, "imagenet_labels.txt"), "--range", "255",
+                             "--mean", "104,117,123", "--std", "1", "--channels", "bgr", "--size", "224x224", *option)
+            case = np.load(os.path.join(REAL, "squeezenet1_1_dog-cat.npz"))
+            check_logits(path, case["input"], case["logits"])
+            check(Written(path).labels[282] == "tiger cat", "labels")
+
+
+def test_golden_is_current():
+    """tests/golden is what make_golden.py makes, byte for byte."""
+    source = os.path.join(os.path.dirname(ROOT), "shared", "golden")
+    if not os.path.isdir(source):
+        raise Skip("shared/golden is not there")
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run([sys.executable, os.path.join(ROOT, "tests", "make_golden.py"), "--out", directory], check=True)
+        for root, made in ((directory, GOLDEN), (GOLDEN, directory)):
+            for folder, _, names in os.walk(root):
+                for name in names:
+                    path = os.path.relpath(os.path.join(folder, name), root)
+                    other = os.path.join(made, path)
+                    check(os.path.exists(other), f"{path} is not in {made}")
+                    with open(os.path.join(root, path), "rb") as a, open(other, "rb") as b:
+                        check(a.read() == b.read(), f"{path} differs")
+
+
+# torch modules and torchvision's networks
+
+def randomise(module, seed=0):
+    """Numbers in every BatchNorm and bias that a mistake would show in; in evaluation mode."""
+    import torch
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+                layer.running_mean.normal_(0, 0.2)
+                layer.running_var.uniform_(0.5, 1.5)
+                layer.weight.uniform_(0.5, 1.5)
+                layer.weight[::7] *= -1
+                layer.bias.normal_(0, 0.2)
+            elif isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.bias is not None:
+                layer.bias.normal_(0, 0.1)
+    return module.eval()
+
+
+def torch_logits(module, image):
+    import torch
+    with torch.no_grad():
+        return module(torch.from_numpy(np.asarray(image, np.float32))[None]).numpy()
+
+
+def torchvision_model(name, classes=7, **options):
+    from torchvision import models
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": False, "transform_input": True, **options}
+    return randomise(models.get_model(name, weights=None, num_classes=classes, **options))
+
+
+def photograph(height, width):
+    """Pixels in 0 .. 1, [3,H,W]."""
+    return np.random.RandomState(1).uniform(0, 1, (3, height, width))
+
+
+def check_arch(directory, name, suffix="pth", classes=7, size=(64, 80), **options):
+    """torchvision's network through --arch and --weights: its logits, its BatchNorms, its preprocessing."""
+    import torch
+    model = torchvision_model(name, classes, **options)
+    state, weights = model.state_dict(), os.path.join(directory, f"weights.{suffix}")
+    if suffix == "pth":
+        torch.save(state, weights)
+    elif suffix == "npz":
+        np.savez(weights, **{key: tensor.numpy() for key, tensor in state.items()})
+    else:
+        from safetensors.torch import save_file
+        save_file(state, weights)
+    path = converted(directory, "--arch", name, "--weights", weights, "--size", f"{size[1]}x{size[0]}")
+    written, pixels = Written(path), photograph(*size)
+    image = (pixels - written.mean[:3, None, None]) / written.std[:3, None, None]
+    check_logits(path, image, torch_logits(model, (pixels - IMAGENET_MEAN) / IMAGENET_STD))
+    # Those of the auxiliary heads are not there.
+    normal = [key for key, layer in model.named_modules()
+              if isinstance(layer, torch.nn.BatchNorm2d) and not key.lower().startswith("aux")]
+    check(written.count("batchnorm") == len(normal), f"{written.count('batchnorm')} BatchNorms of {len(normal)}")
+    check(written.has_preprocessing and written.crop and not written.bgr and written.range == 1, vars(written))
+    os.remove(weights)
+    return written
+
+
+def archs(*names, suffixes=("pth",), **options):
+    need("onnx", "torch", "torchvision")
+    with tempfile.TemporaryDirectory() as directory:
+        for i, name in enumerate(names):
+            try:
+                check_arch(directory, name, suffixes[i % len(suffixes)], **options)
+            except AssertionError as problem:
+                raise AssertionError(f"{name}: {problem}") from problem
+
+
+def test_arch_vgg():
+    archs("vgg11_bn", classes=1000)
+
+
+def test_arch_alexnet():
+    archs("alexnet", size=(80, 96))
+
+
+def test_arch_resnet():
+    archs("resnet18", "resnet50", "resnext50_32x4d", suffixes=("pth", "npz"))
+
+
+def test_arch_squeezenet():
+    archs("squeezenet1_0", "squeezenet1_1", suffixes=("npz", "pth"))
+
+
+def test_arch_densenet():
+    archs("densenet121")
+
+
+def test_arch_googlenet():
+    archs("googlenet", suffixes=("npz",))
+
+
+def test_arch_inception():
+    archs("inception_v3", size=(96, 112))
+
+
+def test_arch_mobile():
+    archs("mobilenet_v2", "mnasnet0_5", suffixes=("pth", "npz"))
+
+
+def test_arch_regnet():
+    archs("regnet_x_400mf")
+
+
+def test_safetensors():
+    need("onnx", "torch", "torchvision", "safetensors")
+    with tempfile.TemporaryDirectory() as directory:
+        check_arch(directory, "mnasnet0_5", "safetensors", classes=3)
+
+
+def test_arch_defaults():
+    """ImageNet's preprocessing and labels; the number of classes; what does not fit."""
+    need("onnx", "torch", "torchvision")
+    import torch
+    with tempfile.TemporaryDirectory() as directory:
+        written = Written(converted(directory, "--arch", "squeezenet1_1"))
+        check((written.shape, written.crop, written.resize_to) == ((3, 224, 224), 1, 256), vars(written))
+        check(len(written.labels) == 1000 and written.labels[282] == "tiger cat", "ImageNet's labels")
+        check(np.allclose(written.mean[:3], IMAGENET_MEAN.ravel()), written.mean)
+        written = Written(converted(directory, "--arch", "inception_v3", "--classes", "4"))
+        check((written.shape, written.resize_to, written.labels) == ((3, 299, 299), 342, []), vars(written))
+        check(np.allclose(written.mean[:3], IMAGENET_MEAN.ravel()), "transform_input without ImageNet's weights")
+        written = Written(converted(directory, "--arch", "inception_v3", "--classes", "4", "--transform-input", "on",
+                                    "--size", "96", "--mean", "0.485,0.456,0.406", "--resize", "stretch"))
+        # It undoes ImageNet's mean and std; 1e-6 covers float32 constants in the graph.
+        check(np.allclose(written.mean[:3], 0.5, atol=1e-6) and np.allclose(written.std[:3], 0.5, atol=1e-6), "not 0.5")
+        check((written.shape, written.crop) == ((3, 96, 96), 0), vars(written))
+        weights = os.path.join(directory, "weights.pth")
+        state = torchvision_model("squeezenet1_1").state_dict()
+        torch.save({"state_dict": {"module." + name: tensor for name, tensor in state.items()}}, weights)
+        converted(directory, "--arch", "squeezenet1_1", "--weights", weights, "--size", "64")
+        refused(directory, ["7 classes", "not 8"], "--arch", "squeezenet1_1", "--weights", weights, "--classes", "8")
+        refused(directory, ["resnet18", "fc.weight"], "--arch", "resnet18", "--weights", weights)
+        refused(directory, ["not weights of"], "--arch", "squeezenet1_0", "--weights", weights)
+        refused(directory, ["resnet19", "resnet18"], "--arch", "resnet19")
+        refused(directory, ["--classes 1"], "--arch", "resnet18", "--classes", "1")
+        state.pop("features.3.squeeze.bias")
+        torch.save(state, weights)
+        refused(directory, ["lacks features.3.squeeze.bias"], "--arch", "squeezenet1_1", "--weights", weights)
+        torch.save(torch.nn.Linear(2, 2), weights)
+        refused(directory, ["weights.pth", "not a state dict"], "--arch", "squeezenet1_1", "--weights", weights)
+        nothing = os.path.join(directory, "nothing.npz")
+        refused(directory, ["nothing.npz", "No such file"], "--arch", "squeezenet1_1", "--weights", nothing)
+        # DenseNet's files of torchvision's early days call its layers otherwise.
+        state = torchvision_model("densenet121").state_dict()
+        torch.save({re.sub(r"(denselayer.*\.(?:norm|conv))([12])\.", r"\1.\2.", name): tensor
+                    for name, tensor in state.items() if "num_batches" not in name}, weights)
+        converted(directory, "--arch", "densenet121", "--weights", weights, "--size", "64")
+
+
+def test_flat_flags_of_resnets():
+    need("onnx", "torch", "torchvision")
+    with tempfile.TemporaryDirectory() as directory:
+        flags = {(arch, flat): Written(converted(directory, "--arch", arch, "--size", "64", "--flat", flat)).flat
+                 for arch in ("resnet18", "resnet50") for flat in ("default", "published")}
+    downsample = {f"layer{i}.0.downsample.0" for i in (2, 3, 4)}
+    blocks = {f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)}
+    # The first block reads the stem's max pool, not a sum.
+    first, second = ({f"{block}.{conv}" for block in blocks} for conv in ("conv1", "conv2"))
+    check(flags["resnet18", "default"] == downsample | first - {"layer1.0.conv1"}, "resnet18")
+    check(flags["resnet18", "published"] == downsample | second, "resnet18, published")
+    check(flags["resnet50", "default"] == flags["resnet50", "published"], "resnet50's flags depend on --flat")
+    check(len(flags["resnet50", "default"]) == 36, "resnet50: all 1x1 convolutions")
+
+
+def small_net():
+    """A module of the kinds of layers that torchvision's networks have no example of, 4 x 31 x 29 in, 6 classes out."""
+    from torch import nn
+    from torch.nn import functional
+
+    class SmallNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            conv = nn.Conv2d(4, 12, (3, 5), 2, padding=(1, 2), bias=False)
+            self.stem = nn.Sequential(conv, nn.BatchNorm2d(12), nn.ReLU6())
+            self.depthwise = nn.Conv2d(12, 24, 3, padding=2, dilation=2, groups=12)
+            self.relu = nn.ReLU()
+            self.pool = nn.AvgPool2d(3, 2, padding=1)
+            self.head = nn.Sequential(nn.Linear(24 * 6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(),
+                                      nn.Linear(16, 6))
+
+        def forward(self, x):
+            x = self.relu(self.depthwise(self.stem(x)))
+            x = self.pool(x + self.relu(x))
+            x = functional.adaptive_avg_pool2d(functional.max_pool2d(x, 2, ceil_mode=True), (3, 2))
+            return functional.softmax(self.head(x.view(x.size(0), -1)), dim=1)
+
+    return randomise(SmallNet())
+
+
+def test_convert_module():
+    need("onnx", "torch")
+    module = small_net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    labels = list("abcdef")
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "small.agf")
+        agf_convert.convert(module, path, (4, 31, 29), labels)
+        written = Written(path)
+        check(written.labels == labels and written.name == "SmallNet" and not written.has_preprocessing, vars(written))
+        check(written.count("batchnorm") == 2, "a BatchNorm is missing")
+        check(("adaptive_avgpool" in dict(written.nodes)) and ("conv", "stem.0") in written.nodes, written.nodes)
+        # The true adaptive pool is in the file, so another input size works too.
+        for size in ((31, 29), (26, 44)):
+            image = np.random.RandomState(3).standard_normal((4,) + size).astype(np.float32)
+            probabilities, logits = torch_logits(module, image).ravel(), engine_logits_at(path, image)
+            got = np.exp(logits - logits.max())
+            error = np.linalg.norm(got / got.sum() - probabilities)
+            limit = LOGITS_TOLERANCE * np.linalg.norm(probabilities)
+            check(error <= limit, f"probabilities differ by {error:.3g} at {size}")
+        after = module.state_dict()
+        check(all(bool((tensor == after[name]).all()) for name, tensor in before.items()), "the module has changed")
+        for size, names, words in (((4, 31, 29), labels[:5], "5 labels"), ((3, 31, 29), labels, "torch.onnx.export"),
+                                   ((1, 2, 3, 4), labels, "size")):
+            try:
+                agf_convert.convert(module, path + "x", size, names)
+            except agf_convert.ConvertError as problem:
+                check(words in str(problem), problem)
+        check(os.listdir(directory) == ["small.agf"], f"converted, or left behind: {os.listdir(directory)}")
+
+
+def engine_logits_at(path, image):
+    """engine_logits at the image's own size."""
+    return engine_logits(path, image, "--size", f"{image.shape[2]}x{image.shape[1]}")
+
+
+def check_export(directory, module, size, opset, dynamo, channels=3, dynamic=False, options=()):
+    """What torch.onnx.export writes for a module, in evaluation mode as it is."""
+    import torch
+    path = os.path.join(directory, "net.onnx")
+    example = torch.zeros(1, channels, *size)
+    quiet = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        warnings.simplefilter("ignore")
+        if dynamo:
+            torch.onnx.export(module, (example,), path, opset_version=opset, dynamo=True, verbose=False,
+                              dynamic_shapes=({0: "batch"},) if dynamic else None)
+        else:
+            torch.onnx.export(module, (example,), path, opset_version=opset, dynamo=False, input_names=["image"],
+                              dynamic_axes={"image": {0: "batch"}} if dynamic else None)
+    model = converted(directory, path, *options)
+    written, pixels = Written(model), np.random.RandomState(2).uniform(0, 1, (channels,) + size)
+    image = pixels
+    if written.has_preprocessing:
+        image = (pixels - written.mean[:channels, None, None]) / written.std[:channels, None, None]
+        pixels = (pixels - IMAGENET_MEAN) / IMAGENET_STD
+    check_logits(model, image, torch_logits(module, pixels))
+    for name in os.listdir(directory):
+        os.remove(os.path.join(directory, name))
+    return written
+
+
+def exports(dynamo, cases):
+    """cases: (opset, a torchvision name, size, dynamic batch)."""
+    need("onnx", "torch", "torchvision", *(["onnxscript"] if dynamo else []))
+    logging.disable(logging.CRITICAL)  # the exporter's own remarks
+    for opset, name, size, dynamic in cases:
+        options = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225") if name == "googlenet" else ()
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                check_export(directory, torchvision_model(name), size, opset, dynamo, 3, dynamic, options)
+            except AssertionError as problem:
+                raise AssertionError(f"{name}, opset {opset}: {problem}") from problem
+
+
+def test_older_exporter():
+    exports(False, [(11, "googlenet", (64, 80), True), (13, "mobilenet_v2", (64, 80), False),
+                    (17, "densenet121", (64, 80), False), (18, "resnet18", (64, 80), True)])
+
+
+def test_default_exporter():
+    exports(True, [(18, "mnasnet0_5", (64, 80), True), (19, "squeezenet1_1", (65, 80), False),
+                   (20, "resnet18", (64, 80), False)])
+
+
+def test_small_module_through_every_exporter():
+    need("onnx", "torch")
+    from torch import nn
+    module = small_net()
+    module = nn.Sequential(module.stem, module.depthwise, nn.ReLU(), nn.AvgPool2d(3, 2, padding=1),
+                           nn.MaxPool2d(2, ceil_mode=True), nn.AdaptiveAvgPool2d((2, 2)), nn.Flatten(),
+                           nn.Linear(24 * 4, 16), *list(module.head)[1:])
+    randomise(module)
+    dynamo = [18, 19, 20] if importlib.util.find_spec("onnxscript") else []
+    logging.disable(logging.CRITICAL)
+    for opset, new in [(opset, False) for opset in (11, 13, 17, 18)] + [(opset, True) for opset in dynamo]:
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                check_export(directory, module, (31, 31), opset, new, 4, opset % 2 == 0)
+            except AssertionError as problem:
+                raise AssertionError(f"opset {opset}, {'default' if new else 'older'} exporter: {problem}") from problem
+
+
+def main():
+    wanted = sys.argv[1:]
+    passed, failed, skipped = 0, 0, 0
+    if not os.path.exists(AGF):
+        sys.exit(f"{AGF} is not there; make builds it")
+    for name, test in list(globals().items()):
+        if not name.startswith("test_") or wanted and not any(part in name for part in wanted):
+            continue
+        began = time.monotonic()
+        try:
+            test()
+            passed += 1
+            print(f"ok   {name} ({time.monotonic() - began:.1f} s)")
+        except Skip as reason:
+            print(f"SKIP {name}: {reason}")
+            skipped += 1
+        except Exception as problem:
+            if not isinstance(problem, AssertionError):
+                traceback.print_exc()
+            print(f"FAIL {name}: {problem or type(problem).__name__}")
+            failed += 1
+        sys.stdout.flush()
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
