@@ -34,7 +34,7 @@ typedef struct agf_v16 {
   float32x4_t a, b, c, d;
 } agf_v16;
 
-/* 32 outputs of a pixel. */
+/* 32 outputs of a pixel, or 16 of two right-hand sides. */
 typedef struct agf_v32 {
   agf_v16 low, high;
 } agf_v32;
@@ -55,6 +55,14 @@ AGF_NEON_FN agf_v32 agf_load32__neon(const float *p) {
   return v;
 }
 
+/* Sides ar floats apart. */
+AGF_NEON_FN agf_v32 agf_load16x2__neon(const float *p, ptrdiff_t ar) {
+  agf_v32 v;
+  v.low = agf_load16__neon(p);
+  v.high = agf_load16__neon(p + ar);
+  return v;
+}
+
 AGF_NEON_FN void agf_store16__neon(float *p, agf_v16 v) {
   vst1q_f32(p, v.a);
   vst1q_f32(p + 4, v.b);
@@ -65,6 +73,11 @@ AGF_NEON_FN void agf_store16__neon(float *p, agf_v16 v) {
 AGF_NEON_FN void agf_store32__neon(float *p, agf_v32 v) {
   agf_store16__neon(p, v.low);
   agf_store16__neon(p + 16, v.high);
+}
+
+AGF_NEON_FN void agf_store16x2__neon(float *p, ptrdiff_t ar, agf_v32 v) {
+  agf_store16__neon(p, v.low);
+  agf_store16__neon(p + ar, v.high);
 }
 
 AGF_NEON_FN agf_v16 agf_abs16__neon(agf_v16 v) {
@@ -100,12 +113,12 @@ AGF_NEON_FN agf_v16 agf_fma16__neon(agf_v16 x, agf_v16 w, agf_v16 y) {
     AGF_TAP16((y).low, w, at, s);          \
     AGF_TAP16((y).high, w, (at) + 16, s);  \
   } while (0)
-/* y += w * s[0], z += w * t[0] with one load of w. */
-#define AGF_TAP16_TWO(y, z, w, s, t) \
+/* The same for two right-hand sides with one load of w: y += w * s[0], z += w * t[0]. */
+#define AGF_TAP16_TWO(y, z, w, at, s, t) \
   do {                               \
     float32x4_t w0, w1, w2, w3;      \
-    AGF_LDP(w0, w1, w, 0);           \
-    AGF_LDP(w2, w3, w, 8);           \
+    AGF_LDP(w0, w1, w, at);          \
+    AGF_LDP(w2, w3, w, (at) + 8);    \
     AGF_FMLA((y).a, w0, s, 0);       \
     AGF_FMLA((y).b, w1, s, 0);       \
     AGF_FMLA((z).a, w0, t, 0);       \
@@ -115,14 +128,22 @@ AGF_NEON_FN agf_v16 agf_fma16__neon(agf_v16 x, agf_v16 w, agf_v16 y) {
     AGF_FMLA((z).c, w2, t, 0);       \
     AGF_FMLA((z).d, w3, t, 0);       \
   } while (0)
-#define AGF_TAP32_TWO(y, z, w, s, t)                       \
-  do {                                                     \
-    AGF_TAP16_TWO((y).low, (z).low, w, s, t);              \
-    AGF_TAP16_TWO((y).high, (z).high, (w) + 16, s, t);     \
+#define AGF_TAP32_TWO(y, z, w, at, s, t)                        \
+  do {                                                          \
+    AGF_TAP16_TWO((y).low, (z).low, w, at, s, t);               \
+    AGF_TAP16_TWO((y).high, (z).high, w, (at) + 16, s, t);      \
   } while (0)
 
+/* One right-hand side, or two, of a row: from x with the panel w into y. */
+typedef void agf_conv_side__neon(const agf_conv_row *r, const float *x, const float *w, float *y);
+
+#define AGF_SIDES 2
+#define AGF_OUTPUTS 16
+#include "conv_neon.inc"
+#define AGF_SIDES 1
 #define AGF_OUTPUTS 32
 #include "conv_neon.inc"
+#define AGF_SIDES 1
 #define AGF_OUTPUTS 16
 #include "conv_neon.inc"
 
