@@ -51,8 +51,21 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
-
 #include "kernels/arm.h"
+#include "kernels/crc32.h"
+
+/* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
+static int agf_kernels_choose(agf_kernels *k, const char *isa) {
+  agf_kernels_ref(k);
+  if (isa && !strcmp(isa, "ref")) return 1;
+  agf_crc32_fill(k);
+#if defined(AGF_KERNELS_X86)
+  if (agf_kernels_x86(k, isa)) return 1;
+#elif defined(AGF_KERNELS_ARM)
+  if (agf_kernels_arm(k, isa)) return 1;
+#endif
+  return !isa;
+}
 
 #define AGF_ALIGN 64
 
@@ -414,20 +427,6 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
-/* Weights finite: an Inf or NaN would make "0 times w" something else than 0, and the kernels skip zeros. */
-static int agf_weights_finite(const agf_weight *w) {
-  uint64_t i;
-  unsigned bad = 0;
-  if (w->type == AGF_F32) {
-    const float *p = (const float *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (agf_bits(p[i]) & 0x7f800000u) == 0x7f800000u;
-  } else {
-    const uint16_t *p = (const uint16_t *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (p[i] & 0x7c00u) == 0x7c00u;
-  }
-  return !bad;
-}
-
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -477,17 +476,41 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
   return AGF_OK;
 }
 
-static agf_status agf_check_crcs(const agf_model *m, uint32_t header_bytes, agf_error *err) {
+static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, agf_error *err) {
   agf_kernels k;
   unsigned char head[AGF_HEADER];
   uint32_t crc;
-  agf_kernels_ref(&k);
+  agf_kernels_choose(&k, NULL);
   memcpy(head, m->data, sizeof head);
   memset(head + 24, 0, 4);
   crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
   if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
-  crc = k.crc32(0, m->data + header_bytes, m->bytes - header_bytes);
+  return AGF_OK;
+}
+
+/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would make
+ * "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen to. */
+static agf_status agf_check_data(const agf_model *m, agf_error *err) {
+  enum { PIECE = 1 << 17 };
+  agf_kernels k;
+  uint32_t crc = 0;
+  int i, infinite = -1;
+  agf_kernels_choose(&k, NULL);
+  for (i = 0; i < m->weights; i++) {
+    const agf_weight *w = &m->weight[i];
+    size_t bytes = (size_t)w->elements * (w->type == AGF_F32 ? 4 : 2), at, n;
+    int ok = 1;
+    for (at = 0; at < bytes; at += n) {
+      const void *p = w->data + at;
+      n = bytes - at < PIECE ? bytes - at : PIECE;
+      crc = k.crc32(crc, w->data + at, n);
+      ok &= w->type == AGF_F32 ? k.finite((const float *)p, n / 4) : k.finite_half((const uint16_t *)p, n / 2);
+    }
+    crc = k.crc32(crc, w->data + bytes, agf_align_up(bytes) - bytes); /* the zeros up to the next tensor */
+    if (!ok && infinite < 0) infinite = i;
+  }
   if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
   return AGF_OK;
 }
 
@@ -566,7 +589,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
   agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
-  if (st == AGF_OK) st = agf_check_crcs(m, header_bytes, err);
+  if (st == AGF_OK) st = agf_check_tables(m, header_bytes, err);
   if (st != AGF_OK) return st;
 
   size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
@@ -598,6 +621,8 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   if (offset != m->bytes)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
                     (unsigned long long)offset);
+  st = agf_check_data(m, err);
+  if (st != AGF_OK) return st;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
   if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
@@ -614,7 +639,6 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
     if (!w->used) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d belongs to no node", i);
     if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
-    if (!agf_weights_finite(w)) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", i);
   }
   st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
   if (st == AGF_OK) st = agf_check_weights(m, err);
@@ -1224,7 +1248,13 @@ static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilati
 enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };  /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_DENSE_BYTES = 72 * 1024 };  /* weights that the dense kernel reads for each few pixels, from the second-level cache */
-enum { AGF_LINEAR_COLUMNS = 256, AGF_LINEAR_ROWS = 8 }; /* a task of a linear layer, a widened piece of f16 weights */
+/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
+ * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
+enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
+
+static int agf_linear_columns(const agf_session *s, const agf_step *st) {
+  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
+}
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -1365,7 +1395,7 @@ static void agf_plan_linear(agf_session *s, int i) {
   st->gv = agf_buf(s, rows * 4, gate, back);
   st->sv = agf_buf(s, rows * 4, gate, back);
   if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
-  agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
+  agf_need_scratch(s, (size_t)AGF_LINEAR_WIDE_ROWS * (size_t)st->co * 4);
 }
 
 static void agf_plan_tensor(agf_session *s, int t, int made) {
@@ -2173,7 +2203,7 @@ typedef struct agf_linear_job {
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int c0 = i * AGF_LINEAR_COLUMNS, columns = agf_imin(AGF_LINEAR_COLUMNS, j->st->co - c0), k, r;
+  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
   float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
   memset(j->y + c0, 0, (size_t)columns * sizeof(float));
   if (d) memset(d, 0, (size_t)columns * sizeof(float));
@@ -2181,8 +2211,8 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
     s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
     return;
   }
-  for (k = 0; k < j->rows; k += AGF_LINEAR_ROWS) {
-    int rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k);
+  for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
     for (r = 0; r < rows; r++)
       if (j->x[k + r] != 0)
         s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, wide + r * columns,
@@ -2194,17 +2224,21 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
 static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int k = i * AGF_LINEAR_ROWS, rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k), r;
-  const float *at = (const float *)(const void *)w->data + (size_t)k * (size_t)j->st->co;
-  if (w->type == AGF_F16) {
-    float *wide = (float *)(void *)scratch;
-    for (r = 0; r < rows; r++)
-      if (j->all || j->x[k + r] != 0)
-        s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co, wide + (size_t)r * (size_t)j->st->co,
-                   (size_t)j->st->co);
-    at = wide;
+  int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
+  size_t co = (size_t)j->st->co;
+  for (; k < end; k += rows) {
+    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
+    rows = w->type == AGF_F32 ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
+    if (w->type == AGF_F16) {
+      float *wide = (float *)(void *)scratch;
+      for (r = 0; r < rows; r++)
+        if (j->all || j->x[k + r] != 0)
+          s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * co, wide + (size_t)r * co, co);
+      at = wide;
+    }
+    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
+                     j->ts ? j->ts + k : NULL);
   }
-  s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL, j->ts ? j->ts + k : NULL);
 }
 
 /* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
@@ -2239,7 +2273,7 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   j.d = want_d ? agf_floats(s, st->d) : NULL;
   j.rows = ti->c * ti->h * ti->w;
   agf_gather(ti, x, agf_floats(s, st->vec));
-  agf_parallel(s, agf_ceil_div(st->co, AGF_LINEAR_COLUMNS), agf_linear_task, &j);
+  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
   for (b = 0; y && b < to->cb; b++)
     if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
                      y_mask ? y_mask + b : NULL))
@@ -2708,7 +2742,7 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
   j.s = sv;
   j.tg = want_g ? agf_floats(s, st->gv) : NULL;
   j.ts = agf_floats(s, st->sv);
-  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
   agf_destination(s, st, 0, &cam, &out_g);
   agf_scatter(ti, j.ts, cam);
@@ -3143,7 +3177,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     j.all = 1;
     j.g = dz;
     j.tg = agf_floats(s, st->gv);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
     agf_scatter(ti, j.tg, cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
@@ -3187,16 +3221,9 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 
 static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
-  agf_kernels_ref(&s->k);
   if (name && !*name) name = NULL;
-  if (name && !strcmp(name, "ref")) return AGF_OK;
-#if defined(AGF_KERNELS_X86)
-  if (agf_kernels_x86(&s->k, name)) return AGF_OK;
-#endif
-#if defined(AGF_KERNELS_ARM)
-  if (agf_kernels_arm(&s->k, name)) return AGF_OK;
-#endif
-  return name ? agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name) : AGF_OK;
+  if (agf_kernels_choose(&s->k, name)) return AGF_OK;
+  return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
 }
 
 /* A vector tensor's elements into floats, -0 made +0. */
@@ -3669,20 +3696,22 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size (shorter side to
- * resize_to, longer side truncated, crop corner rounded half to even), scaled in proportion at others. */
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
+ * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
+ * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
-  double ratio = (double)in->resize_to / agf_imin(in->height, in->width);
+  double tall = (double)height / in->height, wide = (double)width / in->width;
+  int to = (int)(in->resize_to * (tall > wide ? tall : wide) + 0.5);
   *rh = height;
   *rw = width;
   *top = *left = 0;
   if (in->resize == AGF_RESIZE_STRETCH) return;
-  if ((int64_t)pw * height <= (int64_t)ph * width) { /* the picture's width is the tighter side */
-    *rw = (int)(ratio * width + 0.5);
-    *rh = agf_imax((int)((double)*rw * ph / pw), height);
-  } else {
-    *rh = (int)(ratio * height + 0.5);
-    *rw = agf_imax((int)((double)*rh * pw / ph), width);
+  *rh = pw <= ph ? (int)((double)to * ph / pw) : to;
+  *rw = pw <= ph ? to : (int)((double)to * pw / ph);
+  if (*rh < height || *rw < width) {
+    int by_width = (int64_t)pw * height <= (int64_t)ph * width; /* the picture's width is the tighter side */
+    *rh = by_width ? agf_imax((int)((double)width * ph / pw), height) : height;
+    *rw = by_width ? width : agf_imax((int)((double)height * pw / ph), width);
   }
   *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);

@@ -162,6 +162,9 @@ typedef struct agf_kernels {
   void (*widen)(const uint16_t *h, float *f, size_t n);
   /* CRC-32 (IEEE) continued over n bytes. */
   uint32_t (*crc32)(uint32_t crc, const unsigned char *p, size_t n);
+  /* Whether all n numbers are finite. */
+  int (*finite)(const float *w, size_t n);
+  int (*finite_half)(const uint16_t *h, size_t n);
 
   /* y = act(scale ? fmaf(acc, scale, bias) : acc + bias); mask of y. acc is read `as` floats apart. Returns nonzero if a value
    * before the activation is not finite. act: RELU is x <= 0 ? +0 : x, RELU6 also x > 6 ? 6 : x. */

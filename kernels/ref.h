@@ -242,6 +242,20 @@ static uint32_t agf_crc32__ref(uint32_t crc, const unsigned char *p, size_t n) {
   return ~crc;
 }
 
+static int agf_finite_all__ref(const float *w, size_t n) {
+  size_t i;
+  int bad = 0;
+  for (i = 0; i < n; i++) bad |= !agf_finite(w[i]);
+  return !bad;
+}
+
+static int agf_finite_half__ref(const uint16_t *h, size_t n) {
+  size_t i;
+  int bad = 0;
+  for (i = 0; i < n; i++) bad |= (h[i] & 0x7c00) == 0x7c00;
+  return !bad;
+}
+
 /* ---- Epilogues ---- */
 
 static inline float agf_act_apply(float v, agf_act act) {
@@ -566,6 +580,8 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
   k->crc32 = agf_crc32__ref;
+  k->finite = agf_finite_all__ref;
+  k->finite_half = agf_finite_half__ref;
   k->store_y = agf_store_y__ref;
   k->store = agf_store__ref;
   k->store_c = agf_store_c__ref;

@@ -126,12 +126,12 @@ def test_stretch():
 
 
 def test_crop():
-    for side, resize_to in ((32, 32), (32, 37), (31, 36)):
-        write_model("m.agf", height=side, width=side, resize_to=resize_to, **PLAIN)
+    for height, width, resize_to in ((32, 32, 32), (32, 32, 37), (31, 31, 36), (24, 40, 41), (33, 20, 34)):
+        write_model("m.agf", height=height, width=width, resize_to=resize_to, **PLAIN)
         for i, (w, h) in enumerate(SIZES):
             Image.fromarray(scene(w, h, i)).save("a.png")
             for scale in (1, 2):
-                compare("a.png", EXACT, side, side, resize_to, scale)
+                compare("a.png", EXACT, height, width, resize_to, scale)
 
 
 def test_kinds_of_png():
