@@ -51,6 +51,7 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
+#include "kernels/arm.h"
 #include "kernels/crc32.h"
 
 /* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
@@ -1275,9 +1276,8 @@ static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, 
 static agf_conv_shape agf_shape_of(const agf_axis *a) {
   if (a->k == 1) return AGF_SHAPE_1;
   if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->down == 2) return AGF_SHAPE_3_DOWN;
-  if (a->pad - 2 < -AGF_MARGIN || (a->in - 1) * a->up + a->pad >= a->out + AGF_MARGIN) return AGF_SHAPE_ANY;
-  return a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
+  if (a->pad - 2 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down) return AGF_SHAPE_ANY;
+  return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
@@ -1285,6 +1285,7 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
+  int panels;     /* 2: the kernels read |W| from a panel of its own */
   size_t acc_row; /* floats of one row of accumulators */
 } agf_conv_cut;
 
@@ -1293,7 +1294,8 @@ static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *
   c.shape = agf_shape_of(columns);
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (AGF_CB * 4 * c.lanes), 1) : 1;
+  c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1) : 1;
   c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
   return c;
 }
@@ -1318,7 +1320,7 @@ static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs
            agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
-  panel = (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
+  panel = (size_t)c.panels * (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
   if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
   return agf_align_up(c.acc_row * (size_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up(panel * AGF_CB * 4);
 }
@@ -1742,6 +1744,11 @@ static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, i
                       (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
 }
 
+/* Panels of 32 outputs that a call for the outputs from `first` on reads. */
+static inline int agf_panel_count(const agf_conv_job *j, int first) {
+  return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
+}
+
 /* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them. Forward f32
  * weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed and reversed
  * into `scratch`. *wb receives the distance of blocks. */
@@ -1751,7 +1758,7 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   const agf_weight *w = &s->model->weight[n->w];
   const float *f32 = (const float *)(const void *)w->data;
   const uint16_t *f16 = (const uint16_t *)(const void *)w->data;
-  int kw = n->kernel[1], count = agf_imin(j->cut.lanes, agf_ceil_div(j->co - first, AGF_OCG) * AGF_OCG) / AGF_OCG, k, p, o, i, t, f;
+  int kw = n->kernel[1], count = agf_panel_count(j, first), k, p, o, i, t, f;
   size_t panel = (size_t)AGF_CB * (size_t)kw * AGF_OCG;
   *wb = (ptrdiff_t)panel * count;
   if (!j->adjoint) {
@@ -1803,6 +1810,19 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
     }
   for (i = 0; j->filter && i < blocks * count * (int)panel; i++) scratch[i] = agf_filtered(scratch[i], j->filter);
   return scratch;
+}
+
+/* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
+static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
+                                   ptrdiff_t *wab) {
+  size_t panel = (size_t)AGF_CB * (size_t)j->columns.k * AGF_OCG, size = panel * (size_t)agf_panel_count(j, first), i;
+  float *to = scratch + (size_t)j->cut.blocks * (size_t)(j->cut.lanes / AGF_OCG) * panel;
+  int k, l;
+  *wab = (ptrdiff_t)size;
+  for (k = 0; k < blocks; k++)
+    for (i = 0; i < size; i += AGF_OCG)
+      for (l = 0; l < AGF_OCG; l++) to[(size_t)k * size + i + (size_t)l] = fabsf(w[k * wb + (ptrdiff_t)i + l]);
+  return to;
 }
 
 /* Input row that output row r meets under kernel row kr, or -1. */
@@ -1859,10 +1879,13 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
       for (l = 0; l < outputs; l += e->outputs) {
+        ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
-        q.w = w + (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
+        q.w = w + at;
+        q.wa = wa ? wa + at : NULL;
         for (r = 0; r < rows; r++) {
           int h = agf_input_row(&j->rows, r0 + r, kr);
           if (h < 0) continue;

@@ -37,6 +37,9 @@ static inline int agf_rhs_out(agf_rhs k) {
   return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FWD || k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
 }
 
+/* Whether one of them multiplies |W|. */
+static inline int agf_rhs_magnitudes(agf_rhs k) { return k != AGF_RHS_W; }
+
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:
  * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
@@ -53,6 +56,8 @@ typedef struct agf_conv_row {
   ptrdiff_t mb;         /* masks from block to block */
   const float *w;       /* panels [outputs / 32][16 lanes][kw][32 outputs], the first output; 16 outputs: half a panel, and so on */
   ptrdiff_t wb;         /* floats from block to block */
+  const float *wa;      /* |w| laid out as w, where agf_kernels.magnitudes asks for it and the kind multiplies it */
+  ptrdiff_t wab;        /* floats from block to block of wa */
   float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side may be written too, with anything finite */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
@@ -148,6 +153,7 @@ typedef struct agf_kernels {
   /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken. */
   agf_dense_row_fn *dense_w, *dense_d;
   int dense_from;
+  int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
 
   /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */

@@ -32,7 +32,7 @@ static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int 
   agf_conv_row r, q;
   agf_axis a;
   size_t n, x_size, w_size;
-  float *x, *w, *acc, *want;
+  float *x, *w, *wa, *acc, *want;
   uint16_t *mask;
   memset(&r, 0, sizeof r);
   if (shape == AGF_SHAPE_3_DOWN) up = 0;
@@ -60,6 +60,8 @@ static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int 
   n = (size_t)r.ap * (size_t)(r.w_out + 2 * AGF_MARGIN);
   x = filled(x_size);
   w = filled(w_size);
+  wa = (float *)malloc(w_size * sizeof(float));
+  for (i = 0; i < (int)w_size; i++) wa[i] = fabsf(w[i]);
   mask = (uint16_t *)malloc((size_t)(r.mb * r.blocks) * 2);
   for (i = 0; i < r.mb * r.blocks; i++)
     for (mask[i] = 0, l = 0; l < 16; l++) mask[i] |= (uint16_t)((unsigned)(pick(1, 16) <= density) << l);
@@ -67,6 +69,8 @@ static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int 
   want = (float *)malloc(n * sizeof(float));
   memcpy(want, acc, n * sizeof(float));
   r.x = x, r.w = w, r.mask = mask;
+  r.wa = k->magnitudes && agf_rhs_magnitudes((agf_rhs)kind) ? wa : NULL;
+  r.wab = r.wb;
   r.acc = acc + AGF_MARGIN * r.ap;
   entry->row(&r);
   for (l = 0; l < outputs; l += 16) {
@@ -92,7 +96,7 @@ static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int 
   if (bad)
     printf("%s %s %s outputs %d: differs (w_in %d w_out %d kw %d down %d up %d dilation %d pad %d blocks %d)\n", k->isa, shapes[shape],
            kinds[kind], outputs, r.w_in, r.w_out, r.kw, r.down, r.up, r.dilation, r.pad, r.blocks);
-  free(x), free(w), free(mask), free(acc), free(want);
+  free(x), free(w), free(wa), free(mask), free(acc), free(want);
   return bad;
 }
 
@@ -161,6 +165,8 @@ int main(int argc, char **argv) {
     agf_kernels_ref(&k);
 #if defined(AGF_KERNELS_X86)
     if (isa && !agf_kernels_x86(&k, isas[isa])) continue;
+#elif defined(AGF_KERNELS_ARM)
+    if (isa && !agf_kernels_arm(&k, isas[isa])) continue;
 #else
     if (isa) continue;
 #endif
