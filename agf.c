@@ -1732,10 +1732,6 @@ static inline float agf_weight_at(const agf_weight *w, size_t i) {
   return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
 }
 
-static inline float agf_filtered(float w, int filter) {
-  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
-}
-
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
 static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
   int panels = agf_ceil_div(n->channels, AGF_OCG), b = ic / AGF_CB, lanes = agf_imin(AGF_CB, ci - b * AGF_CB);
@@ -1827,8 +1823,7 @@ static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdif
 
 /* Input row that output row r meets under kernel row kr, or -1. */
 static inline int agf_input_row(const agf_axis *a, int r, int kr) {
-  int h = r * a->down - a->pad + kr * a->dilation;
-  return h < 0 || h % a->up || h / a->up >= a->in ? -1 : h / a->up;
+  return agf_meets(r, kr, a->down, a->up, a->dilation, a->pad, a->in);
 }
 
 static inline unsigned agf_popcount64(uint64_t v) {
@@ -1962,12 +1957,12 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
 }
 
-/* Weights of one output block as agf_gconv_row reads them, filtered for the box rule. */
-static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int filter, int lanes_in, float *scratch) {
+/* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box rule. */
+static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int lanes_in, float *scratch) {
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
-  int kh = n->kernel[0], kw = n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
-  size_t size = (size_t)kh * (size_t)kw * (size_t)lanes_in * AGF_CB, k;
+  int taps = n->kernel[0] * n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
+  size_t size = (size_t)taps * (size_t)lanes_in * AGF_CB, row = (size_t)taps * AGF_CB;
   if (!j->adjoint && w->type == AGF_F32) return (const float *)(const void *)w->data + (size_t)block * size;
   if (!j->adjoint) {
     s->k.widen((const uint16_t *)(const void *)w->data + (size_t)block * size, scratch, size);
@@ -1980,17 +1975,25 @@ static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int
     for (i = 0; i < og; i++) {
       int o = c / ig * og + i, in = c % ig, lanes = agf_imin(AGF_CB, ig - in / AGF_CB * AGF_CB);
       int to_lanes = agf_imin(AGF_CB, og - i / AGF_CB * AGF_CB);
-      for (tap = 0; tap < kh * kw; tap++) {
-        k = (size_t)(o / AGF_CB) * (size_t)ig * (size_t)(kh * kw) * AGF_CB +
-            (size_t)(in / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-            ((size_t)tap * (size_t)lanes + (size_t)(in % AGF_CB)) * AGF_CB + (size_t)(o % AGF_CB);
-        scratch[(size_t)(i / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                ((size_t)tap * (size_t)to_lanes + (size_t)(i % AGF_CB)) * AGF_CB + (size_t)l] =
-            agf_filtered(agf_weight_at(w, k), filter);
-      }
+      size_t from = (size_t)(o / AGF_CB) * (size_t)ig * row + (size_t)(in / AGF_CB) * AGF_CB * row +
+                    (size_t)(in % AGF_CB) * AGF_CB + (size_t)(o % AGF_CB);
+      size_t to = (size_t)(i / AGF_CB) * AGF_CB * row + (size_t)(i % AGF_CB) * AGF_CB + (size_t)l;
+      for (tap = 0; tap < taps; tap++)
+        scratch[to + (size_t)(taps - 1 - tap) * (size_t)to_lanes * AGF_CB] =
+            agf_filtered(agf_weight_at(w, from + (size_t)tap * (size_t)lanes * AGF_CB), j->filter);
     }
   }
   return scratch;
+}
+
+static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
+  int i, block = 1, one = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
+  for (i = 0; i < lanes_in * AGF_CB; i++) {
+    block &= index[i] / AGF_CB == index[0] / AGF_CB;
+    one &= index[i] == index[i / AGF_CB * AGF_CB];
+    lane &= index[i] == index[0] + i;
+  }
+  return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;
 }
 
 /* A task is some rows of one output block. */
@@ -2005,11 +2008,12 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   float *panel = (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
   agf_gconv_row q;
   for (i = 0; i < lanes_in; i++)
-    for (l = 0; l < AGF_CB; l++) {
-      int c = block * AGF_CB + l;
-      at[i * AGF_CB + l] = c < j->co ? c / lanes_out * lanes_in + i : 0;
+    for (l = 0; l < AGF_CB; l++) { /* lanes beyond the last channel read as the last one does; their weights are 0 */
+      int c = agf_imin(block * AGF_CB + l, j->co - 1);
+      at[i * AGF_CB + l] = c / lanes_out * lanes_in + i;
+      if (lanes_in == 1 && lanes_out == 1) at[l] = block * AGF_CB + l;
     }
-  q.contiguous = lanes_in == 1 && lanes_out == 1 && (block + 1) * AGF_CB <= j->co;
+  q.reads = agf_reads_of(at, lanes_in);
   q.index = at;
   q.lanes_in = lanes_in;
   q.x = j->x;
@@ -2020,16 +2024,18 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   q.w_in = j->wi;
   q.h_in = j->hi;
   q.w_out = j->wo;
-  q.kh = n->kernel[0];
-  q.kw = n->kernel[1];
-  q.stride_h = n->stride[0];
-  q.stride_w = n->stride[1];
-  q.dilation_h = n->dilation[0];
-  q.dilation_w = n->dilation[1];
-  q.pad_h = n->pad[0];
-  q.pad_w = n->pad[1];
-  q.adjoint = j->adjoint;
-  q.w = agf_gconv_weights(s, j, block, j->filter, lanes_in, panel);
+  q.border = (int)((j->xr / j->xp - j->wi) / 2);
+  q.kh = j->rows.k;
+  q.down_h = j->rows.down;
+  q.up_h = j->rows.up;
+  q.dilation_h = j->rows.dilation;
+  q.pad_h = j->rows.pad;
+  q.kw = j->columns.k;
+  q.down = j->columns.down;
+  q.up = j->columns.up;
+  q.dilation = j->columns.dilation;
+  q.pad = j->columns.pad;
+  q.w = agf_gconv_weights(s, j, block, lanes_in, panel);
   for (r = r0; r < r1; r++) {
     q.row = r;
     s->k.gconv[j->kind](&q);
@@ -2040,6 +2046,8 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
 static void agf_conv(agf_session *s, agf_conv_job *j) {
   const agf_node *n = &s->model->node[j->step->node];
   int blocks;
+  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
+  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   if (n->groups > 1) {
     blocks = agf_ceil_div(j->co, AGF_CB);
     j->th = blocks >= 4 * s->threads ? j->ho : agf_ceil_div(j->ho, 4);
@@ -2047,8 +2055,6 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
     return;
   }
-  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
-  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
@@ -2127,33 +2133,32 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
   const agf_node *n = &s->model->node[st->node];
   const agf_weight *w = &s->model->weight[n->w];
   const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
-  int rc, cc, b, kr, t, i, l, width = n->groups > 1 ? AGF_CB : AGF_OCG, panels = agf_ceil_div(n->channels, width);
+  int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
   int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
   (void)scratch;
   for (rc = 0; rc < st->row_classes; rc++)
     for (cc = 0; cc < st->column_classes; cc++) {
-      float acc[AGF_OCG] = {0};
+      float *acc = j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width;
+      memset(acc, 0, (size_t)width * sizeof(float));
       for (b = 0; b * AGF_CB < inputs; b++) {
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
         for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
-          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++)
-            for (i = 0; i < lanes; i++) {
-              size_t at = n->groups > 1
-                              ? (size_t)panel * (size_t)(kh * kw) * (size_t)inputs * AGF_CB +
-                                    (size_t)b * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                                    ((size_t)(kr * kw + t) * (size_t)lanes + (size_t)i) * AGF_CB
-                              : (size_t)b * AGF_CB * (size_t)(kh * kw) * (size_t)panels * AGF_OCG +
-                                    ((((size_t)kr * (size_t)panels + (size_t)panel) * (size_t)lanes + (size_t)i) * (size_t)kw +
-                                     (size_t)t) * AGF_OCG;
-              if (j->filter < 0)
-                for (l = 0; l < width; l++) acc[l] += fabsf(agf_weight_at(w, at + (size_t)l)); /* fma(1, |w|, acc) */
-              else
-                for (l = 0; l < width; l++)
-                  acc[l] = agf_fmaf(j->value, agf_filtered(agf_weight_at(w, at + (size_t)l), j->filter), acc[l]);
+          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
+            /* grouped: [block][ic block][kh][kw][ic][16] */
+            size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
+                                         (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
+                                      : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
+            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            if (w->type == AGF_F32) {
+              s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
+            } else {
+              float wide[AGF_CB * AGF_OCG];
+              for (i = 0; i < lanes; i++)
+                s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)ws, wide + i * width, (size_t)width);
+              s->k.border(wide, width, lanes, width, j->value, j->filter, acc);
             }
+          }
       }
-      memcpy(j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width, acc,
-             (size_t)width * sizeof(float));
     }
 }
 

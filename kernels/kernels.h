@@ -100,20 +100,30 @@ typedef struct agf_dense_row {
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
 
-/* Grouped and depthwise convolution, all kernel rows and input blocks of one output block, one row of outputs:
- *   acc[o][j][l] = sum over (input block b, kernel row, input column, lane i of the block) of x_j * w[b][kr][t][i][l]
- * in that order, input columns ascending; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. */
+/* Which channels the 16 lanes of an output block read together. */
+typedef enum agf_reads {
+  AGF_READS_ANY,
+  AGF_READS_LANE,  /* depthwise: lane l reads channel index[0] + l, those of one block */
+  AGF_READS_BLOCK, /* channels of one and the same block for all of index */
+  AGF_READS_ONE    /* the same channel in every lane */
+} agf_reads;
+
+/* Grouped and depthwise convolutions and their adjoints: one row of one output block, all kernel rows and input blocks,
+ *   acc[o][j][l] = sum over (input block b, kernel row k, tap t, lane i of the block) of x_j * w[b][k][t][i][l],
+ * ascending, from +0, zeros included; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. Taps join pixels
+ * and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from the border. */
 typedef struct agf_gconv_row {
   const float *x;             /* row 0, pixel 0, block 0 */
   ptrdiff_t xp, xr, xb;       /* floats from pixel to pixel, row to row, block to block */
   const int32_t *index;       /* [lanes_in][16]: channel read by output lane l */
   int lanes_in;               /* channels of a group */
-  int contiguous;             /* lanes_in is 1 and output lane l reads lane l of one block */
+  agf_reads reads;
   const float *w;             /* [ceil(lanes_in / 16)][kh][kw][lanes of the block][16] */
   float *acc;                 /* [w_out][right-hand sides][16], overwritten */
   int row, w_in, h_in, w_out; /* row: the output's */
-  int kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
-  int adjoint;
+  int border;                 /* pixels of zeros on either side of a row of x */
+  int kh, down_h, up_h, dilation_h, pad_h;
+  int kw, down, up, dilation, pad;
 } agf_gconv_row;
 typedef void agf_gconv_row_fn(const agf_gconv_row *r);
 
@@ -155,6 +165,9 @@ typedef struct agf_kernels {
   int dense_from;
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
+  /* acc[l] = the chain from acc[l] on over k < rows, ascending, of fmaf(value, f(w[k * ws + l])), l < lanes (16 or 32).
+   * f: |w|, max(w, 0) or min(w, 0), as filter is -1, 1 or 2. */
+  void (*border)(const float *w, ptrdiff_t ws, int rows, int lanes, float value, int filter, float *acc);
 
   /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */
   void (*transpose)(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts);
