@@ -1531,8 +1531,8 @@ static void agf_plan_methods(agf_session *s) {
     if (s->methods & AGF_METHOD_BIT(AGF_METHOD_GRADCAM)) s->own_bias = agf_buf(s, channels * sizeof(float), 0, end);
   }
   if (s->methods & (AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS))) {
-    s->image = agf_buf(s, s->buffer[image->x].bytes, 0, end);
-    s->total = agf_buf(s, agf_tensor_elements(image) * sizeof(double), 0, end);
+    s->image = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(float), 0, end);
+    s->total = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
   } else if (s->methods & AGF_METHOD_BIT(AGF_METHOD_FULLGRAD)) {
     s->total = agf_buf(s, (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
   }
@@ -4218,8 +4218,8 @@ static double agf_normal(uint64_t seed, uint32_t sample, uint32_t index) {
 }
 
 typedef struct agf_other_job {
-  const float *image;  /* the image, element (0, 0, 0) */
-  double *total;       /* [cb][h][w][16], sums of gradients */
+  float *image;        /* [c][h][w], the caller's */
+  double *total;       /* [c][h][w], sums of gradients */
   double factor;       /* integrated gradients: x * factor */
   double deviation;    /* smoothgrad: x + deviation * noise; 0: none */
   uint64_t seed;
@@ -4233,48 +4233,53 @@ static void agf_other_image_task(agf_session *s, const void *arg, int r, unsigne
   int b, p, l;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
-    const float *from = j->image + b * t->xb + r * t->xr;
     float *x = agf_row_x(s, t, b, r);
     uint16_t *mask = agf_row_mask(s, t, b, r);
-    for (p = 0; p < t->w; p++) {
+    for (p = 0; p < t->w; p++, x += AGF_CB) {
       unsigned m = 0;
       for (l = 0; l < agf_imin(AGF_CB, t->c - b * AGF_CB); l++) {
-        double v = from[p * AGF_CB + l] * j->factor;
-        uint32_t index = ((uint32_t)(b * AGF_CB + l) * (uint32_t)t->h + (uint32_t)r) * (uint32_t)t->w + (uint32_t)p;
-        if (j->deviation != 0) v += j->deviation * agf_normal(j->seed, j->sample, index);
-        x[p * AGF_CB + l] = (float)v + 0.0f;
-        m |= (unsigned)(x[p * AGF_CB + l] != 0) << l;
+        size_t at = ((size_t)(b * AGF_CB + l) * (size_t)t->h + (size_t)r) * (size_t)t->w + (size_t)p;
+        double v = j->image[at] * j->factor;
+        if (j->deviation != 0) v += j->deviation * agf_normal(j->seed, j->sample, (uint32_t)at);
+        x[l] = (float)v + 0.0f;
+        m |= (unsigned)(x[l] != 0) << l;
       }
       if (mask) mask[p] = (uint16_t)m;
     }
   }
 }
 
-static void agf_total_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* Row r: the image kept where `total` is NULL, else the image's gradient added to total. */
+static void agf_image_rows_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_other_job *j = (const agf_other_job *)arg;
   const agf_tensor *t = &s->tensor[0];
   const float *cam = agf_floats(s, t->cam);
-  int b, i;
+  int c, p;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB;
-    for (i = 0; i < t->w * AGF_CB; i++) j->total[at + (size_t)i] += (double)cam[at + (size_t)i];
+  for (c = 0; c < t->c; c++) {
+    size_t at = ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
+    const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB, *g = cam + agf_row_at(t, c / AGF_CB, r) * AGF_CB + c % AGF_CB;
+    for (p = 0; p < t->w; p++)
+      if (j->total)
+        j->total[at + (size_t)p] += (double)g[p * AGF_CB];
+      else
+        j->image[at + (size_t)p] = x[p * AGF_CB];
   }
 }
 
 static agf_status agf_averaged(agf_session *s, const agf_request *q, agf_pass *pass, float *map, agf_error *err) {
   const agf_tensor *t = &s->tensor[0];
-  int smooth = pass->method == AGF_METHOD_SMOOTHGRAD, n = smooth ? q->samples : q->steps, k, r, p, c;
+  int smooth = pass->method == AGF_METHOD_SMOOTHGRAD, n = smooth ? q->samples : q->steps, k, c;
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
   double base = pass->base, share = pass->share;
-  float *image = agf_floats(s, s->image);
   agf_status st = AGF_OK;
   agf_other_job j;
   n = n ? n : 50;
   memset(&j, 0, sizeof j);
-  memcpy(image, agf_floats(s, t->x), s->buffer[t->x].bytes);
-  j.image = image + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
+  j.image = agf_floats(s, s->image);
+  agf_parallel(s, t->h, agf_image_rows_task, &j);
   j.total = (double *)agf_at(s, s->total);
-  memset(j.total, 0, agf_tensor_elements(t) * sizeof *j.total);
+  memset(j.total, 0, plane * (size_t)t->c * sizeof *j.total);
   j.seed = q->seed;
   for (k = 0; k < n && st == AGF_OK; k++) {
     j.factor = smooth ? 1 : (k + 0.5) / n;
@@ -4285,24 +4290,22 @@ static agf_status agf_averaged(agf_session *s, const agf_request *q, agf_pass *p
     pass->base = base + share * k / n;
     pass->share = share / n;
     if (st == AGF_OK) st = agf_gradient(s, pass, err);
-    if (st == AGF_OK) agf_parallel(s, t->h, agf_total_task, &j);
+    if (st == AGF_OK) agf_parallel(s, t->h, agf_image_rows_task, &j);
   }
   /* the caller's image and its activations again */
   j.factor = 1;
   j.deviation = 0;
   agf_parallel(s, t->h, agf_other_image_task, &j);
   agf_run_layers(s, s->run_flags, 1, NULL);
-  if (st != AGF_OK) return st;
-  for (r = 0; r < t->h; r++)
-    for (p = 0; p < t->w; p++) {
-      double sum = 0;
-      for (c = 0; c < t->c; c++) {
-        double g = j.total[(agf_row_at(t, c / AGF_CB, r) + (size_t)p) * AGF_CB + (size_t)(c % AGF_CB)] / n;
-        sum += smooth ? fabs(g) : g * (double)j.image[c / AGF_CB * t->xb + r * t->xr + p * AGF_CB + c % AGF_CB];
-      }
-      map[(size_t)r * (size_t)t->w + (size_t)p] = (float)sum;
+  for (p = 0; p < plane && st == AGF_OK; p++) {
+    double sum = 0;
+    for (c = 0; c < t->c; c++) {
+      double g = j.total[(size_t)c * plane + p] / n;
+      sum += smooth ? fabs(g) : g * (double)j.image[(size_t)c * plane + p];
     }
-  return AGF_OK;
+    map[p] = (float)sum;
+  }
+  return st;
 }
 
 /* --- gradcam --- */
