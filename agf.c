@@ -1417,6 +1417,12 @@ static void agf_plan_linear(agf_session *s, int i) {
   agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
 }
 
+/* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
+static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
+  return (s->methods & AGF_LRP_METHODS) && !st->box &&
+         (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
+}
+
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
   int end = agf_end(s), from, until;
@@ -1430,10 +1436,9 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
     return;
   }
   from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
-  /* LRP divides by several sums in turn, so a convolution's R outlives the gate */
-  until = !t                                                                           ? end
-          : s->step[made].kind == AGF_STEP_CONV && !(s->methods & AGF_LRP_METHODS) ? agf_gate_moment(s, made)
-                                                                                       : agf_adjoint_moment(s, made);
+  until = !t ? end
+          : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
+                                                                                     : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
