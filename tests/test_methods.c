@@ -89,7 +89,7 @@ static double sum_of(const float *map, int n) {
 /* --- completeness --- */
 
 /* Integrated gradients add up to z(image) - z(0). The logits are piecewise linear on the way there, so the midpoint rule is exact but for
- * the steps that hold a kink: the error falls as 1 / steps, and 1000 steps leave less than 1 % of the largest logit. */
+ * the steps that hold a kink: the error falls as 1 / steps. 200 of them leave 1e-4 to 5e-4 of the largest logit here. */
 static void test_integrated_gradients(const char *name) {
   fixture f = open_case("golden", name);
   agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS));
@@ -99,14 +99,14 @@ static void test_integrated_gradients(const char *name) {
   int target = agf_ranked(s, 0), k;
   agf_request q = request_of(AGF_METHOD_INTEGRATED_GRADIENTS, &target);
   agf_error err;
-  q.steps = 1000;
+  q.steps = 200;
   z[0] = agf_logits(s)[target];
   for (k = 0; k < agf_model_classes(f.model); k++) scale = fmax(scale, fabs(agf_logits(s)[k]));
   CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
   sum = sum_of(map, f.pixels);
   CHECK(agf_run(s, zero, 0, &err) == AGF_OK, "%s: %s", name, err.message);
   z[1] = agf_logits(s)[target];
-  CHECK(fabs(sum - (z[0] - z[1])) <= 0.01 * scale, "%s: integrated gradients sum to %.6g, the logit changes by %.6g", name, sum, z[0] - z[1]);
+  CHECK(fabs(sum - (z[0] - z[1])) <= 2e-3 * scale, "%s: integrated gradients sum to %.6g, the logit changes by %.6g", name, sum, z[0] - z[1]);
   agf_session_destroy(s);
   close_case(&f);
   free(map);
