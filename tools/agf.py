@@ -326,6 +326,13 @@ def colormap(name):
     return COLORMAPS.index(name)
 
 
+def method_number(name):
+    """The engine's number of a method."""
+    if name not in METHODS:
+        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    return METHODS.index(name)
+
+
 # Objects
 
 
@@ -536,17 +543,33 @@ class Session:
     height, width: input size (0, 0: nominal). threads: 0 for all cores. low_memory: less memory, more time, the same
     bits. isa: "ref", "avx2", "avx512", "neon", or None for the best there is. max_bytes: refuse to need more (0: no
     cap).
+    methods: those that explain() will be asked for: the memory is sized for them.
     progress: called as progress(share) between layers, 0 <= share <= 1; a true result cancels (Error,
     AGF_ERR_CANCELLED), an exception cancels and is raised from the call. Error if the network cannot take the size or
     the machine cannot give the rest.
     """
 
-    def __init__(self, model, *, threads=0, height=0, width=0, low_memory=False, isa=None, max_bytes=0, progress=None):
+    def __init__(
+        self,
+        model,
+        *,
+        threads=0,
+        height=0,
+        width=0,
+        low_memory=False,
+        isa=None,
+        max_bytes=0,
+        methods=("agf",),
+        progress=None,
+    ):
         self._finalize = None
         self._lock, self._owner = threading.Lock(), None
         self._failure = None
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
+        for method in methods:
+            method_number(method)
         if isa is not None and not isinstance(isa, str):
             raise TypeError(f"isa must be a name, not {type(isa).__name__}")
         config = CConfig(
@@ -649,9 +672,7 @@ class Session:
         """
         if classes is not None and top is not None:
             raise ValueError("classes or top, not both")
-        if method not in METHODS:
-            raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-        request, error = CRequest(method=METHODS.index(method)), CError()
+        request, error = CRequest(method=method_number(method)), CError()
         if classes is None:
             request.count = as_int(1 if top is None else top, "top", 1, self.model.classes)
         else:
