@@ -3,7 +3,8 @@
 
     python3 tests/test_eval.py [PART_OF_A_TEST'S_NAME ...]
 
-Whole runs use tests/demo/demo.agf (or $AGF_DEMO) and scenes that tools/train_demo.py draws. Needs what agf_eval.py needs.
+Whole runs use tests/demo/demo.agf (or $AGF_DEMO) and scenes that tools/train_demo.py draws. Needs what agf_eval.py
+needs.
 """
 
 import csv
@@ -40,12 +41,13 @@ import agf  # noqa: E402
 import agf_eval as ev  # noqa: E402
 
 DEMO = os.environ.get("AGF_DEMO", os.path.join(ROOT, "tests", "demo", "demo.agf"))
+SCENES = 12
 EVAL = [sys.executable, os.path.join(TOOLS, "agf_eval.py")]
 
 
 @functools.lru_cache(1)
 def scenes():
-    """A folder with two dozen labelled scenes and their masks, drawn once."""
+    """A folder with SCENES labelled scenes and their masks, drawn once."""
     if not os.path.isfile(DEMO):
         raise Skip(f"{os.path.relpath(DEMO, ROOT)} is not there")
     folder = tempfile.mkdtemp(prefix="agf_eval_")
@@ -53,7 +55,7 @@ def scenes():
         sys.executable,
         os.path.join(TOOLS, "train_demo.py"),
         "--scenes",
-        "24",
+        str(SCENES),
         "--objects",
         "2",
         "--out",
@@ -246,7 +248,7 @@ def scene_rows():
 
 
 def load_scene(model, name):
-    """A scene, uint8 [H, W, 3], and as the network's input, float32 [C, H, W]; scenes have the network's size already."""
+    """A scene, uint8 [H, W, 3], which is the network's size, and as its input, float32 [C, H, W]."""
     pixels = np.asarray(Image.open(os.path.join(scenes(), name)).convert("RGB"))
     return pixels, to_input(model, pixels)
 
@@ -464,35 +466,41 @@ def count_lines(path):
 RUN = ("-m", "agf", "-m", "agf:no_fx", "--threads", "1", "--sheet", "0")
 
 
+@functools.lru_cache(1)
+def whole_results():
+    """results.json of the run that is killed, split and spread below, made by one process at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        evaluate("perturb", DEMO, scenes(), "-o", folder, *RUN)
+        return results(folder)
+
+
 def test_resume():
-    evaluate("perturb", DEMO, scenes(), "-o", "whole", *RUN)
     command = EVAL + ["perturb", DEMO, scenes(), "-o", "killed", *RUN]
     kill_midway(command, "killed/records.jsonl", 3)
     done = count_lines("killed/records.jsonl")
-    check(3 <= done < 24, f"{done} of 24 records after the kill")
+    check(3 <= done < SCENES, f"{done} of {SCENES} records after the kill")
     check(not os.path.exists("killed/results.json"), "no results before the end")
     with open("killed/records.jsonl", "rb") as f:
         kept = f.read()
     with open("killed/records.jsonl", "ab") as f:
-        f.write(b'{"unit": "00023.png", "result": {"ag')  # as a machine that loses power leaves it
+        f.write(b'{"unit": "00011.png", "result": {"ag')  # as a machine that loses power leaves it
     evaluate("perturb", DEMO, scenes(), "-o", "killed", *RUN)
     with open("killed/records.jsonl", "rb") as f:
         check(f.read().startswith(kept[: kept.rfind(b"\n") + 1]), "finished pictures are not done again")
-    check(count_lines("killed/records.jsonl") == 24, "each picture once")
-    check(results("killed") == results("whole"), "the same results, to the byte")
-    done = evaluate("perturb", DEMO, scenes(), "-o", "whole", "-m", "agf", code=2)
+    check(count_lines("killed/records.jsonl") == SCENES, "each picture once")
+    check(results("killed") == whole_results(), "the same results, to the byte")
+    done = evaluate("perturb", DEMO, scenes(), "-o", "killed", "-m", "agf", code=2)
     check("other settings (methods)" in done.stderr, done.stderr)
 
 
 def test_shards():
-    evaluate("perturb", DEMO, scenes(), "-o", "whole", *RUN)
     evaluate("perturb", DEMO, scenes(), "-o", "a", "--shard", "1/3", *RUN)
     done = evaluate("merge", "a", "-o", "out", code=2)
-    check("16 of 24" in done.stderr, done.stderr)
+    check(f"{SCENES - SCENES // 3} of {SCENES}" in done.stderr, done.stderr)
     evaluate("perturb", DEMO, scenes(), "-o", "a", "--shard", "3/3", *RUN)
     evaluate("perturb", DEMO, scenes(), "-o", "b", "--shard", "2/3", *RUN)
     evaluate("merge", "a", "b", "-o", "out", "--sheet", "0")
-    check(results("out") == results("whole"), "the same results, to the byte")
+    check(results("out") == whole_results(), "the same results, to the byte")
     evaluate("perturb", DEMO, scenes(), "-o", "other", "--shard", "1/3", "-m", "agf")
     check("different experiments" in evaluate("merge", "a", "other", "-o", "out", code=2).stderr, "different runs")
 
@@ -503,7 +511,6 @@ def test_dask():
         import distributed  # noqa: F401
     except ImportError as missing:
         raise Skip(str(missing)) from None
-    evaluate("perturb", DEMO, scenes(), "-o", "whole", *RUN)
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     started = []
@@ -533,7 +540,7 @@ def test_dask():
         wait_for_lines("out/records.jsonl", 3, run)
         os.kill(workers[0].pid, signal.SIGKILL)
         workers[0].wait()
-        left = 24 - count_lines("out/records.jsonl")
+        left = SCENES - count_lines("out/records.jsonl")
         check(left > 1, "the worker was killed too late")
         code = run.wait(timeout=300)
         log.seek(0)
@@ -544,7 +551,7 @@ def test_dask():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    check(results("out") == results("whole"), "the same results, to the byte")
+    check(results("out") == whole_results(), "the same results, to the byte")
 
 
 def test_sections():

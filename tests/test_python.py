@@ -3,7 +3,8 @@
 
     python3 tests/test_python.py [PART_OF_A_TEST'S_NAME ...]
 
-Uses the golden cases in tests/golden and the shared library ($AGF_LIBRARY, else build/libagf.so). Needs numpy and Pillow.
+Uses the golden cases in tests/golden and the shared library ($AGF_LIBRARY, else build/libagf.so). Needs numpy and
+Pillow.
 """
 
 import ctypes
@@ -351,7 +352,7 @@ def test_no_leaks():
 
 
 def test_threads():
-    """Sessions side by side and one session shared: always the same bits. The lock of the interpreter is free meanwhile."""
+    """Sessions side by side and one session shared: the same bits. The interpreter's lock is free meanwhile."""
     x = load("vgg_tiny", "input.npy")
     with agf.Model(path_of("vgg_tiny")) as model:
         with model.session(threads=1) as session:

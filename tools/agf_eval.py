@@ -1,21 +1,23 @@
 #!/usr/bin/env python3
 """Judge attribution methods on a folder of pictures.
 
-    agf_eval.py perturb       NET.agf PICTURES -o OUT    accuracy while the pixels that a map ranks highest (lowest) are blacked out
-    agf_eval.py segment       NET.agf PICTURES -o OUT    maps as segmentations, against masks
-    agf_eval.py grid          NET.agf PICTURES -o OUT    grid pointing game: is the evidence in the explained picture's cell?
-    agf_eval.py insert-delete NET.agf PICTURES -o OUT    probability while pixels appear in a blurred picture, or vanish (RISE)
-    agf_eval.py sanity        NET.agf PICTURES -o OUT    do maps change when the weights are randomised, layer by layer from the top?
-    agf_eval.py speed         NET.agf PICTURES -o OUT    milliseconds
-    agf_eval.py merge         OUT [OUT ...] -o OUT       put the shards of one experiment together
+    agf_eval.py perturb       NET.agf PICTURES -o OUT   accuracy while a map's highest (lowest) pixels are blacked out
+    agf_eval.py segment       NET.agf PICTURES -o OUT   maps as segmentations, against masks
+    agf_eval.py grid          NET.agf PICTURES -o OUT   grid pointing: is the evidence in the explained picture's cell?
+    agf_eval.py insert-delete NET.agf PICTURES -o OUT   probability while pixels appear in a blurred picture, or vanish
+    agf_eval.py sanity        NET.agf PICTURES -o OUT   do maps change when weights are randomised, from the top down?
+    agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
+    agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
 
 Methods:  -m agf -m agf_lc -m agf:no_a,no_reg -m integrated_gradients:steps=20 -m gradcam:layer=NODE, or -m all.
-Labels:   a CSV with the columns file, label (--labels, or labels.csv in the folder), else the names of subfolders, else the
-          beginnings of file names (0271.jpg, cup_3.png). A label is a class's number or its name in the model file.
-Masks:    8-bit PNGs, foreground from 128 on: named in the CSV's column mask, or --masks FOLDER with a STEM.png per picture.
+Labels:   a CSV with the columns file, label (--labels, or labels.csv in the folder), else the names of subfolders,
+          else the beginnings of file names (0271.jpg, cup_3.png). A label is a class's number, or its name in the
+          model file.
+Masks:    8-bit PNGs, foreground from 128 on: named in the CSV's column mask, or --masks FOLDER with a STEM.png for
+          each picture.
 
-OUT receives results.json, results.csv, pictures.csv, plots (PNG) and report.md. records*.jsonl there holds a line for each
-finished picture: a run that was killed continues after them and ends in the same numbers; one that is given other
+OUT receives results.json, results.csv, pictures.csv, plots (PNG) and report.md. records*.jsonl there holds a line for
+each finished picture: a run that was killed continues after them and ends in the same numbers; one that is given other
 settings refuses. A picture that cannot be used is reported and skipped.
 
 Several machines that share a file system, with GNU parallel (https://www.gnu.org/software/parallel/), four shards:
@@ -86,7 +88,7 @@ class Method(namedtuple("Method", "text name options")):
 
     @property
     def centred(self):
-        """Whether a map of this method counts as foreground above its mean, and not above 0 (agf-spec, "Segmentation")."""
+        """Whether foreground is where a map of this method is above its mean, and not above 0."""
         return self.name in ("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam")
 
 
@@ -137,7 +139,7 @@ def mean_iou(counts):
 
 
 def share_in_cell(heat, n, cell):
-    """The share of a map's positive part that lies in cell number `cell` (row-major) of n x n; 0 where nothing is positive."""
+    """The share of a map's positive part in cell number `cell` (row-major) of n x n; 0 where nothing is positive."""
     positive = np.maximum(heat.astype(np.float64), 0)
     height, width = (side // n for side in heat.shape)
     row, column = divmod(cell, n)
@@ -217,8 +219,8 @@ def weight_tensors(data):
 def randomised(data, layers, seed):
     """A model file's bytes with the weights of its top `layers` convolutions and linear layers drawn anew.
 
-    Each from a normal distribution with the mean 0 and the deviation of the weights it replaces, so that activations keep
-    their scale; biases and BatchNorms stay. A layer's new weights depend on the seed and the layer alone.
+    Each from a normal distribution with the mean 0 and the deviation of the weights it replaces, so that activations
+    keep their scale; biases and BatchNorms stay. A layer's new weights depend on the seed and the layer alone.
     """
     from agf_convert import Tensor
 
@@ -282,9 +284,10 @@ def rows_of_csv(path):
 
 
 def list_pictures(folder, args, model):
-    """The pictures of a folder in a fixed order: [{file, label, explain?, mask?, problem?}]; paths are below the folder.
+    """The pictures of a folder in a fixed order: [{file, label, explain?, mask?, problem?}].
 
-    explain: the class in the CSV's column --explain, if that is not predicted or target. problem: why it cannot be used.
+    file: its path below the folder. explain: the class in the CSV's column --explain, if that is not predicted or
+    target. problem: why it cannot be used.
     """
     if not os.path.isdir(folder):
         raise EvalError(f"{folder}: no such folder")
@@ -338,7 +341,7 @@ def list_pictures(folder, args, model):
 
 
 class Subject:
-    """A process's model, sessions and pictures. plan: as Plan.made describes it, a plain dict that travels to workers."""
+    """A process's model, sessions and pictures. plan: make_plan()'s, a plain dict that travels to workers."""
 
     def __init__(self, plan):
         self.plan, self.settings = plan, plan["settings"]
@@ -361,7 +364,7 @@ class Subject:
         return self.sessions[key]
 
     def variant(self, layers):
-        """The model with the top `layers` layers randomised. Only the last one is kept: they are as large as the model."""
+        """The model with the top `layers` layers randomised. Only the last one is kept: they are large."""
         if layers not in self.variants:
             for old in self.variants.values():
                 self.sessions = {key: session for key, session in self.sessions.items() if key[0] != id(old)}
@@ -402,8 +405,8 @@ class Subject:
         """uint8 [H, W, 3] as the network's input, [C, H, W]: the model's preprocessing without its resizing."""
         rule = self.model.input
         ordered = pixels[:, :, ::-1] if rule.channel_order == "bgr" else pixels
-        values = (ordered.astype(np.float32) / 255 * rule.range - np.float32(rule.mean)) / np.float32(rule.std)
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+        values = (ordered / 255.0 * rule.range - rule.mean) / rule.std
+        return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def explained_class(self, session, picture):
         """The class that --explain chooses, for a picture that has just been run."""
@@ -423,8 +426,10 @@ class Subject:
         return found
 
     def measured(self, session, k, measure):
-        """{method: measure(method, map)} for the picture that was run last; {"problem": why} where there is no map of it, or
-        nothing to measure in it."""
+        """{method: measure(method, map)} for the picture that was run last.
+
+        {"problem": why} where there is no map of it, or nothing to measure in it.
+        """
         results = {}
         for method, heat, problem in self.explain_each(session, k):
             if problem is None:
@@ -437,10 +442,10 @@ class Subject:
         return results
 
     def _maps(self, name, label):
-        """[(map or None) for each method] of a picture's target class on the model that is judged, for Sanity."""
+        """{method: its map of a picture's target class on the model that is judged, or None}, for Sanity."""
         session = self.session(*self.size)
         session.run(self.normalised(self.stretched({"file": name})))
-        return [heat for _, heat, _ in self.explain_each(session, label)]
+        return {method.text: heat for method, heat, _ in self.explain_each(session, label)}
 
 
 # The experiments
@@ -496,10 +501,10 @@ class Experiment:
 class Perturb(Experiment):
     help = "accuracy while the pixels that a map ranks highest, or lowest, are blacked out"
     note = (
-        "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of the map first "
-        "(positive) or the lowest first (negative); area under the accuracy by trapezoids over 0 to 0.9, x 100 (at most "
-        "90). When the explained class is the label or the prediction, a good map loses accuracy fast under positive "
-        "perturbation and keeps it under negative."
+        "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of "
+        "the map first (positive) or the lowest first (negative); area under the accuracy by trapezoids over "
+        "0 to 0.9, x 100 (at most 90). When the explained class is the label or the prediction, a good map "
+        "loses accuracy fast under positive perturbation and keeps it under negative."
     )
     metrics = (("positive", "positive AUC", "lower"), ("negative", "negative AUC", "higher"))
     curves = ("top-1 accuracy", "share of the pixels set to black", "accuracy")
@@ -534,10 +539,10 @@ class Perturb(Experiment):
 class Segment(Experiment):
     help = "maps as segmentations, against masks"
     note = (
-        "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, fullgrad, "
-        "smoothgrad, integrated_gradients, gradcam), where it is above its mean. Pixel accuracy and mIoU (mean over "
-        "foreground and background) pool the pixels of all pictures; average precision takes the map itself as a ranking, "
-        "a mean over pictures."
+        "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, "
+        "fullgrad, smoothgrad, integrated_gradients, gradcam), where it is above its mean. Pixel accuracy and"
+        " mIoU (mean over foreground and background) pool the pixels of all pictures; average precision takes"
+        " the map itself as a ranking, a mean over pictures."
     )
     metrics = (
         ("pixel_accuracy", "pixel accuracy", "higher"),
@@ -583,9 +588,9 @@ class Grid(Experiment):
     help = "grid pointing game"
     metrics = (("share", "share in own cell", "higher"),)
     note = (
-        "Pictures of different classes, each classified right with at least the confidence asked for, are put together to a "
-        "grid; for every cell, the share of the positive part of the map of its class that lies in that cell. Chance is one "
-        "over the number of cells."
+        "Pictures of different classes, each classified right with at least the confidence asked for, are put"
+        " together to a grid; for every cell, the share of the positive part of the map of its class that "
+        "lies in that cell. Chance is one over the number of cells."
     )
 
     @staticmethod
@@ -678,8 +683,9 @@ class InsertDelete(Experiment):
         ("difference", "insertion - deletion", "higher"),
     )
     note = (
-        "The probability of the explained class while the pixels that the map ranks highest are put into a blurred picture "
-        "(Gaussian, 11 x 11, sigma 5) or set to 0, the mean colour, a row's worth of pixels a step; area under it."
+        "The probability of the explained class while the pixels that the map ranks highest are put into a "
+        "blurred picture (Gaussian, 11 x 11, sigma 5) or set to 0, the mean colour, a row's worth of pixels a"
+        " step; area under it."
     )
     curves = ("probability of the class", "share of the pixels", "probability")
 
@@ -719,9 +725,10 @@ class Sanity(Experiment):
     help = "do maps change when the weights are randomised, layer by layer from the top?"
     metrics = (("correlation", "mean rank correlation", "lower"), ("all", "all layers randomised", "lower"))
     note = (
-        "Spearman's rank correlation of |map| of the label's class before and after the weights of the top layers are drawn "
-        "anew (normal, with the deviation of the trained ones; biases and BatchNorms stay), cumulatively from the logits "
-        "down. A map that does not change does not show what the network has learned."
+        "Spearman's rank correlation of |map| of the label's class before and after the weights of the top "
+        "layers are drawn anew (normal, with the deviation of the trained ones; biases and BatchNorms stay), "
+        "cumulatively from the logits down. A map that does not change does not show what the network has "
+        "learned."
     )
     curves = ("rank correlation with the trained network's map", "randomised layers, from the top", "Spearman's rho")
 
@@ -760,14 +767,14 @@ class Sanity(Experiment):
 
     def measure(self, subject, unit):
         picture = unit["picture"]
-        before = dict(zip(subject.methods, subject.maps(picture["file"], picture["label"])))
+        before = subject.maps(picture["file"], picture["label"])
         session = subject.session(*subject.size, model=subject.variant(unit["depth"]))
         session.run(subject.normalised(subject.stretched(picture)))
 
         def correlated(method, heat):
-            if before[method] is None:
+            if before[method.text] is None:
                 raise ValueError("the trained network gives no map")
-            return {"depth": unit["depth"], "rho": spearman(before[method], heat)}
+            return {"depth": unit["depth"], "rho": spearman(before[method.text], heat)}
 
         return subject.measured(session, picture["label"], correlated)
 
@@ -792,8 +799,9 @@ class Speed(Experiment):
         ("map", "map, ms", "lower"),
     )
     note = (
-        "Forward pass and map of one class, the fastest of several rounds on each picture, then the median over pictures "
-        "(a mean's standard error does not apply). Methods that run the network again do so within the map's time."
+        "Forward pass and map of one class, the fastest of several rounds on each picture, then the median "
+        "over pictures (a mean's standard error does not apply). Methods that run the network again do so "
+        "within the map's time."
     )
 
     @staticmethod
@@ -857,7 +865,7 @@ def checksum(path):
 
 
 def make_plan(args):
-    """Everything that a worker needs, as a plain dict: paths, settings (all that decides about the numbers), and units."""
+    """What a worker needs, as a plain dict: paths, and settings, which decide about the numbers; and the pictures."""
     experiment = EXPERIMENTS[args.experiment]
     names = []
     for text in args.method or ["agf"]:
@@ -929,7 +937,7 @@ def progress(items, title, total=None, done=0):
 
 
 class Records:
-    """OUT/records*.jsonl, a line for each finished unit. A line is one write, so a killed run leaves at most one half line."""
+    """A records*.jsonl, a line for each finished unit, written at once: a killed run leaves at most half a line."""
 
     def __init__(self, path):
         self.path, self.records = path, {}
@@ -1069,7 +1077,7 @@ def mean_and_error(values):
 
 
 def tabulate(plan, records):
-    """The numbers: rows [{method, metric, value, error, units}], per-unit rows, curves {name: {method: [x, y]}}, problems."""
+    """The numbers: rows for each method and metric, rows for each unit, {curve: {method: [x, y]}}, problems."""
     experiment = EXPERIMENTS[plan["settings"]["experiment"]]()
     units = [unit["id"] for unit in plan["units"]]
     problems = list(plan["left_out"])
@@ -1194,7 +1202,9 @@ def plot_sheet(plan, records, count, path):
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
             axis.set_title(method.text[:26], fontsize=7)
             if problem is None:
-                layer = Image.fromarray(subject.model.render(heat, "seismic", transparent=True))
+                # A few extreme pixels would leave the rest pale.
+                strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
+                layer = Image.fromarray(subject.model.render(heat, "seismic", vmax=strong, transparent=True))
                 axis.imshow(Image.alpha_composite(gray, layer))
             else:
                 axis.text(0.5, 0.5, "no map", ha="center", va="center", fontsize=8)
@@ -1265,7 +1275,7 @@ class _nothing:
 
 
 def put_section(path, section):
-    """Put a Markdown section, which begins with its `## ` heading, into a file: in the place of the one of that name, or last."""
+    """Put a Markdown section, which begins with a `## ` heading, into a file: in place of its namesake, or last."""
     text = ""
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
