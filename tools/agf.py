@@ -54,8 +54,24 @@ STATUS = (
     "AGF_ERR_CANCELLED",
     "AGF_ERR_BUILD",
 )
-METHODS = ("agf",)
+METHODS = (
+    "agf",
+    "agf_a",
+    "agf_lc",
+    "gradient",
+    "gradient_x_input",
+    "smoothgrad",
+    "integrated_gradients",
+    "gradcam",
+    "fullgrad",
+    "lrp_a1b0",
+    "lrp_a2b1",
+    "clrp",
+    "sglrp",
+)
 ABLATIONS = {"no_fx": 1, "no_fdx": 2, "no_m": 4, "no_a": 8, "no_reg": 16, "fx_gradcam": 32}
+OPTIONS = {"smoothgrad": ("samples", "seed"), "integrated_gradients": ("steps",), "gradcam": ("layer",)}
+OPTIONS.update({method: tuple(ABLATIONS) for method in ("agf", "agf_a", "agf_lc")})
 COLORMAPS = ("seismic", "jet", "viridis", "turbo", "gray")
 RUN_EXPLAIN = 1
 
@@ -139,6 +155,7 @@ class CConfig(ctypes.Structure):
         ("progress_ctx", c_void_p),
         ("observer", c_void_p),
         ("observer_ctx", c_void_p),
+        ("methods", c_uint),
     ]
 
 
@@ -150,6 +167,10 @@ class CRequest(ctypes.Structure):
         ("classes", POINTER(c_int)),
         ("difference", c_void_p),
         ("explained", POINTER(c_int)),
+        ("steps", c_int),
+        ("samples", c_int),
+        ("seed", c_uint64),
+        ("layer", c_int),
     ]
 
 
@@ -164,6 +185,7 @@ class CTimes(ctypes.Structure):
 FUNCTIONS = {  # name: (result, arguments)
     "agf_version": (c_char_p, []),
     "agf_op_name": (c_char_p, [c_int]),
+    "agf_method_find": (c_int, [c_char_p]),
     "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
     "agf_model_close": (None, [c_void_p]),
     "agf_model_input": (None, [c_void_p, POINTER(CInput)]),
@@ -330,7 +352,10 @@ def method_number(name):
     """The engine's number of a method."""
     if name not in METHODS:
         raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    return METHODS.index(name)
+    number = library().agf_method_find(name.encode())
+    if number < 0:
+        raise ValueError(f"this engine was built without the method {name}")
+    return number
 
 
 # Objects
@@ -440,6 +465,16 @@ class Model:
                 )
             )
         return layers
+
+    def layer_index(self, layer):
+        """The index in layers() of a layer, given by that or by its name; ValueError if there is none."""
+        layers = self.layers()
+        if isinstance(layer, str):
+            found = [i for i, known in enumerate(layers) if known.name == layer]
+            if not found:
+                raise ValueError(f"no layer is called {layer!r}")
+            return found[0]
+        return as_int(layer, "layer", most=len(layers) - 1)
 
     def session(self, **config):
         """A Session on this model; the arguments are Session's."""
@@ -568,8 +603,7 @@ class Session:
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
-        for method in methods:
-            method_number(method)
+        bits = [1 << method_number(method) for method in methods]
         if isa is not None and not isinstance(isa, str):
             raise TypeError(f"isa must be a name, not {type(isa).__name__}")
         config = CConfig(
@@ -578,6 +612,7 @@ class Session:
             threads=as_int(threads, "threads"),
             low_memory=bool(low_memory),
             isa=None if isa is None else isa.encode(),
+            methods=sum(set(bits)),
             max_bytes=as_int(max_bytes, "max_bytes", most=2**63 - 1),
         )
         # The engine calls it as long as the session lives; it must not itself keep the session alive.
@@ -668,7 +703,9 @@ class Session:
         method: one of METHODS.
         difference: [len(latent())] floats, for the label-free procedure: this picture's latent vector minus a
         neighbour's.
-        options: the paper's ablations of AGF, True or False: no_fx, no_fdx, no_m, no_a, no_reg, fx_gradcam.
+        options: of smoothgrad, samples=n (noisy images) and seed=n; of integrated_gradients, steps=n; of gradcam,
+        layer=the name of the node whose output is weighted, or its index in model.layers(); of agf, agf_a and agf_lc,
+        the paper's ablations, True or False: no_fx, no_fdx, no_m, no_a, no_reg, fx_gradcam.
         """
         if classes is not None and top is not None:
             raise ValueError("classes or top, not both")
@@ -682,9 +719,17 @@ class Session:
                 raise ValueError("no classes are given")
             request.count, request.classes = len(wanted), (c_int * len(wanted))(*wanted)
         for name, value in options.items():
-            if name not in ABLATIONS:
-                raise TypeError(f"no option {name!r}; there are {', '.join(ABLATIONS)}")
-            request.options |= ABLATIONS[name] if value else 0
+            known = OPTIONS.get(method, ())
+            if name not in known:
+                raise TypeError(f"{method} has no option {name!r}; it has {', '.join(known) or 'none'}")
+            if name in ABLATIONS:
+                request.options |= ABLATIONS[name] if value else 0
+            elif name == "seed":
+                request.seed = as_int(value, name, most=2**64 - 1)
+            elif name == "layer":
+                request.layer = self.model.layer_index(value) + 1
+            else:
+                setattr(request, name, as_int(value, name, 1))
         explained = (c_int * request.count)()
         request.explained = explained
         with _Use(self):
