@@ -165,6 +165,9 @@ typedef struct agf_kernels {
   int dense_from;
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
+  /* acc[l] = the chain from acc[l] on over k < rows, ascending, of fmaf(value, f(w[k * ws + l])), l < lanes (16 or 32).
+   * f: |w|, max(w, 0) or min(w, 0), as filter is -1, 1 or 2. */
+  void (*border)(const float *w, ptrdiff_t ws, int rows, int lanes, float value, int filter, float *acc);
 
   /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */
   void (*transpose)(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts);

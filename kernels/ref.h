@@ -201,6 +201,18 @@ AGF_REF_CONV(TRIPLE)
 AGF_REF_CONV(APAIR)
 #undef AGF_REF_CONV
 
+/* A weight as the box rule takes it: 0 w, 1 w+, 2 w-. */
+static inline float agf_filtered(float w, int filter) {
+  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
+}
+
+static void agf_border__ref(const float *w, ptrdiff_t ws, int rows, int lanes, float value, int filter, float *acc) {
+  int k, l;
+  for (k = 0; k < rows; k++)
+    for (l = 0; l < lanes; l++)
+      acc[l] = agf_fmaf(value, filter < 0 ? fabsf(w[k * ws + l]) : agf_filtered(w[k * ws + l], filter), acc[l]);
+}
+
 static void agf_transpose__ref(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts) {
   int r, c;
   for (r = 0; r < rows; r++)
@@ -569,6 +581,7 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->dense_w = agf_dense_w__ref;
   k->dense_d = agf_dense_d__ref;
   k->dense_from = 205;
+  k->border = agf_border__ref;
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
   k->crc32 = agf_crc32__ref;

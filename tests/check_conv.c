@@ -192,6 +192,19 @@ static int try_transpose(const agf_kernels *k, const agf_kernels *ref) {
   return bad;
 }
 
+static int try_border(const agf_kernels *k, const agf_kernels *ref) {
+  static const int filters[] = {-1, 1, 2};
+  int rows = pick(1, 16), lanes = 16 * pick(1, 2), ws = lanes * pick(1, 3), filter = filters[pick(0, 2)], bad;
+  float *w = filled((size_t)(rows * ws)), *a = filled(32), b[32], v = pick(0, 1) ? 1.0f : value();
+  memcpy(b, a, sizeof b);
+  k->border(w, ws, rows, lanes, v, filter, a);
+  ref->border(w, ws, rows, lanes, v, filter, b);
+  bad = memcmp(a, b, sizeof b) != 0;
+  if (bad) printf("%s border differs: %d rows, %d lanes, filter %d\n", k->isa, rows, lanes, filter);
+  free(w), free(a);
+  return bad;
+}
+
 static void count(int bad) {
   if (bad)
     failed++;
@@ -231,6 +244,8 @@ int main(int argc, char **argv) {
       count(bad);
     }
     for (bad = i = 0; i < 100 && !bad; i++) bad = try_transpose(&k, &ref);
+    count(bad);
+    for (bad = i = 0; i < 100 && !bad; i++) bad = try_border(&k, &ref);
     count(bad);
   }
   printf("%d passed, %d failed\n", passed, failed);
