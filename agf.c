@@ -1947,6 +1947,30 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. */
+static void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
+#if defined(__GNUC__)
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  size_t element = w->type == AGF_F32 ? 4 : 2, i, line = 64 / element;
+  const char *data = (const char *)w->data;
+  int count = agf_panel_count(j, first), k, p, taps = n->kernel[1] * AGF_CB;
+  for (k = 0; k < blocks; k++)
+    if (!j->adjoint) {
+      size_t at = agf_conv_index(n, j->ci, first, (b + k) * AGF_CB, kr, 0);
+      size_t size = (size_t)count * (size_t)agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB) * (size_t)n->kernel[1] * AGF_OCG;
+      for (i = 0; i < size; i += line) __builtin_prefetch(data + (at + i) * element, 0, 2);
+    } else {
+      for (p = 0; p < 2 * count && first + p * AGF_CB < j->co; p++) {
+        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, first + p * AGF_CB, n->kernel[0] - 1 - kr, 0);
+        for (i = 0; i < (size_t)taps; i++) __builtin_prefetch(data + (at + i * AGF_OCG) * element, 0, 2);
+      }
+    }
+#else
+  (void)s, (void)j, (void)b, (void)blocks, (void)kr, (void)first;
+#endif
+}
+
 /* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
 static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
                                    ptrdiff_t *wab) {
@@ -2013,8 +2037,11 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
+      if (next * AGF_CB < j->ci && j->co <= j->to->c)
+        agf_panels_ahead(s, j, next, agf_imin(blocks, agf_ceil_div(j->ci, AGF_CB) - next), more ? kr + 1 : 0, first);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
