@@ -51,6 +51,21 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
+#include "kernels/arm.h"
+#include "kernels/crc32.h"
+
+/* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
+static int agf_kernels_choose(agf_kernels *k, const char *isa) {
+  agf_kernels_ref(k);
+  if (isa && !strcmp(isa, "ref")) return 1;
+  agf_crc32_fill(k);
+#if defined(AGF_KERNELS_X86)
+  if (agf_kernels_x86(k, isa)) return 1;
+#elif defined(AGF_KERNELS_ARM)
+  if (agf_kernels_arm(k, isa)) return 1;
+#endif
+  return !isa;
+}
 
 #define AGF_ALIGN 64
 
@@ -431,20 +446,6 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
-/* Weights finite: an Inf or NaN would make "0 times w" something else than 0, and the kernels skip zeros. */
-static int agf_weights_finite(const agf_weight *w) {
-  uint64_t i;
-  unsigned bad = 0;
-  if (w->type == AGF_F32) {
-    const float *p = (const float *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (agf_bits(p[i]) & 0x7f800000u) == 0x7f800000u;
-  } else {
-    const uint16_t *p = (const uint16_t *)(const void *)w->data;
-    for (i = 0; i < w->elements; i++) bad |= (p[i] & 0x7c00u) == 0x7c00u;
-  }
-  return !bad;
-}
-
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -494,17 +495,41 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
   return AGF_OK;
 }
 
-static agf_status agf_check_crcs(const agf_model *m, uint32_t header_bytes, agf_error *err) {
+static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, agf_error *err) {
   agf_kernels k;
   unsigned char head[AGF_HEADER];
   uint32_t crc;
-  agf_kernels_ref(&k);
+  agf_kernels_choose(&k, NULL);
   memcpy(head, m->data, sizeof head);
   memset(head + 24, 0, 4);
   crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
   if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
-  crc = k.crc32(0, m->data + header_bytes, m->bytes - header_bytes);
+  return AGF_OK;
+}
+
+/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would make
+ * "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen to. */
+static agf_status agf_check_data(const agf_model *m, agf_error *err) {
+  enum { PIECE = 1 << 17 };
+  agf_kernels k;
+  uint32_t crc = 0;
+  int i, infinite = -1;
+  agf_kernels_choose(&k, NULL);
+  for (i = 0; i < m->weights; i++) {
+    const agf_weight *w = &m->weight[i];
+    size_t bytes = (size_t)w->elements * (w->type == AGF_F32 ? 4 : 2), at, n;
+    int ok = 1;
+    for (at = 0; at < bytes; at += n) {
+      const void *p = w->data + at;
+      n = bytes - at < PIECE ? bytes - at : PIECE;
+      crc = k.crc32(crc, w->data + at, n);
+      ok &= w->type == AGF_F32 ? k.finite((const float *)p, n / 4) : k.finite_half((const uint16_t *)p, n / 2);
+    }
+    crc = k.crc32(crc, w->data + bytes, agf_align_up(bytes) - bytes); /* the zeros up to the next tensor */
+    if (!ok && infinite < 0) infinite = i;
+  }
   if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
   return AGF_OK;
 }
 
@@ -583,7 +608,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
   agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
-  if (st == AGF_OK) st = agf_check_crcs(m, header_bytes, err);
+  if (st == AGF_OK) st = agf_check_tables(m, header_bytes, err);
   if (st != AGF_OK) return st;
 
   size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
@@ -615,6 +640,8 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   if (offset != m->bytes)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
                     (unsigned long long)offset);
+  st = agf_check_data(m, err);
+  if (st != AGF_OK) return st;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
   if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
@@ -631,7 +658,6 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
     if (!w->used) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d belongs to no node", i);
     if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
-    if (!agf_weights_finite(w)) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", i);
   }
   st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
   if (st == AGF_OK) st = agf_check_weights(m, err);
@@ -1265,7 +1291,13 @@ static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilati
 enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };  /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_DENSE_BYTES = 72 * 1024 };  /* weights that the dense kernel reads for each few pixels, from the second-level cache */
-enum { AGF_LINEAR_COLUMNS = 256, AGF_LINEAR_ROWS = 8 }; /* a task of a linear layer, a widened piece of f16 weights */
+/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
+ * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
+enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
+
+static int agf_linear_columns(const agf_session *s, const agf_step *st) {
+  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
+}
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -1287,9 +1319,8 @@ static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, 
 static agf_conv_shape agf_shape_of(const agf_axis *a) {
   if (a->k == 1) return AGF_SHAPE_1;
   if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->down == 2) return AGF_SHAPE_3_DOWN;
-  if (a->pad - 2 < -AGF_MARGIN || (a->in - 1) * a->up + a->pad >= a->out + AGF_MARGIN) return AGF_SHAPE_ANY;
-  return a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
+  if (a->pad - 2 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down) return AGF_SHAPE_ANY;
+  return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
@@ -1297,6 +1328,7 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
+  int panels;     /* 2: the kernels read |W| from a panel of its own */
   size_t acc_row; /* floats of one row of accumulators */
 } agf_conv_cut;
 
@@ -1305,7 +1337,8 @@ static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *
   c.shape = agf_shape_of(columns);
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (AGF_CB * 4 * c.lanes), 1) : 1;
+  c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1) : 1;
   c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
   return c;
 }
@@ -1330,7 +1363,7 @@ static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs
            agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
-  panel = (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
+  panel = (size_t)c.panels * (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
   if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
   return agf_align_up(c.acc_row * (size_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up(panel * AGF_CB * 4);
 }
@@ -1414,7 +1447,7 @@ static void agf_plan_linear(agf_session *s, int i) {
   st->gv = agf_buf(s, rows * 4, gate, back);
   st->sv = agf_buf(s, rows * 4, gate, back);
   if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
-  agf_need_scratch(s, (size_t)AGF_LINEAR_ROWS * (size_t)st->co * 4);
+  agf_need_scratch(s, (size_t)AGF_LINEAR_WIDE_ROWS * (size_t)st->co * 4);
 }
 
 /* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
@@ -1830,10 +1863,6 @@ static inline float agf_weight_at(const agf_weight *w, size_t i) {
   return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
 }
 
-static inline float agf_filtered(float w, int filter) {
-  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
-}
-
 /* Weights [at, at + n) as floats, filtered. */
 static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, size_t n, int filter, float *to) {
   size_t i;
@@ -1852,6 +1881,11 @@ static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, i
                       (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
 }
 
+/* Panels of 32 outputs that a call for the outputs from `first` on reads. */
+static inline int agf_panel_count(const agf_conv_job *j, int first) {
+  return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
+}
+
 /* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them. Forward f32
  * weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed and reversed
  * into `scratch`. *wb receives the distance of blocks. */
@@ -1861,7 +1895,7 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   const agf_weight *w = &s->model->weight[n->w];
   const float *f32 = (const float *)(const void *)w->data;
   const uint16_t *f16 = (const uint16_t *)(const void *)w->data;
-  int kw = n->kernel[1], count = agf_imin(j->cut.lanes, agf_ceil_div(j->co - first, AGF_OCG) * AGF_OCG) / AGF_OCG, k, p, o, i, t, f;
+  int kw = n->kernel[1], count = agf_panel_count(j, first), k, p, o, i, t, f;
   size_t panel = (size_t)AGF_CB * (size_t)kw * AGF_OCG;
   *wb = (ptrdiff_t)panel * count;
   if (!j->adjoint) {
@@ -1912,10 +1946,22 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
+/* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
+static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
+                                   ptrdiff_t *wab) {
+  size_t panel = (size_t)AGF_CB * (size_t)j->columns.k * AGF_OCG, size = panel * (size_t)agf_panel_count(j, first), i;
+  float *to = scratch + (size_t)j->cut.blocks * (size_t)(j->cut.lanes / AGF_OCG) * panel;
+  int k, l;
+  *wab = (ptrdiff_t)size;
+  for (k = 0; k < blocks; k++)
+    for (i = 0; i < size; i += AGF_OCG)
+      for (l = 0; l < AGF_OCG; l++) to[(size_t)k * size + i + (size_t)l] = fabsf(w[k * wb + (ptrdiff_t)i + l]);
+  return to;
+}
+
 /* Input row that output row r meets under kernel row kr, or -1. */
 static inline int agf_input_row(const agf_axis *a, int r, int kr) {
-  int h = r * a->down - a->pad + kr * a->dilation;
-  return h < 0 || h % a->up || h / a->up >= a->in ? -1 : h / a->up;
+  return agf_meets(r, kr, a->down, a->up, a->dilation, a->pad, a->in);
 }
 
 static inline unsigned agf_popcount64(uint64_t v) {
@@ -1966,10 +2012,13 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
       for (l = 0; l < outputs; l += e->outputs) {
+        ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
-        q.w = w + (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
+        q.w = w + at;
+        q.wa = wa ? wa + at : NULL;
         for (r = 0; r < rows; r++) {
           int h = agf_input_row(&j->rows, r0 + r, kr);
           if (h < 0) continue;
@@ -2046,15 +2095,15 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
 }
 
-/* Weights of one output block as agf_gconv_row reads them, filtered for the box rule. */
-static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int filter, int lanes_in, float *scratch) {
+/* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box rule. */
+static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int lanes_in, float *scratch) {
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
-  int kh = n->kernel[0], kw = n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
-  size_t size = (size_t)kh * (size_t)kw * (size_t)lanes_in * AGF_CB, k;
-  if (!j->adjoint && w->type == AGF_F32 && !filter) return (const float *)(const void *)w->data + (size_t)block * size;
+  int taps = n->kernel[0] * n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
+  size_t size = (size_t)taps * (size_t)lanes_in * AGF_CB, row = (size_t)taps * AGF_CB;
+  if (!j->adjoint && w->type == AGF_F32 && !j->filter) return (const float *)(const void *)w->data + (size_t)block * size;
   if (!j->adjoint) {
-    agf_load_weights(s, w, (size_t)block * size, size, filter, scratch);
+    agf_load_weights(s, w, (size_t)block * size, size, j->filter, scratch);
     return scratch;
   }
   memset(scratch, 0, size * sizeof(float));
@@ -2064,17 +2113,25 @@ static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int
     for (i = 0; i < og; i++) {
       int o = c / ig * og + i, in = c % ig, lanes = agf_imin(AGF_CB, ig - in / AGF_CB * AGF_CB);
       int to_lanes = agf_imin(AGF_CB, og - i / AGF_CB * AGF_CB);
-      for (tap = 0; tap < kh * kw; tap++) {
-        k = (size_t)(o / AGF_CB) * (size_t)ig * (size_t)(kh * kw) * AGF_CB +
-            (size_t)(in / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-            ((size_t)tap * (size_t)lanes + (size_t)(in % AGF_CB)) * AGF_CB + (size_t)(o % AGF_CB);
-        scratch[(size_t)(i / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                ((size_t)tap * (size_t)to_lanes + (size_t)(i % AGF_CB)) * AGF_CB + (size_t)l] =
-            agf_filtered(agf_weight_at(w, k), filter);
-      }
+      size_t from = (size_t)(o / AGF_CB) * (size_t)ig * row + (size_t)(in / AGF_CB) * AGF_CB * row +
+                    (size_t)(in % AGF_CB) * AGF_CB + (size_t)(o % AGF_CB);
+      size_t to = (size_t)(i / AGF_CB) * AGF_CB * row + (size_t)(i % AGF_CB) * AGF_CB + (size_t)l;
+      for (tap = 0; tap < taps; tap++)
+        scratch[to + (size_t)(taps - 1 - tap) * (size_t)to_lanes * AGF_CB] =
+            agf_filtered(agf_weight_at(w, from + (size_t)tap * (size_t)lanes * AGF_CB), j->filter);
     }
   }
   return scratch;
+}
+
+static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
+  int i, block = 1, one = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
+  for (i = 0; i < lanes_in * AGF_CB; i++) {
+    block &= index[i] / AGF_CB == index[0] / AGF_CB;
+    one &= index[i] == index[i / AGF_CB * AGF_CB];
+    lane &= index[i] == index[0] + i;
+  }
+  return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;
 }
 
 /* A task is some rows of one output block. */
@@ -2089,11 +2146,12 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   float *panel = (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
   agf_gconv_row q;
   for (i = 0; i < lanes_in; i++)
-    for (l = 0; l < AGF_CB; l++) {
-      int c = block * AGF_CB + l;
-      at[i * AGF_CB + l] = c < j->co ? c / lanes_out * lanes_in + i : 0;
+    for (l = 0; l < AGF_CB; l++) { /* lanes beyond the last channel read as the last one does; their weights are 0 */
+      int c = agf_imin(block * AGF_CB + l, j->co - 1);
+      at[i * AGF_CB + l] = c / lanes_out * lanes_in + i;
+      if (lanes_in == 1 && lanes_out == 1) at[l] = block * AGF_CB + l;
     }
-  q.contiguous = lanes_in == 1 && lanes_out == 1 && (block + 1) * AGF_CB <= j->co;
+  q.reads = agf_reads_of(at, lanes_in);
   q.index = at;
   q.lanes_in = lanes_in;
   q.x = j->x;
@@ -2104,16 +2162,18 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   q.w_in = j->wi;
   q.h_in = j->hi;
   q.w_out = j->wo;
-  q.kh = n->kernel[0];
-  q.kw = n->kernel[1];
-  q.stride_h = n->stride[0];
-  q.stride_w = n->stride[1];
-  q.dilation_h = n->dilation[0];
-  q.dilation_w = n->dilation[1];
-  q.pad_h = n->pad[0];
-  q.pad_w = n->pad[1];
-  q.adjoint = j->adjoint;
-  q.w = agf_gconv_weights(s, j, block, j->filter, lanes_in, panel);
+  q.border = (int)((j->xr / j->xp - j->wi) / 2);
+  q.kh = j->rows.k;
+  q.down_h = j->rows.down;
+  q.up_h = j->rows.up;
+  q.dilation_h = j->rows.dilation;
+  q.pad_h = j->rows.pad;
+  q.kw = j->columns.k;
+  q.down = j->columns.down;
+  q.up = j->columns.up;
+  q.dilation = j->columns.dilation;
+  q.pad = j->columns.pad;
+  q.w = agf_gconv_weights(s, j, block, lanes_in, panel);
   for (r = r0; r < r1; r++) {
     q.row = r;
     s->k.gconv[j->kind](&q);
@@ -2124,6 +2184,8 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
 static void agf_conv(agf_session *s, agf_conv_job *j) {
   const agf_node *n = &s->model->node[j->step->node];
   int blocks;
+  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
+  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   if (n->groups > 1) {
     blocks = agf_ceil_div(j->co, AGF_CB);
     j->th = blocks >= 4 * s->threads ? j->ho : agf_ceil_div(j->ho, 4);
@@ -2131,8 +2193,6 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
     return;
   }
-  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
-  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
@@ -2211,33 +2271,32 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
   const agf_node *n = &s->model->node[st->node];
   const agf_weight *w = &s->model->weight[n->w];
   const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
-  int rc, cc, b, kr, t, i, l, width = n->groups > 1 ? AGF_CB : AGF_OCG, panels = agf_ceil_div(n->channels, width);
+  int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
   int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
   (void)scratch;
   for (rc = 0; rc < st->row_classes; rc++)
     for (cc = 0; cc < st->column_classes; cc++) {
-      float acc[AGF_OCG] = {0};
+      float *acc = j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width;
+      memset(acc, 0, (size_t)width * sizeof(float));
       for (b = 0; b * AGF_CB < inputs; b++) {
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
         for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
-          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++)
-            for (i = 0; i < lanes; i++) {
-              size_t at = n->groups > 1
-                              ? (size_t)panel * (size_t)(kh * kw) * (size_t)inputs * AGF_CB +
-                                    (size_t)b * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                                    ((size_t)(kr * kw + t) * (size_t)lanes + (size_t)i) * AGF_CB
-                              : (size_t)b * AGF_CB * (size_t)(kh * kw) * (size_t)panels * AGF_OCG +
-                                    ((((size_t)kr * (size_t)panels + (size_t)panel) * (size_t)lanes + (size_t)i) * (size_t)kw +
-                                     (size_t)t) * AGF_OCG;
-              if (j->filter < 0)
-                for (l = 0; l < width; l++) acc[l] += fabsf(agf_weight_at(w, at + (size_t)l)); /* fma(1, |w|, acc) */
-              else
-                for (l = 0; l < width; l++)
-                  acc[l] = agf_fmaf(j->value, agf_filtered(agf_weight_at(w, at + (size_t)l), j->filter), acc[l]);
+          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
+            /* grouped: [block][ic block][kh][kw][ic][16] */
+            size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
+                                         (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
+                                      : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
+            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            if (w->type == AGF_F32) {
+              s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
+            } else {
+              float wide[AGF_CB * AGF_OCG];
+              for (i = 0; i < lanes; i++)
+                s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)ws, wide + i * width, (size_t)width);
+              s->k.border(wide, width, lanes, width, j->value, j->filter, acc);
             }
+          }
       }
-      memcpy(j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width, acc,
-             (size_t)width * sizeof(float));
     }
 }
 
@@ -2288,7 +2347,7 @@ typedef struct agf_linear_job {
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int c0 = i * AGF_LINEAR_COLUMNS, columns = agf_imin(AGF_LINEAR_COLUMNS, j->st->co - c0), k, r;
+  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
   float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
   memset(j->y + c0, 0, (size_t)columns * sizeof(float));
   if (d) memset(d, 0, (size_t)columns * sizeof(float));
@@ -2296,8 +2355,8 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
     s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
     return;
   }
-  for (k = 0; k < j->rows; k += AGF_LINEAR_ROWS) {
-    int rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k);
+  for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
     for (r = 0; r < rows; r++)
       if (j->x[k + r] != 0)
         agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
@@ -2308,17 +2367,21 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
 static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int k = i * AGF_LINEAR_ROWS, rows = agf_imin(AGF_LINEAR_ROWS, j->rows - k), r;
-  const float *at = (const float *)(const void *)w->data + (size_t)k * (size_t)j->st->co;
-  if (w->type == AGF_F16 || j->filter) {
-    float *wide = (float *)(void *)scratch;
-    for (r = 0; r < rows; r++)
-      if (j->all || j->x[k + r] != 0)
-        agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co, (size_t)j->st->co, j->filter,
-                         wide + (size_t)r * (size_t)j->st->co);
-    at = wide;
+  int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
+  size_t co = (size_t)j->st->co;
+  for (; k < end; k += rows) {
+    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
+    rows = w->type == AGF_F32 && !j->filter ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
+    if (w->type == AGF_F16 || j->filter) {
+      float *wide = (float *)(void *)scratch;
+      for (r = 0; r < rows; r++)
+        if (j->all || j->x[k + r] != 0)
+          agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
+      at = wide;
+    }
+    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
+                     j->ts ? j->ts + k : NULL);
   }
-  s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL, j->ts ? j->ts + k : NULL);
 }
 
 /* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
@@ -2353,7 +2416,7 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   j.d = want_d ? agf_floats(s, st->d) : NULL;
   j.rows = ti->c * ti->h * ti->w;
   agf_gather(ti, x, agf_floats(s, st->vec));
-  agf_parallel(s, agf_ceil_div(st->co, AGF_LINEAR_COLUMNS), agf_linear_task, &j);
+  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
   for (b = 0; y && b < to->cb; b++)
     if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
                      y_mask ? y_mask + b : NULL))
@@ -2824,7 +2887,7 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
   j.s = sv;
   j.tg = want_g ? agf_floats(s, st->gv) : NULL;
   j.ts = agf_floats(s, st->sv);
-  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
   agf_destination(s, st, 0, &cam, &out_g);
   agf_scatter(ti, j.ts, cam);
@@ -3303,7 +3366,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     j.all = 1;
     j.g = dz;
     j.tg = agf_floats(s, st->gv);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
     agf_scatter(ti, j.tg, cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
@@ -3353,15 +3416,15 @@ typedef struct agf_local_job {
   int target;
 } agf_local_job;
 
-/* A block of columns of V X at every position; X is read where it lies, AGF_LINEAR_ROWS channels at a time. */
+/* A block of columns of V X at every position; X is read where it lies, AGF_LINEAR_WIDE_ROWS channels at a time. */
 static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_local_job *j = (const agf_local_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
-  int co = j->linear->co, c0 = i * AGF_LINEAR_COLUMNS, columns = agf_imin(AGF_LINEAR_COLUMNS, co - c0), k, r, p;
+  int co = j->linear->co, each = agf_linear_columns(s, j->linear), c0 = i * each, columns = agf_imin(each, co - c0), k, r, p;
   float *v = (float *)(void *)scratch;
   for (p = 0; p < j->t->h * j->t->w; p++) memset(j->l + (size_t)p * (size_t)co + (size_t)c0, 0, (size_t)columns * sizeof(float));
-  for (k = 0; k < j->t->c; k += AGF_LINEAR_ROWS) {
-    int rows = agf_imin(AGF_LINEAR_ROWS, j->t->c - k);
+  for (k = 0; k < j->t->c; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->t->c - k);
     for (r = 0; r < rows; r++)
       agf_load_weights(s, w, (size_t)(k + r) * (size_t)co + (size_t)c0, (size_t)columns, 0, v + r * columns);
     for (r = 0; r < j->t->h; r++)
@@ -3408,15 +3471,15 @@ static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsi
   }
 }
 
-/* g = V^T u into cam for AGF_LINEAR_ROWS channels at every position. */
+/* g = V^T u into cam for AGF_LINEAR_WIDE_ROWS channels at every position. */
 static void agf_local_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_local_job *j = (const agf_local_job *)arg;
   const agf_tensor *t = j->t;
   const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
-  int co = j->linear->co, k = i * AGF_LINEAR_ROWS, rows = agf_imin(AGF_LINEAR_ROWS, t->c - k), p;
+  int co = j->linear->co, k = i * AGF_LINEAR_WIDE_ROWS, rows = agf_imin(AGF_LINEAR_WIDE_ROWS, t->c - k), p;
   size_t plane = (size_t)t->h * (size_t)t->w;
   const float *v = (const float *)(const void *)w->data + (size_t)k * (size_t)co;
-  float g[AGF_LINEAR_ROWS] = {0};
+  float g[AGF_LINEAR_WIDE_ROWS] = {0};
   if (w->type == AGF_F16) {
     agf_load_weights(s, w, (size_t)k * (size_t)co, (size_t)rows * (size_t)co, 0, (float *)(void *)scratch);
     v = (const float *)(const void *)scratch;
@@ -3451,9 +3514,9 @@ static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_erro
   j.l = agf_floats(s, s->local);
   agf_destination(s, &s->step[*head], 0, &j.cam, &j.g);
   memset(j.cam, 0, agf_tensor_elements(j.t) * sizeof(float));
-  if (j.linear) agf_parallel(s, agf_ceil_div(j.linear->co, AGF_LINEAR_COLUMNS), agf_local_logits_task, &j);
+  if (j.linear) agf_parallel(s, agf_ceil_div(j.linear->co, agf_linear_columns(s, j.linear)), agf_local_logits_task, &j);
   agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
-  if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_ROWS), agf_local_back_task, &j);
+  if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_WIDE_ROWS), agf_local_back_task, &j);
   memset(&r, 0, sizeof r);
   r.to = j.t;
   if (j.g) {
@@ -3473,13 +3536,9 @@ static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_erro
 
 static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
-  agf_kernels_ref(&s->k);
   if (name && !*name) name = NULL;
-  if (name && !strcmp(name, "ref")) return AGF_OK;
-#if defined(AGF_KERNELS_X86)
-  if (agf_kernels_x86(&s->k, name)) return AGF_OK;
-#endif
-  return name ? agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name) : AGF_OK;
+  if (agf_kernels_choose(&s->k, name)) return AGF_OK;
+  return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
 }
 
 /* A vector tensor's elements into floats, -0 made +0. */
@@ -4106,7 +4165,7 @@ static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
       j.all = 1;
       j.g = wide;
       j.tg = agf_floats(s, st->gv);
-      agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+      agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
       agf_scatter(ti, j.tg, out);
     } else {
       agf_rows_job j;
@@ -4577,9 +4636,9 @@ static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) 
       for (k = 0; k < j.rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
     }
     j.filter = terms[i].filter;
-    agf_parallel(s, agf_ceil_div(st->co, AGF_LINEAR_COLUMNS), agf_linear_task, &j);
+    agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
     for (k = 0; k < to->c; k++) rhs[k] = agf_sdiv(R[k], j.y[k]);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_ROWS), agf_linear_back_task, &j);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
     for (k = 0; k < j.rows; k++) {
       float v = terms[i].factor * (x[k] * j.tg[k]);
       sum[k] = (i ? sum[k] : 0.0f) + v;
@@ -4911,20 +4970,22 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size (shorter side to
- * resize_to, longer side truncated, crop corner rounded half to even), scaled in proportion at others. */
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
+ * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
+ * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
-  double ratio = (double)in->resize_to / agf_imin(in->height, in->width);
+  double tall = (double)height / in->height, wide = (double)width / in->width;
+  int to = (int)(in->resize_to * (tall > wide ? tall : wide) + 0.5);
   *rh = height;
   *rw = width;
   *top = *left = 0;
   if (in->resize == AGF_RESIZE_STRETCH) return;
-  if ((int64_t)pw * height <= (int64_t)ph * width) { /* the picture's width is the tighter side */
-    *rw = (int)(ratio * width + 0.5);
-    *rh = agf_imax((int)((double)*rw * ph / pw), height);
-  } else {
-    *rh = (int)(ratio * height + 0.5);
-    *rw = agf_imax((int)((double)*rh * pw / ph), width);
+  *rh = pw <= ph ? (int)((double)to * ph / pw) : to;
+  *rw = pw <= ph ? to : (int)((double)to * pw / ph);
+  if (*rh < height || *rw < width) {
+    int by_width = (int64_t)pw * height <= (int64_t)ph * width; /* the picture's width is the tighter side */
+    *rh = by_width ? agf_imax((int)((double)width * ph / pw), height) : height;
+    *rw = by_width ? width : agf_imax((int)((double)height * pw / ph), width);
   }
   *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);

@@ -4,8 +4,8 @@
     python3 tests/test_cli.py [PART_OF_A_TEST'S_NAME ...]
 
 Needs Python's standard library alone, so that it runs on a Raspberry Pi as it is. The program is $AGF_BIN, else
-build/agf; a demo model to try besides is $AGF_DEMO, else the one in demo/. Models and pictures are made here, so that
-every value in them is known.
+build/agf; a demo model to try besides is $AGF_DEMO, else the one in tests/demo/. Models and pictures are made here, so
+that every value in them is known.
 """
 
 import glob
@@ -1041,6 +1041,10 @@ def test_odd_shapes():
         read_png("figure.png")
         check(png_size("over.png") == (width, height), "overlay of %dx%d" % (width, height))
     good("explain", "m.agf", "photo.png", "--top", 6, "-o", "figure.png")
+    save("wide.pgm", b"P5 10000 5000 255\n" + bytes(50000000))
+    bare = ["--overlay", "--layout", "bare", "-o", "out.png"]
+    refused("explain", "m.agf", "wide.pgm", "--top", 6, *bare, says="too many")
+    os.remove("wide.pgm")
     write_model("long.agf", labels=["a label of many words " * 20, "\u4e2d\u6587", "plain"])
     good("explain", "long.agf", "photo.png", "--top", 3, "-o", "figure.png")
     read_png("figure.png")
@@ -1286,9 +1290,11 @@ def test_golden_cases():
 
 
 def test_demo_model():
-    demo = os.environ.get("AGF_DEMO") or next(iter(sorted(glob.glob(os.path.join(ROOT, "demo", "*.agf")))), None)
+    demo = os.environ.get("AGF_DEMO") or next(
+        iter(sorted(glob.glob(os.path.join(ROOT, "tests", "demo", "*.agf")))), None
+    )
     if not demo:
-        raise Skip("no demo model in demo/ or $AGF_DEMO")
+        raise Skip("no demo model in tests/demo/ or $AGF_DEMO")
     save("photo.png", png_bytes(scene(128, 96)))
     result = explain_json(demo, "photo.png", "-o", "map.png")
     check(len(result["top"]) == 5 and all(t["label"] for t in result["top"]), "five labelled classes")
@@ -1296,8 +1302,8 @@ def test_demo_model():
 
 
 def run_tests(tests, parts):
-    """Run those of `tests` (name -> function) whose name holds one of `parts` (none: all), each in an empty folder of its
-    own; the exit code."""
+    """Run those of `tests` (name -> function) whose name holds one of `parts` (none: all), each in an empty folder; the
+    exit code."""
     passed = failed = skipped = 0
     home = os.getcwd()
     for name, test in tests.items():

@@ -448,13 +448,16 @@ def test_the_end():
             agrees(g, g.add(op, logits, axis=1), logits=logits)
     g = Graph(7)  # SqueezeNet's end
     logits = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
-    written = agrees(g, g.add("Flatten", g.add("Softmax", logits)), logits=logits)
+    written = agrees(g, g.add("Flatten", g.add("Softmax", logits)), logits=logits)  # along axis 1, opset 7's default
     check(written.nodes[-1][0] == "global_avgpool", "not the last node")
     g = Graph()
     x = g.add("Softmax", g.head(g.conv("x", 6, 3), 6))
     refuses(g, g.add("Gemm", x, g.weights(5, 5)), ["gemm", "probabilities"])
     g = Graph()
-    refuses(g, g.add("Softmax", g.add("GlobalAveragePool", g.conv("x", 6, 3)), axis=2), ["softmax2", "axis 2"])
+    refuses(g, g.add("Softmax", g.add("GlobalAveragePool", g.conv("x", 6, 3))), ["softmax2", "axis 3"])
+    g = Graph()
+    logits = g.head(g.conv("x", 6, 3), 6)
+    agrees(g, g.add("Softmax", logits), logits=logits)
     g = Graph()  # a classifier written as a convolution
     x = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
     written = agrees(g, g.add("Flatten", g.conv(x, 5, 6, (1, 1))))

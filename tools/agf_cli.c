@@ -1,19 +1,20 @@
 /* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
  *
  * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`, a method a row of `methods`.
- * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, what both stand on cli_base.h's. */
+ * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on cli_base.h's. */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
 #include <stddef.h>
 
 #include "agf.h"
 #include "cli_base.h"
+#include "cli_bench.h"
 #include "cli_figure.h"
 #include "cli_picture.h"
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
-enum { EXPLAIN = 1, INFO = 2 }; /* the commands that an option belongs to */
+enum { EXPLAIN = 1, INFO = 2, BENCH = 4 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
@@ -25,6 +26,7 @@ typedef struct options {
   int overlay, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
   int threads;
+  int runs;
 } options;
 
 typedef enum option_kind {
@@ -67,19 +69,20 @@ static const option options_known[] = {
   {"logits", 0, EXPLAIN, TEXT, FIELD(logits), 0, 0, "FILE", "write the scores of all classes, float32 [classes]"},
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
-  {"json", 0, EXPLAIN | INFO, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
+  {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD", "agf (default): Attribution Guided Factorization"},
   {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
   {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
    "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in DIR"},
-  {"size", 0, EXPLAIN | INFO, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
-  {"threads", 0, EXPLAIN | INFO, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
-  {"isa", 0, EXPLAIN, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
-  {"low-memory", 0, EXPLAIN, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
-  {"verbose", 'v', EXPLAIN, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
-  {"quiet", 'q', EXPLAIN, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
-  {"help", 'h', EXPLAIN | INFO, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+  {"size", 0, EXPLAIN | INFO | BENCH, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
+  {"threads", 0, EXPLAIN | INFO | BENCH, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
+  {"isa", 0, EXPLAIN | BENCH, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
+  {"low-memory", 0, EXPLAIN | BENCH, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
+  {"runs", 0, BENCH, COUNT, FIELD(runs), 1, 10000, "N", "how often each stage is timed (default 7)"},
+  {"verbose", 'v', EXPLAIN | BENCH, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
+  {"quiet", 'q', EXPLAIN | BENCH, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
+  {"help", 'h', EXPLAIN | INFO | BENCH, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
 };
 
 enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
@@ -655,18 +658,25 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
 
 /* A label as a part of a file's name: no separators, control or shell characters, no leading '.' or '-', at most 100 bytes. */
 static char *file_safe(const char *label) {
-  char *safe = text_of("%.100s", label), *c;
+  enum { MOST = 100 };
+  char *safe = allocate(MOST + 1, 1), *end = safe;
 
-  for (c = safe + strlen(safe); c > safe && !utf8_length(c - 1) && (unsigned char)c[-1] >= 0x80; c--)
-    if (((unsigned char)c[-1] & 0xC0) == 0xC0) { /* a sequence that the cut went through */
-      c[-1] = 0;
+  while (*label) {
+    int length = utf8_length(label);
+
+    if (length < 1)
+      length = 1; /* a stray byte */
+    if (end - safe + length > MOST)
       break;
-    }
-  for (c = safe; *c; c++) {
-    bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || (unsigned char)*c >= 0x80;
-
-    if (!plain && *c != '_' && ((*c != '-' && *c != '.') || c == safe))
-      *c = '_';
+    if (length > 1)
+      memcpy(end, label, (size_t)length);
+    else if ((*label >= 'a' && *label <= 'z') || (*label >= 'A' && *label <= 'Z') || (*label >= '0' && *label <= '9') ||
+             (strchr("-.", *label) && end > safe))
+      *end = *label;
+    else
+      *end = '_';
+    end += length;
+    label += length;
   }
   return safe;
 }
@@ -1418,6 +1428,46 @@ static int run_info(const options *asked) {
 
 /* ---- Commands ------------------------------------------------------------------------------------------------------------- */
 
+/* ---- agf bench ------------------------------------------------------------------------------------------------------------ */
+
+static int run_bench(const options *asked) {
+  agf_session_config config;
+  explainer e;
+  prepared p;
+  problem why;
+  bench b;
+
+  if (asked->arguments.count < 1 || asked->arguments.count > 2)
+    fatal("bench needs one model file, and takes one picture: agf bench MODEL [PICTURE]");
+  memset(&e, 0, sizeof e);
+  memset(&p, 0, sizeof p);
+  memset(&b, 0, sizeof b);
+  e.asked = asked;
+  e.model = b.model = open_model(asked->arguments.items[0]);
+  agf_model_input(e.model, &e.input);
+  b.name = agf_model_name(b.model);
+  if (!*b.name)
+    b.name = base_name(asked->arguments.items[0]);
+  b.height = asked->height ? asked->height : e.input.height;
+  b.width = asked->width ? asked->width : e.input.width;
+  if (asked->arguments.count == 2) {
+    if (!prepare(&e, asked->arguments.items[1], &p, &why))
+      fatal("%s", why.text);
+    b.height = p.height;
+    b.width = p.width;
+  }
+  memset(&config, 0, sizeof config);
+  config.height = b.height;
+  config.width = b.width;
+  config.threads = asked->threads;
+  config.low_memory = asked->low_memory;
+  config.isa = asked->isa;
+  bench_run(&b, &config, p.chw, asked->runs ? asked->runs : 7, asked->json, asked->verbose, asked->quiet);
+  prepared_free(&p);
+  agf_model_close(e.model);
+  return EXIT_SUCCESS;
+}
+
 static const struct command {
   const char *name, *arguments, *summary;
   int bit;
@@ -1431,6 +1481,9 @@ static const struct command {
    "that cannot be read is reported, and the others are done (exit code 1).\n"},
   {"info", "MODEL", "what a model file holds, and the memory it needs", INFO, run_info,
    "Prints input, preprocessing, classes, parameters, memory of a session, and all layers.\n"},
+  {"bench", "MODEL [PICTURE]", "how fast a model runs and explains here", BENCH, run_bench,
+   "Times the forward pass, the explanation of one class and of a further one, on a picture or on noise, and sets\n"
+   "them beside the machine's peak and bandwidth, probed between the runs. With -v, layer by layer.\n"},
 };
 
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -24,14 +24,17 @@ typedef struct colour {
 
 static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {204, 204, 204};
 
-static canvas canvas_new(int width, int height) {
-  canvas c;
+/* A white canvas, or false: stb_image_write counts bytes in int, twice over while it compresses. */
+static bool canvas_new(canvas *c, double width, double height, problem *why) {
+  const double most_pixels = 200e6;
 
-  c.width = width;
-  c.height = height;
-  c.rgb = allocate((size_t)width * (size_t)height, 3);
-  memset(c.rgb, 255, (size_t)width * (size_t)height * 3);
-  return c;
+  if (width * height > most_pixels)
+    return failed(why, "%.0fx%.0f pixels are too many for one picture", width, height);
+  c->width = (int)width;
+  c->height = (int)height;
+  c->rgb = allocate((size_t)c->width * (size_t)c->height, 3);
+  memset(c->rgb, 255, (size_t)c->width * (size_t)c->height * 3);
+  return true;
 }
 
 static uint8_t *pixel_at(const canvas *c, int x, int y) {
@@ -437,7 +440,8 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   agf_rect all = {0, 0, width, height};
   bool done = true;
 
-  *c = canvas_new(width * count, height);
+  if (!canvas_new(c, (double)width * count, height, why))
+    return false;
   for (i = 0; i < count && done; i++) {
     if (s->overlay)
       draw_photo(c, i * width, 0, width, height, f->photo, &all);
@@ -481,7 +485,9 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
   margin = (int)(1.8 * cap);
   cell_width = (int)fmax(panel_width, 26 * cap); /* a slim panel still has room for its caption */
   cell_height = panel_height + (int)(2.1 * cap);
-  *c = canvas_new(margin + balanced * (cell_width + margin), margin + rows * (cell_height + margin) + (int)(3.2 * cap));
+  if (!canvas_new(c, margin + balanced * (double)(cell_width + margin),
+                  margin + rows * (double)(cell_height + margin) + floor(3.2 * cap), why))
+    return false;
   for (cell = 0; cell < cells && done; cell++) {
     const panel *p = f->photo ? panels + cell - 1 : panels + cell;
     bool is_photo = f->photo && cell == 0;

@@ -1,0 +1,563 @@
+/* Every kernel of every instruction set that this machine has against kernels/ref.h, bit for bit; with --bench their speed.
+ *
+ *   check_kernels [--seed N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]
+ *
+ * A test sets up a kernel's operands as buffers, each between canaries, outputs poisoned with NaN. The reference and the kernel
+ * run on equal copies of them, and then every byte of every buffer must agree: outputs, operands that are inputs only, canaries.
+ * A NaN equals any other NaN: which one an operation returns differs between processors. Sizes are random and small, so that they
+ * reach every tail; values hold zeros of both signs, subnormals, huge numbers and, in one round of four, infinities and NaN. */
+#include "../agf.c"
+
+#include "testing.h"
+
+#include <stddef.h>
+
+/* ---- Random operands ---- */
+
+static uint64_t random_state;
+
+static uint32_t rnd(void) { /* xorshift64* (Vigna, 2016) */
+  random_state ^= random_state >> 12;
+  random_state ^= random_state << 25;
+  random_state ^= random_state >> 27;
+  return (uint32_t)(random_state * 2685821657736338717u >> 32);
+}
+static int rnd_below(int n) { return (int)(rnd() % (uint32_t)n); }
+static int rnd_from(int lo, int hi) { return lo + rnd_below(hi - lo + 1); }
+static float rnd_unit(void) { return (float)rnd() / 4294967296.0f; }
+
+typedef enum kind { FINITE, ANY, POSITIVE } kind; /* ANY: with infinities and NaN in wild rounds */
+static int wild;
+
+static float rnd_value(kind k) {
+  float v = (2 * rnd_unit() - 1) * 4;
+  switch (rnd_below(16)) {
+    case 0: case 1: case 2: case 3: case 4: v = 0.0f; break;
+    case 5: v = -0.0f; break;
+    case 6: v *= 1e-4f; break;
+    case 7: v = wild ? v * 1e-39f : v; break;
+    case 8: v = wild ? v * 1e37f : v; break;
+    case 9: v = wild && k == ANY && rnd_below(4) == 0 ? INFINITY : v; break;
+    case 10: v = wild && k == ANY && rnd_below(4) == 0 ? -INFINITY : v; break;
+    case 11: v = wild && k == ANY && rnd_below(4) == 0 ? NAN : v; break;
+    default: break;
+  }
+  return k == POSITIVE && v < 0 ? 0.0f : v;
+}
+
+/* ---- Buffers ---- */
+
+enum { CANARY = 256, MAX_BUFFERS = 16 };
+typedef enum element { FLOATS, DOUBLES, WORDS, BYTES } element;
+
+static struct {
+  unsigned char *base; /* canary, data, canary */
+  unsigned char *before, *expected;
+  size_t bytes;
+  element type;
+} buffer[MAX_BUFFERS];
+static int buffers;
+
+static void *new_buffer(size_t n, element type) {
+  static const size_t size[] = {4, 8, 2, 1};
+  size_t bytes = n * size[type], all = agf_align_up(bytes + 2 * CANARY);
+  if (buffers == MAX_BUFFERS) abort();
+  buffer[buffers].base = (unsigned char *)agf_malloc(NULL, all);
+  buffer[buffers].before = (unsigned char *)malloc(all);
+  buffer[buffers].expected = (unsigned char *)malloc(all);
+  if (!buffer[buffers].base || !buffer[buffers].before || !buffer[buffers].expected) abort();
+  buffer[buffers].bytes = bytes + 2 * CANARY;
+  buffer[buffers].type = type;
+  memset(buffer[buffers].base, 0xA5, all);
+  return buffer[buffers++].base + CANARY;
+}
+
+static void free_buffers(void) {
+  while (buffers) {
+    buffers--;
+    agf_mfree(NULL, buffer[buffers].base, 0);
+    free(buffer[buffers].before);
+    free(buffer[buffers].expected);
+  }
+}
+
+static float *out_floats(size_t n) {
+  float *p = (float *)new_buffer(n, FLOATS);
+  memset(p, 0xff, n * sizeof *p); /* NaN */
+  return p;
+}
+static uint16_t *out_masks(size_t n) { return (uint16_t *)new_buffer(n, WORDS); }
+
+static float *in_floats(size_t n, kind k) {
+  float *p = (float *)new_buffer(n, FLOATS);
+  size_t i;
+  for (i = 0; i < n; i++) p[i] = rnd_value(k);
+  return p;
+}
+static double *in_doubles(size_t n) {
+  double *p = (double *)new_buffer(n, DOUBLES);
+  size_t i;
+  for (i = 0; i < n; i++) p[i] = rnd_value(FINITE);
+  return p;
+}
+static uint8_t *in_bytes(size_t n, int below) {
+  uint8_t *p = (uint8_t *)new_buffer(n, BYTES);
+  size_t i;
+  for (i = 0; i < n; i++) p[i] = (uint8_t)rnd_below(below);
+  return p;
+}
+
+/* ---- The kernels' operands ---- */
+
+typedef struct operands {
+  float *f[8];
+  uint16_t *m, *m2;
+  double *d[2];
+  uint8_t *b;
+  size_t count;
+  ptrdiff_t stride, stride2;
+  int n, blocks, flag, flag2;
+  float value, value2;
+  agf_act act;
+  agf_gate_row gate;
+  agf_pool_row pool;
+  double bytes, flops; /* of one call, for --bench */
+  long result;
+} operands;
+
+/* Pixels of a row, and numbers of a flat array; large when timed. */
+static int benching;
+static int row_pixels(void) { return benching ? 112 : rnd_from(1, 70); }
+static int row_blocks(void) { return benching ? 8 : rnd_from(1, 9); }
+static size_t numbers(void) { return benching ? 1 << 16 : (size_t)rnd_from(0, 5000); }
+static agf_act rnd_act(void) { return (agf_act)rnd_below(3); }
+
+static float *row(kind k, const operands *o) { return in_floats((size_t)o->n * AGF_CB, k); }
+
+static void setup_widen(operands *o) {
+  size_t i;
+  o->count = numbers();
+  o->m = (uint16_t *)new_buffer(o->count, WORDS);
+  for (i = 0; i < o->count; i++) o->m[i] = (uint16_t)rnd();
+  o->f[0] = out_floats(o->count);
+}
+static void call_widen(const agf_kernels *k, operands *o) { k->widen(o->m, o->f[0], o->count); }
+
+static void setup_bytes(operands *o) {
+  o->count = numbers();
+  o->b = in_bytes(o->count, 256);
+}
+static void call_crc32(const agf_kernels *k, operands *o) { o->result = (long)k->crc32(12345, o->b, o->count); }
+
+static void setup_finite(operands *o) {
+  size_t i;
+  o->count = numbers();
+  o->f[0] = in_floats(o->count, FINITE);
+  o->m = (uint16_t *)new_buffer(o->count, WORDS);
+  for (i = 0; i < o->count; i++) o->m[i] = (uint16_t)(rnd() & 0xfbff);
+  if (o->count && rnd_below(2)) { /* one that is not, at any place */
+    static const float bad[] = {INFINITY, -INFINITY, NAN};
+    o->f[0][rnd_below((int)o->count)] = bad[rnd_below(3)];
+    o->m[rnd_below((int)o->count)] = (uint16_t)(0x7c00 | (rnd() & 0x83ff));
+  }
+}
+static void call_finite(const agf_kernels *k, operands *o) { o->result = k->finite(o->f[0], o->count); }
+static void call_finite_half(const agf_kernels *k, operands *o) { o->result = k->finite_half(o->m, o->count); }
+
+static void setup_transpose(operands *o) {
+  o->n = rnd_from(1, AGF_CB);
+  o->stride = AGF_CB * rnd_from(1, 4);
+  o->stride2 = AGF_CB + rnd_from(0, 3) * 16;
+  o->f[0] = in_floats((size_t)(o->stride * AGF_CB), ANY);
+  o->f[1] = out_floats((size_t)(o->stride2 * AGF_CB));
+}
+static void call_transpose(const agf_kernels *k, operands *o) { k->transpose(o->f[0], o->stride, o->n, o->f[1], o->stride2); }
+
+/* Accumulators, some floats apart. */
+static void setup_accumulators(operands *o) {
+  o->n = row_pixels();
+  o->stride = AGF_CB * rnd_from(1, 3);
+  o->f[0] = in_floats((size_t)(o->n * o->stride), ANY);
+}
+static void setup_store_y(operands *o) {
+  setup_accumulators(o);
+  o->f[1] = in_floats(AGF_CB, FINITE);
+  o->f[2] = rnd_below(2) ? in_floats(AGF_CB, FINITE) : NULL;
+  o->act = rnd_act();
+  o->f[3] = out_floats((size_t)o->n * AGF_CB);
+  o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_store_y(const agf_kernels *k, operands *o) {
+  o->result = k->store_y(o->f[0], o->stride, o->n, o->f[2], o->f[1], o->act, o->f[3], o->m) != 0;
+}
+static void setup_store(operands *o) {
+  setup_accumulators(o);
+  o->f[1] = out_floats((size_t)o->n * AGF_CB);
+}
+static void call_store(const agf_kernels *k, operands *o) { k->store(o->f[0], o->stride, o->n, o->f[1]); }
+static void setup_store_c(operands *o) {
+  setup_store(o);
+  o->f[2] = row(ANY, o);
+}
+static void call_store_c(const agf_kernels *k, operands *o) { k->store_c(o->f[0], o->stride, o->n, o->f[2], o->f[1]); }
+static void setup_store_z(operands *o) {
+  setup_store(o);
+  o->stride2 = 32;
+  o->f[2] = in_floats(5 * 32, FINITE);
+  o->f[3] = in_floats(5 * 32, FINITE);
+  o->b = in_bytes((size_t)o->n, 5);
+}
+static void call_store_z(const agf_kernels *k, operands *o) {
+  k->store_z(o->f[0], o->stride, o->n, o->f[2], o->f[3], o->b, o->stride2, o->f[1]);
+}
+static void setup_store_box(operands *o) {
+  setup_store_c(o);
+  o->f[3] = in_floats((size_t)(o->n * o->stride), ANY);
+  o->f[4] = in_floats((size_t)(o->n * o->stride), ANY);
+  o->value = rnd_value(FINITE);
+  o->value2 = rnd_value(FINITE);
+}
+static void call_store_box(const agf_kernels *k, operands *o) {
+  k->store_box(o->f[0], o->f[3], o->f[4], o->stride, o->n, o->f[2], o->value, o->value2, o->f[1]);
+}
+
+static void setup_gate(operands *o) {
+  agf_gate_row *q = &o->gate;
+  o->n = row_pixels();
+  q->cam = row(ANY, o);
+  q->g = rnd_below(4) ? row(ANY, o) : NULL;
+  q->act = rnd_act();
+  q->y = q->act == AGF_ACT_NONE ? NULL : row(POSITIVE, o);
+  q->scale = rnd_below(2) ? in_floats(AGF_CB, FINITE) : NULL;
+  q->d = rnd_below(4) ? row(ANY, o) : NULL;
+  if (q->d && rnd_below(2)) {
+    q->b_stride = 32;
+    q->b = in_floats(5 * 32, POSITIVE);
+    q->column_class = in_bytes((size_t)o->n, 5);
+  }
+  q->rhs = out_floats((size_t)o->n * AGF_CB * (size_t)(1 + (q->g != NULL) + (q->b != NULL)));
+  q->mask = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+  q->cam_mask = rnd_below(2) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_gate(const agf_kernels *k, operands *o) { o->result = k->gate(&o->gate, o->n) != 0; }
+
+static void setup_rows(operands *o) {
+  int i;
+  o->n = row_pixels();
+  for (i = 0; i < 5; i++) o->f[i] = row(ANY, o);
+  o->flag = rnd_below(4) != 0;
+}
+static void call_merge_first(const agf_kernels *k, operands *o) { k->merge_first(o->f[0], o->f[1], o->n); }
+static void call_merge_next(const agf_kernels *k, operands *o) {
+  k->merge_next(o->f[0], o->f[1], o->f[2], o->f[3], o->flag ? o->f[4] : NULL, o->n);
+}
+static void call_merge_last(const agf_kernels *k, operands *o) { k->merge_last(o->f[0], o->f[1], o->n); }
+static void call_mul(const agf_kernels *k, operands *o) { k->mul(o->f[0], o->f[1], o->n); }
+static void call_add_back(const agf_kernels *k, operands *o) { k->add_back(o->f[0], o->f[1], o->f[2], o->n, o->f[3]); }
+static void setup_add(operands *o) {
+  setup_rows(o);
+  o->act = rnd_act();
+  o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_add(const agf_kernels *k, operands *o) {
+  o->result = k->add(o->f[0], o->f[1], o->act, o->n, o->f[2], o->m) != 0;
+}
+
+/* Pools: windows of up to 4 x 4 in any place, overlapping or not. */
+static void setup_pool(operands *o) {
+  int w = benching ? 112 : rnd_from(1, 20), h = rnd_from(1, 6), n = benching ? w / 2 : rnd_from(1, 15), p;
+  int32_t *window = (int32_t *)new_buffer((size_t)n * 2 * 4, BYTES);
+  float *div = in_floats((size_t)n, FINITE);
+  o->n = n;
+  o->pool.n = n;
+  o->pool.xr = AGF_CB * (w + rnd_below(3));
+  o->pool.tr = AGF_CB * w;
+  o->pool.h0 = rnd_below(h);
+  o->pool.h1 = agf_imin(h, o->pool.h0 + rnd_from(1, 4));
+  o->pool.x = in_floats((size_t)(h * o->pool.xr), ANY);
+  o->pool.w0 = window;
+  o->pool.w1 = window + n;
+  for (p = 0; p < n; p++) {
+    window[p] = benching ? 2 * p : rnd_below(w);
+    window[n + p] = agf_imin(w, window[p] + (benching ? 2 : rnd_from(1, 4)));
+    div[p] = (float)rnd_from(1, 16);
+  }
+  o->pool.div = rnd_below(2) ? div : NULL;
+  o->f[0] = out_floats((size_t)n * AGF_CB);
+  o->m = rnd_below(2) ? out_masks((size_t)n) : NULL;
+  o->count = (size_t)(h * o->pool.tr);
+}
+static void call_pool(const agf_kernels *k, operands *o) { k->pool(&o->pool, o->f[0], o->m); }
+static void setup_pool_back(operands *o) {
+  setup_pool(o);
+  agf_pool__ref(&o->pool, o->f[0], o->m);
+  o->f[1] = row(ANY, o);
+  o->f[2] = row(ANY, o);
+  o->f[3] = in_floats(o->count, FINITE);
+  o->f[4] = in_floats(o->count, FINITE);
+  o->flag = rnd_below(4) != 0;
+  o->flag2 = rnd_below(4) != 0;
+}
+static void call_pool_back(const agf_kernels *k, operands *o) {
+  k->pool_back(&o->pool, o->f[0], o->flag ? o->f[1] : NULL, o->flag2 ? o->f[2] : NULL, o->f[3], o->f[4]);
+}
+
+/* The factorisation: [blocks] planes of one row, some floats apart. */
+static void setup_planes(operands *o) {
+  o->n = row_pixels();
+  o->blocks = row_blocks();
+  o->stride = AGF_CB * (o->n + rnd_below(5));
+  o->stride2 = AGF_CB * (o->n + rnd_below(5));
+  o->f[0] = in_floats((size_t)(o->blocks * o->stride), ANY);
+  o->f[1] = in_floats((size_t)(o->blocks * o->stride2), ANY);
+  o->f[2] = in_floats((size_t)(o->blocks * o->stride), ANY);
+  o->f[3] = out_floats((size_t)o->n);
+  o->f[4] = out_floats((size_t)o->n);
+  o->flag = rnd_below(4) != 0;
+}
+static void call_pixel_sums(const agf_kernels *k, operands *o) {
+  k->pixel_sums(o->f[0], o->stride, o->f[1], o->stride2, o->flag ? o->f[2] : NULL, o->stride, o->blocks, o->n, o->f[3], o->f[4]);
+}
+static void setup_dots(operands *o) {
+  o->n = row_pixels();
+  o->blocks = row_blocks();
+  o->stride = AGF_CB * (o->n + rnd_below(5));
+  o->f[0] = in_floats((size_t)(o->blocks * o->stride), ANY);
+  o->f[1] = in_floats((size_t)o->blocks * AGF_CB, FINITE);
+  o->f[2] = in_floats((size_t)o->blocks * AGF_CB, FINITE);
+  o->f[3] = out_floats((size_t)o->n);
+  o->value = rnd_below(8) ? 4 * rnd_unit() : rnd_value(ANY);
+}
+static void call_fx_dots(const agf_kernels *k, operands *o) {
+  k->fx_dots(o->f[0], o->stride, o->value, o->f[1], o->f[2], o->blocks, o->n, o->f[3]);
+}
+static void call_weighted_mean(const agf_kernels *k, operands *o) {
+  k->weighted_mean(o->f[0], o->stride, o->f[1], o->blocks, o->n, (float)(o->blocks * AGF_CB - 5), o->f[3]);
+}
+static void call_row_max(const agf_kernels *k, operands *o) { k->row_max(o->f[0], o->n, o->f[1]); }
+static void setup_sums(operands *o) {
+  o->n = row_pixels();
+  o->f[0] = row(ANY, o);
+  o->f[1] = in_floats((size_t)o->n, ANY);
+  o->d[0] = in_doubles(AGF_CB);
+  o->d[1] = in_doubles(AGF_CB);
+  o->value = rnd_below(8) ? 4 * rnd_unit() : rnd_value(ANY);
+}
+static void call_fx_sums(const agf_kernels *k, operands *o) {
+  k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1]);
+}
+static void call_lane_sums(const agf_kernels *k, operands *o) { k->lane_sums(o->f[0], o->n, o->d[0]); }
+static void setup_combine(operands *o) {
+  setup_sums(o);
+  o->f[2] = in_floats((size_t)o->n, ANY);
+  o->f[3] = row(ANY, o);
+  o->flag = rnd_below(2);
+  o->flag2 = rnd_below(2);
+}
+static void call_combine(const agf_kernels *k, operands *o) {
+  o->result = k->combine(o->f[0], o->f[3], o->f[1], o->f[2], o->flag, o->flag2, o->n, o->d[0]);
+}
+static void call_shift(const agf_kernels *k, operands *o) { k->shift(o->f[0], o->f[1], o->f[2][0], o->n); }
+
+static void setup_linear(operands *o) {
+  o->n = benching ? 1024 : rnd_from(1, 40); /* rows */
+  o->blocks = benching ? 4096 : AGF_OCG * rnd_from(1, 6);
+  o->stride = o->blocks + AGF_OCG * (benching ? 0 : rnd_below(3));
+  o->f[0] = in_floats((size_t)o->n, FINITE);
+  o->f[1] = in_floats((size_t)(o->n * o->stride), FINITE);
+  o->f[2] = in_floats((size_t)o->blocks, FINITE);
+  o->f[3] = in_floats((size_t)o->blocks, FINITE);
+  o->f[4] = out_floats((size_t)o->n);
+  o->f[5] = out_floats((size_t)o->n);
+  o->flag = rnd_below(4);
+  o->flag2 = rnd_below(2);
+}
+static void call_linear(const agf_kernels *k, operands *o) {
+  k->linear(o->f[0], o->n, o->f[1], o->stride, o->blocks, o->f[2], o->flag ? o->f[3] : NULL);
+}
+static void call_linear_back(const agf_kernels *k, operands *o) {
+  k->linear_back(o->f[0], o->flag2, o->n, o->f[1], o->stride, o->blocks, o->f[2], o->f[3], o->flag == 1 ? NULL : o->f[4],
+                 o->flag == 2 ? NULL : o->f[5]);
+}
+
+/* ---- Running them ---- */
+
+typedef void any_fn(void);
+
+typedef struct kernel_test {
+  const char *name;
+  size_t entry; /* of the table, in bytes */
+  void (*setup)(operands *o);
+  void (*call)(const agf_kernels *k, operands *o);
+} kernel_test;
+
+#define TEST(name, setup) {#name, offsetof(agf_kernels, name), setup, call_##name}
+static const kernel_test tests[] = {
+    TEST(widen, setup_widen),         TEST(crc32, setup_bytes),           TEST(finite, setup_finite),
+    TEST(finite_half, setup_finite),  TEST(transpose, setup_transpose),   TEST(store_y, setup_store_y),
+    TEST(store, setup_store),         TEST(store_c, setup_store_c),       TEST(store_z, setup_store_z),
+    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(merge_first, setup_rows),
+    TEST(merge_next, setup_rows),     TEST(merge_last, setup_rows),       TEST(add, setup_add),
+    TEST(add_back, setup_rows),       TEST(pool, setup_pool),             TEST(pool_back, setup_pool_back),
+    TEST(mul, setup_rows),            TEST(pixel_sums, setup_planes),     TEST(row_max, setup_rows),
+    TEST(fx_sums, setup_sums),        TEST(fx_dots, setup_dots),          TEST(weighted_mean, setup_dots),
+    TEST(lane_sums, setup_sums),      TEST(combine, setup_combine),       TEST(shift, setup_rows),
+    TEST(linear, setup_linear),       TEST(linear_back, setup_linear),
+};
+enum { TESTS = sizeof tests / sizeof *tests };
+
+static any_fn *entry(const agf_kernels *k, size_t at) {
+  any_fn *f;
+  memcpy(&f, (const char *)k + at, sizeof f);
+  return f;
+}
+
+/* Whether element i of two arrays is the same, NaN as good as NaN. */
+static int same(const void *a, const void *b, size_t i, element type) {
+  if (type == FLOATS) {
+    const float x = ((const float *)a)[i], y = ((const float *)b)[i];
+    return agf_bits(x) == agf_bits(y) || (x != x && y != y);
+  }
+  if (type == DOUBLES) {
+    const double x = ((const double *)a)[i], y = ((const double *)b)[i];
+    return !memcmp((const double *)a + i, (const double *)b + i, sizeof x) || (x != x && y != y);
+  }
+  return type == WORDS ? ((const uint16_t *)a)[i] == ((const uint16_t *)b)[i] : ((const uint8_t *)a)[i] == ((const uint8_t *)b)[i];
+}
+
+/* One round: 0 if all is equal. */
+static int round_of(const kernel_test *t, const agf_kernels *ref, const agf_kernels *k, uint64_t seed) {
+  operands o;
+  long expected;
+  int i, failed = 0;
+  memset(&o, 0, sizeof o);
+  random_state = seed;
+  wild = rnd_below(4) == 0;
+  t->setup(&o);
+  for (i = 0; i < buffers; i++) memcpy(buffer[i].before, buffer[i].base, buffer[i].bytes);
+  t->call(ref, &o);
+  expected = o.result;
+  for (i = 0; i < buffers; i++) {
+    memcpy(buffer[i].expected, buffer[i].base, buffer[i].bytes);
+    memcpy(buffer[i].base, buffer[i].before, buffer[i].bytes);
+  }
+  t->call(k, &o);
+  if (o.result != expected) {
+    printf("%s.%s returns %ld where the reference returns %ld\n", k->isa, t->name, o.result, expected);
+    failed = 1;
+  }
+  for (i = 0; i < buffers && !failed; i++) {
+    static const size_t size[] = {4, 8, 2, 1};
+    size_t e, n = buffer[i].bytes / size[buffer[i].type], edge = CANARY / size[buffer[i].type];
+    for (e = 0; e < n && !failed; e++) {
+      if (same(buffer[i].base, buffer[i].expected, e, buffer[i].type)) continue;
+      failed = 1;
+      if (e < edge || e >= n - edge)
+        printf("%s.%s writes outside operand %d, at element %ld\n", k->isa, t->name, i, (long)e - (long)edge);
+      else if (buffer[i].type == FLOATS)
+        printf("%s.%s operand %d, element %ld: %a (%08x) instead of %a (%08x)\n", k->isa, t->name, i, (long)(e - edge),
+               (double)((float *)(void *)buffer[i].base)[e], agf_bits(((float *)(void *)buffer[i].base)[e]),
+               (double)((float *)(void *)buffer[i].expected)[e], agf_bits(((float *)(void *)buffer[i].expected)[e]));
+      else
+        printf("%s.%s operand %d, element %ld differs\n", k->isa, t->name, i, (long)(e - edge));
+    }
+  }
+  free_buffers();
+  return failed;
+}
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds of one call, the median of 7 runs of about 10 ms. */
+static double time_of(const kernel_test *t, const agf_kernels *k, operands *o) {
+  double run[7], start, s;
+  int calls = 1, i, j, r;
+  for (;; calls *= 2) {
+    start = seconds();
+    for (i = 0; i < calls; i++) t->call(k, o);
+    if (seconds() - start > 5e-3) break;
+  }
+  for (r = 0; r < 7; r++) {
+    start = seconds();
+    for (i = 0; i < calls; i++) t->call(k, o);
+    s = (seconds() - start) / calls;
+    for (j = r; j > 0 && run[j - 1] > s; j--) run[j] = run[j - 1];
+    run[j] = s;
+  }
+  return run[3];
+}
+
+/* Bytes of a kernel's operands per second, and how many times faster than the reference. */
+static void bench(const kernel_test *t, const agf_kernels *ref, const agf_kernels *k, uint64_t seed) {
+  operands o;
+  double bytes = 0, fast, slow;
+  int i;
+  memset(&o, 0, sizeof o);
+  random_state = seed;
+  wild = 0;
+  benching = 1;
+  t->setup(&o);
+  benching = 0;
+  for (i = 0; i < buffers; i++) bytes += (double)(buffer[i].bytes - 2 * CANARY);
+  fast = time_of(t, k, &o);
+  slow = time_of(t, ref, &o);
+  printf("%-8s %-14s %10.2f us %8.1f GB/s %8.1f x ref\n", k->isa, t->name, fast * 1e6, bytes / fast * 1e-9, slow / fast);
+  free_buffers();
+}
+
+int main(int argc, char **argv) {
+  static const char *const isas[] = {"avx2", "avx512", "neon"};
+  const char *only_isa = NULL, *only_kernel = NULL;
+  unsigned long long seed = (unsigned long long)time(NULL);
+  long rounds = 400;
+  agf_kernels ref, table[3];
+  int i, j, before, t, timed = 0, ran = 0;
+  for (i = 1; i < argc; i++) {
+    if (!strcmp(argv[i], "--bench"))
+      timed = 1;
+    else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
+      seed = strtoull(argv[++i], NULL, 0);
+    else if (i + 1 < argc && !strcmp(argv[i], "--rounds"))
+      rounds = strtol(argv[++i], NULL, 0);
+    else if (i + 1 < argc && !strcmp(argv[i], "--isa"))
+      only_isa = argv[++i];
+    else if (i + 1 < argc && !strcmp(argv[i], "--kernel"))
+      only_kernel = argv[++i];
+    else {
+      fprintf(stderr, "usage: %s [--seed N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]\n", argv[0]);
+      return 2;
+    }
+  }
+  agf_kernels_ref(&ref);
+  if (!timed) printf("seed %llu\n", seed);
+  for (i = 0; i < 3; i++) {
+    agf_kernels_ref(&table[i]);
+    if (only_isa && strcmp(only_isa, isas[i])) continue;
+    if (!agf_kernels_choose(&table[i], isas[i])) {
+      if (!timed) printf("SKIP %s: this machine does not have it\n", isas[i]), tests_skipped++;
+      continue;
+    }
+    for (t = 0; t < TESTS; t++) {
+      any_fn *f = entry(&table[i], tests[t].entry);
+      long r;
+      int failed = 0;
+      if (f == entry(&ref, tests[t].entry) || (only_kernel && strcmp(only_kernel, tests[t].name))) continue;
+      for (before = 0, j = 0; j < i; j++) before |= f == entry(&table[j], tests[t].entry); /* tested already */
+      if (before) continue;
+      ran++;
+      if (timed) {
+        bench(&tests[t], &ref, &table[i], seed + 1);
+        continue;
+      }
+      for (r = 0; r < rounds && !failed; r++) failed = round_of(&tests[t], &ref, &table[i], seed * 1000003 + (uint64_t)r + 1);
+      CHECK(!failed, "%s.%s: replay with --seed %llu --isa %s --kernel %s", isas[i], tests[t].name, seed, isas[i], tests[t].name);
+    }
+  }
+  if (!ran && !tests_skipped) CHECK(0, "nothing ran: no kernel of that name");
+  if (timed) return 0;
+  return tests_end();
+}
