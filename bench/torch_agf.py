@@ -3,10 +3,11 @@
     network = torch_agf.TorchAGF(agf_convert.Network(...))
     heat = network.explain(x, t)                    # x [C, H, W], class t -> [H, W]
 
-For comparison only: this is what AGF costs, and how far its float32 maps move, as ordinary PyTorch code. Nothing is fused
-and nothing is shared between the rules beyond what the rules themselves say. Names are the rules' own: cam is the
+For comparison only: this is what AGF costs, and how far its float32 maps move, as ordinary PyTorch code. Nothing is
+fused and nothing is shared between the rules beyond what the rules themselves say. Names are the rules' own: cam is the
 attribution of a tensor's elements, g the gradient of the seed's probability.
 """
+
 import torch
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
@@ -31,6 +32,7 @@ def shift(c, r):
 
 def factorised(q, phi):
     """F(q) of q [1, C, H, W]: how pixels fall to the positive and negative parts of phi [1, 1, H, W]; [1, 1, H, W]."""
+
     def mean_over(where):
         count = where.sum()
         return (q * where).sum((0, 2, 3)) / count if count > 0 else q.new_zeros(q.shape[1])
@@ -117,7 +119,9 @@ class TorchAGF:
         if node.op == "maxpool":
             return lambda x: F.max_pool2d(x, node.kernel, node.stride, node.pad[:2], ceil_mode=node.ceil_mode)
         if node.op == "avgpool":
-            return lambda x: F.avg_pool2d(x, node.kernel, node.stride, node.pad[:2], node.ceil_mode, node.count_include_pad)
+            return lambda x: F.avg_pool2d(
+                x, node.kernel, node.stride, node.pad[:2], node.ceil_mode, node.count_include_pad
+            )
         if node.op in ("adaptive_avgpool", "global_avgpool"):
             return lambda x: F.adaptive_avg_pool2d(x, node.kernel if node.op == "adaptive_avgpool" else 1)
         raise ValueError(f"{node.name}: no rule for {node.op}")
