@@ -77,7 +77,7 @@ def torch_maps(job):
 
     network, inputs, classes, channels_last, threads = job
     torch.set_num_threads(threads)
-    explainer = torch_agf.TorchAGF(network, channels_last)
+    explainer = torch_agf.AGF(network, channels_last)
     return np.stack([explainer.explain(x, k).numpy() for x, k in zip(inputs, classes)])
 
 

@@ -1,6 +1,6 @@
 """Attribution Guided Factorization in PyTorch, written straight from its rules with torch's own convolutions.
 
-    network = torch_agf.TorchAGF(agf_convert.Network(...))
+    network = torch_agf.AGF(module)                 # a torch.nn.Module, or a Network of tools/agf_convert.py
     heat = network.explain(x, t)                    # x [C, H, W], class t -> [H, W]
 
 For comparison only: this is what AGF costs, and how far its float32 maps move, as ordinary PyTorch code. Nothing is
@@ -8,9 +8,15 @@ fused and nothing is shared between the rules beyond what the rules themselves s
 attribution of a tensor's elements, g the gradient of the seed's probability.
 """
 
+import os
+import sys
+
 import torch
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
+import agf_convert  # noqa: E402
 
 
 def sdiv(a, b):
@@ -51,13 +57,17 @@ def seed(z, t):
     return torch.autograd.grad(p[t], z)[0]
 
 
-class TorchAGF:
-    """A network of agf_convert.py with its attribution.
+class AGF:
+    """A network with its attribution.
 
-    channels_last: torch's other memory format. dtype: torch.float32, or torch.float64 for a reference.
+    network: a Network of agf_convert.py whose flat flags are set, or a module for images [3, 224, 224]. channels_last: torch's other memory format. dtype: torch.float32, or torch.float64 for a reference.
     """
 
     def __init__(self, network, channels_last=False, dtype=torch.float32):
+        if isinstance(network, torch.nn.Module):
+            nodes, shape, _ = agf_convert.read_module(network, (3, 224, 224))
+            agf_convert.mark_flat(nodes)
+            network = agf_convert.Network(shape, nodes)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.dtype = dtype
         self.nodes = self._used(network.nodes)

@@ -1238,9 +1238,7 @@ def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
     lines += [f"{datetime.date.today().isoformat()}; {'; '.join(facts)}; engine {agf.version()}.", ""]
     if command:
         lines += ["```", command, "```", ""]
-    titles = [
-        title + (f" ({'↓' if better == 'lower' else '↑'})" if better else "") for _, title, better in experiment.metrics
-    ]
+    titles = [title + {"lower": " (↓)", "higher": " (↑)"}.get(better, "") for _, title, better in experiment.metrics]
     lines += ["| method | " + " | ".join(titles) + " | n |", "| --- |" + " ---: |" * (len(titles) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = {row["metric"]: row for row in rows if row["method"] == method}
