@@ -60,7 +60,8 @@ def seed(z, t):
 class AGF:
     """A network with its attribution.
 
-    network: a Network of agf_convert.py whose flat flags are set, or a module for images [3, 224, 224]. channels_last: torch's other memory format. dtype: torch.float32, or torch.float64 for a reference.
+    network: a Network of agf_convert.py whose flat flags are set, or a module for images [3, 224, 224].
+    channels_last: torch's other memory format. dtype: torch.float32, or torch.float64 for a reference.
     """
 
     def __init__(self, network, channels_last=False, dtype=torch.float32):
