@@ -41,9 +41,12 @@ demo=tests/demo/demo.agf
     --limit 60 $methods $ablations
   evaluate demo-perturb-second "Perturbation, second object's class: demo network, scenes with two objects" perturb $demo \
     build/scenes2 --limit 60 --explain second $methods $ablations
+  evaluate demo-speed "Time: demo network, 1 thread" speed $demo build/scenes1 --limit 10 --threads 1 $methods
   evaluate demo-grid3 "Grid pointing 3x3: demo network" grid $demo build/scenes1 --grids 10 --cells 3 --probability sigmoid \
     $methods $ablations
   if [ -n "$pictures" ]; then
+    evaluate imagenet-speed "Time: SqueezeNet 1.1, ImageNet, 1 thread" speed "$squeezenet" "$pictures" --limit 5 --threads 1 \
+      $methods
     evaluate imagenet-perturb "Perturbation: SqueezeNet 1.1, ImageNet" perturb "$squeezenet" "$pictures" --limit 25 $methods
     evaluate imagenet-grid2 "Grid pointing 2x2: SqueezeNet 1.1, ImageNet" grid "$squeezenet" "$pictures" --grids 12 --cells 2 \
       $methods

@@ -48,6 +48,7 @@ import shlex
 import struct
 import sys
 import tempfile
+import textwrap
 import time
 import zlib
 from collections import namedtuple
@@ -1200,7 +1201,7 @@ def plot_sheet(plan, records, count, path):
         session = subject.session(*pixels.shape[:2])
         session.run(subject.normalised(pixels))
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
-            axis.set_title(method.text[:26], fontsize=7)
+            axis.set_title(textwrap.fill(method.text.replace(":", ": "), 16), fontsize=6)
             if problem is None:
                 # A few extreme pixels would leave the rest pale.
                 strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
