@@ -136,8 +136,8 @@ def main():
         "",
         f"{datetime.date.today().isoformat()}; {len(pictures)} pictures, predicted class; torch {torch.__version__}, "
         f"engine {agf.version()}, {platform.machine()}. Maps are about 1 at their highest. PyTorch: 1 and 2 threads, "
-        "ATEN_CPU_CAPABILITY default and avx2, channels_last and not. Engine: every instruction set of this machine, with "
-        "1, 2 and 5 threads.",
+        "ATEN_CPU_CAPABILITY default and avx2, channels_last and not. Engine: every instruction set of this machine, "
+        "with 1, 2 and 5 threads.",
         "",
         "```",
         shlex.join(["bench/reproducibility.py"] + sys.argv[1:]),

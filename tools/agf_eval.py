@@ -589,9 +589,10 @@ class Grid(Experiment):
     help = "grid pointing game"
     metrics = (("share", "share in own cell", "higher"),)
     note = (
-        "Pictures of different classes, each classified right with at least the confidence asked for, are put"
-        " together to a grid; for every cell, the share of the positive part of the map of its class that "
-        "lies in that cell. Chance is one over the number of cells."
+        "Pictures of different classes, each classified right with a probability above the confidence asked for, "
+        "are put together to a grid; for every cell, the share of the positive part of the map of its class that "
+        "lies in that cell. Chance is one over the number of cells. A map without a positive part counts as 0: "
+        "lrp_a1b0 gives one wherever the class's logit for the whole grid is negative."
     )
 
     @staticmethod
