@@ -5,9 +5,10 @@
 #include "exercise.h"
 #include <time.h>
 
+/* Of the processor, not of the clock on the wall: other programs may be busy. */
 static double seconds(void) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -83,11 +84,11 @@ static void test_flips(int which, int repair) {
     if (seconds() - t0 > slowest) slowest = seconds() - t0;
   }
   CHECK(!broken, "%s: %d flips broke a promise", tiny_names[which], broken);
-  /* the work is capped at some 10 ms; the rest is room for a busy machine and for checkers */
-  CHECK(slowest < 20, "%s: a flip took %.1f s", tiny_names[which], slowest);
+  /* the work is capped at some 10 ms; the rest is room for checkers */
+  CHECK(slowest < 5, "%s: a flip took %.1f s", tiny_names[which], slowest);
   if (repair) {
     /* most weights may have any value, so most flips give another good model: otherwise nothing behind the CRCs was reached */
-    CHECK(explained > 2000, "%s: only %d of %lu flips could be explained", tiny_names[which], explained, (unsigned long)(8 * bytes));
+    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained, (unsigned long)(8 * bytes));
   } else {
     CHECK(!opened, "%s: %d flips were not noticed", tiny_names[which], opened);
   }
@@ -145,17 +146,14 @@ static void test_fields(void) {
   free(data);
 }
 
-static double plan_seconds(tiny *t, unsigned char *data, size_t bytes, const char *what, int height, int width) {
+static double plan_seconds(unsigned char *data, size_t bytes, const char *what) {
   agf_model *m;
   agf_error err;
   agf_session_config c;
   agf_session *s;
   double t0 = seconds();
-  (void)t;
   memset(&c, 0, sizeof c);
   c.threads = 1;
-  c.height = height;
-  c.width = width;
   c.max_bytes = 1 << 20;
   CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s: %s", what, err.message);
   if (m) CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_LIMIT, "max_bytes"), "%s: %s", what, err.message);
@@ -232,7 +230,7 @@ static void big_conv(big *b, int from, int stride, int pad) {
     tiny_put32(p + 28 + 4 * i, (uint32_t)stride);
     tiny_put32(p + 52 + 4 * i, 1);
   }
-  for (i = 0; i < 4; i++) tiny_put32(p + 36 + 4 * i, (uint32_t)pad);
+  for (i = 0; i < 4; i += 2) tiny_put32(p + 36 + 4 * i, (uint32_t)pad); /* above and below */
   tiny_put32(p + 60, 1);
   tiny_put32(p + 64, 1);
   tiny_put32(p + 68, 1);
@@ -276,18 +274,17 @@ static void test_planning_time(void) {
       big_node(&b, AGF_OP_CONCAT);
       for (j = 0; j < 500000; j++) big_edge(&b, 1 + j % 4000);
     } else {
-      h = 65535;
+      h = which == 5 ? 1 : 65535;
       w = 1;
-      if (which == 5) h = 1;
       big_conv(&b, 0, 1, which == 5 ? 32767 : 0);
       for (i = 1; i < 4094; i++) big_conv(&b, which == 5 ? 0 : i, 1, which == 5 ? 32767 : 0);
     }
     big_node(&b, AGF_OP_GLOBAL_AVGPOOL);
     big_edge(&b, b.nodes - 1);
     data = big_file(&b, 1, h, w, 1, &bytes);
-    t = plan_seconds(NULL, data, bytes, what[which], 0, 0);
-    /* measured 0.1 to 0.6 s; checkers and a busy machine get the rest */
-    CHECK(t < 6, "%s: planned in %.2f s", what[which], t);
+    t = plan_seconds(data, bytes, what[which]);
+    /* measured 0.4 s at most, and ten times that under ASan; work that grows with the square of the counts takes minutes */
+    CHECK(t < 10, "%s: planned in %.2f s", what[which], t);
     if (getenv("AGF_TIMES")) printf("  %s: %.3f s\n", what[which], t);
     free(data);
   }
@@ -393,7 +390,7 @@ static void test_extremes(void) {
   size_t bytes;
   unsigned char *data = tiny_model(0, &bytes);
   float map[4] = {1, -1, 0.5f, 0}, x[3];
-  uint8_t rgb[12] = {0};
+  uint8_t rgb[12] = {0}, tall[3] = {0};
   agf_rect seen = {NAN, 0, 2, 2};
   agf_model *m;
   agf_error err;
@@ -401,15 +398,9 @@ static void test_extremes(void) {
   seen.left = INFINITY;
   seen.width = INFINITY;
   CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0, "a rectangle at infinity covers nothing");
-  /* resized to 65,536 pixels on the short side, of an input of 1 x 65,536: beyond the integers */
-  tiny_put32(data + 68, 1);
-  tiny_put32(data + 72, 1);
-  tiny_put32(data + 64 + 24, 65536);
-  tiny_put32(data + 64 + 80 + 11 * 80 + 20, 1);
-  tiny_seal(data, bytes);
-  m = NULL;
-  if (agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK)
-    CHECK(refused(agf_picture_to_input(m, 1, 1, rgb, 1, 1, 3, x, NULL, &err), &err, AGF_ERR_LIMIT, "resized"), "%s", err.message);
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
+  /* a picture one pixel wide, for an input as tall as can be: resized beyond the integers */
+  CHECK(refused(agf_picture_to_input(m, 65536, 1, tall, 1, 65536, 3, x, NULL, &err), &err, AGF_ERR_LIMIT, "resized"), "%s", err.message);
   agf_model_close(m);
   free(data);
 }
