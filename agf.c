@@ -92,8 +92,8 @@ AGF_API const char *agf_version(void) {
 }
 
 AGF_API const char *agf_method_name(agf_method method) {
-  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients",
-                                      "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
+  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad",
+                                      "integrated_gradients", "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
   return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
 }
 
@@ -1641,8 +1641,8 @@ static int agf_local_head(const agf_session *s, const agf_step **linear) {
 }
 
 /* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
- * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor; `own_bias`: for gradcam before
- * a BatchNorm. */
+ * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor;
+ * `own_bias`: a convolution's, for gradcam before a BatchNorm. */
 static void agf_plan_methods(agf_session *s) {
   const agf_tensor *image = &s->tensor[0];
   const agf_step *linear;
@@ -1687,7 +1687,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
-        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = p->window = -1;
+        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = -1;
+    p->window = -1;
   }
   agf_plan_tensor(s, 0, -1);
   for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
@@ -4119,7 +4120,8 @@ static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned cha
   (void)s;
   (void)scratch;
   for (p = 0; p < j->width; p++) {
-    double v = agf_map_at(j->plane, j->h, j->w, (p + 0.5) * ((double)j->w / j->width) - 0.5, (r + 0.5) * ((double)j->h / j->height) - 0.5);
+    double x = (p + 0.5) * ((double)j->w / j->width) - 0.5, y = (r + 0.5) * ((double)j->h / j->height) - 0.5;
+    double v = agf_map_at(j->plane, j->h, j->w, x, y);
     size_t at = (size_t)r * (size_t)j->width + (size_t)p;
     if (j->total)
       j->total[at] += v;
@@ -4563,7 +4565,7 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
   x = inside ? s->in[inside->in] : 0;
   y = inside ? inside->out : 0;
   i = inside ? (int)(inside - s->step) : 0;
-  if (inside) { /* an activation that is not kept: once more, as far as it; in the place of the step's output, which is made again after */
+  if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     kept = *inside;
     inside->act = AGF_ACT_NONE;
     if (inside->norm >= 0 && pass->edge == inside->node + 1) {
@@ -4573,7 +4575,8 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
       inside->scale = -1;
       inside->bias = s->own_bias;
     }
-    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL, 0);
+    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL,
+                     0);
     *inside = kept;
   }
   agf_parallel(s, j.t->h, agf_cam_task, &j);
@@ -4866,7 +4869,8 @@ static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_e
   return AGF_OK;
 }
 
-static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map, agf_error *err) {
+static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map,
+                              agf_error *err) {
   size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
   float *seed = agf_floats(s, s->dz);
   agf_status st = AGF_OK;
