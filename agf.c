@@ -1478,7 +1478,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
     int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     size_t tmp_cam = 0, tmp_g = 0;
-    for (j = 0; j < p->inputs; j++) {
+    for (j = 0; j < p->inputs && p->kind != AGF_STEP_ADD; j++) { /* Add merges from its scratch */
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
       int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
       int again = 0, q;
@@ -1499,7 +1499,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
       p->bias = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
     }
-    if (p->act != AGF_ACT_NONE || p->kind == AGF_STEP_NORM) agf_need_scratch(s, (size_t)to->w * 2 * AGF_CB * 4);
+    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (size_t)to->w * AGF_CB * 4);
   }
   s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
@@ -1718,6 +1718,7 @@ struct agf_conv_job {
   const agf_tensor *to; /* the tensor that the epilogue writes */
   float *y, *c, *a, *g; /* epilogue's outputs [cb][h][w][16], NULL where not wanted */
   uint16_t *y_mask;
+  const struct agf_delivery *delivery; /* adjoint: what its rows end as, NULL: not yet */
   agf_act act;
   const float *scale, *bias;
   int filter;           /* box rule, one filter at a time: 0 w, 1 w+, 2 w- */
@@ -2266,7 +2267,7 @@ typedef struct agf_rows_job {
   float *y;        /* output, element (0, 0, 0) */
   const float *cam, *g;
   float *out, *out_g;
-  int slot, first, option;
+  const struct agf_delivery *to_input; /* pool's adjoint, NULL: not to be merged */
 } agf_rows_job;
 
 static void agf_norm_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -2395,55 +2396,47 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
  * image. Each step first finishes its output (several readers merged, observed), then applies its rule, then delivers to its
  * input tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
 
-/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
-static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
-  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
-  int own = t->delivered == 0;
-  *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
-  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
-}
+/* Where a slot of a step writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
+typedef struct agf_delivery {
+  const agf_tensor *t;
+  float *cam, *g;
+  int first, last; /* of several readers */
+} agf_delivery;
 
-static void agf_merge_first_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.merge_first(agf_row_of(j->out, t, b, r), agf_row_x(s, t, b, r), t->w);
-}
-
-static void agf_merge_next_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  size_t at;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    at = agf_row_at(t, b, r) * AGF_CB;
-    s->k.merge_next(j->out + at, j->cam + at, agf_row_x(s, t, b, r), j->g ? j->out_g + at : NULL, j->g ? j->g + at : NULL, t->w);
-  }
-}
-
-static void agf_merge_last_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.merge_last(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
-}
-
-/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. */
-static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+static agf_delivery agf_deliver(agf_session *s, const agf_step *st, int slot) {
   agf_tensor *t = &s->tensor[s->in[st->in + slot]];
-  agf_rows_job j;
-  int first = t->delivered++ == 0;
+  agf_delivery d;
+  d.t = t;
+  d.first = t->delivered++ == 0;
+  d.last = t->delivered == t->readers;
+  d.cam = agf_floats(s, d.first ? t->cam : st->tmp_cam);
+  d.g = t->needs_g ? agf_floats(s, d.first ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
+  return d;
+}
+
+/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. Row r of
+ * block b, called when it has been written to cam and g: the tensor's own row, or any place if it is not the first. */
+static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
+  const agf_tensor *t = d->t;
+  float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
   if (t->readers == 1) return;
-  memset(&j, 0, sizeof j);
-  j.to = t;
-  j.out = agf_floats(s, t->cam);
-  j.out_g = agf_floats(s, t->g);
-  j.cam = agf_floats(s, st->tmp_cam);
-  j.g = t->needs_g ? agf_floats(s, st->tmp_g) : NULL;
-  agf_parallel(s, t->h, first ? agf_merge_first_task : agf_merge_next_task, &j);
+  if (d->first)
+    s->k.merge_first(own, x, t->w);
+  else
+    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->needs_g ? g : NULL, t->w);
+  if (d->last) s->k.merge_last(own, x, t->w);
+}
+
+static void agf_merge_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_delivery *d = (const agf_delivery *)arg;
+  int b;
+  (void)scratch;
+  for (b = 0; b < d->t->cb; b++) agf_merge_row(s, d, b, r, agf_row_of(d->cam, d->t, b, r), agf_row_of(d->g, d->t, b, r));
+}
+
+/* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
+static void agf_merge(agf_session *s, const agf_delivery *d) {
+  if (d->t->readers > 1) agf_parallel(s, d->t->h, agf_merge_task, d);
 }
 
 static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
@@ -2462,17 +2455,9 @@ static void agf_observe(agf_session *s, const agf_tensor *t, int node, int targe
   s->config.observer(s->config.observer_ctx, &o);
 }
 
-/* All readers of tensor t have delivered. */
+/* All readers of tensor t have delivered: its cam and g are final. */
 static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
-  agf_tensor *x = &s->tensor[t];
-  if (x->readers > 1) {
-    agf_rows_job j;
-    memset(&j, 0, sizeof j);
-    j.to = x;
-    j.x = agf_x(s, x);
-    j.out = agf_floats(s, x->cam);
-    agf_parallel(s, x->h, agf_merge_last_task, &j);
-  }
+  const agf_tensor *x = &s->tensor[t];
   if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), agf_floats(s, x->g), AGF_CB);
 }
 
@@ -2530,90 +2515,91 @@ static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
   j->scale = agf_floats(s, st->scale);
 }
 
-/* out[slot] = rule of Add; its g and Concat's parts are copied. */
-static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to, *ti = j->ti;
-  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB, block = (size_t)t->h * (size_t)t->w * AGF_CB;
+/* A step without weights of its own but BatchNorm's: the activation, then what its inputs get. */
+typedef struct agf_elementwise_job {
+  const agf_step *st;
+  const agf_tensor *t;    /* the step's output */
+  float *cam, *g;         /* of the output; the activation works in place */
+  const float *scale;
+  agf_act act;
+  int inputs;
+  agf_delivery to[2];     /* Add: both inputs; else one */
+  int first;              /* Concat: the input's first channel */
+} agf_elementwise_job;
+
+static void agf_act_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_tensor *t = j->t;
   int b;
   (void)scratch;
-  if (j->st->kind == AGF_STEP_ADD) {
-    for (b = 0; b < t->cb; b++)
-      s->k.add_back(j->cam + row + (size_t)b * block, agf_row_x(s, t, b, r), agf_row_x(s, ti, b, r), t->w, j->out + row + (size_t)b * block);
-  } else {
-    agf_copy_channels(j->cam + row, (ptrdiff_t)block, j->first, j->out + to, (ptrdiff_t)block, 0, ti->c, t->w);
-    agf_clear_lanes(j->out + to, (ptrdiff_t)block, ti->c, t->w);
-  }
-  if (!j->out_g) return;
-  agf_copy_channels(j->g + row, (ptrdiff_t)block, j->first, j->out_g + to, (ptrdiff_t)block, 0, ti->c, t->w);
-  agf_clear_lanes(j->out_g + to, (ptrdiff_t)block, ti->c, t->w);
+  for (b = 0; b < t->cb; b++)
+    s->k.act_back(agf_row_of(j->cam, t, b, r), agf_row_of(j->g, t, b, r), agf_row_x(s, t, b, r),
+                  j->scale ? j->scale + b * AGF_CB : NULL, j->act, t->w);
 }
 
-/* cam and g of the output, behind the activation: in place. */
-static void agf_act_in_place_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_gate_job *j = (const agf_gate_job *)arg;
+/* Add's rule is x * sdiv(cam, y) and g as it is. */
+static void agf_add_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
   const agf_tensor *t = j->t;
-  float *pair = (float *)(void *)scratch; /* [w][cam, g][16] */
-  int b, p, vectors = j->g ? 2 : 1;
-  agf_gate_row q;
-  memset(&q, 0, sizeof q);
-  q.act = j->act;
-  q.rhs = pair;
+  float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
+  int b, i;
   for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB;
-    float *cam = (float *)(uintptr_t)j->cam + at, *g = j->g ? (float *)(uintptr_t)j->g + at : NULL;
-    q.cam = cam;
-    q.g = g;
-    q.y = agf_row_x(s, t, b, r);
-    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
-    s->k.gate(&q, t->w);
-    for (p = 0; p < t->w; p++) {
-      memcpy(cam + p * AGF_CB, pair + p * vectors * AGF_CB, AGF_CB * sizeof(float));
-      if (g) memcpy(g + p * AGF_CB, pair + (p * vectors + 1) * AGF_CB, AGF_CB * sizeof(float));
+    float *cam = agf_row_of(j->cam, t, b, r), *g = agf_row_of(j->g, t, b, r), *y = agf_row_x(s, t, b, r);
+    if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
+    for (i = 0; i < j->inputs; i++) {
+      const agf_delivery *d = &j->to[i];
+      float *out = d->first ? agf_row_of(d->cam, t, b, r) : row;
+      s->k.add_back(cam, y, agf_row_x(s, d->t, b, r), t->w, out);
+      if (d->first && d->t->needs_g) memcpy(agf_row_of(d->g, t, b, r), g, (size_t)t->w * AGF_CB * sizeof(float));
+      agf_merge_row(s, d, b, r, out, g);
     }
   }
 }
 
-static void agf_act_in_place(agf_session *s, const agf_step *st) {
-  agf_gate_job j;
-  if (st->act == AGF_ACT_NONE && st->scale < 0) return;
-  agf_gate_init(s, &j, st);
-  agf_parallel(s, j.t->h, agf_act_in_place_task, &j);
-}
-
-static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
+/* Concat's inputs get their channels, those of activations and BatchNorms all. */
+static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_delivery *d = &j->to[0];
+  const agf_tensor *t = j->t, *ti = d->t;
+  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
+  ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
   int b;
-  (void)s;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
-    memcpy(j->out + at, j->cam + at, bytes);
-    if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
+  agf_copy_channels(j->cam + row, block, j->first, d->cam + to, block, 0, ti->c, t->w);
+  agf_clear_lanes(d->cam + to, block, ti->c, t->w);
+  if (d->g) {
+    agf_copy_channels(j->g + row, block, j->first, d->g + to, block, 0, ti->c, t->w);
+    agf_clear_lanes(d->g + to, block, ti->c, t->w);
   }
+  for (b = 0; b < ti->cb; b++) agf_merge_row(s, d, b, r, agf_row_of(d->cam, ti, b, r), agf_row_of(d->g, ti, b, r));
 }
 
 static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   const agf_tensor *t = &s->tensor[st->out];
-  agf_rows_job j;
-  int slot, at = 0;
-  agf_act_in_place(s, st);
-  if (s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node)
-    agf_observe(s, t, st->node, target, agf_floats(s, t->cam), agf_floats(s, t->g), AGF_CB);
+  agf_elementwise_job j;
+  int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
   memset(&j, 0, sizeof j);
   j.st = st;
-  j.to = t;
+  j.t = t;
   j.cam = agf_floats(s, t->cam);
   j.g = agf_floats(s, t->g);
+  j.scale = agf_floats(s, st->scale);
+  j.act = st->act;
+  if (st->kind != AGF_STEP_ADD || seen) {
+    if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, t->h, agf_act_task, &j);
+    j.act = AGF_ACT_NONE;
+  }
+  if (seen) agf_observe(s, t, st->node, target, j.cam, j.g, AGF_CB);
+  if (st->kind == AGF_STEP_ADD) {
+    for (j.inputs = 0; j.inputs < 2; j.inputs++) j.to[j.inputs] = agf_deliver(s, st, j.inputs);
+    agf_parallel(s, t->h, agf_add_back_task, &j);
+    return;
+  }
   for (slot = 0; slot < st->inputs; slot++) {
-    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
-    j.ti = ti;
     j.first = at;
-    agf_destination(s, st, slot, &j.out, &j.out_g);
-    agf_parallel(s, t->h, st->kind == AGF_STEP_NORM || st->kind == AGF_STEP_ACT ? agf_copy_task : agf_split_task, &j);
-    agf_deliver(s, st, slot);
-    if (st->kind == AGF_STEP_CONCAT) at += ti->c;
+    j.to[0] = agf_deliver(s, st, slot);
+    agf_parallel(s, t->h, agf_split_task, &j);
+    if (st->kind == AGF_STEP_CONCAT) at += j.to[0].t->c;
   }
 }
 
@@ -2635,11 +2621,15 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
     agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
     s->k.pool_back(&q, agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
   }
-  for (r = 0; t && r < ti->h; r++) s->k.mul(t + (size_t)r * (size_t)ti->w * AGF_CB, agf_row_x(s, ti, b, r), ti->w);
+  for (r = 0; t && r < ti->h; r++) {
+    s->k.mul(agf_row_of(t, ti, 0, r), agf_row_x(s, ti, b, r), ti->w);
+    if (j->to_input) agf_merge_row(s, j->to_input, b, r, agf_row_of(t, ti, 0, r), tg ? agf_row_of(tg, ti, 0, r) : NULL);
+  }
 }
 
 static void agf_backward_pool(agf_session *s, agf_step *st) {
   agf_rows_job j;
+  agf_delivery d;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.ti = &s->tensor[s->in[st->in]];
@@ -2647,9 +2637,11 @@ static void agf_backward_pool(agf_session *s, agf_step *st) {
   j.x = agf_x(s, j.ti);
   j.cam = agf_floats(s, j.to->cam);
   j.g = agf_floats(s, j.to->g);
-  agf_destination(s, st, 0, &j.out, &j.out_g);
+  d = agf_deliver(s, st, 0);
+  j.to_input = &d;
+  j.out = d.cam;
+  j.out_g = d.g;
   agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
-  agf_deliver(s, st, 0);
 }
 
 /* --- linear layers --- */
@@ -2690,11 +2682,12 @@ static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t
 
 static void agf_backward_linear(agf_session *s, agf_step *st) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
+  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *c;
   int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->needs_g;
   agf_linear_job j;
   agf_gate_job gate;
   agf_gate_row q;
+  agf_delivery d;
   if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
   agf_gate_init(s, &gate, st);
   memset(&q, 0, sizeof q);
@@ -2721,11 +2714,11 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
   j.ts = agf_floats(s, st->sv);
   agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
-  agf_destination(s, st, 0, &cam, &out_g);
-  agf_scatter(ti, j.ts, cam);
-  if (out_g) agf_scatter(ti, j.tg, out_g);
-  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
-  agf_deliver(s, st, 0);
+  d = agf_deliver(s, st, 0);
+  agf_scatter(ti, j.ts, d.cam);
+  if (d.g) agf_scatter(ti, j.tg, d.g);
+  if (st->flattened) agf_linear_m(s, st, ti, d.cam, d.g);
+  agf_merge(s, &d);
 }
 
 /* --- convolutions --- */
@@ -2737,6 +2730,7 @@ static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, i
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
   if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
   if (a) s->k.store(acc, as, t->w, a);
+  if (j->delivery) agf_merge_row(s, j->delivery, block, row, c, g);
 }
 
 /* The box rule: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
@@ -2790,6 +2784,7 @@ typedef struct agf_plain_job {
   float *c, *g, *a;        /* C, Gm or G, A then R */
   float *phi, *m, *fx, *fdx;
   float x_max, g_max, mean;
+  const agf_delivery *delivery;
   unsigned options;
   int want_max;
 } agf_plain_job;
@@ -2910,7 +2905,11 @@ static void agf_plain_shift_task(agf_session *s, const void *arg, int r, unsigne
   const agf_tensor *t = j->t;
   int b;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.shift(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->mean, t->w);
+  for (b = 0; b < t->cb; b++) {
+    float *c = agf_row_of(j->c, t, b, r);
+    s->k.shift(c, agf_row_of(j->a, t, b, r), j->mean, t->w);
+    agf_merge_row(s, j->delivery, b, r, c, agf_row_of(j->g, t, b, r));
+  }
 }
 
 /* The rule from C, A and Gm on; j->c becomes cam. `late`: j->g holds Gm so far, and G takes its place before M is formed. */
@@ -2989,10 +2988,11 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
 static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_state *e) {
   const agf_node *n = &s->model->node[st->node];
   agf_tensor *ti = &s->tensor[s->in[st->in]];
-  float *rhs = agf_floats(s, st->rhs), *cam, *g;
+  float *rhs = agf_floats(s, st->rhs);
   uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
   agf_gate_job gate;
   agf_conv_job j, late;
+  agf_delivery d;
   int outside, vectors = st->rhs_vectors;
 
   if (!st->d_known || s->config.low_memory)
@@ -3013,31 +3013,34 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   s->bad = 0;
   agf_parallel(s, gate.t->h, agf_gate_task, &gate);
   outside = (s->bad & AGF_BAD_OUTSIDE) != 0;
-  agf_destination(s, st, 0, &cam, &g);
+  d = agf_deliver(s, st, 0);
 
   agf_job_adjoint(s, &j, st, st->back, rhs, vectors, mask);
   if (st->box && agf_box_packed(n, ti->c)) {
     j.co = 3 * ti->c;
-    j.c = cam;
+    j.c = d.cam;
     j.done = agf_done_box;
     agf_conv(s, &j);
+    agf_merge(s, &d);
   } else if (st->box) {
     float *a = agf_floats(s, st->a);
     for (j.filter = 0; j.filter < 3; j.filter++) {
-      j.g = j.filter == 0 ? cam : a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
+      j.g = j.filter == 0 ? d.cam : a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
       agf_conv(s, &j);
     }
-    j.c = cam;
+    j.c = d.cam;
     j.a = a;
     agf_parallel(s, ti->h, agf_box_task, &j);
+    agf_merge(s, &d);
   } else {
-    j.g = st->back == AGF_RHS_A ? NULL : g;
-    j.c = cam;
+    j.g = st->back == AGF_RHS_A ? NULL : d.g;
+    j.c = d.cam;
     j.a = st->plain ? agf_floats(s, st->a) : NULL;
+    j.delivery = st->plain ? NULL : &d;
     /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
     if (st->plain && outside) {
       agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
-      late.g = g;
+      late.g = d.g;
     }
     agf_conv(s, &j);
     if (st->plain) {
@@ -3045,9 +3048,10 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
       memset(&p, 0, sizeof p);
       p.st = st;
       p.t = ti;
-      p.c = cam;
-      p.g = g;
+      p.c = d.cam;
+      p.g = d.g;
       p.a = j.a;
+      p.delivery = &d;
       p.options = e->options;
       if (outside) {
         agf_conv(s, &late);
@@ -3056,7 +3060,6 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
       agf_plain_rule(s, &p, outside ? &late : NULL);
     }
   }
-  agf_deliver(s, st, 0);
 }
 
 static void agf_backward_step(agf_session *s, int i, const agf_explain_state *e) {
@@ -3137,14 +3140,21 @@ static void agf_rank(const float *z, int classes, int *order) {
     }
 }
 
+static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
+}
+
 /* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
 static void agf_seed(agf_session *s, const float *x, float *dz) {
   agf_step *st = &s->step[s->steps - 1];
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   const agf_tensor *to = &s->tensor[st->out];
-  float *cam, *g;
   agf_rows_job r;
-  agf_destination(s, st, 0, &cam, &g);
+  agf_delivery d = agf_deliver(s, st, 0);
   if (st->kind == AGF_STEP_LINEAR) {
     agf_linear_job j;
     memset(&j, 0, sizeof j);
@@ -3155,7 +3165,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     j.g = dz;
     j.tg = agf_floats(s, st->gv);
     agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-    agf_scatter(ti, j.tg, cam);
+    agf_scatter(ti, j.tg, d.cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
     uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
@@ -3168,7 +3178,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
       if (dz[i] != 0) mask[i / AGF_CB] |= (uint16_t)(1u << i % AGF_CB);
     }
     agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
-    j.g = cam;
+    j.g = d.cam;
     agf_conv(s, &j);
   } else {
     memset(&r, 0, sizeof r);
@@ -3177,20 +3187,16 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     r.to = to;
     r.x = x;
     r.g = dz;
-    r.out_g = cam;
+    r.out_g = d.cam;
     agf_parallel(s, to->cb, agf_pool_back_task, &r);
   }
+  if (d.g) memcpy(d.g, d.cam, agf_tensor_elements(ti) * sizeof(float));
   memset(&r, 0, sizeof r);
   r.to = ti;
-  if (g) {
-    r.cam = cam;
-    r.out = g;
-    agf_parallel(s, ti->h, agf_copy_task, &r);
-  }
   r.x = x;
-  r.out = cam;
-  agf_parallel(s, ti->h, agf_merge_last_task, &r);
-  agf_deliver(s, st, 0);
+  r.out = d.cam;
+  agf_parallel(s, ti->h, agf_times_x_task, &r);
+  agf_merge(s, &d);
 }
 
 /* MARK: sessions --------------------------------------------------------------------------------------------------------------
