@@ -2259,6 +2259,23 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   st->d_known = want_d;
 }
 
+/* Where every element stands alone, a task is some rows of one block, as they follow one another in memory. */
+typedef struct agf_piece {
+  int b, r, end; /* rows [r, end) of block b */
+} agf_piece;
+
+static int agf_piece_rows(const agf_tensor *t) { return agf_imax(1, 32 * 1024 / (t->w * AGF_CB * (int)sizeof(float))); }
+static int agf_pieces(const agf_tensor *t) { return t->cb * agf_ceil_div(t->h, agf_piece_rows(t)); }
+
+static agf_piece agf_piece_at(const agf_tensor *t, int i) {
+  int rows = agf_piece_rows(t), each = agf_ceil_div(t->h, rows);
+  agf_piece p;
+  p.b = i / each;
+  p.r = i % each * rows;
+  p.end = agf_imin(p.r + rows, t->h);
+  return p;
+}
+
 /* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
 typedef struct agf_rows_job {
   agf_step *st;
@@ -2270,26 +2287,26 @@ typedef struct agf_rows_job {
   const struct agf_delivery *to_input; /* pool's adjoint, NULL: not to be merged */
 } agf_rows_job;
 
-static void agf_norm_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
   const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    if (s->k.store_y(j->x + b * j->ti->xb + r * j->ti->xr, AGF_CB, t->w, scale ? scale + b * AGF_CB : NULL, bias + b * AGF_CB,
-                     j->st->act, agf_row_x(s, t, b, r), agf_row_mask(s, t, b, r)))
+  for (; p.r < p.end; p.r++)
+    if (s->k.store_y(j->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, scale ? scale + p.b * AGF_CB : NULL,
+                     bias + p.b * AGF_CB, j->st->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-static void agf_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    if (s->k.add(agf_row_x(s, t0, b, r), agf_row_x(s, t1, b, r), j->st->act, t->w, agf_row_x(s, t, b, r),
-                 agf_row_mask(s, t, b, r)))
+  for (; p.r < p.end; p.r++)
+    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->st->act, t->w, agf_row_x(s, t, p.b, p.r),
+                 agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
@@ -2309,15 +2326,15 @@ static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_
   q->n = to->w;
 }
 
-static void agf_pool_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
+  agf_piece p = agf_piece_at(t, i);
   agf_pool_row q;
-  int b;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    agf_pool_row_of(s, j->st, j->ti, t, j->x, b, r, &q);
-    s->k.pool(&q, j->y + b * t->xb + r * t->xr, agf_row_mask(s, t, b, r));
+  for (; p.r < p.end; p.r++) {
+    agf_pool_row_of(s, j->st, j->ti, t, j->x, p.b, p.r, &q);
+    s->k.pool(&q, j->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
   }
 }
 
@@ -2384,9 +2401,9 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
     case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
     case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
     case AGF_STEP_NORM:
-    case AGF_STEP_ACT: agf_parallel(s, j.to->h, agf_norm_task, &j); break;
-    case AGF_STEP_POOL: agf_parallel(s, j.to->h, agf_pool_task, &j); break;
-    case AGF_STEP_ADD: agf_parallel(s, j.to->h, agf_add_task, &j); break;
+    case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
+    case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
+    case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
     default: agf_parallel(s, j.to->h, agf_concat_task, &j); break;
   }
 }
@@ -2427,16 +2444,16 @@ static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, c
   if (d->last) s->k.merge_last(own, x, t->w);
 }
 
-static void agf_merge_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_delivery *d = (const agf_delivery *)arg;
-  int b;
+  agf_piece p = agf_piece_at(d->t, i);
   (void)scratch;
-  for (b = 0; b < d->t->cb; b++) agf_merge_row(s, d, b, r, agf_row_of(d->cam, d->t, b, r), agf_row_of(d->g, d->t, b, r));
+  for (; p.r < p.end; p.r++) agf_merge_row(s, d, p.b, p.r, agf_row_of(d->cam, d->t, p.b, p.r), agf_row_of(d->g, d->t, p.b, p.r));
 }
 
 /* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
 static void agf_merge(agf_session *s, const agf_delivery *d) {
-  if (d->t->readers > 1) agf_parallel(s, d->t->h, agf_merge_task, d);
+  if (d->t->readers > 1) agf_parallel(s, agf_pieces(d->t), agf_merge_task, d);
 }
 
 static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
@@ -2474,27 +2491,27 @@ typedef struct agf_gate_job {
   int vectors;
 } agf_gate_job;
 
-/* The gate of row r: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
-static void agf_gate_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* The gate of some rows: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
+static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_gate_job *j = (const agf_gate_job *)arg;
   const agf_tensor *t = j->t;
+  agf_piece p = agf_piece_at(t, i);
   agf_gate_row q;
-  int b;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r);
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r);
     q.cam = j->cam + at * AGF_CB;
     q.g = j->g ? j->g + at * AGF_CB : NULL;
-    q.y = agf_row_x(s, t, b, r);
-    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    q.y = agf_row_x(s, t, p.b, p.r);
+    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
     q.d = j->d ? j->d + at * AGF_CB : NULL;
     q.b = NULL;
     q.column_class = NULL;
     q.b_stride = j->st->co;
     if (j->b) {
       q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
-      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[r] * (size_t)j->st->column_classes * (size_t)j->st->co +
-            (size_t)b * AGF_CB;
+      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
+            (size_t)p.b * AGF_CB;
     }
     q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
     q.mask = j->mask ? j->mask + at : NULL;
@@ -2527,31 +2544,32 @@ typedef struct agf_elementwise_job {
   int first;              /* Concat: the input's first channel */
 } agf_elementwise_job;
 
-static void agf_act_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
   const agf_tensor *t = j->t;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    s->k.act_back(agf_row_of(j->cam, t, b, r), agf_row_of(j->g, t, b, r), agf_row_x(s, t, b, r),
-                  j->scale ? j->scale + b * AGF_CB : NULL, j->act, t->w);
+  for (; p.r < p.end; p.r++)
+    s->k.act_back(agf_row_of(j->cam, t, p.b, p.r), agf_row_of(j->g, t, p.b, p.r), agf_row_x(s, t, p.b, p.r),
+                  j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
 }
 
 /* Add's rule is x * sdiv(cam, y) and g as it is. */
-static void agf_add_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
   const agf_tensor *t = j->t;
   float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
-  int b, i;
-  for (b = 0; b < t->cb; b++) {
-    float *cam = agf_row_of(j->cam, t, b, r), *g = agf_row_of(j->g, t, b, r), *y = agf_row_x(s, t, b, r);
+  agf_piece p = agf_piece_at(t, i);
+  int k;
+  for (; p.r < p.end; p.r++) {
+    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r), *y = agf_row_x(s, t, p.b, p.r);
     if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
-    for (i = 0; i < j->inputs; i++) {
-      const agf_delivery *d = &j->to[i];
-      float *out = d->first ? agf_row_of(d->cam, t, b, r) : row;
-      s->k.add_back(cam, y, agf_row_x(s, d->t, b, r), t->w, out);
-      if (d->first && d->t->needs_g) memcpy(agf_row_of(d->g, t, b, r), g, (size_t)t->w * AGF_CB * sizeof(float));
-      agf_merge_row(s, d, b, r, out, g);
+    for (k = 0; k < j->inputs; k++) {
+      const agf_delivery *d = &j->to[k];
+      float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
+      s->k.add_back(cam, y, agf_row_x(s, d->t, p.b, p.r), t->w, out);
+      if (d->first && d->t->needs_g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
+      agf_merge_row(s, d, p.b, p.r, out, g);
     }
   }
 }
@@ -2586,13 +2604,13 @@ static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   j.scale = agf_floats(s, st->scale);
   j.act = st->act;
   if (st->kind != AGF_STEP_ADD || seen) {
-    if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, t->h, agf_act_task, &j);
+    if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &j);
     j.act = AGF_ACT_NONE;
   }
   if (seen) agf_observe(s, t, st->node, target, j.cam, j.g, AGF_CB);
   if (st->kind == AGF_STEP_ADD) {
     for (j.inputs = 0; j.inputs < 2; j.inputs++) j.to[j.inputs] = agf_deliver(s, st, j.inputs);
-    agf_parallel(s, t->h, agf_add_back_task, &j);
+    agf_parallel(s, agf_pieces(t), agf_add_back_task, &j);
     return;
   }
   for (slot = 0; slot < st->inputs; slot++) {
@@ -2900,15 +2918,15 @@ static void agf_plain_combine_task(agf_session *s, const void *arg, int r, unsig
   count[0] = (double)n;
 }
 
-static void agf_plain_shift_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    float *c = agf_row_of(j->c, t, b, r);
-    s->k.shift(c, agf_row_of(j->a, t, b, r), j->mean, t->w);
-    agf_merge_row(s, j->delivery, b, r, c, agf_row_of(j->g, t, b, r));
+  for (; p.r < p.end; p.r++) {
+    float *c = agf_row_of(j->c, t, p.b, p.r);
+    s->k.shift(c, agf_row_of(j->a, t, p.b, p.r), j->mean, t->w);
+    agf_merge_row(s, j->delivery, p.b, p.r, c, agf_row_of(j->g, t, p.b, p.r));
   }
 }
 
@@ -2959,7 +2977,7 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
     count += agf_plain_sums(s, j, r, 1)[0];
   }
   j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
-  agf_parallel(s, t->h, agf_plain_shift_task, j);
+  agf_parallel(s, agf_pieces(t), agf_plain_shift_task, j);
 }
 
 /* What an explanation's steps share. */
@@ -2979,7 +2997,7 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
     int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
     if (next == node) continue;
     j.scale = next == st->node ? gate->scale : NULL;
-    agf_parallel(s, j.t->h, agf_gate_task, &j);
+    agf_parallel(s, agf_pieces(j.t), agf_gate_task, &j);
     agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
     node = next;
   }
@@ -3011,7 +3029,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
   gate.vectors = vectors;
   s->bad = 0;
-  agf_parallel(s, gate.t->h, agf_gate_task, &gate);
+  agf_parallel(s, agf_pieces(gate.t), agf_gate_task, &gate);
   outside = (s->bad & AGF_BAD_OUTSIDE) != 0;
   d = agf_deliver(s, st, 0);
 
