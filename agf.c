@@ -2844,22 +2844,24 @@ static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int hal
 }
 
 /* Sums over the pixels of P and N of the two sigmoids' maps, or for the ablation fx_gradcam of Gm. */
-static void agf_plain_sums_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_plain_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  memset(agf_plain_sums(s, j, r, 0), 0, (size_t)t->cb * AGF_CB * 4 * sizeof(double));
-  for (b = 0; b < t->cb; b++) {
-    const float *g = agf_row_of(j->g, t, b, r);
+  for (; p.r < p.end; p.r++) {
+    const float *g = agf_row_of(j->g, t, p.b, p.r), *phi = j->phi + p.r * t->w;
+    double *sum[4];
+    int k;
+    for (k = 0; k < 4; k++) {
+      sum[k] = agf_plain_sums(s, j, p.r, k) + p.b * AGF_CB;
+      memset(sum[k], 0, AGF_CB * sizeof(double));
+    }
     if (j->options & AGF_FX_GRADCAM)
-      s->k.lane_sums(g, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB);
+      s->k.lane_sums(g, t->w, sum[0]);
     else if (!(j->options & AGF_NO_FX))
-      s->k.fx_sums(agf_row_x(s, t, b, r), j->x_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB,
-                   agf_plain_sums(s, j, r, 1) + b * AGF_CB);
-    if (!(j->options & AGF_NO_FDX))
-      s->k.fx_sums(g, j->g_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 2) + b * AGF_CB,
-                   agf_plain_sums(s, j, r, 3) + b * AGF_CB);
+      s->k.fx_sums(agf_row_x(s, t, p.b, p.r), j->x_max, phi, t->w, sum[0], sum[1]);
+    if (!(j->options & AGF_NO_FDX)) s->k.fx_sums(g, j->g_max, phi, t->w, sum[2], sum[3]);
   }
 }
 
@@ -2904,18 +2906,19 @@ static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned
     s->k.fx_dots(agf_row_of(j->g, t, 0, r), agf_plane(t), j->g_max, coef + 2 * lanes, coef + 3 * lanes, t->cb, t->w, fdx);
 }
 
-static void agf_plain_combine_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* Sums of R by lane, and the counts of C's nonzeros by block. */
+static void agf_plain_combine_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  double *sum = agf_plain_sums(s, j, r, 0), *count = agf_plain_sums(s, j, r, 1);
-  long n = 0;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  memset(sum, 0, (size_t)t->cb * AGF_CB * sizeof(double));
-  for (b = 0; b < t->cb; b++)
-    n += s->k.combine(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->fx + r * t->w, j->fdx + r * t->w,
-                      (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum + b * AGF_CB);
-  count[0] = (double)n;
+  for (; p.r < p.end; p.r++) {
+    double *sum = agf_plain_sums(s, j, p.r, 0) + p.b * AGF_CB;
+    memset(sum, 0, AGF_CB * sizeof(double));
+    agf_plain_sums(s, j, p.r, 1)[p.b] =
+        (double)s->k.combine(agf_row_of(j->c, t, p.b, p.r), agf_row_of(j->a, t, p.b, p.r), j->fx + p.r * t->w, j->fdx + p.r * t->w,
+                             (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum);
+  }
 }
 
 static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -2949,7 +2952,7 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
   j->x_max = t->max;
   j->g_max = agf_plain_max(s, j, 0);
   for (i = 0; i < hw; i++) positive += j->phi[i] > 0, negative += j->phi[i] < 0;
-  agf_parallel(s, t->h, agf_plain_sums_task, j);
+  agf_parallel(s, agf_pieces(t), agf_plain_sums_task, j);
   if (j->options & AGF_FX_GRADCAM) {
     for (i = 0; i < lanes; i++) {
       double *a = agf_plain_sums(s, j, 0, 0);
@@ -2970,11 +2973,11 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
     for (i = 0; i < hw; i++) max = j->m[i] > max ? j->m[i] : max;
     for (i = 0; i < hw; i++) j->fx[i] += agf_sdiv(j->m[i], max);
   }
-  agf_parallel(s, t->h, agf_plain_combine_task, j);
+  agf_parallel(s, agf_pieces(t), agf_plain_combine_task, j);
   for (r = 0; r < t->h; r++) {
     const double *row = agf_plain_sums(s, j, r, 0);
     for (l = 0; l < t->c; l++) sum += row[l];
-    count += agf_plain_sums(s, j, r, 1)[0];
+    for (l = 0; l < t->cb; l++) count += agf_plain_sums(s, j, r, 1)[l];
   }
   j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
   agf_parallel(s, agf_pieces(t), agf_plain_shift_task, j);
