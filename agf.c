@@ -2623,25 +2623,30 @@ static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
 
 /* --- pools --- */
 
-/* One block: its adjoint adds to the whole plane, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). */
+/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). Windows start ever lower: rows are cleared
+ * when the first comes to them and finished when the last has left, so that they stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *ti = j->ti, *to = j->to;
   float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0);
-  size_t plane = (size_t)ti->h * (size_t)ti->w * AGF_CB * sizeof(float);
+  size_t row = (size_t)ti->w * AGF_CB;
   agf_pool_row q;
-  int r;
+  int r, cleared = 0, finished = 0;
   (void)scratch;
-  if (t) memset(t, 0, plane);
-  if (tg) memset(tg, 0, plane);
   for (r = 0; r < to->h; r++) {
     size_t at = agf_row_at(to, b, r) * AGF_CB;
+    int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
     agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
+    for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
+      if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
+      if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
+    }
     s->k.pool_back(&q, agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
-  }
-  for (r = 0; t && r < ti->h; r++) {
-    s->k.mul(agf_row_of(t, ti, 0, r), agf_row_x(s, ti, b, r), ti->w);
-    if (j->to_input) agf_merge_row(s, j->to_input, b, r, agf_row_of(t, ti, 0, r), tg ? agf_row_of(tg, ti, 0, r) : NULL);
+    for (; t && finished < next; finished++) {
+      float *cam = t + (size_t)finished * row;
+      s->k.mul(cam, agf_row_x(s, ti, b, finished), ti->w);
+      if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
+    }
   }
 }
 
