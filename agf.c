@@ -1,7 +1,7 @@
 /* AGF in C: the engine. Reads top to bottom in the order data flows:
  *
  *   status and errors - allocator - floating-point environment - model file - graph and shapes - plan (layout, arena) -
- *   threads - forward pass - attribution rules - the seed - sessions - running and explaining - pictures - kernels
+ *   threads - forward pass - attribution rules - the seed - sessions - running - methods - explaining - pictures - kernels
  *
  * "agf-spec" in comments is the description of the algorithm after Gur, Ali, Wolf, "Visualization of Supervised and
  * Self-Supervised Neural Networks via Attribution Guided Factorization", AAAI 2021. Names follow it: x a tensor's activation, w
@@ -51,6 +51,7 @@
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
+#include "kernels/arm.h"
 #include "kernels/crc32.h"
 
 /* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
@@ -88,6 +89,25 @@ AGF_API const char *agf_status_name(agf_status status) {
 
 AGF_API const char *agf_version(void) {
   return AGF_STR(AGF_VERSION_MAJOR) "." AGF_STR(AGF_VERSION_MINOR) "." AGF_STR(AGF_VERSION_PATCH);
+}
+
+AGF_API const char *agf_method_name(agf_method method) {
+  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients",
+                                      "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
+  return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
+}
+
+#ifdef AGF_NO_METHODS
+enum { AGF_METHODS_BUILT = AGF_METHOD_AGF_LC + 1 };
+#else
+enum { AGF_METHODS_BUILT = AGF_METHODS };
+#endif
+
+AGF_API int agf_method_find(const char *name) {
+  int i;
+  for (i = 0; name && i < AGF_METHODS_BUILT; i++)
+    if (!strcmp(name, agf_method_name((agf_method)i))) return i;
+  return -1;
 }
 
 #if defined(__GNUC__)
@@ -950,6 +970,14 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
  * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
  * classes. */
 
+enum {
+  AGF_GRADIENT_METHODS = AGF_METHOD_BIT(AGF_METHOD_GRADIENT) | AGF_METHOD_BIT(AGF_METHOD_GRADIENT_X_INPUT) |
+                         AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS) |
+                         AGF_METHOD_BIT(AGF_METHOD_GRADCAM) | AGF_METHOD_BIT(AGF_METHOD_FULLGRAD),
+  AGF_LRP_METHODS = AGF_METHOD_BIT(AGF_METHOD_LRP_A1B0) | AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1) | AGF_METHOD_BIT(AGF_METHOD_CLRP) |
+                    AGF_METHOD_BIT(AGF_METHOD_SGLRP)
+};
+
 typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
                              AGF_STEP_CONCAT } agf_step_kind;
 
@@ -964,7 +992,9 @@ typedef struct agf_tensor {
   int c, h, w, cb, bh, bw;
   ptrdiff_t xr, xb;     /* floats from row to row and block to block of x */
   int readers;          /* (step, slot) pairs that read it */
-  int needs_g;          /* a rule below it uses its gradient */
+  int needs_g;          /* a rule of AGF below it uses its gradient */
+  int wants_g;          /* the same for the explanation under way, which may leave rules out */
+  int is_signed;        /* it may hold values below 0 */
   int needs_mask;       /* a convolution reads it */
   int first_reader;     /* the step that delivers to it first, going backwards */
   int x, mask, cam, g;  /* buffers, -1: none */
@@ -993,6 +1023,7 @@ typedef struct agf_step {
   int d;                /* buffer: |W||x| (box: Z) at the output */
   int d_known;
   int rhs, rhs_mask, cam_mask, a, tmp_cam, tmp_g, maps, sums, coef; /* buffers of the backward pass */
+  int half, half_mask;  /* LRP: buffers for the positive or the negative part of a signed input */
   int vec, y, gv, sv;   /* linear: buffers [inputs], [co] */
   int co;               /* outputs, filled to 32 */
   int window;           /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
@@ -1023,7 +1054,11 @@ struct agf_session {
   int logits, order, seed, dz, scratch;      /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
   int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
   size_t scratch_bytes;
+  unsigned methods;     /* bits of those that the memory was planned for */
+  int local;            /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
+  int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
   int ran;
+  unsigned run_flags;   /* of the last run */
   unsigned bad;         /* set by tasks: a non-finite activation, or g outside cam */
   float lo, hi;         /* of the image */
   agf_pool *pool;
@@ -1189,10 +1224,18 @@ static void agf_make_steps(agf_session *s) {
   }
 }
 
+/* Whether a step's output may hold values below 0. */
+static int agf_step_signed(const agf_session *s, const agf_step *st) {
+  int j, is_signed = st->kind == AGF_STEP_CONV || st->kind == AGF_STEP_LINEAR || st->kind == AGF_STEP_NORM;
+  for (j = 0; j < st->inputs; j++) is_signed |= s->tensor[s->in[st->in + j]].is_signed;
+  return is_signed && st->act == AGF_ACT_NONE;
+}
+
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
  * gradient at their output, and whatever lies above them hands it down. */
 static void agf_connect(agf_session *s) {
   int i, j;
+  s->tensor[0].is_signed = 1;
   for (i = 0; i < s->steps; i++) {
     agf_step *st = &s->step[i];
     const agf_node *n = &s->model->node[st->node];
@@ -1209,6 +1252,7 @@ static void agf_connect(agf_session *s) {
       }
     }
     s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
+    s->tensor[st->out].is_signed = agf_step_signed(s, st);
   }
 }
 
@@ -1275,9 +1319,8 @@ static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, 
 static agf_conv_shape agf_shape_of(const agf_axis *a) {
   if (a->k == 1) return AGF_SHAPE_1;
   if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->down == 2) return AGF_SHAPE_3_DOWN;
-  if (a->pad - 2 < -AGF_MARGIN || (a->in - 1) * a->up + a->pad >= a->out + AGF_MARGIN) return AGF_SHAPE_ANY;
-  return a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
+  if (a->pad - 2 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down) return AGF_SHAPE_ANY;
+  return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
@@ -1285,6 +1328,7 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
+  int panels;     /* 2: the kernels read |W| from a panel of its own */
   size_t acc_row; /* floats of one row of accumulators */
 } agf_conv_cut;
 
@@ -1293,7 +1337,8 @@ static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *
   c.shape = agf_shape_of(columns);
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (AGF_CB * 4 * c.lanes), 1) : 1;
+  c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1) : 1;
   c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
   return c;
 }
@@ -1318,7 +1363,7 @@ static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs
            agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
-  panel = (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
+  panel = (size_t)c.panels * (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
   if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
   return agf_align_up(c.acc_row * (size_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up(panel * AGF_CB * 4);
 }
@@ -1336,6 +1381,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0;
   size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
@@ -1347,7 +1393,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
     st->rhs = agf_buf(s, (size_t)st->co * 4, 0, end);
     st->rhs_mask = agf_buf(s, (size_t)to->cb * 2, 0, end);
     agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
-    return AGF_OK;
+    if (!lrp) return AGF_OK;
   }
   st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
   st->rhs_vectors = agf_rhs_in(st->back);
@@ -1360,13 +1406,21 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   st->column_class = agf_buf(s, (size_t)to->w, 0, end);
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
   classes = (size_t)st->row_classes * (size_t)st->column_classes;
-  if (st->box || st->plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, s->config.low_memory ? gate : end);
-  st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
-  st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
+  if (st->box || plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
+  if (!last) {
+    st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+    st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
+  }
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
+  if (!st->box) agf_need_scratch(s, agf_conv_scratch(s, st, st->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
+  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
-  if (st->plain) {
+  if (lrp && !st->box && ti->is_signed) {
+    st->half = agf_buf(s, s->buffer[ti->x].bytes, gate, back);
+    st->half_mask = agf_buf(s, s->buffer[ti->mask].bytes, gate, back);
+  }
+  if (plain) {
     size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
     st->cam_mask = agf_buf(s, pixels * 2, gate, back);
     st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
@@ -1396,6 +1450,12 @@ static void agf_plan_linear(agf_session *s, int i) {
   agf_need_scratch(s, (size_t)AGF_LINEAR_WIDE_ROWS * (size_t)st->co * 4);
 }
 
+/* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
+static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
+  return (s->methods & AGF_LRP_METHODS) && !st->box &&
+         (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
+}
+
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
   int end = agf_end(s), from, until;
@@ -1403,9 +1463,15 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
   x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
   if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
-  if (x->first_reader < 0) return; /* the logits */
+  if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods begin there */
+    if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS))
+      x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
+    return;
+  }
   from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
-  until = !t ? end : s->step[made].kind == AGF_STEP_CONV ? agf_gate_moment(s, made) : agf_adjoint_moment(s, made);
+  until = !t ? end
+          : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
+                                                                                     : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
@@ -1417,11 +1483,29 @@ static int agf_places_before(const agf_buffer *a, const agf_buffer *b, int by_ti
   return by_time ? a->first < b->first : a->bytes > b->bytes;
 }
 
+/* The lowest place from `at` on that is free while buffer b lives, among those that have their place. */
+static size_t agf_free_place(const agf_session *s, const agf_buffer *b, size_t at) {
+  int j, moved = 1;
+  while (moved) {
+    moved = 0;
+    for (j = 0; j < s->buffers; j++) {
+      const agf_buffer *o = &s->buffer[j];
+      if (o == b || o->offset == SIZE_MAX || o->last < b->first || o->first > b->last) continue;
+      if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
+        at = o->offset + o->bytes;
+        moved = 1;
+      }
+    }
+  }
+  return at;
+}
+
 /* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
- * lives. Returns the arena's size, 0 where it would not fit the address space. */
+ * lives; agf_lc's only in sessions that were asked for it. Returns the arena's size, 0 where it would not fit the address space. */
 static size_t agf_place(agf_session *s, int by_time) {
   size_t base = 0, top;
-  int i, j, n = s->buffers, end = agf_end(s);
+  int i, n = s->buffers, end = agf_end(s);
+  int later = s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC) ? -1 : s->local;
   for (i = 0; i < n; i++) {
     agf_buffer *b = &s->buffer[i];
     b->offset = SIZE_MAX;
@@ -1433,25 +1517,62 @@ static size_t agf_place(agf_session *s, int by_time) {
   top = base;
   for (;;) {
     agf_buffer *b = NULL;
-    size_t at = base;
-    int moved = 1;
+    size_t at;
     for (i = 0; i < n; i++)
-      if (s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
+      if (i != later && s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
     if (!b) return top;
-    while (moved) {
-      moved = 0;
-      for (j = 0; j < n; j++) {
-        const agf_buffer *o = &s->buffer[j];
-        if (o == b || o->offset == SIZE_MAX || o->offset < base || o->last < b->first || o->first > b->last) continue;
-        if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
-          at = o->offset + o->bytes;
-          moved = 1;
-        }
-      }
-    }
+    at = agf_free_place(s, b, base);
     if (b->bytes > SIZE_MAX / 4 - at) return 0;
     b->offset = at;
     if (at + b->bytes > top) top = at + b->bytes;
+  }
+}
+
+/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains (agf-spec,
+ * "Two variants of ours"). Returns the pooling's index; -1: another head. */
+static int agf_local_head(const agf_session *s, const agf_step **linear) {
+  int i = s->steps - 1;
+  const agf_step *st = &s->step[i];
+  const agf_node *n;
+  *linear = NULL;
+  if (st->kind == AGF_STEP_LINEAR) {
+    *linear = st;
+    while (i >= 0 && s->step[i].out != s->in[st->in]) i--;
+    if (i < 0) return -1;
+  }
+  n = &s->model->node[s->step[i].node];
+  return n->op == AGF_OP_GLOBAL_AVGPOOL || (n->op == AGF_OP_ADAPTIVE_AVGPOOL && n->kernel[0] == 1 && n->kernel[1] == 1) ? i : -1;
+}
+
+/* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
+ * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor; `own_bias`: for gradcam before
+ * a BatchNorm. */
+static void agf_plan_methods(agf_session *s) {
+  const agf_tensor *image = &s->tensor[0];
+  const agf_step *linear;
+  int head = agf_local_head(s, &linear), i, end = agf_end(s);
+  s->local = s->image = s->total = s->plane = s->channel = s->own_bias = -1;
+  if (head >= 0 && linear) {
+    const agf_tensor *t = &s->tensor[s->in[s->step[head].in]];
+    s->local = agf_buf(s, (size_t)t->h * (size_t)t->w * (size_t)linear->co * 4, agf_gate_moment(s, s->steps - 1),
+                       agf_adjoint_moment(s, head));
+  }
+  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) {
+    size_t plane = 0, channels = 0;
+    for (i = 0; i < s->tensors; i++) {
+      const agf_tensor *t = &s->tensor[i];
+      if ((size_t)t->h * (size_t)t->w > plane) plane = (size_t)t->h * (size_t)t->w;
+      if ((size_t)t->cb * AGF_CB > channels) channels = (size_t)t->cb * AGF_CB;
+    }
+    s->plane = agf_buf(s, plane * 4, 0, end);
+    s->channel = agf_buf(s, channels * sizeof(double), 0, end);
+    if (s->methods & AGF_METHOD_BIT(AGF_METHOD_GRADCAM)) s->own_bias = agf_buf(s, channels * sizeof(float), 0, end);
+  }
+  if (s->methods & (AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS))) {
+    s->image = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(float), 0, end);
+    s->total = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
+  } else if (s->methods & AGF_METHOD_BIT(AGF_METHOD_FULLGRAD)) {
+    s->total = agf_buf(s, (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
   }
 }
 
@@ -1469,7 +1590,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
-        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->vec = p->y = p->gv = p->sv = p->window = -1;
+        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = p->window = -1;
   }
   agf_plan_tensor(s, 0, -1);
   for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
@@ -1478,7 +1599,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
     int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     size_t tmp_cam = 0, tmp_g = 0;
-    for (j = 0; j < p->inputs && p->kind != AGF_STEP_ADD; j++) { /* Add merges from its scratch */
+    for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
       int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
       int again = 0, q;
@@ -1511,11 +1632,20 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->scratch_bytes = agf_align_up(s->scratch_bytes);
   s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
+  agf_plan_methods(s);
   /* neither order is always the better one */
   by_size = agf_place(s, 0);
   s->arena_bytes = agf_place(s, 1);
   if (by_size < s->arena_bytes) s->arena_bytes = agf_place(s, 0);
   if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
+  if (s->local >= 0 && !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC))) { /* in what is free anyway, or not at all */
+    agf_buffer *b = &s->buffer[s->local];
+    size_t at = agf_free_place(s, b, 0);
+    if (at <= s->arena_bytes && b->bytes <= s->arena_bytes - at)
+      b->offset = at;
+    else
+      s->local = -1;
+  }
   s->bytes = agf_table_sizes(m).total + s->arena_bytes;
   if (s->config.max_bytes && s->bytes > s->config.max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,
@@ -1721,7 +1851,10 @@ struct agf_conv_job {
   const struct agf_delivery *delivery; /* adjoint: what its rows end as, NULL: not yet */
   agf_act act;
   const float *scale, *bias;
-  int filter;           /* box rule, one filter at a time: 0 w, 1 w+, 2 w- */
+  int filter;           /* 0 w, 1 w+, 2 w- (box rule, one at a time; LRP) */
+  const float *part;    /* LRP: the part of the input that its epilogue multiplies with, laid out as `to`'s activation */
+  float factor;
+  int keep;             /* LRP: add to c */
   agf_axis rows, columns;
   agf_conv_cut cut;
   int th, tiles;
@@ -1731,8 +1864,14 @@ static inline float agf_weight_at(const agf_weight *w, size_t i) {
   return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
 }
 
-static inline float agf_filtered(float w, int filter) {
-  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
+/* Weights [at, at + n) as floats, filtered. */
+static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, size_t n, int filter, float *to) {
+  size_t i;
+  if (w->type == AGF_F32)
+    memcpy(to, (const float *)(const void *)w->data + at, n * sizeof *to);
+  else
+    s->k.widen((const uint16_t *)(const void *)w->data + at, to, n);
+  for (i = 0; filter && i < n; i++) to[i] = agf_filtered(to[i], filter);
 }
 
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
@@ -1741,6 +1880,11 @@ static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, i
   size_t block = (size_t)b * AGF_CB * (size_t)n->kernel[0] * (size_t)n->kernel[1] * (size_t)panels * AGF_OCG;
   return block + ((((size_t)kr * (size_t)panels + (size_t)(oc / AGF_OCG)) * (size_t)lanes + (size_t)(ic % AGF_CB)) *
                       (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
+}
+
+/* Panels of 32 outputs that a call for the outputs from `first` on reads. */
+static inline int agf_panel_count(const agf_conv_job *j, int first) {
+  return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
 }
 
 /* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them. Forward f32
@@ -1752,14 +1896,14 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   const agf_weight *w = &s->model->weight[n->w];
   const float *f32 = (const float *)(const void *)w->data;
   const uint16_t *f16 = (const uint16_t *)(const void *)w->data;
-  int kw = n->kernel[1], count = agf_imin(j->cut.lanes, agf_ceil_div(j->co - first, AGF_OCG) * AGF_OCG) / AGF_OCG, k, p, o, i, t, f;
+  int kw = n->kernel[1], count = agf_panel_count(j, first), k, p, o, i, t, f;
   size_t panel = (size_t)AGF_CB * (size_t)kw * AGF_OCG;
   *wb = (ptrdiff_t)panel * count;
   if (!j->adjoint) {
     int lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
     size_t at = agf_conv_index(n, j->ci, first, b * AGF_CB, kr, 0), size = (size_t)lanes * (size_t)kw * AGF_OCG;
     size_t next = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0);
-    if (w->type == AGF_F32 && lanes == AGF_CB) {
+    if (w->type == AGF_F32 && lanes == AGF_CB && !j->filter) {
       *wb = (ptrdiff_t)next;
       return f32 + at;
     }
@@ -1767,10 +1911,7 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
       for (p = 0; p < count; p++) {
         float *to = scratch + (size_t)(k * count + p) * panel;
         size_t from = at + (size_t)k * next + (size_t)p * size;
-        if (w->type == AGF_F32)
-          memcpy(to, f32 + from, size * sizeof(float));
-        else
-          s->k.widen(f16 + from, to, size);
+        agf_load_weights(s, w, from, size, j->filter, to);
       }
     return scratch;
   }
@@ -1806,10 +1947,22 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
+/* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
+static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
+                                   ptrdiff_t *wab) {
+  size_t panel = (size_t)AGF_CB * (size_t)j->columns.k * AGF_OCG, size = panel * (size_t)agf_panel_count(j, first), i;
+  float *to = scratch + (size_t)j->cut.blocks * (size_t)(j->cut.lanes / AGF_OCG) * panel;
+  int k, l;
+  *wab = (ptrdiff_t)size;
+  for (k = 0; k < blocks; k++)
+    for (i = 0; i < size; i += AGF_OCG)
+      for (l = 0; l < AGF_OCG; l++) to[(size_t)k * size + i + (size_t)l] = fabsf(w[k * wb + (ptrdiff_t)i + l]);
+  return to;
+}
+
 /* Input row that output row r meets under kernel row kr, or -1. */
 static inline int agf_input_row(const agf_axis *a, int r, int kr) {
-  int h = r * a->down - a->pad + kr * a->dilation;
-  return h < 0 || h % a->up || h / a->up >= a->in ? -1 : h / a->up;
+  return agf_meets(r, kr, a->down, a->up, a->dilation, a->pad, a->in);
 }
 
 static inline unsigned agf_popcount64(uint64_t v) {
@@ -1825,7 +1978,7 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int
   int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
   size_t n = h1 > h0 ? (size_t)(h1 - h0) * (size_t)j->wi : 0, i;
   uint64_t count = 0, v;
-  if (j->adjoint || !s->k.dense_w || !n) return 0;
+  if (j->adjoint || j->filter || !s->k.dense_w || !n) return 0; /* the dense kernels read the weights where they lie */
   for (b = 0; b * AGF_CB < j->ci; b++) {
     const uint16_t *m = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h0) * (size_t)j->wi;
     for (i = 0; i + 4 <= n; i += 4) {
@@ -1860,10 +2013,13 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
       for (l = 0; l < outputs; l += e->outputs) {
+        ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
-        q.w = w + (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
+        q.w = w + at;
+        q.wa = wa ? wa + at : NULL;
         for (r = 0; r < rows; r++) {
           int h = agf_input_row(&j->rows, r0 + r, kr);
           if (h < 0) continue;
@@ -1940,15 +2096,15 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
 }
 
-/* Weights of one output block as agf_gconv_row reads them, filtered for the box rule. */
-static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int filter, int lanes_in, float *scratch) {
+/* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box rule. */
+static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int lanes_in, float *scratch) {
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
-  int kh = n->kernel[0], kw = n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
-  size_t size = (size_t)kh * (size_t)kw * (size_t)lanes_in * AGF_CB, k;
-  if (!j->adjoint && w->type == AGF_F32) return (const float *)(const void *)w->data + (size_t)block * size;
+  int taps = n->kernel[0] * n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
+  size_t size = (size_t)taps * (size_t)lanes_in * AGF_CB, row = (size_t)taps * AGF_CB;
+  if (!j->adjoint && w->type == AGF_F32 && !j->filter) return (const float *)(const void *)w->data + (size_t)block * size;
   if (!j->adjoint) {
-    s->k.widen((const uint16_t *)(const void *)w->data + (size_t)block * size, scratch, size);
+    agf_load_weights(s, w, (size_t)block * size, size, j->filter, scratch);
     return scratch;
   }
   memset(scratch, 0, size * sizeof(float));
@@ -1958,17 +2114,25 @@ static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int
     for (i = 0; i < og; i++) {
       int o = c / ig * og + i, in = c % ig, lanes = agf_imin(AGF_CB, ig - in / AGF_CB * AGF_CB);
       int to_lanes = agf_imin(AGF_CB, og - i / AGF_CB * AGF_CB);
-      for (tap = 0; tap < kh * kw; tap++) {
-        k = (size_t)(o / AGF_CB) * (size_t)ig * (size_t)(kh * kw) * AGF_CB +
-            (size_t)(in / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-            ((size_t)tap * (size_t)lanes + (size_t)(in % AGF_CB)) * AGF_CB + (size_t)(o % AGF_CB);
-        scratch[(size_t)(i / AGF_CB) * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                ((size_t)tap * (size_t)to_lanes + (size_t)(i % AGF_CB)) * AGF_CB + (size_t)l] =
-            agf_filtered(agf_weight_at(w, k), filter);
-      }
+      size_t from = (size_t)(o / AGF_CB) * (size_t)ig * row + (size_t)(in / AGF_CB) * AGF_CB * row +
+                    (size_t)(in % AGF_CB) * AGF_CB + (size_t)(o % AGF_CB);
+      size_t to = (size_t)(i / AGF_CB) * AGF_CB * row + (size_t)(i % AGF_CB) * AGF_CB + (size_t)l;
+      for (tap = 0; tap < taps; tap++)
+        scratch[to + (size_t)(taps - 1 - tap) * (size_t)to_lanes * AGF_CB] =
+            agf_filtered(agf_weight_at(w, from + (size_t)tap * (size_t)lanes * AGF_CB), j->filter);
     }
   }
   return scratch;
+}
+
+static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
+  int i, block = 1, one = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
+  for (i = 0; i < lanes_in * AGF_CB; i++) {
+    block &= index[i] / AGF_CB == index[0] / AGF_CB;
+    one &= index[i] == index[i / AGF_CB * AGF_CB];
+    lane &= index[i] == index[0] + i;
+  }
+  return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;
 }
 
 /* A task is some rows of one output block. */
@@ -1983,11 +2147,12 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   float *panel = (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
   agf_gconv_row q;
   for (i = 0; i < lanes_in; i++)
-    for (l = 0; l < AGF_CB; l++) {
-      int c = block * AGF_CB + l;
-      at[i * AGF_CB + l] = c < j->co ? c / lanes_out * lanes_in + i : 0;
+    for (l = 0; l < AGF_CB; l++) { /* lanes beyond the last channel read as the last one does; their weights are 0 */
+      int c = agf_imin(block * AGF_CB + l, j->co - 1);
+      at[i * AGF_CB + l] = c / lanes_out * lanes_in + i;
+      if (lanes_in == 1 && lanes_out == 1) at[l] = block * AGF_CB + l;
     }
-  q.contiguous = lanes_in == 1 && lanes_out == 1 && (block + 1) * AGF_CB <= j->co;
+  q.reads = agf_reads_of(at, lanes_in);
   q.index = at;
   q.lanes_in = lanes_in;
   q.x = j->x;
@@ -1998,16 +2163,18 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   q.w_in = j->wi;
   q.h_in = j->hi;
   q.w_out = j->wo;
-  q.kh = n->kernel[0];
-  q.kw = n->kernel[1];
-  q.stride_h = n->stride[0];
-  q.stride_w = n->stride[1];
-  q.dilation_h = n->dilation[0];
-  q.dilation_w = n->dilation[1];
-  q.pad_h = n->pad[0];
-  q.pad_w = n->pad[1];
-  q.adjoint = j->adjoint;
-  q.w = agf_gconv_weights(s, j, block, j->filter, lanes_in, panel);
+  q.border = (int)((j->xr / j->xp - j->wi) / 2);
+  q.kh = j->rows.k;
+  q.down_h = j->rows.down;
+  q.up_h = j->rows.up;
+  q.dilation_h = j->rows.dilation;
+  q.pad_h = j->rows.pad;
+  q.kw = j->columns.k;
+  q.down = j->columns.down;
+  q.up = j->columns.up;
+  q.dilation = j->columns.dilation;
+  q.pad = j->columns.pad;
+  q.w = agf_gconv_weights(s, j, block, lanes_in, panel);
   for (r = r0; r < r1; r++) {
     q.row = r;
     s->k.gconv[j->kind](&q);
@@ -2018,6 +2185,8 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
 static void agf_conv(agf_session *s, agf_conv_job *j) {
   const agf_node *n = &s->model->node[j->step->node];
   int blocks;
+  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
+  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   if (n->groups > 1) {
     blocks = agf_ceil_div(j->co, AGF_CB);
     j->th = blocks >= 4 * s->threads ? j->ho : agf_ceil_div(j->ho, 4);
@@ -2025,8 +2194,6 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
     return;
   }
-  j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
-  j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
@@ -2105,33 +2272,32 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
   const agf_node *n = &s->model->node[st->node];
   const agf_weight *w = &s->model->weight[n->w];
   const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
-  int rc, cc, b, kr, t, i, l, width = n->groups > 1 ? AGF_CB : AGF_OCG, panels = agf_ceil_div(n->channels, width);
+  int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
   int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
   (void)scratch;
   for (rc = 0; rc < st->row_classes; rc++)
     for (cc = 0; cc < st->column_classes; cc++) {
-      float acc[AGF_OCG] = {0};
+      float *acc = j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width;
+      memset(acc, 0, (size_t)width * sizeof(float));
       for (b = 0; b * AGF_CB < inputs; b++) {
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
         for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
-          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++)
-            for (i = 0; i < lanes; i++) {
-              size_t at = n->groups > 1
-                              ? (size_t)panel * (size_t)(kh * kw) * (size_t)inputs * AGF_CB +
-                                    (size_t)b * AGF_CB * (size_t)(kh * kw) * AGF_CB +
-                                    ((size_t)(kr * kw + t) * (size_t)lanes + (size_t)i) * AGF_CB
-                              : (size_t)b * AGF_CB * (size_t)(kh * kw) * (size_t)panels * AGF_OCG +
-                                    ((((size_t)kr * (size_t)panels + (size_t)panel) * (size_t)lanes + (size_t)i) * (size_t)kw +
-                                     (size_t)t) * AGF_OCG;
-              if (j->filter < 0)
-                for (l = 0; l < width; l++) acc[l] += fabsf(agf_weight_at(w, at + (size_t)l)); /* fma(1, |w|, acc) */
-              else
-                for (l = 0; l < width; l++)
-                  acc[l] = agf_fmaf(j->value, agf_filtered(agf_weight_at(w, at + (size_t)l), j->filter), acc[l]);
+          for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
+            /* grouped: [block][ic block][kh][kw][ic][16] */
+            size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
+                                         (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
+                                      : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
+            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            if (w->type == AGF_F32) {
+              s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
+            } else {
+              float wide[AGF_CB * AGF_OCG];
+              for (i = 0; i < lanes; i++)
+                s->k.widen((const uint16_t *)(const void *)w->data + at + (size_t)i * (size_t)ws, wide + i * width, (size_t)width);
+              s->k.border(wide, width, lanes, width, j->value, j->filter, acc);
             }
+          }
       }
-      memcpy(j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width, acc,
-             (size_t)width * sizeof(float));
     }
 }
 
@@ -2176,6 +2342,7 @@ typedef struct agf_linear_job {
   const float *g, *s;      /* adjoint, [co] */
   float *tg, *ts;          /* [rows] */
   int rows, all;
+  int filter;              /* as agf_conv_job's */
 } agf_linear_job;
 
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -2185,7 +2352,7 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
   float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
   memset(j->y + c0, 0, (size_t)columns * sizeof(float));
   if (d) memset(d, 0, (size_t)columns * sizeof(float));
-  if (w->type == AGF_F32) {
+  if (w->type == AGF_F32 && !j->filter) {
     s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
     return;
   }
@@ -2193,8 +2360,7 @@ static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned cha
     int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
     for (r = 0; r < rows; r++)
       if (j->x[k + r] != 0)
-        s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, wide + r * columns,
-                   (size_t)columns);
+        agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
     s->k.linear(j->x + k, rows, wide, columns, columns, j->y + c0, d);
   }
 }
@@ -2203,15 +2369,16 @@ static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigne
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
   int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
+  int direct = w->type == AGF_F32 && !j->filter;
   size_t co = (size_t)j->st->co;
   for (; k < end; k += rows) {
     const float *at = (const float *)(const void *)w->data + (size_t)k * co;
-    rows = w->type == AGF_F32 ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
-    if (w->type == AGF_F16) {
+    rows = direct ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
+    if (!direct) {
       float *wide = (float *)(void *)scratch;
       for (r = 0; r < rows; r++)
         if (j->all || j->x[k + r] != 0)
-          s->k.widen((const uint16_t *)(const void *)w->data + (size_t)(k + r) * co, wide + (size_t)r * co, co);
+          agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
       at = wide;
     }
     s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
@@ -2284,7 +2451,8 @@ typedef struct agf_rows_job {
   float *y;        /* output, element (0, 0, 0) */
   const float *cam, *g;
   float *out, *out_g;
-  const struct agf_delivery *to_input; /* pool's adjoint, NULL: not to be merged */
+  int first;       /* Concat's adjoint: the input's first channel */
+  const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
 } agf_rows_job;
 
 static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -2413,21 +2581,28 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
  * image. Each step first finishes its output (several readers merged, observed), then applies its rule, then delivers to its
  * input tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
 
-/* Where a slot of a step writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
+/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
+static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
+  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
+  int own = t->delivered == 0;
+  *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
+  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
+}
+
 typedef struct agf_delivery {
   const agf_tensor *t;
-  float *cam, *g;
+  float *cam, *g;  /* as agf_destination has them */
   int first, last; /* of several readers */
 } agf_delivery;
 
-static agf_delivery agf_deliver(agf_session *s, const agf_step *st, int slot) {
+/* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
+static agf_delivery agf_begin_delivery(agf_session *s, const agf_step *st, int slot) {
   agf_tensor *t = &s->tensor[s->in[st->in + slot]];
   agf_delivery d;
+  agf_destination(s, st, slot, &d.cam, &d.g);
   d.t = t;
   d.first = t->delivered++ == 0;
   d.last = t->delivered == t->readers;
-  d.cam = agf_floats(s, d.first ? t->cam : st->tmp_cam);
-  d.g = t->needs_g ? agf_floats(s, d.first ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
   return d;
 }
 
@@ -2440,7 +2615,7 @@ static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, c
   if (d->first)
     s->k.merge_first(own, x, t->w);
   else
-    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->needs_g ? g : NULL, t->w);
+    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->wants_g ? g : NULL, t->w);
   if (d->last) s->k.merge_last(own, x, t->w);
 }
 
@@ -2452,8 +2627,17 @@ static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char
 }
 
 /* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
-static void agf_merge(agf_session *s, const agf_delivery *d) {
-  if (d->t->readers > 1) agf_parallel(s, agf_pieces(d->t), agf_merge_task, d);
+static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+  agf_delivery d = agf_begin_delivery(s, st, slot);
+  if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
+}
+
+static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
 }
 
 static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
@@ -2475,7 +2659,7 @@ static void agf_observe(agf_session *s, const agf_tensor *t, int node, int targe
 /* All readers of tensor t have delivered: its cam and g are final. */
 static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
   const agf_tensor *x = &s->tensor[t];
-  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), agf_floats(s, x->g), AGF_CB);
+  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), x->wants_g ? agf_floats(s, x->g) : NULL, AGF_CB);
 }
 
 /* --- elementwise steps: BatchNorm, ReLU, Add, Concat --- */
@@ -2527,21 +2711,18 @@ static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
   j->st = st;
   j->t = t;
   j->cam = agf_floats(s, t->cam);
-  j->g = agf_floats(s, t->g);
+  j->g = t->wants_g ? agf_floats(s, t->g) : NULL;
   j->act = st->act;
   j->scale = agf_floats(s, st->scale);
 }
 
-/* A step without weights of its own but BatchNorm's: the activation, then what its inputs get. */
+/* The activation and BatchNorm behind a step, and Add. */
 typedef struct agf_elementwise_job {
-  const agf_step *st;
   const agf_tensor *t;    /* the step's output */
   float *cam, *g;         /* of the output; the activation works in place */
   const float *scale;
   agf_act act;
-  int inputs;
-  agf_delivery to[2];     /* Add: both inputs; else one */
-  int first;              /* Concat: the input's first channel */
+  agf_delivery to[2];     /* Add's inputs */
 } agf_elementwise_job;
 
 static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -2564,60 +2745,83 @@ static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned c
   for (; p.r < p.end; p.r++) {
     float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r), *y = agf_row_x(s, t, p.b, p.r);
     if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
-    for (k = 0; k < j->inputs; k++) {
+    for (k = 0; k < 2; k++) {
       const agf_delivery *d = &j->to[k];
       float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
       s->k.add_back(cam, y, agf_row_x(s, d->t, p.b, p.r), t->w, out);
-      if (d->first && d->t->needs_g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
+      if (d->first && d->g && g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
       agf_merge_row(s, d, p.b, p.r, out, g);
     }
   }
 }
 
-/* Concat's inputs get their channels, those of activations and BatchNorms all. */
+/* Concat's inputs get their channels. */
 static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
-  const agf_delivery *d = &j->to[0];
-  const agf_tensor *t = j->t, *ti = d->t;
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *ti = j->ti;
   size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
   ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
   int b;
   (void)scratch;
-  agf_copy_channels(j->cam + row, block, j->first, d->cam + to, block, 0, ti->c, t->w);
-  agf_clear_lanes(d->cam + to, block, ti->c, t->w);
-  if (d->g) {
-    agf_copy_channels(j->g + row, block, j->first, d->g + to, block, 0, ti->c, t->w);
-    agf_clear_lanes(d->g + to, block, ti->c, t->w);
+  agf_copy_channels(j->cam + row, block, j->first, j->out + to, block, 0, ti->c, t->w);
+  agf_clear_lanes(j->out + to, block, ti->c, t->w);
+  if (j->out_g) {
+    agf_copy_channels(j->g + row, block, j->first, j->out_g + to, block, 0, ti->c, t->w);
+    agf_clear_lanes(j->out_g + to, block, ti->c, t->w);
   }
-  for (b = 0; b < ti->cb; b++) agf_merge_row(s, d, b, r, agf_row_of(d->cam, ti, b, r), agf_row_of(d->g, ti, b, r));
+  for (b = 0; j->to_input && b < ti->cb; b++)
+    agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
+}
+
+static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
+    memcpy(j->out + at, j->cam + at, bytes);
+    if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
+    if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
+  }
 }
 
 static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   const agf_tensor *t = &s->tensor[st->out];
-  agf_elementwise_job j;
+  agf_elementwise_job e;
+  agf_rows_job j;
+  agf_delivery d;
   int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.t = t;
-  j.cam = agf_floats(s, t->cam);
-  j.g = agf_floats(s, t->g);
-  j.scale = agf_floats(s, st->scale);
-  j.act = st->act;
+  memset(&e, 0, sizeof e);
+  e.t = t;
+  e.cam = agf_floats(s, t->cam);
+  e.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  e.scale = agf_floats(s, st->scale);
+  e.act = st->act;
   if (st->kind != AGF_STEP_ADD || seen) {
-    if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &j);
-    j.act = AGF_ACT_NONE;
+    if (e.act != AGF_ACT_NONE || e.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &e);
+    e.act = AGF_ACT_NONE;
   }
-  if (seen) agf_observe(s, t, st->node, target, j.cam, j.g, AGF_CB);
+  if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
   if (st->kind == AGF_STEP_ADD) {
-    for (j.inputs = 0; j.inputs < 2; j.inputs++) j.to[j.inputs] = agf_deliver(s, st, j.inputs);
-    agf_parallel(s, agf_pieces(t), agf_add_back_task, &j);
+    for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
+    agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
     return;
   }
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.to = t;
+  j.cam = e.cam;
+  j.g = e.g;
   for (slot = 0; slot < st->inputs; slot++) {
+    j.ti = &s->tensor[s->in[st->in + slot]];
     j.first = at;
-    j.to[0] = agf_deliver(s, st, slot);
-    agf_parallel(s, t->h, agf_split_task, &j);
-    if (st->kind == AGF_STEP_CONCAT) at += j.to[0].t->c;
+    d = agf_begin_delivery(s, st, slot);
+    j.to_input = &d;
+    j.out = d.cam;
+    j.out_g = t->wants_g ? d.g : NULL;
+    agf_parallel(s, t->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+    at += j.ti->c;
   }
 }
 
@@ -2660,10 +2864,10 @@ static void agf_backward_pool(agf_session *s, agf_step *st) {
   j.x = agf_x(s, j.ti);
   j.cam = agf_floats(s, j.to->cam);
   j.g = agf_floats(s, j.to->g);
-  d = agf_deliver(s, st, 0);
+  d = agf_begin_delivery(s, st, 0);
   j.to_input = &d;
   j.out = d.cam;
-  j.out_g = d.g;
+  j.out_g = j.to->wants_g ? d.g : NULL;
   agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
 }
 
@@ -2705,12 +2909,11 @@ static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t
 
 static void agf_backward_linear(agf_session *s, agf_step *st) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *c;
-  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->needs_g;
+  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
+  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->wants_g;
   agf_linear_job j;
   agf_gate_job gate;
   agf_gate_row q;
-  agf_delivery d;
   if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
   agf_gate_init(s, &gate, st);
   memset(&q, 0, sizeof q);
@@ -2730,18 +2933,18 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
   j.st = st;
   j.x = agf_floats(s, st->vec);
   j.rows = rows;
-  j.all = ti->needs_g;
+  j.all = ti->wants_g;
   j.g = g;
   j.s = sv;
   j.tg = want_g ? agf_floats(s, st->gv) : NULL;
   j.ts = agf_floats(s, st->sv);
   agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
-  d = agf_deliver(s, st, 0);
-  agf_scatter(ti, j.ts, d.cam);
-  if (d.g) agf_scatter(ti, j.tg, d.g);
-  if (st->flattened) agf_linear_m(s, st, ti, d.cam, d.g);
-  agf_merge(s, &d);
+  agf_destination(s, st, 0, &cam, &out_g);
+  agf_scatter(ti, j.ts, cam);
+  if (j.tg) agf_scatter(ti, j.tg, out_g);
+  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
+  agf_deliver(s, st, 0);
 }
 
 /* --- convolutions --- */
@@ -2798,6 +3001,29 @@ static void agf_job_adjoint(agf_session *s, agf_conv_job *j, const agf_step *st,
   j->co = ti->c;
   j->to = ti;
   j->done = agf_done_adjoint;
+}
+
+/* The box rule's cam at the image, from s = sdiv(cam, Z). */
+static void agf_box_adjoint(agf_session *s, const agf_step *st, const float *rhs, const uint16_t *mask, float *cam) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+  agf_conv_job j;
+  agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
+  if (agf_box_packed(&s->model->node[st->node], ti->c)) {
+    j.co = 3 * ti->c;
+    j.c = cam;
+    j.done = agf_done_box;
+    agf_conv(s, &j);
+    return;
+  }
+  j.a = agf_floats(s, st->a);
+  for (j.filter = 0; j.filter < 3; j.filter++) {
+    agf_conv_job one = j;
+    one.a = NULL;
+    one.g = j.filter == 0 ? cam : j.a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
+    agf_conv(s, &one);
+  }
+  j.c = cam;
+  agf_parallel(s, ti->h, agf_box_task, &j);
 }
 
 /* Work of the rule "Conv, any other" on its input tensor: what the row tasks share. */
@@ -2938,18 +3164,43 @@ static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigne
   }
 }
 
+/* R from fx, fdx and A, then cam = shift(C, R). */
+static void agf_plain_finish(agf_session *s, agf_plain_job *j) {
+  double sum = 0, count = 0;
+  int r, l;
+  agf_parallel(s, agf_pieces(j->t), agf_plain_combine_task, j);
+  for (r = 0; r < j->t->h; r++) {
+    const double *row = agf_plain_sums(s, j, r, 0);
+    for (l = 0; l < j->t->c; l++) sum += row[l];
+    for (l = 0; l < j->t->cb; l++) count += agf_plain_sums(s, j, r, 1)[l];
+  }
+  j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
+  agf_parallel(s, agf_pieces(j->t), agf_plain_shift_task, j);
+}
+
+/* Whether the options leave nothing of R but A: no gradient is read then. */
+static int agf_bare(unsigned options) {
+  const unsigned none = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
+  return (options & none) == none && !(options & AGF_FX_GRADCAM);
+}
+
 /* The rule from C, A and Gm on; j->c becomes cam. `late`: j->g holds Gm so far, and G takes its place before M is formed. */
 static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late) {
   agf_tensor *t = (agf_tensor *)(uintptr_t)j->t;
   float *coef = agf_floats(s, j->st->coef), max = 0.0f;
   size_t lanes = (size_t)t->cb * AGF_CB, hw = (size_t)t->h * (size_t)t->w, i;
   long positive = 0, negative = 0;
-  double sum = 0, count = 0;
-  int r, l;
+  int r;
   j->phi = agf_floats(s, j->st->maps);
   j->m = j->phi + hw;
   j->fx = j->m + hw;
   j->fdx = j->fx + hw;
+  if (agf_bare(j->options)) {
+    memset(j->fx, 0, 2 * hw * sizeof(float));
+    j->options |= AGF_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
+    agf_plain_finish(s, j);
+    return;
+  }
   j->want_max = !t->max_known;
   agf_parallel(s, t->h, agf_plain_stats_task, j);
   if (!t->max_known) t->max = agf_plain_max(s, j, 1);
@@ -2978,14 +3229,7 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
     for (i = 0; i < hw; i++) max = j->m[i] > max ? j->m[i] : max;
     for (i = 0; i < hw; i++) j->fx[i] += agf_sdiv(j->m[i], max);
   }
-  agf_parallel(s, agf_pieces(t), agf_plain_combine_task, j);
-  for (r = 0; r < t->h; r++) {
-    const double *row = agf_plain_sums(s, j, r, 0);
-    for (l = 0; l < t->c; l++) sum += row[l];
-    for (l = 0; l < t->cb; l++) count += agf_plain_sums(s, j, r, 1)[l];
-  }
-  j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
-  agf_parallel(s, agf_pieces(t), agf_plain_shift_task, j);
+  agf_plain_finish(s, j);
 }
 
 /* What an explanation's steps share. */
@@ -2993,6 +3237,17 @@ typedef struct agf_explain_state {
   unsigned options;
   int target;
 } agf_explain_state;
+
+/* Which tensors' gradients the rules that the options leave will read: agf_connect says why. */
+static void agf_want_gradients(agf_session *s, unsigned options) {
+  int i, j;
+  for (i = 0; i < s->steps; i++) {
+    const agf_step *st = &s->step[i];
+    int wants = s->config.observer || (st->plain && !agf_bare(options)) || (st->kind == AGF_STEP_LINEAR && st->flattened);
+    for (j = 0; j < st->inputs; j++) wants |= s->tensor[s->in[st->in + j]].wants_g;
+    s->tensor[st->out].wants_g = wants;
+  }
+}
 
 /* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
 static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
@@ -3012,15 +3267,18 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
 }
 
 static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  const agf_node *n = &s->model->node[st->node];
   agf_tensor *ti = &s->tensor[s->in[st->in]];
-  float *rhs = agf_floats(s, st->rhs);
+  float *rhs = agf_floats(s, st->rhs), *cam, *g;
   uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
   agf_gate_job gate;
   agf_conv_job j, late;
   agf_delivery d;
-  int outside, vectors = st->rhs_vectors;
+  int outside, vectors;
+  agf_rhs back = st->back;
 
+  if (st->plain && agf_bare(e->options) && !ti->wants_g) back = AGF_RHS_APAIR;
+  if (st->back == AGF_RHS_FLAT && !ti->wants_g) back = AGF_RHS_A;
+  vectors = agf_rhs_in(back);
   if (!st->d_known || s->config.low_memory)
     agf_conv_forward(s, st, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), NULL, NULL, 1);
   if (st->plain && !st->border_known) {
@@ -3032,59 +3290,47 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   if (s->config.observer) agf_observe_inside(s, st, &gate, e->target);
   gate.d = agf_floats(s, st->d);
   gate.b = st->plain ? agf_floats(s, st->border) : NULL;
-  if (st->back == AGF_RHS_A || st->back == AGF_RHS_W) gate.g = NULL;
+  if (back != AGF_RHS_TRIPLE && back != AGF_RHS_FLAT) gate.g = NULL;
   gate.mask = mask;
   gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
   gate.vectors = vectors;
   s->bad = 0;
   agf_parallel(s, agf_pieces(gate.t), agf_gate_task, &gate);
-  outside = (s->bad & AGF_BAD_OUTSIDE) != 0;
-  d = agf_deliver(s, st, 0);
+  outside = (s->bad & AGF_BAD_OUTSIDE) != 0 && !agf_bare(e->options);
+  agf_destination(s, st, 0, &cam, &g);
 
-  agf_job_adjoint(s, &j, st, st->back, rhs, vectors, mask);
-  if (st->box && agf_box_packed(n, ti->c)) {
-    j.co = 3 * ti->c;
-    j.c = d.cam;
-    j.done = agf_done_box;
-    agf_conv(s, &j);
-    agf_merge(s, &d);
-  } else if (st->box) {
-    float *a = agf_floats(s, st->a);
-    for (j.filter = 0; j.filter < 3; j.filter++) {
-      j.g = j.filter == 0 ? d.cam : a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
-      agf_conv(s, &j);
+  if (st->box) {
+    agf_box_adjoint(s, st, rhs, mask, cam);
+    agf_deliver(s, st, 0);
+    return;
+  }
+  d = agf_begin_delivery(s, st, 0);
+  agf_job_adjoint(s, &j, st, back, rhs, vectors, mask);
+  j.g = gate.g ? g : NULL;
+  j.c = cam;
+  j.a = st->plain ? agf_floats(s, st->a) : NULL;
+  j.delivery = st->plain ? NULL : &d;
+  /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
+  if (st->plain && outside) {
+    agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
+    late.g = g;
+  }
+  agf_conv(s, &j);
+  if (st->plain) {
+    agf_plain_job p;
+    memset(&p, 0, sizeof p);
+    p.st = st;
+    p.t = ti;
+    p.c = cam;
+    p.g = g;
+    p.a = j.a;
+    p.delivery = &d;
+    p.options = e->options;
+    if (outside) {
+      agf_conv(s, &late);
+      late.mask = mask;
     }
-    j.c = d.cam;
-    j.a = a;
-    agf_parallel(s, ti->h, agf_box_task, &j);
-    agf_merge(s, &d);
-  } else {
-    j.g = st->back == AGF_RHS_A ? NULL : d.g;
-    j.c = d.cam;
-    j.a = st->plain ? agf_floats(s, st->a) : NULL;
-    j.delivery = st->plain ? NULL : &d;
-    /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
-    if (st->plain && outside) {
-      agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
-      late.g = d.g;
-    }
-    agf_conv(s, &j);
-    if (st->plain) {
-      agf_plain_job p;
-      memset(&p, 0, sizeof p);
-      p.st = st;
-      p.t = ti;
-      p.c = d.cam;
-      p.g = d.g;
-      p.a = j.a;
-      p.delivery = &d;
-      p.options = e->options;
-      if (outside) {
-        agf_conv(s, &late);
-        late.mask = mask;
-      }
-      agf_plain_rule(s, &p, outside ? &late : NULL);
-    }
+    agf_plain_rule(s, &p, outside ? &late : NULL);
   }
 }
 
@@ -3166,21 +3412,14 @@ static void agf_rank(const float *z, int classes, int *order) {
     }
 }
 
-static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
-}
-
 /* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
 static void agf_seed(agf_session *s, const float *x, float *dz) {
   agf_step *st = &s->step[s->steps - 1];
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   const agf_tensor *to = &s->tensor[st->out];
+  float *cam, *g;
   agf_rows_job r;
-  agf_delivery d = agf_deliver(s, st, 0);
+  agf_destination(s, st, 0, &cam, &g);
   if (st->kind == AGF_STEP_LINEAR) {
     agf_linear_job j;
     memset(&j, 0, sizeof j);
@@ -3191,7 +3430,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     j.g = dz;
     j.tg = agf_floats(s, st->gv);
     agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-    agf_scatter(ti, j.tg, d.cam);
+    agf_scatter(ti, j.tg, cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
     uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
@@ -3204,7 +3443,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
       if (dz[i] != 0) mask[i / AGF_CB] |= (uint16_t)(1u << i % AGF_CB);
     }
     agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
-    j.g = d.cam;
+    j.g = cam;
     agf_conv(s, &j);
   } else {
     memset(&r, 0, sizeof r);
@@ -3213,16 +3452,146 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
     r.to = to;
     r.x = x;
     r.g = dz;
-    r.out_g = d.cam;
+    r.out_g = cam;
     agf_parallel(s, to->cb, agf_pool_back_task, &r);
   }
-  if (d.g) memcpy(d.g, d.cam, agf_tensor_elements(ti) * sizeof(float));
   memset(&r, 0, sizeof r);
   r.to = ti;
+  if (g) {
+    r.cam = cam;
+    r.out = g;
+    agf_parallel(s, ti->h, agf_copy_task, &r);
+  }
   r.x = x;
-  r.out = d.cam;
+  r.out = cam;
   agf_parallel(s, ti->h, agf_times_x_task, &r);
-  agf_merge(s, &d);
+  agf_deliver(s, st, 0);
+}
+
+/* --- agf_lc: a local contrast at every position (agf-spec, "Two variants of ours") --- */
+
+typedef struct agf_local_job {
+  const agf_step *linear;  /* NULL: X itself holds the logits */
+  const agf_tensor *t;     /* X, which the pool reads */
+  float *l;                /* [pixels][co]: V X, then u; without a linear layer in X's cam instead */
+  float *cam, *g;          /* g NULL where no rule below needs it */
+  double spread;           /* T */
+  int target;
+} agf_local_job;
+
+/* A block of columns of V X at every position; X is read where it lies, AGF_LINEAR_WIDE_ROWS channels at a time. */
+static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_local_job *j = (const agf_local_job *)arg;
+  const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
+  int co = j->linear->co, each = agf_linear_columns(s, j->linear), c0 = i * each, columns = agf_imin(each, co - c0), k, r, p;
+  float *v = (float *)(void *)scratch;
+  for (p = 0; p < j->t->h * j->t->w; p++) memset(j->l + (size_t)p * (size_t)co + (size_t)c0, 0, (size_t)columns * sizeof(float));
+  for (k = 0; k < j->t->c; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->t->c - k);
+    for (r = 0; r < rows; r++)
+      agf_load_weights(s, w, (size_t)(k + r) * (size_t)co + (size_t)c0, (size_t)columns, 0, v + r * columns);
+    for (r = 0; r < j->t->h; r++)
+      for (p = 0; p < j->t->w; p++)
+        s->k.linear(agf_row_x(s, j->t, k / AGF_CB, r) + p * AGF_CB + k % AGF_CB, rows, v, columns, columns,
+                    j->l + (size_t)(r * j->t->w + p) * (size_t)co + (size_t)c0, NULL);
+  }
+}
+
+/* u(h) = P(h) * (1 for the class, -q_k(h) for the others) / pixels, so that g(h) = V^T u(h), for the positions of row r. */
+static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_local_job *j = (const agf_local_job *)arg;
+  const agf_tensor *t = j->t;
+  const float *bias = j->linear ? agf_floats(s, j->linear->bias) : NULL;
+  int classes = s->model->classes, p, k;
+  size_t plane = (size_t)t->h * (size_t)t->w;
+  (void)scratch;
+  for (p = 0; p < t->w; p++) {
+    const float *x = agf_row_x(s, t, 0, r) + p * AGF_CB;
+    size_t at = (size_t)r * (size_t)t->w + (size_t)p;
+    float *l = j->linear ? j->l + at * (size_t)j->linear->co : NULL;
+    double max = -DBL_MAX, sum = 0, own = 0, share;
+    for (k = 0; k < classes; k++) {
+      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
+      if (k == j->target)
+        own = v;
+      else if (v > max)
+        max = v;
+    }
+    for (k = 0; k < classes; k++) {
+      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
+      if (k != j->target) sum += agf_exp_double((v - max) / j->spread);
+    }
+    share = 1 / (1 + agf_exp_double((max - own) / j->spread) * sum) / (double)plane;
+    for (k = 0; k < classes; k++) {
+      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
+      float u = (float)(k == j->target ? share : -share * (agf_exp_double((v - max) / j->spread) / sum));
+      if (l)
+        l[k] = u;
+      else
+        j->cam[((size_t)(k / AGF_CB) * plane + at) * AGF_CB + (size_t)(k % AGF_CB)] = u;
+    }
+    for (k = classes; l && k < j->linear->co; k++) l[k] = 0.0f;
+  }
+}
+
+/* g = V^T u into cam for AGF_LINEAR_WIDE_ROWS channels at every position. */
+static void agf_local_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_local_job *j = (const agf_local_job *)arg;
+  const agf_tensor *t = j->t;
+  const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
+  int co = j->linear->co, k = i * AGF_LINEAR_WIDE_ROWS, rows = agf_imin(AGF_LINEAR_WIDE_ROWS, t->c - k), p;
+  size_t plane = (size_t)t->h * (size_t)t->w;
+  const float *v = (const float *)(const void *)w->data + (size_t)k * (size_t)co;
+  float g[AGF_LINEAR_WIDE_ROWS] = {0};
+  if (w->type == AGF_F16) {
+    agf_load_weights(s, w, (size_t)k * (size_t)co, (size_t)rows * (size_t)co, 0, (float *)(void *)scratch);
+    v = (const float *)(const void *)scratch;
+  }
+  for (p = 0; p < (int)plane; p++) {
+    s->k.linear_back(g, 1, rows, v, co, co, j->l + (size_t)p * (size_t)co, NULL, g, NULL);
+    memcpy(j->cam + ((size_t)(k / AGF_CB) * plane + (size_t)p) * AGF_CB + (size_t)(k % AGF_CB), g, (size_t)rows * sizeof *g);
+  }
+}
+
+/* (cam, g) at X, the tensor that the pool reads: cam = X * g. *head: the pool's step. T is taken from the logits z. */
+static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_error *err) {
+  const float *z = agf_floats(s, s->logits);
+  const agf_node *last = &s->model->node[s->step[s->steps - 1].node];
+  agf_local_job j;
+  agf_rows_job r;
+  int i;
+  memset(&j, 0, sizeof j);
+  *head = agf_local_head(s, &j.linear);
+  if (*head < 0)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "agf_lc needs logits made by a global average pool and at most a linear layer; here "
+                    "layer %s (%s) makes them from something else", last->name, agf_op_name(last->op));
+  if (j.linear && s->local < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_lc needs memory of its own here: the session's config must name it in methods");
+  for (i = 0; i < s->model->classes; i++)
+    if (fabs((double)z[i] - z[target]) > j.spread) j.spread = fabs((double)z[i] - z[target]);
+  if (!(j.spread > 0))
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so there is nothing to contrast", target,
+                    s->model->classes < 2 ? "the network has one class" : "all logits are equal");
+  j.t = &s->tensor[s->in[s->step[*head].in]];
+  j.target = target;
+  j.l = agf_floats(s, s->local);
+  agf_destination(s, &s->step[*head], 0, &j.cam, &j.g);
+  memset(j.cam, 0, agf_tensor_elements(j.t) * sizeof(float));
+  if (j.linear) agf_parallel(s, agf_ceil_div(j.linear->co, agf_linear_columns(s, j.linear)), agf_local_logits_task, &j);
+  agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
+  if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_WIDE_ROWS), agf_local_back_task, &j);
+  memset(&r, 0, sizeof r);
+  r.to = j.t;
+  if (j.g) {
+    r.cam = j.cam;
+    r.out = j.g;
+    agf_parallel(s, j.t->h, agf_copy_task, &r);
+  }
+  r.x = agf_x(s, j.t);
+  r.out = j.cam;
+  agf_parallel(s, j.t->h, agf_times_x_task, &r);
+  agf_deliver(s, &s->step[*head], 0);
+  return AGF_OK;
 }
 
 /* MARK: sessions --------------------------------------------------------------------------------------------------------------
@@ -3316,6 +3685,12 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
 #ifdef AGF_NO_THREADS
   if (!s->config.parallel_for) s->threads = 1;
 #endif
+  if (s->config.methods & ~AGF_METHODS_ALL)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "unknown methods 0x%x in the session's config", s->config.methods & ~AGF_METHODS_ALL);
+  if (s->config.methods >> AGF_METHODS_BUILT)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "the session's config asks for methods that this engine was built without "
+                    "(AGF_NO_METHODS)");
+  s->methods = s->config.methods | AGF_METHOD_BIT(AGF_METHOD_AGF) | AGF_METHOD_BIT(AGF_METHOD_AGF_A);
   st = agf_choose_isa(s, err);
   if (st == AGF_OK) st = agf_plan(s, err);
   *session = s;
@@ -3404,8 +3779,8 @@ AGF_API void agf_session_destroy(agf_session *session) {
 AGF_API const char *agf_isa_name(const agf_session *session) { return session->k.isa; }
 AGF_API int agf_session_threads(const agf_session *session) { return session->threads; }
 
-/* MARK: running and explaining ------------------------------------------------------------------------------------------------
- * The API's two verbs. They only read the caller's memory and write what they were given for results. */
+/* MARK: running ---------------------------------------------------------------------------------------------------------------
+ * The API's first verb, and what can be read after it. */
 
 typedef struct agf_image_job {
   const float *chw;
@@ -3464,10 +3839,38 @@ static int agf_progress(agf_session *s, double done) {
   return s->config.progress && s->config.progress(s->config.progress_ctx, done);
 }
 
+/* Every step's forward pass, from the image tensor to the logits'. `again`: not the run that a caller asked for, but a part of an
+ * explanation, whose time it is; it reports no progress. */
+static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_error *err) {
+  int i;
+  s->bad = 0;
+  for (i = 0; i < s->steps; i++) {
+    agf_step *st = &s->step[i];
+    agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+    int want_d = (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < s->steps - 1;
+    double t0 = agf_now();
+    st->d_known = 0;
+    agf_forward_step(s, i, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), agf_x(s, to), (uint16_t *)agf_at(s, to->mask),
+                     want_d);
+    if (again) {
+      st->explain_seconds += agf_now() - t0;
+    } else {
+      st->forward_seconds = agf_now() - t0;
+      st->explain_seconds = 0;
+    }
+    if (s->bad & AGF_BAD_VALUE)
+      return agf_fail(err, AGF_ERR_NUMERIC, "layer %s (%s): an activation is infinite or NaN", s->model->node[st->last].name,
+                      agf_op_name(s->model->node[st->node].op));
+    if (!again && agf_progress(s, (i + 1.0) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
+  }
+  return AGF_OK;
+}
+
 static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags, agf_error *err) {
   const agf_tensor *image = &s->tensor[0];
   size_t n = (size_t)image->c * (size_t)image->h * (size_t)image->w, k;
   float *z = agf_floats(s, s->logits), *x;
+  agf_status st;
   int i;
   s->ran = 0;
   s->lo = s->hi = chw[0] + 0.0f;
@@ -3480,21 +3883,9 @@ static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags
   if (agf_import(s, chw, image, agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
     return agf_fail(err, AGF_ERR_NUMERIC, "the image [%d, %d, %d] holds an infinity or NaN", image->c, image->h, image->w);
   for (i = 0; i < s->tensors; i++) s->tensor[i].max_known = 0;
-  for (i = 0; i < s->steps; i++) {
-    agf_step *st = &s->step[i];
-    agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-    int want_d = (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < s->steps - 1;
-    double t0 = agf_now();
-    st->d_known = 0;
-    agf_forward_step(s, i, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), agf_x(s, to), (uint16_t *)agf_at(s, to->mask),
-                     want_d);
-    st->forward_seconds = agf_now() - t0;
-    st->explain_seconds = 0;
-    if (s->bad & AGF_BAD_VALUE)
-      return agf_fail(err, AGF_ERR_NUMERIC, "layer %s (%s): an activation is infinite or NaN", s->model->node[st->last].name,
-                      agf_op_name(s->model->node[st->node].op));
-    if (agf_progress(s, (i + 1.0) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
-  }
+  s->run_flags = flags;
+  st = agf_run_layers(s, flags, 0, err);
+  if (st != AGF_OK) return st;
   x = agf_x(s, &s->tensor[s->step[s->steps - 1].out]);
   for (i = 0; i < s->model->classes; i++) z[i] = x[i / AGF_CB * s->tensor[s->step[s->steps - 1].out].xb + i % AGF_CB];
   for (i = 0; i < s->model->classes; i++)
@@ -3547,6 +3938,908 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
   return AGF_OK;
 }
 
+/* MARK: methods ---------------------------------------------------------------------------------------------------------------
+ * agf-spec, "The other methods": gradients of a logit and layer-wise relevance propagation, on the session's activations. What travels
+ * back, a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. AGF_NO_METHODS leaves this
+ * section out; agf_a and agf_lc are options and a seed of AGF and stay. */
+
+#ifndef AGF_NO_METHODS
+
+static double agf_map_at(const float *map, int mh, int mw, double x, double y);
+
+/* One way back through the network. */
+typedef struct agf_pass {
+  agf_method method;
+  int target;
+  int edge;           /* gradcam: the tensor whose gradient is wanted, 0 the image, n + 1 the output of node n; -1: none */
+  int found;          /* it has been met: nothing below is needed */
+  double base, share; /* of the explanation's progress */
+} agf_pass;
+
+typedef void agf_back_step(agf_session *s, int i, agf_pass *pass);
+
+/* From `seed` [classes] at the logits down to the image, or to the tensor that gradcam wants. */
+static agf_status agf_back(agf_session *s, const float *seed, agf_back_step *step, agf_pass *pass, agf_error *err) {
+  const agf_tensor *logits = &s->tensor[s->step[s->steps - 1].out];
+  float *top = agf_floats(s, logits->cam);
+  int i;
+  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = s->tensor[i].wants_g = 0;
+  memset(top, 0, agf_tensor_elements(logits) * sizeof *top);
+  memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
+  for (i = s->steps - 1; i >= 0 && !pass->found; i--) {
+    double t0 = agf_now();
+    step(s, i, pass);
+    s->step[i].explain_seconds += agf_now() - t0;
+    if (agf_progress(s, pass->base + pass->share * (s->steps - i) / s->steps))
+      return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
+  }
+  return AGF_OK;
+}
+
+/* --- gradients --- */
+
+typedef struct agf_term_job {
+  const agf_tensor *t;
+  const float *g, *x;   /* x: the image's elements, as g's factors; NULL: bias */
+  const float *bias;    /* [c] */
+  double *channel;      /* gradcam: each channel's mean of g; fullgrad: smallest and largest |v| of block b at 2 b, 2 b + 1 */
+  float *plane;         /* [h][w] */
+  double lowest, range;
+} agf_term_job;
+
+static void agf_channel_means_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_term_job *j = (const agf_term_job *)arg;
+  double *mean = j->channel + b * AGF_CB;
+  size_t pixels = (size_t)j->t->h * (size_t)j->t->w, p;
+  int l;
+  (void)s;
+  (void)scratch;
+  for (l = 0; l < AGF_CB; l++) mean[l] = 0;
+  for (p = 0; p < pixels; p++)
+    for (l = 0; l < AGF_CB; l++) mean[l] += (double)j->g[((size_t)b * pixels + p) * AGF_CB + (size_t)l];
+  for (l = 0; l < AGF_CB; l++) mean[l] /= (double)pixels;
+}
+
+/* |v| of fullgrad's term at pixel p of row r, channel c: v = x * g at the image, bias * g elsewhere. */
+static inline float agf_term_at(const agf_term_job *j, int c, int r, int p) {
+  int b = c / AGF_CB, l = c % AGF_CB;
+  float g = j->g[(agf_row_at(j->t, b, r) + (size_t)p) * AGF_CB + (size_t)l];
+  return fabsf(g * (j->x ? j->x[b * j->t->xb + r * j->t->xr + p * AGF_CB + l] : j->bias[c]));
+}
+
+static void agf_term_range_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_term_job *j = (const agf_term_job *)arg;
+  float lowest = agf_term_at(j, b * AGF_CB, 0, 0), highest = lowest;
+  int r, p, c;
+  (void)s;
+  (void)scratch;
+  for (c = b * AGF_CB; c < agf_imin((b + 1) * AGF_CB, j->t->c); c++)
+    for (r = 0; r < j->t->h; r++)
+      for (p = 0; p < j->t->w; p++) {
+        float v = agf_term_at(j, c, r, p);
+        lowest = v < lowest ? v : lowest;
+        highest = v > highest ? v : highest;
+      }
+  j->channel[2 * b] = lowest;
+  j->channel[2 * b + 1] = highest;
+}
+
+static void agf_term_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_term_job *j = (const agf_term_job *)arg;
+  int p, c;
+  (void)s;
+  (void)scratch;
+  for (p = 0; p < j->t->w; p++) {
+    double sum = 0;
+    for (c = 0; c < j->t->c; c++) sum += ((double)agf_term_at(j, c, r, p) - j->lowest) / j->range;
+    j->plane[r * j->t->w + p] = (float)sum;
+  }
+}
+
+typedef struct agf_spread_job {
+  const float *plane; /* [h][w] */
+  int h, w, height, width;
+  double *total;      /* [height][width], added to; NULL: map is set */
+  float *map;
+} agf_spread_job;
+
+/* Row r of the image's grid from a coarser or finer map, bilinear. */
+static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_spread_job *j = (const agf_spread_job *)arg;
+  int p;
+  (void)s;
+  (void)scratch;
+  for (p = 0; p < j->width; p++) {
+    double v = agf_map_at(j->plane, j->h, j->w, (p + 0.5) * ((double)j->w / j->width) - 0.5, (r + 0.5) * ((double)j->h / j->height) - 0.5);
+    size_t at = (size_t)r * (size_t)j->width + (size_t)p;
+    if (j->total)
+      j->total[at] += v;
+    else
+      j->map[at] = (float)v;
+  }
+}
+
+static void agf_spread(agf_session *s, const agf_tensor *t, double *total, float *map) {
+  agf_spread_job j;
+  j.plane = agf_floats(s, s->plane);
+  j.h = t->h;
+  j.w = t->w;
+  j.height = s->tensor[0].h;
+  j.width = s->tensor[0].w;
+  j.total = total;
+  j.map = map;
+  agf_parallel(s, j.height, agf_spread_task, &j);
+}
+
+/* fullgrad's term at tensor t: psi(v), a = |v| - min |v|, a / max a, summed over channels (as the resizing is linear, before it). */
+static void agf_fullgrad_term(agf_session *s, const agf_tensor *t, const float *g, const float *bias) {
+  agf_term_job j;
+  double highest = 0;
+  int b;
+  memset(&j, 0, sizeof j);
+  j.t = t;
+  j.g = g;
+  j.x = bias ? NULL : agf_x(s, t);
+  j.bias = bias;
+  j.channel = (double *)agf_at(s, s->channel);
+  j.plane = agf_floats(s, s->plane);
+  agf_parallel(s, t->cb, agf_term_range_task, &j);
+  j.lowest = j.channel[0];
+  for (b = 0; b < t->cb; b++) {
+    j.lowest = j.channel[2 * b] < j.lowest ? j.channel[2 * b] : j.lowest;
+    highest = j.channel[2 * b + 1] > highest ? j.channel[2 * b + 1] : highest;
+  }
+  j.range = highest - j.lowest;
+  if (!(j.range > 0)) return;
+  agf_parallel(s, t->h, agf_term_sum_task, &j);
+  agf_spread(s, t, (double *)agf_at(s, s->total), NULL);
+}
+
+/* The gradient g of the logit at a node's output, -1: at the image. */
+static void agf_gradient_seen(agf_session *s, const agf_tensor *t, int node, const float *g, agf_pass *pass) {
+  if (s->config.observer) agf_observe(s, t, node, pass->target, NULL, g, AGF_CB);
+  if (pass->method == AGF_METHOD_FULLGRAD) {
+    const agf_node *n = node < 0 ? NULL : &s->model->node[node];
+    if (!n)
+      agf_fullgrad_term(s, t, g, NULL);
+    else if ((n->op == AGF_OP_CONV || n->op == AGF_OP_BATCHNORM) && n->b >= 0)
+      agf_fullgrad_term(s, t, g, (const float *)(const void *)s->model->weight[n->b].data);
+  }
+  if (pass->edge == node + 1) {
+    agf_term_job j;
+    memset(&j, 0, sizeof j);
+    j.t = t;
+    j.g = g;
+    j.channel = (double *)agf_at(s, s->channel);
+    agf_parallel(s, t->cb, agf_channel_means_task, &j);
+    pass->found = 1;
+  }
+}
+
+typedef struct agf_slope_job {
+  const agf_tensor *t;
+  agf_act act;
+  const float *scale; /* NULL: 1 */
+  const float *g;
+  float *out;         /* may be g */
+  uint16_t *mask;     /* of out; NULL: not wanted */
+} agf_slope_job;
+
+static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_slope_job *j = (const agf_slope_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, p, l;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    const float *y = agf_row_x(s, t, b, r), *scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    const float *g = j->g + agf_row_at(t, b, r) * AGF_CB;
+    float *out = agf_row_of(j->out, t, b, r);
+    for (p = 0; p < t->w; p++, y += AGF_CB, g += AGF_CB, out += AGF_CB) {
+      unsigned m = 0;
+      for (l = 0; l < AGF_CB; l++) {
+        float v = g[l];
+        if (j->act != AGF_ACT_NONE && (!(y[l] > 0) || (j->act == AGF_ACT_RELU6 && !(y[l] < 6.0f)))) v = 0.0f;
+        if (scale) v *= scale[l];
+        out[l] = v;
+        m |= (unsigned)(v != 0) << l;
+      }
+      if (j->mask) j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
+    }
+  }
+}
+
+/* A step's gradient behind its activation and BatchNorm, for a convolution in its right-hand side with the mask, else in place; who
+ * wants to see it between them does. Returns where it is. */
+static const float *agf_gradient_inside(agf_session *s, const agf_step *st, agf_pass *pass) {
+  const agf_tensor *t = &s->tensor[st->out];
+  int behind_act = st->norm >= 0 ? st->norm : st->node;
+  int watched = s->config.observer || pass->method == AGF_METHOD_FULLGRAD || pass->edge >= 0;
+  agf_slope_job j;
+  j.t = t;
+  j.out = agf_floats(s, t->cam);
+  j.g = j.out;
+  j.act = st->act;
+  j.scale = NULL;
+  j.mask = NULL;
+  if (watched && behind_act != st->last) {
+    agf_parallel(s, t->h, agf_slope_task, &j);
+    agf_gradient_seen(s, t, behind_act, j.out, pass);
+    j.act = AGF_ACT_NONE;
+  }
+  j.scale = agf_floats(s, st->scale);
+  if (st->kind == AGF_STEP_CONV) {
+    j.out = agf_floats(s, st->rhs);
+    j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
+  }
+  if (j.act != AGF_ACT_NONE || j.scale || j.mask) agf_parallel(s, t->h, agf_slope_task, &j);
+  if (st->norm >= 0) agf_gradient_seen(s, t, st->node, j.out, pass);
+  return j.out;
+}
+
+static void agf_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b, i;
+  (void)s;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB;
+    for (i = 0; i < t->w * AGF_CB; i++) j->out[at + (size_t)i] += j->cam[at + (size_t)i];
+  }
+}
+
+/* Slot `slot` of a step has its gradient: a tensor's own is the sum over its readers. */
+static void agf_gradient_deliver(agf_session *s, const agf_step *st, int slot) {
+  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
+  agf_rows_job j;
+  if (t->delivered++ == 0) return;
+  memset(&j, 0, sizeof j);
+  j.to = t;
+  j.cam = agf_floats(s, st->tmp_cam);
+  j.out = agf_floats(s, t->cam);
+  agf_parallel(s, t->h, agf_sum_task, &j);
+}
+
+static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
+  agf_step *st = &s->step[i];
+  const agf_tensor *to = &s->tensor[st->out];
+  const float *g = agf_floats(s, to->cam);
+  float *out, *unused;
+  int slot, at = 0;
+  agf_gradient_seen(s, to, st->last, g, pass);
+  if (!pass->found) g = agf_gradient_inside(s, st, pass);
+  for (slot = 0; slot < st->inputs && !pass->found; slot++) {
+    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
+    agf_destination(s, st, slot, &out, &unused);
+    if (st->kind == AGF_STEP_CONV) {
+      agf_conv_job j;
+      agf_job_adjoint(s, &j, st, AGF_RHS_W, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask));
+      j.g = out;
+      agf_conv(s, &j);
+    } else if (st->kind == AGF_STEP_LINEAR) {
+      float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
+      agf_linear_job j;
+      memset(wide, 0, (size_t)st->co * sizeof *wide);
+      memcpy(wide, g, (size_t)to->c * sizeof *wide);
+      memset(&j, 0, sizeof j);
+      j.st = st;
+      j.x = agf_floats(s, st->vec);
+      j.rows = ti->c * ti->h * ti->w;
+      j.all = 1;
+      j.g = wide;
+      j.tg = agf_floats(s, st->gv);
+      agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+      agf_scatter(ti, j.tg, out);
+    } else {
+      agf_rows_job j;
+      memset(&j, 0, sizeof j);
+      j.st = st;
+      j.ti = ti;
+      j.to = to;
+      j.x = agf_x(s, ti);
+      j.first = at;
+      if (st->kind == AGF_STEP_POOL) {
+        j.g = g;
+        j.out_g = out;
+        agf_parallel(s, to->cb, agf_pool_back_task, &j);
+      } else {
+        j.cam = g;
+        j.out = out;
+        agf_parallel(s, to->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+        at += ti->c;
+      }
+    }
+    agf_gradient_deliver(s, st, slot);
+  }
+}
+
+/* d z_t / d image in the image's cam array, or as far down as gradcam wants. */
+static agf_status agf_gradient(agf_session *s, agf_pass *pass, agf_error *err) {
+  float *seed = agf_floats(s, s->dz);
+  const agf_tensor *image = &s->tensor[0];
+  agf_status st;
+  memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
+  seed[pass->target] = 1.0f;
+  st = agf_back(s, seed, agf_gradient_step, pass, err);
+  if (st == AGF_OK && !pass->found) agf_gradient_seen(s, image, -1, agf_floats(s, image->cam), pass);
+  return st;
+}
+
+/* map = sum over the image's channels of what arrived there (gradient: |g|, gradient_x_input: x * g). */
+static void agf_channel_sum(agf_session *s, agf_method method, float *map) {
+  const agf_tensor *t = &s->tensor[0];
+  const float *cam = agf_floats(s, t->cam);
+  int r, p, c;
+  for (r = 0; r < t->h; r++)
+    for (p = 0; p < t->w; p++) {
+      double sum = 0;
+      for (c = 0; c < t->c; c++) {
+        double v = cam[(agf_row_at(t, c / AGF_CB, r) + (size_t)p) * AGF_CB + (size_t)(c % AGF_CB)];
+        if (method == AGF_METHOD_GRADIENT_X_INPUT) v *= (double)agf_row_x(s, t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB];
+        sum += method == AGF_METHOD_GRADIENT ? fabs(v) : v;
+      }
+      map[(size_t)r * (size_t)t->w + (size_t)p] = (float)sum;
+    }
+}
+
+/* --- averages of gradients over other images: smoothgrad, integrated gradients --- */
+
+/* Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), in place. */
+static void agf_philox(uint32_t counter[4], uint32_t k0, uint32_t k1) {
+  int round;
+  for (round = 0; round < 10; round++) {
+    uint64_t p0 = (uint64_t)0xd2511f53u * counter[0], p1 = (uint64_t)0xcd9e8d57u * counter[2];
+    counter[0] = (uint32_t)(p1 >> 32) ^ counter[1] ^ k0;
+    counter[2] = (uint32_t)(p0 >> 32) ^ counter[3] ^ k1;
+    counter[1] = (uint32_t)p1;
+    counter[3] = (uint32_t)p0;
+    k0 += 0x9e3779b9u;
+    k1 += 0xbb67ae85u;
+  }
+}
+
+/* ln u for normal u > 0: u = m 2^e with m in [sqrt 1/2, sqrt 2), ln m = 2 artanh((m - 1) / (m + 1)), its series up to s^23
+ * (s^2 < 0.03, so what is left out is below 2^-60 of it). */
+static double agf_log(double u) {
+  uint64_t bits;
+  double m, q, q2, p = 0;
+  int e, k;
+  memcpy(&bits, &u, 8);
+  e = (int)(bits >> 52 & 0x7ff) - 1023;
+  bits = (bits & 0xfffffffffffffu) | (uint64_t)1023 << 52;
+  memcpy(&m, &bits, 8);
+  if (m > 1.4142135623730951) {
+    m /= 2;
+    e++;
+  }
+  q = (m - 1) / (m + 1);
+  q2 = q * q;
+  for (k = 23; k > 0; k -= 2) p = p * q2 + 1.0 / k;
+  return e * 0.6931471805599453 + 2 * q * p;
+}
+
+/* cos(2 pi v) for v in [0, 1): exact reductions to an angle of at most pi / 4, then Taylor's series of cosine or sine (what is left
+ * out is below 2^-56). */
+static double agf_cos_turns(double v) {
+  double sign = 1, a, a2, p = 0;
+  int k, sine;
+  if (v > 0.5) v = 1 - v;
+  if (v > 0.25) {
+    v = 0.5 - v;
+    sign = -1;
+  }
+  sine = v > 0.125;
+  a = (sine ? 0.25 - v : v) * 6.283185307179586;
+  a2 = a * a;
+  for (k = 16; k > 0; k -= 2) p = (1 + p) * (-a2 / (sine ? k * (k + 1) : k * (k - 1)));
+  return sign * (1 + p) * (sine ? a : 1);
+}
+
+/* The standard normal deviate of element `index` (CHW order) of noisy image `sample`: Box-Muller's cosine of the first two words. */
+static double agf_normal(uint64_t seed, uint32_t sample, uint32_t index) {
+  uint32_t r[4] = {0, 0, 0, 0};
+  r[0] = sample;
+  r[1] = index;
+  agf_philox(r, (uint32_t)seed, (uint32_t)(seed >> 32));
+  return sqrt(-2 * agf_log(((r[0] >> 8) + 1) / 16777216.0)) * agf_cos_turns((r[1] >> 8) / 16777216.0);
+}
+
+typedef struct agf_other_job {
+  float *image;        /* [c][h][w], the caller's */
+  double *total;       /* [c][h][w], sums of gradients */
+  double factor;       /* integrated gradients: x * factor */
+  double deviation;    /* smoothgrad: x + deviation * noise; 0: none */
+  uint64_t seed;
+  uint32_t sample;
+} agf_other_job;
+
+/* Row r of the image tensor becomes another image's. */
+static void agf_other_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_other_job *j = (const agf_other_job *)arg;
+  const agf_tensor *t = &s->tensor[0];
+  int b, p, l;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    float *x = agf_row_x(s, t, b, r);
+    uint16_t *mask = agf_row_mask(s, t, b, r);
+    for (p = 0; p < t->w; p++, x += AGF_CB) {
+      unsigned m = 0;
+      for (l = 0; l < agf_imin(AGF_CB, t->c - b * AGF_CB); l++) {
+        size_t at = ((size_t)(b * AGF_CB + l) * (size_t)t->h + (size_t)r) * (size_t)t->w + (size_t)p;
+        double v = j->image[at] * j->factor;
+        if (j->deviation != 0) v += j->deviation * agf_normal(j->seed, j->sample, (uint32_t)at);
+        x[l] = (float)v + 0.0f;
+        m |= (unsigned)(x[l] != 0) << l;
+      }
+      if (mask) mask[p] = (uint16_t)m;
+    }
+  }
+}
+
+/* Row r: the image kept where `total` is NULL, else the image's gradient added to total. */
+static void agf_image_rows_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_other_job *j = (const agf_other_job *)arg;
+  const agf_tensor *t = &s->tensor[0];
+  const float *cam = agf_floats(s, t->cam);
+  int c, p;
+  (void)scratch;
+  for (c = 0; c < t->c; c++) {
+    size_t at = ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
+    const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB, *g = cam + agf_row_at(t, c / AGF_CB, r) * AGF_CB + c % AGF_CB;
+    for (p = 0; p < t->w; p++)
+      if (j->total)
+        j->total[at + (size_t)p] += (double)g[p * AGF_CB];
+      else
+        j->image[at + (size_t)p] = x[p * AGF_CB];
+  }
+}
+
+static agf_status agf_averaged(agf_session *s, const agf_request *q, agf_pass *pass, float *map, agf_error *err) {
+  const agf_tensor *t = &s->tensor[0];
+  int smooth = pass->method == AGF_METHOD_SMOOTHGRAD, n = smooth ? q->samples : q->steps, k, c;
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
+  double base = pass->base, share = pass->share;
+  agf_status st = AGF_OK;
+  agf_other_job j;
+  n = n ? n : 50;
+  memset(&j, 0, sizeof j);
+  j.image = agf_floats(s, s->image);
+  agf_parallel(s, t->h, agf_image_rows_task, &j);
+  j.total = (double *)agf_at(s, s->total);
+  memset(j.total, 0, plane * (size_t)t->c * sizeof *j.total);
+  j.seed = q->seed;
+  for (k = 0; k < n && st == AGF_OK; k++) {
+    j.factor = smooth ? 1 : (k + 0.5) / n;
+    j.deviation = smooth ? 0.15 * ((double)s->hi - (double)s->lo) : 0;
+    j.sample = (uint32_t)k;
+    agf_parallel(s, t->h, agf_other_image_task, &j);
+    st = agf_run_layers(s, 0, 1, err);
+    pass->base = base + share * k / n;
+    pass->share = share / n;
+    if (st == AGF_OK) st = agf_gradient(s, pass, err);
+    if (st == AGF_OK) agf_parallel(s, t->h, agf_image_rows_task, &j);
+  }
+  /* the caller's image and its activations again */
+  j.factor = 1;
+  j.deviation = 0;
+  agf_parallel(s, t->h, agf_other_image_task, &j);
+  agf_run_layers(s, s->run_flags, 1, NULL);
+  for (p = 0; p < plane && st == AGF_OK; p++) {
+    double sum = 0;
+    for (c = 0; c < t->c; c++) {
+      double g = j.total[(size_t)c * plane + p] / n;
+      sum += smooth ? fabs(g) : g * (double)j.image[(size_t)c * plane + p];
+    }
+    map[p] = (float)sum;
+  }
+  return st;
+}
+
+/* --- gradcam --- */
+
+/* The tensor that gradcam looks at: the output of layer - 1, or by default as agf-spec says. */
+static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, agf_error *err) {
+  const agf_model *m = s->model;
+  int i, flatten = -1, sized = -1;
+  *edge = layer;
+  if (!layer) {
+    for (i = 0; i < m->nodes; i++)
+      if (s->live[i]) {
+        if (m->node[i].op == AGF_OP_FLATTEN) flatten = i;
+        if (m->node[i].op == AGF_OP_ADAPTIVE_AVGPOOL || m->node[i].op == AGF_OP_GLOBAL_AVGPOOL) sized = i;
+      }
+    i = sized >= 0 ? sized : flatten;
+    if (i < 0)
+      return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the network has no pooling to a size and no flatten before the logits; the "
+                      "request must name a layer");
+    *edge = m->edge[m->node[i].edge];
+  }
+  if (*edge && !s->live[*edge - 1])
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the logits do not depend on layer %s", m->node[*edge - 1].name);
+  if (*edge && s->shape[*edge - 1].flattened)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the output of layer %s is flattened, it has no height and width",
+                    m->node[*edge - 1].name);
+  return AGF_OK;
+}
+
+typedef struct agf_cam_job {
+  const agf_tensor *t;
+  const double *mean;
+  float *plane;
+} agf_cam_job;
+
+static void agf_cam_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_cam_job *j = (const agf_cam_job *)arg;
+  int p, c;
+  (void)scratch;
+  for (p = 0; p < j->t->w; p++) {
+    double sum = 0;
+    for (c = 0; c < j->t->c; c++) sum += (double)agf_row_x(s, j->t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB] * j->mean[c];
+    j->plane[r * j->t->w + p] = (float)(sum <= 0 ? 0 : sum);
+  }
+}
+
+static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
+  agf_status status = agf_gradient(s, pass, err);
+  agf_step kept, *inside = NULL;
+  agf_cam_job j;
+  float max = 0.0f;
+  int i, x, y;
+  if (status != AGF_OK) return status;
+  for (i = 0; i < s->steps && s->tensor_of[pass->edge] < 0; i++)
+    if (s->step[i].node == pass->edge - 1 || s->step[i].norm == pass->edge - 1) inside = &s->step[i];
+  j.t = &s->tensor[inside ? inside->out : s->tensor_of[pass->edge]];
+  j.mean = (const double *)agf_at(s, s->channel);
+  j.plane = agf_floats(s, s->plane);
+  x = inside ? s->in[inside->in] : 0;
+  y = inside ? inside->out : 0;
+  i = inside ? (int)(inside - s->step) : 0;
+  if (inside) { /* an activation that is not kept: once more, as far as it; in the place of the step's output, which is made again after */
+    kept = *inside;
+    inside->act = AGF_ACT_NONE;
+    if (inside->norm >= 0 && pass->edge == inside->node + 1) {
+      const agf_node *n = &s->model->node[inside->node];
+      memset(agf_at(s, s->own_bias), 0, s->buffer[s->own_bias].bytes);
+      if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, s->own_bias));
+      inside->scale = -1;
+      inside->bias = s->own_bias;
+    }
+    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL, 0);
+    *inside = kept;
+  }
+  agf_parallel(s, j.t->h, agf_cam_task, &j);
+  if (inside) {
+    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]),
+                     (uint16_t *)agf_at(s, s->tensor[y].mask), 0);
+    inside->d_known = kept.d_known;
+  }
+  for (i = 0; i < j.t->h * j.t->w; i++) max = j.plane[i] > max ? j.plane[i] : max;
+  for (i = 0; max > 0 && i < j.t->h * j.t->w; i++) j.plane[i] /= max;
+  agf_spread(s, j.t, NULL, map);
+  return AGF_OK;
+}
+
+static agf_status agf_fullgrad(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
+  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
+  double *total = (double *)agf_at(s, s->total);
+  agf_status st;
+  memset(total, 0, pixels * sizeof *total);
+  st = agf_gradient(s, pass, err);
+  for (i = 0; i < pixels; i++) map[i] = (float)total[i];
+  return st;
+}
+
+/* --- layer-wise relevance propagation --- */
+
+typedef struct agf_lrp_job {
+  const agf_tensor *t;
+  const float *R, *z, *x0, *x1; /* x0, x1: the sum's terms (element (0, 0, 0)) */
+  const agf_tensor *t0, *t1;
+  float *out;
+  uint16_t *mask;
+  int sign;
+} agf_lrp_job;
+
+/* s = sdiv(R, z), with its mask. */
+static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, p, l;
+  (void)s;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->w; p++) {
+      size_t at = agf_row_at(t, b, r) + (size_t)p;
+      unsigned m = 0;
+      for (l = 0; l < AGF_CB; l++) {
+        float v = agf_sdiv(j->R[at * AGF_CB + (size_t)l], j->z[at * AGF_CB + (size_t)l]);
+        j->out[at * AGF_CB + (size_t)l] = v;
+        m |= (unsigned)(v != 0) << l;
+      }
+      j->mask[at] = (uint16_t)m;
+    }
+}
+
+/* The positive (sign 1) or negative (-1) part of activation t, with its mask; out has t's layout. */
+static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, p, l;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->w; p++) {
+      const float *x = agf_row_x(s, t, b, r) + p * AGF_CB;
+      float *out = j->out + b * t->xb + r * t->xr + p * AGF_CB;
+      unsigned m = 0;
+      for (l = 0; l < AGF_CB; l++) {
+        out[l] = (j->sign > 0 ? x[l] > 0 : x[l] < 0) ? x[l] : 0.0f;
+        m |= (unsigned)(out[l] != 0) << l;
+      }
+      j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
+    }
+}
+
+/* x_i * sdiv(R, x0 + x1): the sum is made anew, as an activation behind it has been at the one that is kept. */
+static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, i;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    const float *x0 = agf_row_x(s, j->t0, b, r), *x1 = agf_row_x(s, j->t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
+    float *out = agf_row_of(j->out, t, b, r);
+    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x1[i] : x0[i]) * agf_sdiv(R[i], x0[i] + x1[i]);
+  }
+}
+
+/* Epilogue of an adjoint: c = [c +] factor * (part * acc). */
+static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_tensor *t = j->to;
+  const float *x = j->part + block * t->xb + row * t->xr;
+  float *c = agf_row_of(j->c, t, block, row);
+  int p, l;
+  (void)s;
+  (void)rs;
+  for (p = 0; p < t->w; p++, acc += as, x += AGF_CB, c += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) {
+      float v = j->factor * (x[l] * acc[l]);
+      c[l] = (j->keep ? c[l] : 0.0f) + v;
+    }
+}
+
+/* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input is
+ * never negative. */
+typedef struct agf_lrp_term {
+  int negative; /* part x- */
+  int filter;
+  float factor;
+} agf_lrp_term;
+
+/* alpha f(w+, w-) - (alpha - 1) f(w-, w+), ordered by the part of x. Returns how many terms there are. */
+static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
+  int negative, other, n = 0;
+  for (negative = 0; negative <= is_signed; negative++)
+    for (other = 0; other < alpha; other++, n++) {
+      terms[n].negative = negative;
+      terms[n].filter = negative == other ? 1 : 2;
+      terms[n].factor = other ? -1.0f : (float)alpha;
+    }
+  return n;
+}
+
+static void agf_lrp_conv(agf_session *s, agf_step *st, int alpha, float *out) {
+  agf_tensor *ti = &s->tensor[s->in[st->in]];
+  float *z = agf_floats(s, st->d), *rhs = agf_floats(s, st->rhs), *half = agf_floats(s, st->half), *part = agf_x(s, ti);
+  uint16_t *rhs_mask = (uint16_t *)agf_at(s, st->rhs_mask), *mask = (uint16_t *)agf_at(s, ti->mask);
+  agf_lrp_term terms[4];
+  agf_lrp_job divide;
+  int i, n;
+  memset(&divide, 0, sizeof divide);
+  divide.t = &s->tensor[st->out];
+  divide.R = agf_floats(s, divide.t->cam);
+  divide.z = z;
+  divide.out = rhs;
+  divide.mask = rhs_mask;
+  if (st->box) {
+    if (!st->d_known || s->config.low_memory) agf_conv_forward(s, st, part, mask, NULL, NULL, 1);
+    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
+    agf_box_adjoint(s, st, rhs, rhs_mask, out);
+    return;
+  }
+  st->d_known = 0; /* its place is taken by the sums that R is divided by */
+  n = agf_lrp_terms(alpha, ti->is_signed, terms);
+  for (i = 0; i < n; i++) {
+    agf_conv_job j;
+    if (half && (i == 0 || terms[i].negative != terms[i - 1].negative)) {
+      agf_lrp_job split;
+      memset(&split, 0, sizeof split);
+      split.t = ti;
+      split.sign = terms[i].negative ? -1 : 1;
+      split.out = part = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
+      split.mask = mask = (uint16_t *)agf_at(s, st->half_mask);
+      memset(half, 0, s->buffer[st->half].bytes);
+      agf_parallel(s, ti->h, agf_lrp_half_task, &split);
+    }
+    agf_job_input(s, &j, st, ti, part, mask);
+    j.kind = AGF_RHS_W;
+    j.filter = terms[i].filter;
+    j.c = z;
+    agf_conv(s, &j);
+    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
+    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, rhs_mask);
+    j.filter = terms[i].filter;
+    j.done = agf_done_lrp;
+    j.c = out;
+    j.part = part;
+    j.factor = terms[i].factor;
+    j.keep = i > 0;
+    agf_conv(s, &j);
+  }
+}
+
+static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const float *R = agf_floats(s, to->cam);
+  float *x = agf_floats(s, st->vec), *sum = agf_floats(s, st->sv), *rhs = agf_floats(s, st->rhs);
+  agf_lrp_term terms[4];
+  agf_linear_job j;
+  int i, k, n;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = x;
+  j.rows = ti->c * ti->h * ti->w;
+  j.y = agf_floats(s, st->y);
+  j.g = rhs;
+  j.tg = agf_floats(s, st->gv);
+  n = agf_lrp_terms(alpha, ti->is_signed, terms);
+  memset(rhs, 0, (size_t)st->co * sizeof *rhs);
+  for (i = 0; i < n; i++) {
+    if (i == 0 || terms[i].negative != terms[i - 1].negative) {
+      agf_gather(ti, agf_x(s, ti), x);
+      for (k = 0; k < j.rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
+    }
+    j.filter = terms[i].filter;
+    agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
+    for (k = 0; k < to->c; k++) rhs[k] = agf_sdiv(R[k], j.y[k]);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+    for (k = 0; k < j.rows; k++) {
+      float v = terms[i].factor * (x[k] * j.tg[k]);
+      sum[k] = (i ? sum[k] : 0.0f) + v;
+    }
+  }
+  agf_scatter(ti, sum, out);
+  agf_gather(ti, agf_x(s, ti), x); /* AGF's rule reads it there */
+}
+
+static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
+  agf_step *st = &s->step[i];
+  const agf_tensor *to = &s->tensor[st->out];
+  const int alpha = pass->method == AGF_METHOD_LRP_A2B1 ? 2 : 1;
+  float *R = agf_floats(s, to->cam), *out, *unused;
+  int slot, at = 0;
+  agf_finish_tensor(s, st->out, st->last, pass->target);
+  if (s->config.observer) { /* R passes activations and BatchNorms as it is */
+    if (st->norm >= 0 && st->norm != st->last) agf_observe(s, to, st->norm, pass->target, R, NULL, AGF_CB);
+    if (st->node != st->last) agf_observe(s, to, st->node, pass->target, R, NULL, AGF_CB);
+  }
+  for (slot = 0; slot < st->inputs; slot++) {
+    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
+    agf_destination(s, st, slot, &out, &unused);
+    if (st->kind == AGF_STEP_CONV) {
+      agf_lrp_conv(s, st, alpha, out);
+    } else if (st->kind == AGF_STEP_LINEAR) {
+      agf_lrp_linear(s, st, alpha, out);
+    } else if (st->kind == AGF_STEP_ADD) {
+      agf_lrp_job j;
+      memset(&j, 0, sizeof j);
+      j.t = to;
+      j.t0 = &s->tensor[s->in[st->in]];
+      j.t1 = &s->tensor[s->in[st->in + 1]];
+      j.R = R;
+      j.out = out;
+      j.sign = slot;
+      agf_parallel(s, to->h, agf_lrp_add_task, &j);
+    } else {
+      agf_rows_job j;
+      memset(&j, 0, sizeof j);
+      j.st = st;
+      j.ti = ti;
+      j.to = to;
+      j.x = agf_x(s, ti);
+      j.cam = R;
+      j.out = out;
+      j.first = at;
+      if (st->kind == AGF_STEP_POOL)
+        agf_parallel(s, to->cb, agf_pool_back_task, &j);
+      else
+        agf_parallel(s, to->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+      at += ti->c;
+    }
+    agf_deliver(s, st, slot);
+  }
+}
+
+/* The finished map of relevance `seed` at the logits. */
+static agf_status agf_relevance(agf_session *s, const float *seed, agf_pass *pass, float *map, agf_error *err) {
+  agf_status st = agf_back(s, seed, agf_lrp_step, pass, err);
+  if (st != AGF_OK) return st;
+  agf_finish_tensor(s, 0, -1, pass->target);
+  agf_channel_sum(s, pass->method, map);
+  return AGF_OK;
+}
+
+/* clrp and sglrp: the relevance of the class less that of the others, which is scaled to the same total. */
+static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
+  const float *z = agf_floats(s, s->logits);
+  float *seed = agf_floats(s, s->dz), *others = agf_floats(s, s->plane);
+  double *p = (double *)agf_at(s, s->seed), max = z[0], sum = 0, a = 0, b = 0;
+  int classes = s->model->classes, t = pass->target, clrp = pass->method == AGF_METHOD_CLRP, k;
+  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
+  agf_status st;
+  if (classes < 2) return agf_fail(err, AGF_ERR_UNSUPPORTED, "%s: the network has one class", agf_method_name(pass->method));
+  for (k = 1; k < classes; k++) max = z[k] > max ? z[k] : max;
+  for (k = 0; k < classes; k++) sum += p[k] = agf_exp_double(z[k] - max);
+  for (k = 0; k < classes; k++) p[k] /= sum;
+  memset(seed, 0, (size_t)classes * sizeof *seed);
+  seed[t] = clrp ? z[t] : (float)(p[t] * (1 - p[t]) + 1e-8);
+  pass->share /= 2;
+  st = agf_relevance(s, seed, pass, map, err);
+  if (st != AGF_OK) return st;
+  for (k = 0; k < classes; k++) seed[k] = (float)(k == t ? 0 : clrp ? (double)z[t] / (classes - 1) : p[t] * p[k]);
+  pass->base += pass->share;
+  st = agf_relevance(s, seed, pass, others, err);
+  if (st != AGF_OK) return st;
+  for (i = 0; i < pixels; i++) {
+    a += (double)map[i];
+    b += (double)others[i];
+  }
+  for (i = 0; b != 0 && i < pixels; i++) map[i] = (float)((double)map[i] - (double)others[i] * (a / b));
+  return AGF_OK;
+}
+
+static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map, agf_error *err) {
+  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
+  float *seed = agf_floats(s, s->dz);
+  agf_status st = AGF_OK;
+  agf_pass pass;
+  pass.method = q->method;
+  pass.target = target;
+  pass.edge = -1;
+  pass.found = 0;
+  pass.base = base;
+  pass.share = share;
+  switch (q->method) {
+    case AGF_METHOD_GRADIENT:
+    case AGF_METHOD_GRADIENT_X_INPUT:
+      st = agf_gradient(s, &pass, err);
+      if (st == AGF_OK) agf_channel_sum(s, q->method, map);
+      break;
+    case AGF_METHOD_SMOOTHGRAD:
+    case AGF_METHOD_INTEGRATED_GRADIENTS: st = agf_averaged(s, q, &pass, map, err); break;
+    case AGF_METHOD_GRADCAM:
+      st = agf_gradcam_edge(s, q->layer, &pass.edge, err);
+      if (st == AGF_OK) st = agf_gradcam(s, &pass, map, err);
+      break;
+    case AGF_METHOD_FULLGRAD: st = agf_fullgrad(s, &pass, map, err); break;
+    case AGF_METHOD_CLRP:
+    case AGF_METHOD_SGLRP: st = agf_contrast(s, &pass, map, err); break;
+    default:
+      memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
+      seed[target] = agf_floats(s, s->logits)[target];
+      st = agf_relevance(s, seed, &pass, map, err);
+      break;
+  }
+  for (i = 0; i < pixels && st == AGF_OK; i++)
+    if (!agf_finite(map[i]))
+      st = agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map by %s is infinite or NaN", target, agf_method_name(q->method));
+  return st;
+}
+
+#endif /* AGF_NO_METHODS */
+
+/* MARK: explaining ------------------------------------------------------------------------------------------------------------
+ * The API's second verb. It only reads what agf_run left and the caller's request, and writes the caller's maps. */
+
 /* heat = sum over the image's channels of cam / max(cam). */
 static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_error *err) {
   const agf_tensor *t = &s->tensor[0];
@@ -3574,20 +4867,26 @@ static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_err
   return AGF_OK;
 }
 
-static agf_status agf_explain_class(agf_session *s, const agf_explain_state *e, const float *z, const float *latent, double base,
-                                    double share, float *map, agf_error *err) {
+/* AGF, agf_a, agf_lc. */
+static agf_status agf_explain_class(agf_session *s, agf_method method, const agf_explain_state *e, const float *z, const float *latent,
+                                    double base, double share, float *map, agf_error *err) {
   float *dz = agf_floats(s, s->dz);
-  int i;
-  if (!agf_seed_gradient(s, z, s->model->classes, e->target, dz))
+  int i, head = s->steps - 1;
+  agf_want_gradients(s, e->options);
+  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = 0;
+  if (method != AGF_METHOD_AGF_LC && !agf_seed_gradient(s, z, s->model->classes, e->target, dz))
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so the seed has no gradient", e->target,
                     s->model->classes < 2 ? "the network has one class" : "all logits are equal");
-  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = 0;
-  for (i = s->steps - 1; i >= 0; i--) {
+  for (i = head; i >= 0; i = i == s->steps - 1 ? head - 1 : i - 1) {
     double t0 = agf_now();
-    if (i == s->steps - 1)
-      agf_seed(s, latent, dz);
-    else
+    if (i < s->steps - 1) {
       agf_backward_step(s, i, e);
+    } else if (method == AGF_METHOD_AGF_LC) {
+      agf_status st = agf_seed_local(s, e->target, &head, err);
+      if (st != AGF_OK) return st;
+    } else {
+      agf_seed(s, latent, dz);
+    }
     s->step[i].explain_seconds += agf_now() - t0;
     if (agf_progress(s, base + share * (s->steps - i) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
   }
@@ -3602,6 +4901,7 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   int i, classes = s->model->classes;
   agf_explain_state e;
   e.options = q->options;
+  if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   if (q->difference) {
     float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB;
     float *zd = agf_floats(s, s->logits_difference);
@@ -3617,17 +4917,45 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   }
   agf_rank(z, classes, order);
   for (i = 0; i < q->count; i++) {
+    float *map = maps + (size_t)i * (size_t)s->tensor[0].h * (size_t)s->tensor[0].w;
+    double base = (double)i / q->count, share = 1.0 / q->count;
     agf_status st;
     e.target = q->classes ? q->classes[i] : order[i];
     if (q->explained) q->explained[i] = e.target;
-    st = agf_explain_class(s, &e, z, at, (double)i / q->count, 1.0 / q->count, maps + (size_t)i * (size_t)s->tensor[0].h *
-                           (size_t)s->tensor[0].w, err);
+#ifndef AGF_NO_METHODS
+    if (q->method > AGF_METHOD_AGF_LC)
+      st = agf_compare(s, q, e.target, base, share, map, err);
+    else
+#endif
+      st = agf_explain_class(s, q->method, &e, z, at, base, share, map, err);
     if (st != AGF_OK) {
       agf_rank(agf_floats(s, s->logits), classes, order);
       return st;
     }
   }
   agf_rank(agf_floats(s, s->logits), classes, order);
+  return AGF_OK;
+}
+
+/* What a request asks of its method. */
+static agf_status agf_check_method(const agf_session *s, const agf_request *q, agf_error *err) {
+  const char *name = agf_method_name(q->method);
+  if ((unsigned)q->method >= AGF_METHODS) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown method %d", (int)q->method);
+  if ((int)q->method >= AGF_METHODS_BUILT)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "this engine was built without the method %s (AGF_NO_METHODS)", name);
+  if (q->method > AGF_METHOD_AGF_LC && !(s->methods & AGF_METHOD_BIT(q->method)))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "the session has no memory for %s: its config must name it in methods", name);
+  if (q->options >= 2 * AGF_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
+  if (q->options && q->method > AGF_METHOD_AGF_LC)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, name);
+  if (q->difference && q->method > AGF_METHOD_AGF_A)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "the label-free procedure is for agf and agf_a, not %s", name);
+  if (q->method == AGF_METHOD_INTEGRATED_GRADIENTS && q->steps < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "integrated_gradients in %d steps", q->steps);
+  if (q->method == AGF_METHOD_SMOOTHGRAD && q->samples < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "smoothgrad of %d samples", q->samples);
+  if (q->method == AGF_METHOD_GRADCAM && (q->layer < 0 || q->layer > s->model->nodes))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam at layer %d: the network has layers 0 to %d", q->layer - 1, s->model->nodes - 1);
   return AGF_OK;
 }
 
@@ -3638,8 +4966,8 @@ AGF_API agf_status agf_explain(agf_session *session, const agf_request *request,
   agf_clear(err);
   if (!session || !request || !maps) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: a NULL argument");
   if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
-  if (request->method != AGF_METHOD_AGF) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown method %d", (int)request->method);
-  if (request->options >= 2 * AGF_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", request->options);
+  st = agf_check_method(session, request, err);
+  if (st != AGF_OK) return st;
   if (request->count < 1 || (!request->classes && request->count > session->model->classes))
     return agf_fail(err, AGF_ERR_ARGUMENT, "%d maps asked for, of %d classes", request->count, session->model->classes);
   for (i = 0; request->classes && i < request->count; i++)

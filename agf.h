@@ -168,9 +168,34 @@ AGF_API int agf_model_layer_input(const agf_model *model, int i, int j);
 
 typedef struct agf_session agf_session;
 
+/* The methods (agf-spec). The first three are normalised, 1 = the strongest evidence; the others' maps are raw: signed but where
+ * said otherwise, summed over the image's channels. The time of a map is given in passes through the network, about one
+ * forward pass each. */
 typedef enum agf_method {
-  AGF_METHOD_AGF = 0 /* Attribution Guided Factorization */
+  AGF_METHOD_AGF = 0,             /* Attribution Guided Factorization; about 5 */
+  AGF_METHOD_AGF_A,               /* AGF without M, Fx and Fdx: the paper's rules where they scale with the evidence; about 4 */
+  AGF_METHOD_AGF_LC,              /* the same from a local contrast at each position; a global average pool and at most a linear
+                                   * layer must make the logits */
+  AGF_METHOD_GRADIENT,            /* |d logit / d image|, not negative; 2 */
+  AGF_METHOD_GRADIENT_X_INPUT,    /* image * d logit / d image; 2 */
+  AGF_METHOD_SMOOTHGRAD,          /* |mean gradient of noisy copies of the image|, not negative; 2 for each sample */
+  AGF_METHOD_INTEGRATED_GRADIENTS,/* image * mean gradient on the way from a zero image: sums to z(image) - z(0); 2 a step */
+  AGF_METHOD_GRADCAM,             /* Grad-CAM of a layer, 0 to 1; less than 2 */
+  AGF_METHOD_FULLGRAD,            /* FullGrad, not negative; 2 */
+  AGF_METHOD_LRP_A1B0,            /* layer-wise relevance propagation, alpha 1, beta 0; 3 to 5 */
+  AGF_METHOD_LRP_A2B1,            /* alpha 2, beta 1; 5 to 9 */
+  AGF_METHOD_CLRP,                /* contrastive LRP: against all other classes alike; twice lrp_a1b0 */
+  AGF_METHOD_SGLRP,               /* softmax gradient LRP: against the others by their probability; twice lrp_a1b0 */
+  AGF_METHODS                     /* their number */
 } agf_method;
+
+/* A method in agf_session_config.methods. */
+#define AGF_METHOD_BIT(method) (1u << (method))
+#define AGF_METHODS_ALL (AGF_METHOD_BIT(AGF_METHODS) - 1u)
+
+AGF_API const char *agf_method_name(agf_method method); /* "agf", "lrp_a1b0" ...; "?" for an unknown number */
+/* The method called `name`, or -1. An engine built with AGF_NO_METHODS has agf, agf_a and agf_lc and finds no other. */
+AGF_API int agf_method_find(const char *name);
 
 /* A view of one node's attribution, for the observer: element (c, h, w) of an array is
  * array[(c / 16) * block_stride + h * row_stride + w * pixel_stride + c % 16]. */
@@ -178,8 +203,8 @@ typedef struct agf_observation {
   int node;          /* layer whose output this is; -1: the image */
   int class_index;   /* the class being explained */
   int shape[3];      /* [C, H, W] */
-  const float *cam;  /* attribution of the output's elements */
-  const float *g;    /* gradient of the seed's probability; NULL where no rule below needs it */
+  const float *cam;  /* attribution of the output's elements; NULL for the methods that are gradients */
+  const float *g;    /* gradient of the seed's probability (the gradients: of the logit); NULL where no rule below needs it */
   ptrdiff_t block_stride, row_stride, pixel_stride; /* in floats */
 } agf_observation;
 
@@ -202,6 +227,9 @@ typedef struct agf_session_config {
   /* Called on the calling thread with every tensor's merged cam and g as the attribution reaches it. For diagnosis. */
   void (*observer)(void *ctx, const agf_observation *seen);
   void *observer_ctx;
+  /* The methods that the memory is planned for, AGF_METHOD_BIT()s or-ed together; agf is always among them. agf_a needs no memory
+   * of its own, agf_lc seldom: without being asked for they work wherever they fit what the others need. 0: just that. */
+  unsigned methods;
 } agf_session_config;
 
 /* The memory that a session with this config needs, everything included, the caller's maps not. config may be NULL. */
@@ -237,7 +265,7 @@ AGF_API int agf_ranked(const agf_session *session, int r);
 AGF_API int agf_latent_size(const agf_session *session);
 AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_error *err);
 
-/* The paper's ablations (agf-spec, "Options"); or-ed together. */
+/* The paper's ablations (agf-spec, "Options"); or-ed together. For AGF and agf_a, agf_lc. */
 enum {
   AGF_NO_FX = 1,
   AGF_NO_FDX = 2,
@@ -254,14 +282,21 @@ typedef struct agf_request {
   const int *classes; /* [count] classes; NULL: the ranks 0 .. count - 1 */
   /* Label-free procedure (agf-spec): the difference of this picture's latent vector and its nearest neighbour's,
    * [agf_latent_size] floats in CHW order, takes the latent vector's place in the seed; ranks then count the classifier's
-   * logits of the difference. NULL: the ordinary seed. */
+   * logits of the difference. NULL: the ordinary seed. AGF and agf_a only. */
   const float *difference;
   int *explained;     /* [count], out: the class of each map; NULL: not wanted */
+  int steps;          /* integrated_gradients: images between the zero image and this one; 0: 50 */
+  int samples;        /* smoothgrad: noisy images; 0: 50 */
+  uint64_t seed;      /* smoothgrad: of the noise; the same seed gives the same map on every machine */
+  int layer;          /* gradcam: n + 1 for the output of layer n (as agf_model_layer_input counts); 0: the default, the input of
+                       * the last pooling to a size, or else of the last flatten */
 } agf_request;
 
-/* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory, 1 = the strongest evidence for
- * class i, negative = evidence against. Several classes share the forward half of the work. A class whose map has no support
- * is AGF_ERR_NUMERIC; maps before it are complete. */
+/* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory; for AGF, agf_a and agf_lc 1 = the
+ * strongest evidence for class i, negative = evidence against, for the others see agf_method. Several classes share the forward
+ * half of the work. A class whose map has no support is AGF_ERR_NUMERIC (a raw map may be all zeros); maps before it are complete.
+ * smoothgrad and integrated_gradients run the network on other images; logits, latent vector and every later map are those of the
+ * agf_run before all the same. */
 AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err);
 
 /* Time spent in one layer by the last agf_run and the agf_explain calls since, in seconds. A layer that was fused into the one

@@ -37,6 +37,9 @@ static inline int agf_rhs_out(agf_rhs k) {
   return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FWD || k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
 }
 
+/* Whether one of them multiplies |W|. */
+static inline int agf_rhs_magnitudes(agf_rhs k) { return k != AGF_RHS_W; }
+
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:
  * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
@@ -53,6 +56,8 @@ typedef struct agf_conv_row {
   ptrdiff_t mb;         /* masks from block to block */
   const float *w;       /* panels [outputs / 32][16 lanes][kw][32 outputs], the first output; 16 outputs: half a panel, and so on */
   ptrdiff_t wb;         /* floats from block to block */
+  const float *wa;      /* |w| laid out as w, where agf_kernels.magnitudes asks for it and the kind multiplies it */
+  ptrdiff_t wab;        /* floats from block to block of wa */
   float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side may be written too, with anything finite */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
@@ -95,20 +100,30 @@ typedef struct agf_dense_row {
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
 
-/* Grouped and depthwise convolution, all kernel rows and input blocks of one output block, one row of outputs:
- *   acc[o][j][l] = sum over (input block b, kernel row, input column, lane i of the block) of x_j * w[b][kr][t][i][l]
- * in that order, input columns ascending; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. */
+/* Which channels the 16 lanes of an output block read together. */
+typedef enum agf_reads {
+  AGF_READS_ANY,
+  AGF_READS_LANE,  /* depthwise: lane l reads channel index[0] + l, those of one block */
+  AGF_READS_BLOCK, /* channels of one and the same block for all of index */
+  AGF_READS_ONE    /* the same channel in every lane */
+} agf_reads;
+
+/* Grouped and depthwise convolutions and their adjoints: one row of one output block, all kernel rows and input blocks,
+ *   acc[o][j][l] = sum over (input block b, kernel row k, tap t, lane i of the block) of x_j * w[b][k][t][i][l],
+ * ascending, from +0, zeros included; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. Taps join pixels
+ * and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from the border. */
 typedef struct agf_gconv_row {
   const float *x;             /* row 0, pixel 0, block 0 */
   ptrdiff_t xp, xr, xb;       /* floats from pixel to pixel, row to row, block to block */
   const int32_t *index;       /* [lanes_in][16]: channel read by output lane l */
   int lanes_in;               /* channels of a group */
-  int contiguous;             /* lanes_in is 1 and output lane l reads lane l of one block */
+  agf_reads reads;
   const float *w;             /* [ceil(lanes_in / 16)][kh][kw][lanes of the block][16] */
   float *acc;                 /* [w_out][right-hand sides][16], overwritten */
   int row, w_in, h_in, w_out; /* row: the output's */
-  int kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
-  int adjoint;
+  int border;                 /* pixels of zeros on either side of a row of x */
+  int kh, down_h, up_h, dilation_h, pad_h;
+  int kw, down, up, dilation, pad;
 } agf_gconv_row;
 typedef void agf_gconv_row_fn(const agf_gconv_row *r);
 
@@ -148,7 +163,11 @@ typedef struct agf_kernels {
   /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken. */
   agf_dense_row_fn *dense_w, *dense_d;
   int dense_from;
+  int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
+  /* acc[l] = the chain from acc[l] on over k < rows, ascending, of fmaf(value, f(w[k * ws + l])), l < lanes (16 or 32).
+   * f: |w|, max(w, 0) or min(w, 0), as filter is -1, 1 or 2. */
+  void (*border)(const float *w, ptrdiff_t ws, int rows, int lanes, float value, int filter, float *acc);
 
   /* to[c * ts + r] = from[r * fs + c] for r < rows <= 16, c < 16; other columns of `to` are left. */
   void (*transpose)(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts);

@@ -154,34 +154,26 @@ static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
 static void agf_dense_w__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 0); }
 static void agf_dense_d__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 1); }
 
+/* Where row or pixel o of the output meets the input through tap k, or -1. */
+static inline int agf_meets(int o, int k, int down, int up, int dilation, int pad, int in) {
+  int p = o * down - pad + k * dilation;
+  return p < 0 || p % up || p / up >= in ? -1 : p / up;
+}
+
 static inline void agf_gconv_row__ref(const agf_gconv_row *r, agf_rhs kind) {
   const agf_rhs_form f = agf_rhs_get(kind);
-  int o, b, a, c, i, j, l;
+  int o, b, k, t, i, j, l;
   for (o = 0; o < r->w_out; o++) {
     float *acc = r->acc + (ptrdiff_t)o * f.n * AGF_CB;
     memset(acc, 0, sizeof(float) * AGF_CB * (size_t)f.n);
     for (b = 0; b * AGF_CB < r->lanes_in; b++) {
       int lanes = r->lanes_in - b * AGF_CB < AGF_CB ? r->lanes_in - b * AGF_CB : AGF_CB;
-      const float *wb = r->w + (ptrdiff_t)b * r->kh * r->kw * AGF_CB * AGF_CB;
-      for (a = 0; a < r->kh; a++) {
-        /* the adjoint meets its input rows and columns in ascending order by walking the taps backwards */
-        int kr = r->adjoint ? r->kh - 1 - a : a, h;
-        h = r->adjoint ? r->row + r->pad_h - kr * r->dilation_h : r->row * r->stride_h + kr * r->dilation_h - r->pad_h;
-        if (r->adjoint) {
-          if (h < 0 || h % r->stride_h) continue;
-          h /= r->stride_h;
-        }
-        if (h < 0 || h >= r->h_in) continue;
-        for (c = 0; c < r->kw; c++) {
-          int t = r->adjoint ? r->kw - 1 - c : c, p;
-          p = r->adjoint ? o + r->pad_w - t * r->dilation_w : o * r->stride_w + t * r->dilation_w - r->pad_w;
-          if (r->adjoint) {
-            if (p < 0 || p % r->stride_w) continue;
-            p /= r->stride_w;
-          }
-          if (p < 0 || p >= r->w_in) continue;
-          for (i = 0; i < lanes; i++) {
-            const float *w = wb + ((ptrdiff_t)(kr * r->kw + t) * lanes + i) * AGF_CB;
+      for (k = 0; k < r->kh; k++) {
+        int h = agf_meets(r->row, k, r->down_h, r->up_h, r->dilation_h, r->pad_h, r->h_in);
+        for (t = 0; h >= 0 && t < r->kw; t++) {
+          int p = agf_meets(o, t, r->down, r->up, r->dilation, r->pad, r->w_in);
+          for (i = 0; p >= 0 && i < lanes; i++) {
+            const float *w = r->w + (((ptrdiff_t)b * r->kh * AGF_CB + k * lanes) * r->kw + t * lanes + i) * AGF_CB;
             const int32_t *index = r->index + (b * AGF_CB + i) * AGF_CB;
             const float *x = r->x + h * r->xr + p * r->xp;
             for (j = 0; j < f.n; j++)
@@ -208,6 +200,18 @@ AGF_REF_CONV(FLAT)
 AGF_REF_CONV(TRIPLE)
 AGF_REF_CONV(APAIR)
 #undef AGF_REF_CONV
+
+/* A weight as the box rule takes it: 0 w, 1 w+, 2 w-. */
+static inline float agf_filtered(float w, int filter) {
+  return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
+}
+
+static void agf_border__ref(const float *w, ptrdiff_t ws, int rows, int lanes, float value, int filter, float *acc) {
+  int k, l;
+  for (k = 0; k < rows; k++)
+    for (l = 0; l < lanes; l++)
+      acc[l] = agf_fmaf(value, filter < 0 ? fabsf(w[k * ws + l]) : agf_filtered(w[k * ws + l], filter), acc[l]);
+}
 
 static void agf_transpose__ref(const float *from, ptrdiff_t fs, int rows, float *to, ptrdiff_t ts) {
   int r, c;
@@ -596,6 +600,7 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->dense_w = agf_dense_w__ref;
   k->dense_d = agf_dense_d__ref;
   k->dense_from = 205;
+  k->border = agf_border__ref;
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
   k->crc32 = agf_crc32__ref;

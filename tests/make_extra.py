@@ -11,6 +11,7 @@ tests/make_golden.py describes, without node tensors (`oracle.py --nodes` writes
     errors.txt        METHOD TARGET STATUS: there is no map, the engine answers with this agf_status
     label_free.txt    FILE TARGET REL_L2 DIFFERENCE: an AGF map by the label-free procedure, with the latent vectors'
                       difference in the .npy file DIFFERENCE; TARGET is the classifier's prediction for it
+    layers.txt        FILE LAYER TARGET REL_L2: gradcam at LAYER's output, for every layer that has a height and width
 
 In methods.txt, STEPS is integrated_gradients' number of steps and smoothgrad's number of samples (its seed is 0).
 
@@ -262,6 +263,7 @@ CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpo
          asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, add_self,
          pooled_logits, black_image, one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
+GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
 LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")
 NOMINAL = {"relu6_inverted": (3, 14, 16)}                            # where the image is not of the nominal size
 ERRORS = {"black_image": [(method, 1, "AGF_ERR_NUMERIC") for method in ("agf", "agf_a", "agf_lc")],
@@ -338,7 +340,7 @@ def unfair(exact, single, classes):
 
 
 def errors_of(directory):
-    for file, column in (("maps.txt", 2), ("methods.txt", 4), ("label_free.txt", 2)):
+    for file, column in (("maps.txt", 2), ("methods.txt", 4), ("label_free.txt", 2), ("layers.txt", 3)):
         path = Path(directory) / file
         if path.exists():
             yield from (float(line.split()[column]) for line in path.read_text().splitlines())
@@ -356,6 +358,21 @@ def write_label_free(directory, exact, single):
     error = float(oracle.relative_error(single.explain(difference=difference), heat))
     oracle.write_text(os.path.join(directory, "label_free.txt"),
                       [f"heat_difference.npy {t} {error!r} difference.npy\n"])
+
+
+def write_layers(directory, exact, single, t):
+    """gradcam at every layer that it can look at, inside of what an engine may compute in one step too."""
+    lines = []
+    for node in exact.nodes:
+        try:
+            heat = exact.explain(t, "gradcam", layer=node.name)
+        except oracle.OracleError:
+            continue
+        file = f"gradcam_{t}_at_{node.name}.npy"
+        oracle.save(os.path.join(directory, file), heat)
+        error = oracle.relative_error(single.explain(t, "gradcam", layer=node.name), heat)
+        lines.append(f"{file} {node.name} {t} {error!r}\n")
+    oracle.write_text(os.path.join(directory, "layers.txt"), lines)
 
 
 def make(build, out):
@@ -381,6 +398,8 @@ def make(build, out):
                     oracle.write_case(directory, path, image, classes, classes[:1], classes[:1], with_nodes=False)
                     if name in LABEL_FREE:
                         write_label_free(directory, exact, single)
+                    if name in GRADCAM_LAYERS:
+                        write_layers(directory, exact, single, classes[0])
             except oracle.OracleError as error:
                 reason = str(error)
             worst = max(errors_of(directory), default=0)

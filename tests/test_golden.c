@@ -1,5 +1,6 @@
 /* The engine against float64 results: every case of tests/golden and tests/golden-extra (or of the folders named on the command
- * line), every map, every option, and every node's cam and g where the data have them, as a diagnosis that names the layer.
+ * line), every map, every option, every method, and every node's cam and g where the data have them, as a diagnosis that names
+ * the layer.
  *
  * A map is correct when norm(map - expected) <= limit * norm(expected), limit = 4 * the error of an ordinary float32
  * implementation + 2e-6 (agf-spec, "How exact a float32 map can be"); with --full, for networks of real size, where a ReLU may
@@ -79,8 +80,8 @@ static int run_errors(const char *root, const char *name, agf_session *session, 
   while (list && fscanf(list, "%63s %d %63s", method, &target, code) == 3) {
     agf_request q;
     agf_error err;
-    if (strcmp(method, "agf")) continue;
     memset(&q, 0, sizeof q);
+    q.method = (agf_method)agf_method_find(method);
     q.count = 1;
     q.classes = &target;
     agf_explain(session, &q, map, &err);
@@ -90,6 +91,57 @@ static int run_errors(const char *root, const char *name, agf_session *session, 
   }
   if (list) fclose(list);
   return none;
+}
+
+/* The request's map against a file, where a float32 implementation is off by rel. */
+static void compare_map(const char *root, const char *name, const char *file, int full, agf_session *session, const agf_request *q,
+                        double rel, float *map) {
+  char path[1024];
+  agf_error err;
+  agf_status st;
+  npy expected;
+  double e, limit = 4 * rel + 2e-6;
+  if (full && limit < 5e-3) limit = 5e-3;
+  snprintf(path, sizeof path, "%s/%s/%s", root, name, file);
+  if (npy_load(path, &expected)) {
+    CHECK(0, "%s cannot be read", path);
+    return;
+  }
+  st = agf_explain(session, q, map, &err);
+  e = st == AGF_OK ? relative_error(map, expected.data, expected.elements) : INFINITY;
+  CHECK(e <= limit, "%s %s: off by %.3g, limit %.3g%s%s", name, file, e, limit, st ? ": " : "", st ? err.message : "");
+  if (full) printf("  %s %s: relative error %.3g (tight limit %.3g)\n", name, file, e, 4 * rel + 2e-6);
+  free(expected.data);
+}
+
+/* methods.txt: `FILE METHOD TARGET STEPS REL_L2`; STEPS: of integrated_gradients, samples of smoothgrad. Then layers.txt: `FILE LAYER
+ * TARGET REL_L2`, gradcam at a layer's output. */
+static void run_methods(const char *root, const char *name, int full, const agf_model *model, agf_session *session, float *map) {
+  char path[1024], file[256], word[64];
+  agf_layer layer;
+  agf_request q;
+  double rel;
+  int target;
+  FILE *list;
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  q.classes = &target;
+  snprintf(path, sizeof path, "%s/%s/methods.txt", root, name);
+  list = fopen(path, "r");
+  while (list && fscanf(list, "%255s %63s %d %d %lf", file, word, &target, &q.steps, &rel) == 5) {
+    q.method = (agf_method)agf_method_find(word);
+    q.samples = q.steps;
+    compare_map(root, name, file, full, session, &q, rel, map);
+  }
+  if (list) fclose(list);
+  snprintf(path, sizeof path, "%s/%s/layers.txt", root, name);
+  list = fopen(path, "r");
+  q.method = AGF_METHOD_GRADCAM;
+  while (list && fscanf(list, "%255s %63s %d %lf", file, word, &target, &rel) == 4) {
+    for (q.layer = 1; agf_model_layer(model, q.layer - 1, 0, 0, &layer, NULL) == AGF_OK && strcmp(layer.name, word); q.layer++) continue;
+    compare_map(root, name, file, full, session, &q, rel, map);
+  }
+  if (list) fclose(list);
 }
 
 static void run_case(const char *root, const char *name, int full, int *compared) {
@@ -123,6 +175,7 @@ static void run_case(const char *root, const char *name, int full, int *compared
   memset(&d, 0, sizeof d);
   d.model = model;
   snprintf(d.folder, sizeof d.folder, "%s/%s", root, name);
+  config.methods = AGF_METHODS_ALL;
   if (agf_session_create(model, &config, &session, &err) != AGF_OK || agf_run(session, x, AGF_RUN_EXPLAIN, &err) != AGF_OK) {
     CHECK(0, "%s: %s", name, err.message);
     goto done;
@@ -194,6 +247,7 @@ static void run_case(const char *root, const char *name, int full, int *compared
     free(vector);
     vector = NULL;
   }
+  run_methods(root, name, full, model, session, map);
   first = run_errors(root, name, session, map) && first;
   CHECK(!first, "%s has neither maps nor errors", name);
 done:

@@ -1,0 +1,590 @@
+#!/usr/bin/env python3
+"""The battery, tools/agf_eval.py: metrics against cases that can be done by hand, and whole runs on the demo network.
+
+    python3 tests/test_eval.py [PART_OF_A_TEST'S_NAME ...]
+
+Whole runs use tests/demo/demo.agf (or $AGF_DEMO) and scenes that tools/train_demo.py draws. Needs what agf_eval.py
+needs.
+"""
+
+import csv
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+
+from test_cli import ROOT, Skip, check, run_tests
+
+try:
+    import matplotlib  # noqa: F401
+    import numpy as np
+    import scipy.ndimage
+    import scipy.stats
+    import sklearn.metrics  # noqa: F401
+    import tqdm  # noqa: F401
+    from PIL import Image
+except ImportError as missing:
+    print(f"SKIP test_eval: {missing}")
+    print("0 passed, 0 failed, 1 skipped")
+    sys.exit(0)
+
+TOOLS = os.path.join(ROOT, "tools")
+sys.path.insert(0, TOOLS)
+import agf  # noqa: E402
+import agf_eval as ev  # noqa: E402
+
+DEMO = os.environ.get("AGF_DEMO", os.path.join(ROOT, "tests", "demo", "demo.agf"))
+SCENES = 12
+EVAL = [sys.executable, os.path.join(TOOLS, "agf_eval.py")]
+
+
+@functools.lru_cache(1)
+def scenes():
+    """A folder with SCENES labelled scenes and their masks, drawn once."""
+    if not os.path.isfile(DEMO):
+        raise Skip(f"{os.path.relpath(DEMO, ROOT)} is not there")
+    folder = tempfile.mkdtemp(prefix="agf_eval_")
+    command = [
+        sys.executable,
+        os.path.join(TOOLS, "train_demo.py"),
+        "--scenes",
+        str(SCENES),
+        "--objects",
+        "2",
+        "--out",
+        folder,
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def evaluate(*args, code=0):
+    """Run agf_eval.py to its end; its result, after checking the exit code."""
+    done = subprocess.run(EVAL + [str(a) for a in args], capture_output=True, text=True, check=False)
+    check(done.returncode == code, f"exit code {done.returncode}, expected {code}: {done.stderr[-600:]}")
+    check("Traceback" not in done.stderr, done.stderr[-600:])
+    return done
+
+
+def results(folder):
+    with open(os.path.join(folder, "results.json"), "rb") as f:
+        return f.read()
+
+
+def value(folder, method, metric):
+    rows = json.loads(results(folder))["results"]
+    return next(row["value"] for row in rows if (row["method"], row["metric"]) == (method, metric))
+
+
+def raises(kind, call, text):
+    try:
+        call()
+    except kind as problem:
+        check(text in str(problem), f"{text!r} is not in {str(problem)!r}")
+        return
+    raise AssertionError(f"no {kind.__name__} was raised")
+
+
+# Metrics
+
+
+def test_order_of_pixels():
+    heat = np.array([[0.0, 2.0, -1.0], [2.0, -0.0, 5.0]], np.float32)
+    check(ev.descending(heat).tolist() == [5, 1, 3, 0, 4, 2], "highest first, of ties the lower index")
+    check(ev.descending(-heat).tolist() == [2, 0, 4, 1, 3, 5], "lowest first, of ties the lower index")
+
+
+def test_perturbation():
+    pixels = np.full((3, 5, 3), 7, np.uint8)
+    order = np.arange(15)[::-1]
+    for tenths, gone in ((0, 0), (1, 1), (3, 4), (7, 10), (9, 13)):  # int(15 * s)
+        black = ev.perturbed(pixels, order, tenths)
+        expected = np.full(15, True)
+        expected[15 - gone :] = False
+        check(np.array_equal(black.any(2).ravel(), expected), f"{tenths} tenths of 15 pixels")
+        check((black[black.any(2)] == 7).all() and (pixels == 7).all(), "the others stay")
+    # Trapezoids of width 0.1: a constant 1 covers 0.9; a step down after the first point half a trapezoid.
+    check(abs(ev.perturbation_auc(np.ones(10)) - 90) < 1e-9, "constant accuracy")
+    check(abs(ev.perturbation_auc([1] + [0] * 9) - 5) < 1e-9, "a step")
+    line = np.linspace(0.9, 0.0, 10)
+    check(abs(ev.perturbation_auc(line) - 100 * np.trapezoid(line, dx=0.1)) < 1e-9, "NumPy's trapezoids")
+
+
+def test_segmentation_metrics():
+    mask = np.array([[True, True], [False, False]])
+    foreground = np.array([[True, False], [True, False]])
+    check(ev.overlap(mask, foreground) == [1, 1, 1, 1], "one pixel of each kind")
+    check(ev.pixel_accuracy([3, 1, 2, 4]) == 0.7, "7 of 10")
+    check(abs(ev.mean_iou([3, 1, 2, 4]) - (3 / 6 + 4 / 7) / 2) < 1e-12, "IoU of both classes")
+    check(ev.mean_iou([0, 0, 0, 10]) == 0.5, "foreground that nobody has")
+    # Ranked 1, 0, 1, 0: precision 1 at recall 1/2, precision 2/3 at recall 1.
+    ap = ev.average_precision(np.array([[True, False], [True, False]]), np.array([[0.9, 0.8], [0.7, 0.1]]))
+    check(abs(ap - (0.5 * 1 + 0.5 * 2 / 3)) < 1e-12, f"average precision {ap}")
+    # A constant map ranks nothing: the precision is the foreground's share.
+    check(abs(ev.average_precision(mask, np.zeros((2, 2))) - 0.5) < 1e-12, "a constant map")
+
+
+def test_grid_share():
+    heat = np.array([[1, 2, -9, 0], [3, 0, 4, -1], [0, 0, 5, 5], [0, 0, 0, 0]], np.float32)
+    # Positive parts of the cells: 6, 4, 0, 10.
+    check([ev.share_in_cell(heat, 2, cell) for cell in range(4)] == [0.3, 0.2, 0.0, 0.5], "shares")
+    check(ev.share_in_cell(-np.ones((4, 4), np.float32), 2, 0) == 0.0, "nothing positive")
+    check(ev.share_in_cell(np.eye(9, dtype=np.float32), 3, 4) == 3 / 9, "3 x 3")
+
+
+def test_insertion_and_deletion():
+    rng = np.random.RandomState(3)
+    picture = rng.rand(3, 20, 24)
+    blurred = ev.gaussian_blur(picture)
+    kernel = np.exp(-0.5 * (np.arange(-5, 6) / 5.0) ** 2)
+    kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+    for got, channel in zip(blurred, picture):
+        expected = scipy.ndimage.convolve(channel, kernel, mode="constant")
+        check(np.abs(got - expected).max() <= 1e-12, "a convolution with the 11 x 11 Gaussian")  # doubles of order 1
+    start, end, order = np.zeros((1, 2, 3)), np.arange(1.0, 7.0).reshape(1, 2, 3), np.array([4, 0, 2, 1, 3, 5])
+    steps = [step.copy() for step in ev.revealed(start, end, order, 3)]
+    check(
+        [step.ravel().tolist() for step in steps] == [[0] * 6, [1, 0, 3, 0, 5, 0], [1, 2, 3, 4, 5, 6]], "a row a step"
+    )
+    check(not start.any(), "the start is left alone")
+    check(ev.area_under([0, 1, 1]) == 0.75 and ev.area_under([1, 1]) == 1.0, "areas")
+
+
+def test_probabilities():
+    z = np.array([1000.0, 1000.0, -1000.0], np.float32)
+    check(ev.probabilities(z, "softmax").tolist() == [0.5, 0.5, 0.0], "softmax of large logits")
+    check(ev.probabilities(z, "sigmoid").tolist() == [1.0, 1.0, 0.0], "sigmoid of large logits")
+    check(abs(ev.probabilities(np.float32([0.5]), "sigmoid")[0] - 1 / (1 + np.exp(-0.5))) < 1e-15, "sigmoid")
+
+
+def test_rank_correlation():
+    rng = np.random.RandomState(4)
+    a, b = rng.randn(2, 9, 7)
+    b[0] = b[1]  # ties
+    expected = scipy.stats.spearmanr(np.abs(a).ravel(), np.abs(b).ravel())[0]
+    check(abs(ev.spearman(a, b) - expected) <= 1e-12, "SciPy's")
+    check(abs(ev.spearman(a, -2 * a) - 1) <= 1e-12, "of magnitudes")
+    raises(ValueError, lambda: ev.spearman(a, np.ones((9, 7))), "constant")
+
+
+def test_randomised_weights():
+    for case in ("vgg_tiny", "grouped_dilated", "resnet_bottleneck"):
+        path = os.path.join(ROOT, "tests", "golden", case, case + ".agf")
+        with open(path, "rb") as f:
+            data = f.read()
+        layers = ev.weight_tensors(data)
+        with agf.Model(path) as model:
+            # These cases have no layer that the logits do not depend on.
+            check(len(layers) == sum(layer.op in ("conv", "linear") for layer in model.layers()), f"{case}: layers")
+            input_shape, last = model.input[:3], model.layers()[-1].name
+        check(ev.randomised(data, 0, 1) == data, "no layers: the same file")
+        previous, x = None, np.random.RandomState(0).randn(*input_shape)
+        logits = []
+        for depth in (1, 2, len(layers)):
+            new = ev.randomised(data, depth, 1)
+            check(new == ev.randomised(data, depth, 1) and len(new) == len(data), "the same seed, the same file")
+            check(new != ev.randomised(data, depth, 2), "another seed, another file")
+            with open("random.agf", "wb") as f:
+                f.write(new)
+            with agf.Model("random.agf") as model, model.session(threads=1) as session:  # CRCs and zero fill are right
+                check(model.layers()[-1].name == last, "the same network")
+                logits.append(session.run(x))
+            changed = tensors_that_differ(data, new)
+            check(changed == set(layers[:depth]), f"{case}: tensors {changed} for {depth} of {layers}")
+            if previous is not None:
+                check(
+                    tensors_that_differ(previous, new) == set(layers[1:2] if depth == 2 else layers[2:]), "cumulative"
+                )
+            previous = new
+        check(not np.array_equal(logits[0], logits[1]), "other weights, other logits")
+
+
+def tensors_that_differ(first, second):
+    """Indices of the tensors of two model files with the same tables that differ."""
+    header = ev.HEADER.unpack_from(first)
+    tables = ev.NODES_AT + header[6] * ev.NODE.size + header[7] * 4
+    differing = set()
+    for i in range(header[8]):
+        offset, size = ev.TENSOR.unpack_from(first, tables + i * ev.TENSOR.size)[6:]
+        if first[offset : offset + size] != second[offset : offset + size]:
+            differing.add(i)
+    return differing
+
+
+def test_method_names():
+    method = ev.Method.parse("agf:no_a,no_reg")
+    check((method.name, method.options) == ("agf", {"no_a": True, "no_reg": True}), "ablations")
+    raises(ev.EvalError, lambda: ev.Method.parse("nonsense"), "agf")
+    if "integrated_gradients" in agf.METHODS:
+        check(ev.Method.parse("integrated_gradients:steps=20").options == {"steps": 20}, "numbers")
+        check(ev.Method.parse("gradcam:layer=conv_4").options == {"layer": "conv_4"}, "names")
+
+
+def test_labels():
+    labels = ["cup", "key", "keyboard", "crane", "Crane"]
+    check(ev.class_of("key", labels, 5) == 1 and ev.class_of(" CUP ", labels, 5) == 0, "names")
+    check(ev.class_of("0004", labels, 5) == 4, "numbers")
+    raises(ValueError, lambda: ev.class_of("5", labels, 5), "5 classes")
+    raises(ValueError, lambda: ev.class_of("crane", labels, 5), "2 classes")
+    raises(ValueError, lambda: ev.class_of("tree", labels, 5), "tree")
+    for name, k in (("0003.jpg", 3), ("1_a.png", 1), ("keyboard-7.png", 2), ("key-7.png", 1), ("CUP.png", 0)):
+        check(ev.class_of_file_name("a/" + name, labels, 5) == k, name)
+    raises(ValueError, lambda: ev.class_of_file_name("tree.png", labels, 5), "begins with no class")
+
+
+# Whole runs
+
+
+def scene_rows():
+    with open(os.path.join(scenes(), "labels.csv"), newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def load_scene(model, name):
+    """A scene, uint8 [H, W, 3], which is the network's size, and as its input, float32 [C, H, W]."""
+    pixels = np.asarray(Image.open(os.path.join(scenes(), name)).convert("RGB"))
+    return pixels, to_input(model, pixels)
+
+
+def to_input(model, pixels):
+    return (
+        ((pixels / 255.0 * model.input.range - model.input.mean) / model.input.std)
+        .transpose(2, 0, 1)
+        .astype(np.float32)
+    )
+
+
+def test_perturb_run():
+    evaluate("perturb", DEMO, scenes(), "-o", "out", "--limit", 3, "-m", "agf", "-m", "agf:no_a", "--explain", "target")
+    positive = negative = 0.0
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        for row in scene_rows()[:3]:
+            pixels, x = load_scene(model, row["file"])
+            label = model.labels.index(row["label"])
+            session.run(x)
+            heat = session.explain(classes=label)[0]
+            for sign in (1, -1):
+                hits, ranking = [], np.argsort(-sign * heat.ravel(), kind="stable")
+                for tenths in range(10):
+                    black = pixels.copy().reshape(-1, 3)
+                    black[ranking[: int(heat.size * tenths / 10)]] = 0
+                    hits.append(float(np.argmax(session.run(to_input(model, black.reshape(pixels.shape)))) == label))
+                area = 100 * np.trapezoid(hits, dx=0.1)
+                positive, negative = positive + area * (sign > 0), negative + area * (sign < 0)
+    # Sums of a few hundred doubles of order 100.
+    check(abs(value("out", "agf", "positive") - positive / 3) < 1e-9, "positive AUC")
+    check(abs(value("out", "agf", "negative") - negative / 3) < 1e-9, "negative AUC")
+    with open("out/results.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    check({row["method"] for row in rows} == {"agf", "agf:no_a"} and len(rows) == 4, "results.csv")
+    with open("out/pictures.csv", newline="", encoding="utf-8") as f:
+        check(len(list(csv.DictReader(f))) == 3 * 2 * 2, "pictures.csv: pictures x methods x metrics")
+    for name in ("bars.png", "curves.png", "sheet.png"):
+        with Image.open(os.path.join("out", name)) as image:
+            check(min(image.size) > 100, name)
+    with open("out/report.md", encoding="utf-8") as f:
+        report = f.read()
+    check("| agf:no_a |" in report and "sheet.png" in report and "perturb" in report, "report.md")
+
+
+def test_second_object():
+    """A class and a mask from other columns of the CSV."""
+    evaluate("segment", DEMO, scenes(), "-o", "first", "--limit", 4, "--explain", "target")
+    evaluate(
+        "segment", DEMO, scenes(), "-o", "second", "--limit", 4, "--explain", "second", "--mask-column", "second_mask"
+    )
+    evaluate("segment", DEMO, scenes(), "-o", "crossed", "--limit", 4, "--explain", "second")
+    own = value("second", "agf", "ap")
+    check(own > value("crossed", "agf", "ap"), "the second class's map fits the second object's mask, not the first's")
+    done = evaluate("segment", DEMO, scenes(), "-o", "wrong", "--explain", "nonsense", code=2)
+    check("nonsense" in done.stderr, done.stderr)
+
+
+def test_segment_run():
+    evaluate("segment", DEMO, scenes(), "-o", "out", "--limit", 3, "--explain", "target")
+    counts, precisions = np.zeros(4), []
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        for row in scene_rows()[:3]:
+            session.run(load_scene(model, row["file"])[1])
+            heat = session.explain(classes=model.labels.index(row["label"]))[0]
+            mask = np.asarray(Image.open(os.path.join(scenes(), row["mask"]))) >= 128
+            for m, positive in zip(mask.ravel(), (heat > 0).ravel()):
+                counts[(0 if m else 1) if positive else (2 if m else 3)] += 1
+            precisions.append(sklearn.metrics.average_precision_score(mask.ravel(), heat.ravel()))
+    tp, fp, fn, tn = counts
+    for metric, expected in (
+        ("pixel_accuracy", (tp + tn) / counts.sum()),
+        ("ap", np.mean(precisions)),
+        ("miou", (tp / (tp + fp + fn) + tn / (tn + fp + fn)) / 2),
+    ):
+        check(abs(value("out", "agf", metric) - expected) < 1e-12, metric)
+    # The same masks in a folder of their own.
+    os.mkdir("masks")
+    for row in scene_rows()[:3]:
+        shutil.copy(os.path.join(scenes(), row["mask"]), os.path.join("masks", row["file"]))
+    evaluate("segment", DEMO, scenes(), "-o", "folder", "--limit", 3, "--explain", "target", "--masks", "masks")
+    check(value("folder", "agf", "ap") == value("out", "agf", "ap"), "--masks")
+
+
+def test_grid_run():
+    done = evaluate("grid", DEMO, scenes(), "-o", "out", "--grids", 3, "--fit", "--probability", "sigmoid")
+    with open("out/run.json", encoding="utf-8") as f:
+        units = json.load(f)["units"]
+    shares = []
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        half = model.input.height // 2
+        for unit in units:
+            check(len({picture["label"] for picture in unit["pictures"]}) == 4, "four different classes")
+            tiles = [
+                Image.open(os.path.join(scenes(), picture["file"])).resize((half, half), Image.BILINEAR)
+                for picture in unit["pictures"]
+            ]
+            grid = Image.new("RGB", (2 * half, 2 * half))
+            for cell, tile in enumerate(tiles):
+                grid.paste(tile, (cell % 2 * half, cell // 2 * half))
+            session.run(to_input(model, np.asarray(grid)))
+            for cell, picture in enumerate(unit["pictures"]):
+                heat = np.maximum(session.explain(classes=picture["label"])[0].astype(float), 0)
+                top, left = cell // 2 * half, cell % 2 * half
+                shares.append(heat[top : top + half, left : left + half].sum() / heat.sum())
+    check(len(units) == 3 and abs(value("out", "agf", "share") - np.mean(shares)) < 1e-12, "shares")
+    check("0.250" in done.stdout, "chance is in the report")
+    done = evaluate("grid", DEMO, scenes(), "-o", "none", "--confidence", "1.1", code=2)
+    check("confidence" in done.stderr and not os.path.exists("none/run.json"), done.stderr)
+
+
+def test_insert_delete_run():
+    evaluate("insert-delete", DEMO, scenes(), "-o", "out", "--limit", 1, "--probability", "sigmoid")
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        x = load_scene(model, scene_rows()[0]["file"])[1]
+        session.run(x)
+        k = session.ranked(0)
+        heat = session.explain()[0]
+        kernel = np.exp(-0.5 * (np.arange(-5, 6) / 5.0) ** 2)
+        kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
+        blurred = np.stack([scipy.ndimage.convolve(c.astype(float), kernel, mode="constant") for c in x])
+        ranking = np.argsort(-heat.ravel(), kind="stable")
+        for metric, start, end in (("insertion", blurred, x), ("deletion", x, np.zeros_like(x))):
+            curve = []
+            for step in range(heat.shape[0] + 1):
+                chosen = np.zeros(heat.size, bool)
+                chosen[ranking[: step * heat.shape[1]]] = True
+                mixed = np.where(chosen.reshape(heat.shape), end, start).astype(np.float32)
+                curve.append(1 / (1 + np.exp(-float(session.run(mixed)[k]))))
+            # The blurred picture is rounded to float32 from doubles that differ in their last bits.
+            check(abs(value("out", "agf", metric) - np.trapezoid(curve) / heat.shape[0]) < 1e-5, metric)
+
+
+def test_sanity_run():
+    evaluate("sanity", DEMO, scenes(), "-o", "out", "--limit", 2, "--stages", 2)
+    first, everything = json.loads(results("out"))["curves"]["correlation"]["agf"][1]
+    check(-1 <= everything < first <= 1, f"deeper randomisation changes maps more: {first:.3f}, {everything:.3f}")
+    check(value("out", "agf", "all") == everything, "the last stage is in the table")
+
+
+def test_speed_run():
+    evaluate("speed", DEMO, scenes(), "-o", "out", "--limit", 2, "--rounds", 2)
+    forward, total = value("out", "agf", "forward"), value("out", "agf", "total")
+    check(0 < forward < total, f"forward {forward} ms, total {total} ms")
+
+
+def test_bad_pictures():
+    """A damaged picture, one without a class and one that is missing are reported and skipped."""
+    os.mkdir("mixed")
+    rows = scene_rows()[:3]
+    for row in rows:
+        shutil.copy(os.path.join(scenes(), row["file"]), "mixed")
+    with open(os.path.join("mixed", rows[1]["file"]), "r+b") as f:
+        f.truncate(200)
+    lines = [
+        "file,label",
+        f"{rows[0]['file']},{rows[0]['label']}",
+        f"{rows[1]['file']},{rows[1]['label']}",
+        f"{rows[2]['file']},dragon",
+        f"missing.png,{rows[0]['label']}",
+    ]
+    with open("mixed/labels.csv", "w", encoding="utf-8") as f:
+        f.write("\n".join(lines) + "\n")
+    done = evaluate("perturb", DEMO, "mixed", "-o", "out")
+    for text in (rows[1]["file"], "dragon", "missing.png"):
+        check(text in done.stderr and text in done.stdout, f"{text} is reported: {done.stderr}")
+    check(json.loads(results("out"))["results"][0]["units"] == 1, "the good one counts")
+    os.mkdir("empty")
+    check("no pictures" in evaluate("perturb", DEMO, "empty", "-o", "none", code=2).stderr, "an empty folder")
+    with open("empty/cup.png", "wb") as f:
+        f.write(b"not a picture")
+    check(
+        "nothing could be measured" in evaluate("perturb", DEMO, "empty", "-o", "none", code=1).stderr, "only bad ones"
+    )
+
+
+def test_folders_and_file_names():
+    rows = scene_rows()[:2]
+    for row in rows:
+        os.makedirs(os.path.join("folders", row["label"]))
+        shutil.copy(os.path.join(scenes(), row["file"]), os.path.join("folders", row["label"], "a.png"))
+        os.makedirs("names", exist_ok=True)
+        shutil.copy(os.path.join(scenes(), row["file"]), os.path.join("names", f"{row['label']}_1.png"))
+    evaluate("perturb", DEMO, scenes(), "-o", "csv", "--limit", 2)
+    expected = value("csv", "agf", "positive")
+    for folder in ("folders", "names"):
+        evaluate("perturb", DEMO, folder, "-o", "out_" + folder)
+        check(value("out_" + folder, "agf", "positive") == expected, folder)
+
+
+def kill_midway(command, records, lines):
+    """Start a run and kill it once its records have this many lines."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_lines(records, lines, process)
+    process.kill()
+    process.wait()
+
+
+def wait_for_lines(records, lines, process):
+    deadline = time.monotonic() + 300
+    while count_lines(records) < lines:
+        check(process.poll() is None, "the run ended before it could be killed")
+        check(time.monotonic() < deadline, "nothing happens")
+        time.sleep(0.001)
+
+
+def count_lines(path):
+    try:
+        with open(path, "rb") as f:
+            return f.read().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+RUN = ("-m", "agf", "-m", "agf:no_fx", "--threads", "1", "--sheet", "0")
+
+
+@functools.lru_cache(1)
+def whole_results():
+    """results.json of the run that is killed, split and spread below, made by one process at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        evaluate("perturb", DEMO, scenes(), "-o", folder, *RUN)
+        return results(folder)
+
+
+def test_resume():
+    command = EVAL + ["perturb", DEMO, scenes(), "-o", "killed", *RUN]
+    kill_midway(command, "killed/records.jsonl", 3)
+    done = count_lines("killed/records.jsonl")
+    check(3 <= done < SCENES, f"{done} of {SCENES} records after the kill")
+    check(not os.path.exists("killed/results.json"), "no results before the end")
+    with open("killed/records.jsonl", "rb") as f:
+        kept = f.read()
+    with open("killed/records.jsonl", "ab") as f:
+        f.write(b'{"unit": "00011.png", "result": {"ag')  # as a machine that loses power leaves it
+    evaluate("perturb", DEMO, scenes(), "-o", "killed", *RUN)
+    with open("killed/records.jsonl", "rb") as f:
+        check(f.read().startswith(kept[: kept.rfind(b"\n") + 1]), "finished pictures are not done again")
+    check(count_lines("killed/records.jsonl") == SCENES, "each picture once")
+    check(results("killed") == whole_results(), "the same results, to the byte")
+    done = evaluate("perturb", DEMO, scenes(), "-o", "killed", "-m", "agf", code=2)
+    check("other settings (methods)" in done.stderr, done.stderr)
+
+
+def test_shards():
+    evaluate("perturb", DEMO, scenes(), "-o", "a", "--shard", "1/3", *RUN)
+    done = evaluate("merge", "a", "-o", "out", code=2)
+    check(f"{SCENES - SCENES // 3} of {SCENES}" in done.stderr, done.stderr)
+    evaluate("perturb", DEMO, scenes(), "-o", "a", "--shard", "3/3", *RUN)
+    evaluate("perturb", DEMO, scenes(), "-o", "b", "--shard", "2/3", *RUN)
+    evaluate("merge", "a", "b", "-o", "out", "--sheet", "0")
+    check(results("out") == whole_results(), "the same results, to the byte")
+    evaluate("perturb", DEMO, scenes(), "-o", "other", "--shard", "1/3", "-m", "agf")
+    check("different experiments" in evaluate("merge", "a", "other", "-o", "out", code=2).stderr, "different runs")
+
+
+def test_dask():
+    """Two workers, one of which is killed midway: the same results as one process."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError as missing:
+        raise Skip(str(missing)) from None
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    started = []
+
+    def start(module, *args):
+        started.append(subprocess.Popen([sys.executable, "-m", "distributed.cli." + module, *args], **quiet))
+        return started[-1]
+
+    try:
+        scheduler = start(
+            "dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", "s.json"
+        )
+        deadline = time.monotonic() + 60
+        while not os.path.exists("s.json"):
+            check(scheduler.poll() is None and time.monotonic() < deadline, "the scheduler did not start")
+            time.sleep(0.05)
+        with open("s.json", encoding="utf-8") as f:
+            address = json.load(f)["address"]
+        workers = [start("dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in range(2)]
+        with distributed.Client(address) as client:
+            client.wait_for_workers(2, timeout=60)
+        log = open("log", "w+", encoding="utf-8")
+        run = subprocess.Popen(
+            EVAL + ["perturb", DEMO, scenes(), "-o", "out", "--dask", address, *RUN], stdout=log, stderr=log
+        )
+        started.append(run)
+        wait_for_lines("out/records.jsonl", 3, run)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        workers[0].wait()
+        left = SCENES - count_lines("out/records.jsonl")
+        check(left > 1, "the worker was killed too late")
+        code = run.wait(timeout=300)
+        log.seek(0)
+        check(code == 0, log.read()[-800:])
+        log.close()
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    check(results("out") == whole_results(), "the same results, to the byte")
+
+
+def test_sections():
+    with open("R.md", "w", encoding="utf-8") as f:
+        f.write("# Results\n\nWords.\n")
+    ev.put_section("R.md", "## One\n\n1\n")
+    ev.put_section("R.md", "## Two\n\n2\n")
+    ev.put_section("R.md", "## One\n\nagain\n")
+    with open("R.md", encoding="utf-8") as f:
+        check(
+            f.read() == "# Results\n\nWords.\n\n## One\n\nagain\n\n## Two\n\n2\n", "a section is replaced in its place"
+        )
+
+
+def test_help():
+    text = evaluate("--help").stdout
+    check("parallel" in text and "--dask" in text and "merge" in text, "--help shows how to use several machines")
+    for name in ev.EXPERIMENTS:
+        check("--shard" in evaluate(name, "--help").stdout, name)
+    check(
+        re.search("I/N|i/n", evaluate("perturb", DEMO, ".", "-o", "x", "--shard", "3/2", code=2).stderr), "--shard 3/2"
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    try:
+        agf.library()
+    except OSError as problem:
+        print(f"FAIL: {problem}")
+        print("0 passed, 1 failed")
+        sys.exit(1)
+    code = run_tests(dict(globals()), sys.argv[1:])
+    if scenes.cache_info().currsize:
+        shutil.rmtree(scenes())
+    sys.exit(code)

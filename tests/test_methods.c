@@ -1,0 +1,529 @@
+/* The comparison methods as a user relies on them: what their maps add up to, the same bits under every instruction set, thread count
+ * and memory mode, an untouched session afterwards, and errors that say what is wrong. Whether the maps are right, test_golden
+ * tells. */
+
+#include "testing.h"
+#include "../agf.h"
+
+typedef struct fixture {
+  agf_model *model;
+  unsigned char *file; /* the model file's bytes */
+  float *x;
+  int shape[3], pixels, nodes;
+} fixture;
+
+static fixture open_case(const char *folder, const char *name) {
+  fixture f;
+  char path[1024];
+  agf_error err;
+  npy a;
+  FILE *in;
+  long bytes = 0;
+  memset(&f, 0, sizeof f);
+  snprintf(path, sizeof path, "%s/%s/%s/%s.agf", tests_folder(), folder, name, name);
+  in = fopen(path, "rb");
+  if (agf_model_open(path, NULL, &f.model, &err) != AGF_OK || !in || fseek(in, 0, SEEK_END) || (bytes = ftell(in)) < 0) {
+    printf("%s: %s\n", path, err.message);
+    exit(2);
+  }
+  rewind(in);
+  f.file = (unsigned char *)malloc((size_t)bytes);
+  snprintf(path, sizeof path, "%s/%s/%s/input.npy", tests_folder(), folder, name);
+  if (fread(f.file, 1, (size_t)bytes, in) != (size_t)bytes || npy_load(path, &a)) {
+    printf("%s cannot be read\n", path);
+    exit(2);
+  }
+  fclose(in);
+  f.x = npy_floats(&a);
+  memcpy(f.shape, a.shape + a.dims - 3, sizeof f.shape);
+  f.pixels = f.shape[1] * f.shape[2];
+  f.nodes = agf_model_layers(f.model);
+  free(a.data);
+  return f;
+}
+
+static void close_case(fixture *f) {
+  agf_model_close(f->model);
+  free(f->file);
+  free(f->x);
+}
+
+static agf_session_config config_of(const fixture *f, unsigned methods) {
+  agf_session_config c;
+  memset(&c, 0, sizeof c);
+  c.height = f->shape[1];
+  c.width = f->shape[2];
+  c.threads = 1;
+  c.methods = methods;
+  return c;
+}
+
+/* A session that has run the case's image. */
+static agf_session *begin(const fixture *f, const agf_session_config *config) {
+  agf_session *s;
+  agf_error err;
+  if (agf_session_create(f->model, config, &s, &err) != AGF_OK || agf_run(s, f->x, AGF_RUN_EXPLAIN, &err) != AGF_OK) {
+    printf("%s\n", err.message);
+    exit(2);
+  }
+  return s;
+}
+
+static agf_request request_of(agf_method method, const int *target) {
+  agf_request q;
+  memset(&q, 0, sizeof q);
+  q.method = method;
+  q.count = 1;
+  q.classes = target;
+  q.samples = 3;
+  return q;
+}
+
+static double sum_of(const float *map, int n) {
+  double sum = 0;
+  int i;
+  for (i = 0; i < n; i++) sum += map[i];
+  return sum;
+}
+
+/* --- completeness --- */
+
+/* Integrated gradients add up to z(image) - z(0). The logits are piecewise linear on the way there, so the midpoint rule is exact but for
+ * the steps that hold a kink: the error falls as 1 / steps. 200 of them leave 1e-4 to 5e-4 of the largest logit here. */
+static void test_integrated_gradients(const char *name) {
+  fixture f = open_case("golden", name);
+  agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS));
+  agf_session *s = begin(&f, &config);
+  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels), *zero = (float *)calloc((size_t)(f.shape[0] * f.pixels), sizeof *zero);
+  double z[2], sum, scale = 0;
+  int target = agf_ranked(s, 0), k;
+  agf_request q = request_of(AGF_METHOD_INTEGRATED_GRADIENTS, &target);
+  agf_error err;
+  q.steps = 200;
+  z[0] = agf_logits(s)[target];
+  for (k = 0; k < agf_model_classes(f.model); k++) scale = fmax(scale, fabs(agf_logits(s)[k]));
+  CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
+  sum = sum_of(map, f.pixels);
+  CHECK(agf_run(s, zero, 0, &err) == AGF_OK, "%s: %s", name, err.message);
+  z[1] = agf_logits(s)[target];
+  CHECK(fabs(sum - (z[0] - z[1])) <= 2e-3 * scale, "%s: integrated gradients sum to %.6g, the logit changes by %.6g", name, sum, z[0] - z[1]);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(map);
+  free(zero);
+}
+
+/* Node i's bias in the model file (agf.h, "The model file"), NULL without one. */
+static const float *bias_of(const fixture *f, int i) {
+  const unsigned char *node = f->file + 144 + 80 * i, *tensor;
+  uint32_t edges, index;
+  uint64_t offset;
+  memcpy(&edges, f->file + 36, 4);
+  memcpy(&index, node + 72, 4);
+  if (!index) return NULL;
+  tensor = f->file + 144 + 80 * (size_t)f->nodes + 4 * (size_t)edges + 40 * (size_t)(index - 1);
+  memcpy(&offset, tensor + 24, 8);
+  return (const float *)(const void *)(f->file + offset);
+}
+
+/* Whether the logits depend on node i. */
+static int is_live(const fixture *f, int i) {
+  int k, j;
+  if (i == f->nodes - 1) return 1;
+  for (k = i + 1; k < f->nodes; k++)
+    for (j = 0; agf_model_layer_input(f->model, k, j) >= 0; j++)
+      if (agf_model_layer_input(f->model, k, j) == i + 1 && is_live(f, k)) return 1;
+  return 0;
+}
+
+typedef struct full_sum {
+  const fixture *f;
+  double sum, magnitude;
+  int terms;
+} full_sum;
+
+static void add_term(void *ctx, const agf_observation *o) {
+  full_sum *t = (full_sum *)ctx;
+  const float *bias = o->node < 0 ? NULL : bias_of(t->f, o->node);
+  int c, h, w;
+  if (o->node >= 0 && !bias) return;
+  t->terms++;
+  for (c = 0; c < o->shape[0]; c++)
+    for (h = 0; h < o->shape[1]; h++)
+      for (w = 0; w < o->shape[2]; w++) {
+        double g = o->g[c / 16 * o->block_stride + h * o->row_stride + w * o->pixel_stride + c % 16];
+        double v = g * (bias ? bias[c] : t->f->x[(c * o->shape[1] + h) * o->shape[2] + w]);
+        t->sum += v;
+        t->magnitude += fabs(v);
+      }
+}
+
+/* FullGrad's terms before psi, image * gradient and every bias * gradient at its output, add up to the logit exactly (not with ReLU6,
+ * whose upper bound is a bias too). The gradients come from the observer, inside fused steps too. */
+static void test_full_gradients(const char *folder, const char *name) {
+  fixture f = open_case(folder, name);
+  agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_FULLGRAD));
+  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels);
+  full_sum t = {NULL, 0, 0, 0};
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  double z;
+  int target, expected = 1, i;
+  for (i = 0; i < f.nodes; i++) expected += bias_of(&f, i) && is_live(&f, i);
+  t.f = &f;
+  config.observer = add_term;
+  config.observer_ctx = &t;
+  s = begin(&f, &config);
+  target = agf_ranked(s, 0);
+  z = agf_logits(s)[target];
+  q = request_of(AGF_METHOD_FULLGRAD, &target);
+  CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
+  CHECK(t.terms == expected, "%s: gradients seen at %d of %d biases and the image", name, t.terms, expected);
+  /* float32: the terms' roundings, 6e-8 each, add up along a dozen layers */
+  CHECK(fabs(t.sum - z) <= 3e-6 * t.magnitude, "%s: full gradients add up to %.9g, the logit is %.9g (terms' magnitude %.3g)", name, t.sum,
+        z, t.magnitude);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(map);
+}
+
+/* Where no layer reads negative values and no sum that R is divided by is 0, each rule of LRP hands on all the relevance that it gets:
+ * the map adds up to the logit. alphas: how many of the two rules find such sums in this network. */
+static void test_relevance(const char *name, int alphas) {
+  static const agf_method methods[] = {AGF_METHOD_LRP_A1B0, AGF_METHOD_LRP_A2B1};
+  fixture f = open_case("golden", name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL);
+  agf_session *s = begin(&f, &config);
+  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels);
+  int i, target = agf_ranked(s, 0);
+  double z = agf_logits(s)[target], sum;
+  agf_error err;
+  for (i = 0; i < alphas; i++) {
+    agf_request q = request_of(methods[i], &target);
+    CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
+    sum = sum_of(map, f.pixels);
+    /* the 1e-9 that sdiv adds to sums of order 1, and float32 sums of signed pixels */
+    CHECK(fabs(sum - z) <= 1e-4 * fabs(z), "%s %s: relevance adds up to %.9g, the logit is %.9g", name, agf_method_name(methods[i]), sum, z);
+  }
+  agf_session_destroy(s);
+  close_case(&f);
+  free(map);
+}
+
+/* clrp and sglrp scale the others' relevance to the class's total: their maps add up to 0. */
+static void test_contrast(const char *name) {
+  static const agf_method methods[] = {AGF_METHOD_CLRP, AGF_METHOD_SGLRP};
+  fixture f = open_case("golden", name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL);
+  agf_session *s = begin(&f, &config);
+  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels);
+  int i, k, target = agf_ranked(s, 0);
+  agf_error err;
+  for (i = 0; i < 2; i++) {
+    agf_request q = request_of(methods[i], &target);
+    double magnitude = 0;
+    CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
+    for (k = 0; k < f.pixels; k++) magnitude += fabs(map[k]);
+    /* each pixel is rounded to float32 once */
+    CHECK(magnitude > 0 && fabs(sum_of(map, f.pixels)) <= 1e-6 * magnitude, "%s %s: adds up to %.3g of %.3g", name,
+          agf_method_name(methods[i]), sum_of(map, f.pixels), magnitude);
+  }
+  agf_session_destroy(s);
+  close_case(&f);
+  free(map);
+}
+
+/* --- bits --- */
+
+/* Every method's map of one class, one after the other; a method that the network does not allow leaves zeros. */
+static float *all_maps(const fixture *f, agf_session *s, uint64_t seed) {
+  float *maps = (float *)calloc((size_t)f->pixels * AGF_METHODS, sizeof *maps);
+  int m, target = agf_ranked(s, 0);
+  for (m = 0; m < AGF_METHODS; m++) {
+    agf_request q = request_of((agf_method)m, &target);
+    agf_error err;
+    q.steps = 3;
+    q.seed = seed;
+    if (agf_explain(s, &q, maps + (size_t)m * (size_t)f->pixels, &err) != AGF_OK)
+      memset(maps + (size_t)m * (size_t)f->pixels, 0, sizeof *maps * (size_t)f->pixels);
+  }
+  return maps;
+}
+
+static void compare_all(const fixture *f, const char *name, const float *a, const float *b, const char *what) {
+  int m;
+  for (m = 0; m < AGF_METHODS; m++)
+    CHECK(!memcmp(a + (size_t)m * (size_t)f->pixels, b + (size_t)m * (size_t)f->pixels, sizeof *a * (size_t)f->pixels),
+          "%s %s: other bits with %s", name, agf_method_name((agf_method)m), what);
+}
+
+static void observe_nothing(void *ctx, const agf_observation *o) {
+  (void)ctx;
+  (void)o;
+}
+
+static void test_bits(const char *folder, const char *name) {
+  static const char *const isas[] = {"avx2", "avx512", "neon"};
+  fixture f = open_case(folder, name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL);
+  agf_session *s;
+  float *first, *maps;
+  agf_error err;
+  char what[64];
+  int i;
+  config.isa = "ref";
+  s = begin(&f, &config);
+  first = all_maps(&f, s, 7);
+  maps = all_maps(&f, s, 7);
+  compare_all(&f, name, first, maps, "a second time in the same session");
+  free(maps);
+  maps = all_maps(&f, s, UINT64_C(7) << 32);
+  CHECK(memcmp(maps + AGF_METHOD_SMOOTHGRAD * f.pixels, first + AGF_METHOD_SMOOTHGRAD * f.pixels, sizeof *maps * (size_t)f.pixels),
+        "%s: smoothgrad ignores its seed's upper half", name);
+  free(maps);
+  agf_session_destroy(s);
+  for (i = 0; i < 6; i++) {
+    agf_session_config other = config_of(&f, AGF_METHODS_ALL);
+    other.isa = i < 3 ? isas[i] : "ref";
+    if (i < 3) {
+      snprintf(what, sizeof what, "%s and 2 threads", isas[i]);
+      other.threads = 2;
+    } else if (i == 3) {
+      snprintf(what, sizeof what, "3 threads");
+      other.threads = 3;
+    } else if (i == 4) {
+      snprintf(what, sizeof what, "low_memory");
+      other.low_memory = 1;
+    } else {
+      snprintf(what, sizeof what, "an observer");
+      other.observer = observe_nothing;
+    }
+    if (agf_session_create(f.model, &other, &s, &err) != AGF_OK) {
+      if (!strcmp(name, "vgg_tiny")) printf("SKIP %s: %s\n", what, err.message), tests_skipped++;
+      continue;
+    }
+    agf_run(s, f.x, 0, &err);
+    maps = all_maps(&f, s, 7);
+    compare_all(&f, name, first, maps, what);
+    free(maps);
+    agf_session_destroy(s);
+  }
+  free(first);
+  close_case(&f);
+}
+
+/* agf_a is AGF with three ablations, faster; the options alone give the same bits. */
+static void test_variant(const char *name) {
+  fixture f = open_case("golden", name);
+  agf_session_config config = config_of(&f, 0);
+  agf_session *s = begin(&f, &config);
+  float *a = (float *)malloc(sizeof *a * (size_t)f.pixels), *b = (float *)malloc(sizeof *b * (size_t)f.pixels);
+  int target = agf_ranked(s, 0);
+  agf_request q = request_of(AGF_METHOD_AGF_A, &target);
+  agf_error err;
+  CHECK(agf_explain(s, &q, a, &err) == AGF_OK, "%s: %s", name, err.message);
+  q.method = AGF_METHOD_AGF;
+  q.options = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
+  CHECK(agf_explain(s, &q, b, &err) == AGF_OK && !memcmp(a, b, sizeof *a * (size_t)f.pixels), "%s: agf_a is not its options", name);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(a);
+  free(b);
+}
+
+/* --- the session --- */
+
+static int allocations;
+
+static void *counting_alloc(void *ctx, size_t bytes) {
+  unsigned char *raw = (unsigned char *)malloc(bytes + 128), *p;
+  (void)ctx;
+  allocations++;
+  if (!raw) return NULL;
+  p = raw + 64 + (64 - (uintptr_t)raw % 64) % 64;
+  p[-1] = (unsigned char)(p - raw);
+  return p;
+}
+
+static void counting_free(void *ctx, void *memory, size_t bytes) {
+  unsigned char *p = (unsigned char *)memory;
+  (void)ctx;
+  (void)bytes;
+  free(p - p[-1]);
+}
+
+/* The methods allocate nothing, stay within agf_session_bytes, and leave logits, latent vector and AGF's maps as they were. */
+static void test_session(const char *folder, const char *name) {
+  fixture f = open_case(folder, name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL), plain;
+  agf_allocator allocator = {counting_alloc, counting_free, NULL};
+  agf_session *s;
+  float *latent[2], *map[2], *logits, *maps;
+  int i, before, target, classes = agf_model_classes(f.model);
+  size_t bytes[2];
+  agf_request q;
+  agf_error err;
+  config.allocator = &allocator;
+  s = begin(&f, &config);
+  target = agf_ranked(s, 0);
+  q = request_of(AGF_METHOD_AGF, &target);
+  logits = (float *)malloc(sizeof *logits * (size_t)classes);
+  memcpy(logits, agf_logits(s), sizeof *logits * (size_t)classes);
+  for (i = 0; i < 2; i++) {
+    latent[i] = (float *)malloc(sizeof(float) * (size_t)agf_latent_size(s));
+    map[i] = (float *)malloc(sizeof(float) * (size_t)f.pixels);
+  }
+  before = allocations;
+  agf_latent(s, latent[0], NULL);
+  CHECK(agf_explain(s, &q, map[0], &err) == AGF_OK, "%s: %s", name, err.message);
+  maps = all_maps(&f, s, 0);
+  agf_latent(s, latent[1], NULL);
+  CHECK(agf_explain(s, &q, map[1], &err) == AGF_OK, "%s: %s", name, err.message);
+  CHECK(allocations == before, "%s: %d allocations while explaining", name, allocations - before);
+  CHECK(!memcmp(logits, agf_logits(s), sizeof *logits * (size_t)classes) && agf_ranked(s, 0) == target, "%s: the logits changed", name);
+  CHECK(!memcmp(latent[0], latent[1], sizeof(float) * (size_t)agf_latent_size(s)), "%s: the latent vector changed", name);
+  CHECK(!memcmp(map[0], map[1], sizeof(float) * (size_t)f.pixels), "%s: AGF's map after the other methods has other bits", name);
+  agf_session_destroy(s);
+  plain = config_of(&f, 0);
+  agf_session_bytes(f.model, &plain, &bytes[0], NULL);
+  plain.methods = AGF_METHOD_BIT(AGF_METHOD_AGF) | AGF_METHOD_BIT(AGF_METHOD_AGF_A);
+  agf_session_bytes(f.model, &plain, &bytes[1], NULL);
+  CHECK(bytes[0] == bytes[1], "%s: a session for AGF alone needs %zu or %zu bytes", name, bytes[0], bytes[1]);
+  plain.methods = AGF_METHODS_ALL;
+  agf_session_bytes(f.model, &plain, &bytes[1], NULL);
+  CHECK(bytes[0] < bytes[1], "%s: all methods need no memory of their own", name);
+  close_case(&f);
+  for (i = 0; i < 2; i++) {
+    free(latent[i]);
+    free(map[i]);
+  }
+  free(logits);
+  free(maps);
+}
+
+static int cancel_at;
+
+static int cancel(void *ctx, double done) {
+  (void)ctx;
+  return cancel_at > 0 && done > 0.4 && --cancel_at == 0;
+}
+
+/* Cancelled in the middle of its other images, smoothgrad leaves the session at the caller's image. */
+static void test_cancel(const char *name) {
+  fixture f = open_case("golden", name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL);
+  agf_session *s;
+  float *a = (float *)malloc(sizeof *a * (size_t)f.pixels), *b = (float *)malloc(sizeof *b * (size_t)f.pixels);
+  int target;
+  agf_request q;
+  agf_error err;
+  config.progress = cancel;
+  s = begin(&f, &config);
+  target = agf_ranked(s, 0);
+  q = request_of(AGF_METHOD_GRADIENT, &target);
+  CHECK(agf_explain(s, &q, a, &err) == AGF_OK, "%s: %s", name, err.message);
+  q.method = AGF_METHOD_SMOOTHGRAD;
+  cancel_at = 1;
+  CHECK(agf_explain(s, &q, b, &err) == AGF_ERR_CANCELLED, "%s: a cancelled smoothgrad is %s", name, agf_status_name(err.code));
+  q.method = AGF_METHOD_GRADIENT;
+  CHECK(agf_explain(s, &q, b, &err) == AGF_OK && !memcmp(a, b, sizeof *a * (size_t)f.pixels),
+        "%s: the gradient after a cancelled smoothgrad is another image's", name);
+  agf_session_destroy(s);
+  close_case(&f);
+  free(a);
+  free(b);
+}
+
+/* --- errors --- */
+
+static void expect(agf_session *s, const agf_request *q, float *map, agf_status code, const char *word) {
+  agf_error err;
+  agf_status st = agf_explain(s, q, map, &err);
+  CHECK(st == code && strstr(err.message, word), "%s: %s (%s), expected %s naming %s", agf_method_name(q->method), agf_status_name(st),
+        err.message, agf_status_name(code), word);
+}
+
+static void test_errors(void) {
+  fixture f = open_case("golden", "corners"), one = open_case("golden-extra", "one_class");
+  agf_session_config config = config_of(&f, 0);
+  agf_session *s = begin(&f, &config);
+  float *map = (float *)malloc(sizeof *map * (size_t)(f.pixels + one.pixels)), vector[1] = {0};
+  int target = 0, i;
+  agf_request q = request_of(AGF_METHOD_SGLRP, &target);
+  agf_layer layer;
+  agf_error err;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "sglrp");
+  q.method = (agf_method)AGF_METHODS;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "13");
+  q.method = AGF_METHOD_AGF_LC; /* corners has a flatten and linear layers, no global pooling */
+  expect(s, &q, map, AGF_ERR_UNSUPPORTED, "global average pool");
+  agf_session_destroy(s);
+
+  config.methods = AGF_METHODS_ALL;
+  s = begin(&f, &config);
+  q = request_of(AGF_METHOD_LRP_A1B0, &target);
+  q.options = AGF_NO_FX;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "lrp_a1b0");
+  q = request_of(AGF_METHOD_GRADIENT, &target);
+  q.difference = vector;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "gradient");
+  q = request_of(AGF_METHOD_INTEGRATED_GRADIENTS, &target);
+  q.steps = -1;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "-1");
+  q = request_of(AGF_METHOD_SMOOTHGRAD, &target);
+  q.samples = -2;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "-2");
+  q = request_of(AGF_METHOD_GRADCAM, &target);
+  q.layer = f.nodes + 1;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "layers 0 to");
+  for (i = 0; i < f.nodes && agf_model_layer(f.model, i, 0, 0, &layer, NULL) == AGF_OK && layer.op != AGF_OP_FLATTEN; i++) continue;
+  q.layer = i + 1;
+  expect(s, &q, map, AGF_ERR_UNSUPPORTED, "flattened");
+  agf_session_destroy(s);
+
+  config.methods = 1u << 30;
+  CHECK(agf_session_create(f.model, &config, &s, &err) == AGF_ERR_ARGUMENT && strstr(err.message, "0x40000000"), "unknown methods: %s",
+        err.message);
+
+  config = config_of(&one, AGF_METHODS_ALL);
+  s = begin(&one, &config);
+  q = request_of(AGF_METHOD_CLRP, &target);
+  expect(s, &q, map, AGF_ERR_UNSUPPORTED, "one class");
+  q = request_of(AGF_METHOD_GRADIENT, &target);
+  CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "the gradient of a single class: %s", err.message);
+  agf_session_destroy(s);
+
+  for (i = 0; i < AGF_METHODS; i++)
+    CHECK(agf_method_find(agf_method_name((agf_method)i)) == i, "method %d is called %s", i, agf_method_name((agf_method)i));
+  CHECK(agf_method_find("lrp") == -1 && agf_method_find(NULL) == -1 && !strcmp(agf_method_name((agf_method)99), "?"),
+        "a method that does not exist is found");
+  close_case(&f);
+  close_case(&one);
+  free(map);
+}
+
+int main(void) {
+  static const char *const golden[] = {"vgg_tiny", "resnet_bottleneck", "dense_tiny", "grouped_dilated", "squeeze_tiny", "corners"};
+  static const char *const extra[] = {"relu6_inverted", "add_self", "image_readers", "conv_logits"};
+  size_t i;
+  for (i = 0; i < sizeof golden / sizeof *golden; i++) {
+    test_integrated_gradients(golden[i]);
+    test_full_gradients("golden", golden[i]);
+    test_contrast(golden[i]);
+    test_bits("golden", golden[i]);
+    test_variant(golden[i]);
+    test_session("golden", golden[i]);
+  }
+  for (i = 0; i < sizeof extra / sizeof *extra; i++) {
+    if (i) test_full_gradients("golden-extra", extra[i]); /* not relu6_inverted */
+    test_bits("golden-extra", extra[i]);
+    test_session("golden-extra", extra[i]);
+  }
+  test_relevance("vgg_tiny", 2);
+  test_relevance("vgg_bn_nonsquare", 2);
+  test_relevance("squeeze_tiny", 1);
+  test_cancel("vgg_tiny");
+  test_errors();
+  return tests_end();
+}

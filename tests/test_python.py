@@ -1,0 +1,537 @@
+#!/usr/bin/env python3
+"""The Python binding, tools/agf.py: results, errors, checked arguments, threads and lifetimes.
+
+    python3 tests/test_python.py [PART_OF_A_TEST'S_NAME ...]
+
+Uses the golden cases in tests/golden and the shared library ($AGF_LIBRARY, else build/libagf.so). Needs numpy and
+Pillow.
+"""
+
+import ctypes
+import gc
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+from test_cli import ROOT, Skip, check, run_tests
+
+try:
+    import numpy as np
+    from PIL import Image
+except ImportError as missing:
+    print(f"SKIP test_python: {missing}")
+    print("0 passed, 0 failed, 1 skipped")
+    sys.exit(0)
+
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path.insert(0, os.path.join(ROOT, "tests"))
+import agf  # noqa: E402
+
+GOLDEN = os.path.join(ROOT, "tests", "golden")
+HEADER = os.path.join(ROOT, "agf.h")
+
+
+def path_of(case):
+    return os.path.join(GOLDEN, case, case + ".agf")
+
+
+def load(case, name):
+    return np.load(os.path.join(GOLDEN, case, name))
+
+
+def listed(case, table):
+    with open(os.path.join(GOLDEN, case, table), encoding="utf-8") as lines:
+        return [line.split() for line in lines]
+
+
+def picture_model(resize_to=0):
+    """A file with a small network that has preprocessing and labels; crops if resize_to is given. Returns its path."""
+    import agf_convert as convert
+
+    rng = np.random.RandomState(5)
+    conv = {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    nodes = [
+        convert.Node("conv", "conv", ["input"], weights=rng.randn(8, 3, 3, 3) / 5, bias=rng.randn(8) / 5, **conv),
+        convert.Node("relu", "relu", ["conv"]),
+        convert.Node("conv", "conv2", ["relu"], weights=rng.randn(8, 8, 3, 3) / 8, bias=rng.randn(8) / 5, **conv),
+        convert.Node("relu", "relu2", ["conv2"]),
+        convert.Node("global_avgpool", "pool", ["relu2"]),
+        convert.Node("flatten", "flatten", ["pool"]),
+        convert.Node("linear", "linear", ["flatten"], weights=rng.randn(3, 8), bias=rng.randn(3)),
+    ]
+    preprocessing = convert.Preprocessing(
+        (0.4, 0.5, 0.6), (0.2, 0.25, 0.5), resize="crop" if resize_to else "stretch", resize_to=resize_to
+    )
+    network = convert.Network((3, 32, 40), nodes, "small", "a test", ["cup", "key", "tree"], preprocessing)
+    convert.ModelFile(network).write("small.agf")
+    return "small.agf"
+
+
+def raises(kind, call, *texts):
+    """call() raises exactly this kind of exception, with a message that holds every text; the exception."""
+    try:
+        call()
+    except kind as problem:
+        for text in texts:
+            check(text in str(problem), f"{text!r} is not in {str(problem)!r}")
+        return problem
+    raise AssertionError(f"no {kind.__name__} was raised")
+
+
+def close_to(got, expected, rel_l2):
+    """agf-spec, "How exact a float32 map can be", for small golden cases: rel_l2 is an ordinary float32 run's error."""
+    check(got.shape == expected.shape, f"shape {got.shape}, expected {expected.shape}")
+    error = np.linalg.norm(got.astype(np.float64) - expected)
+    limit = (4 * float(rel_l2) + 2e-6) * np.linalg.norm(expected)
+    check(error <= limit, f"the map is off by {error:g}, allowed {limit:g}")
+
+
+def test_maps_of_golden_cases():
+    for case in ("vgg_tiny", "resnet_bottleneck", "squeeze_tiny"):
+        with agf.Model(path_of(case)) as model, model.session(threads=1) as session:
+            logits = session.run(load(case, "input.npy"))
+            # A float32 forward pass of a few layers: 1e-5 of the largest logit is 80 units in the last place.
+            expected = load(case, "logits.npy")
+            check(np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max(), f"{case}: logits")
+            check(np.array_equal(session.logits, logits), "logits property")
+            check(session.ranked(0) == int(np.argmax(logits)), "ranked(0) is the prediction")
+            for name, target, rel_l2, options in listed(case, "maps.txt"):
+                wanted = {} if options == "-" else {option: True for option in options.split(",")}
+                maps = session.explain(classes=[int(target)], **wanted)
+                check(maps.dtype == np.float32 and session.explained == [int(target)], f"{case} {name}")
+                close_to(maps[0], load(case, name), rel_l2)
+
+
+def test_methods_of_golden_cases():
+    tried = set()
+    for case in ("vgg_tiny", "squeeze_tiny", "corners"):
+        with agf.Model(path_of(case)) as model, model.session(threads=1, methods=agf.METHODS) as session:
+            session.run(load(case, "input.npy"))
+            for name, method, target, steps, rel_l2 in listed(case, "methods.txt"):
+                options = {"steps": int(steps)} if int(steps) else {}
+                got = session.explain(classes=int(target), method=method, **options)[0]
+                close_to(got, load(case, name), rel_l2)
+                tried.add(method)
+    check(tried == set(agf.METHODS) - {"agf", "smoothgrad"}, f"methods tried: {tried}")  # smoothgrad has no golden map
+
+
+def test_options_of_methods():
+    x = load("squeeze_tiny", "input.npy")
+    with agf.Model(path_of("squeeze_tiny")) as model, model.session(threads=1, methods=agf.METHODS) as session:
+        session.run(x)
+        smooth = session.explain(method="smoothgrad", samples=3, seed=7)
+        check(np.array_equal(session.explain(method="smoothgrad", samples=3, seed=7), smooth), "the same seed")
+        check(not np.array_equal(session.explain(method="smoothgrad", samples=3, seed=8), smooth), "another seed")
+        check(not np.array_equal(session.explain(method="smoothgrad", samples=4, seed=7), smooth), "more samples")
+        k = session.ranked(0)
+        at_image, logits = session.explain(method="integrated_gradients", steps=200)[0].sum(), session.logits[k]
+        with model.session(threads=1) as other:
+            at_zero = other.run(np.zeros_like(x))[k]
+        # Completeness, up to the midpoint rule's error with 200 steps over a function with kinks.
+        check(
+            abs(at_image - (logits - at_zero)) <= 0.01 * abs(logits - at_zero), "integrated gradients sum to the change"
+        )
+        convolutions = [layer.name for layer in model.layers() if layer.op == "conv"]
+        first = session.explain(method="gradcam", layer=convolutions[0])
+        check(not np.array_equal(first, session.explain(method="gradcam")), "Grad-CAM of another layer")
+        index = [layer.name for layer in model.layers()].index(convolutions[0])
+        check(np.array_equal(first, session.explain(method="gradcam", layer=index)), "a layer's name or index")
+        check(np.array_equal(session.logits[k], logits), "the logits are those of run()")
+        for call, kind, text in (
+            (lambda: session.explain(method="gradcam", layer="nowhere"), ValueError, "nowhere"),
+            (lambda: session.explain(method="gradcam", layer=10**6), ValueError, "layer"),
+            (lambda: session.explain(method="gradcam", steps=3), TypeError, "layer"),
+            (lambda: session.explain(method="gradient", no_a=True), TypeError, "none"),
+            (lambda: session.explain(method="integrated_gradients", steps=0), ValueError, "steps"),
+            (lambda: session.explain(method="smoothgrad", seed=-1), ValueError, "seed"),
+        ):
+            raises(kind, call, text)
+
+
+def test_several_classes():
+    with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=2) as session:
+        session.run(load("vgg_tiny", "input.npy"), explain=False)
+        order = np.argsort(-session.logits, kind="stable")
+        top = session.explain(top=3)
+        check(session.explained == list(order[:3]), "top=3 explains the three highest")
+        named = session.explain(classes=order[:3])  # a numpy array of classes
+        check(np.array_equal(top, named), "ranks and classes give the same maps")
+        check(np.array_equal(session.explain()[0], top[0]), "the default is the prediction")
+        check(np.array_equal(session.explain(classes=np.int64(order[1]))[0], top[1]), "a single numpy integer")
+
+
+def test_label_free():
+    with agf.Model(path_of("vgg_tiny")) as model, model.session() as session:
+        x = load("vgg_tiny", "input.npy")
+        session.run(x * np.float32(0.5))
+        neighbour = session.latent()
+        session.run(x)
+        latent = session.latent()
+        ordinary = session.explain()
+        # S - 0 is the ordinary procedure up to the rounding of the logits.
+        close_to(session.explain(difference=latent)[0], ordinary[0].astype(np.float64), 1e-5)
+        check(not np.array_equal(session.explain(difference=latent - neighbour), ordinary), "the difference counts")
+        raises(ValueError, lambda: session.explain(difference=latent[:-1]), "difference", str(list(latent.shape)))
+
+
+def test_model_information():
+    with agf.Model(picture_model()) as model:
+        check((model.name, model.source, model.labels) == ("small", "a test", ["cup", "key", "tree"]), "texts")
+        check(model.classes == 3 and model.parameters == 8 * 27 + 8 + 8 * 72 + 8 + 3 * 8 + 3, "counts")
+        check(model.file_bytes == os.path.getsize("small.agf"), "size")
+        check(model.input[:7] == (3, 32, 40, True, "rgb", "stretch", 0), str(model.input))
+        # These are float32 in the file: half a unit in the last place.
+        check(np.abs(np.subtract(model.input.std, (0.2, 0.25, 0.5))).max() <= 1.5e-8, "std")
+        layers = model.layers()
+        check([layer.op for layer in layers][:2] == ["conv", "relu"], "ops")
+        check(layers[2].shape == (8, 8, 10) and layers[2].inputs == (2,) and layers[0].inputs == (0,), "shapes, inputs")
+        check(model.layers(64, 40)[0].shape == (8, 32, 20), "another size")
+    with agf.Model(path_of("vgg_tiny")) as model:
+        check(model.labels == [], "no labels")
+    check(re.fullmatch(r"\d+\.\d+\.\d+", agf.version()), "version")
+
+
+def test_pictures():
+    rng = np.random.RandomState(1)
+    picture = rng.randint(0, 256, (48, 60, 3)).astype(np.uint8)
+    with agf.Model(picture_model()) as model, model.session(threads=1) as session:
+        chw = model.preprocess(picture)
+        check(chw.shape == (3, 32, 40) and chw.dtype == np.float32, "shape")
+        resized = np.asarray(Image.fromarray(picture).resize((40, 32), Image.BILINEAR), np.float64)
+        expected = ((resized / 255 - model.input.mean) / model.input.std).transpose(2, 0, 1)
+        # Pillow rounds to 8 bits after each of its two passes: at most a step, and std is at least 0.2.
+        check(np.abs(chw - expected).max() <= 1 / 255 / 0.2, "agrees with Pillow")
+        for same in (
+            Image.fromarray(picture),
+            np.asfortranarray(picture),
+            np.pad(picture, ((0, 0), (0, 9), (0, 0)))[:, :60],
+        ):
+            check(np.array_equal(model.preprocess(same), chw), "Pillow images and strided arrays")
+        check(model.preprocess(picture, 16, 24).shape == (3, 16, 24), "another size")
+        gray = Image.fromarray(picture[:, :, 0])
+        check(
+            np.array_equal(model.preprocess(gray), model.preprocess(np.repeat(picture[:, :, :1], 3, 2))), "gray image"
+        )
+        session.run(session.preprocess(picture))
+        heat = session.explain()[0]
+        before = picture.copy()
+        over = model.render(heat, "seismic", over=picture)
+        check(over.shape == picture.shape and over.dtype == np.uint8, "an overlay is as large as its picture")
+        check(np.array_equal(picture, before), "render leaves the caller's picture alone")
+        check(np.array_equal(model.render(heat, over=picture, alpha=0.0), picture), "alpha 0 shows the picture")
+        check(not np.array_equal(over, picture), "the overlay shows something")
+        check(np.array_equal(model.render(heat, over=Image.fromarray(picture)), over), "over a Pillow image")
+        plain = model.render(np.array([[1.0, 0.0, -1.0]], np.float32), "seismic")
+        check(plain.shape == (1, 3, 3), "the map's size")
+        check(plain[0, 0, 0] > plain[0, 0, 2] and plain[0, 2, 2] > plain[0, 2, 0], "red for, blue against")
+        check(plain[0, 1].min() >= 250, "white is none")
+        check(model.render(heat, "turbo", size=(7, 9), transparent=True).shape == (7, 9, 4), "size and transparency")
+    with agf.Model(picture_model(resize_to=40)) as model:
+        seen = model.seen(picture)
+        check(seen.width < 60 and seen.height <= 48 and seen.left > 0, f"a crop sees a part: {seen}")
+        over = model.render(np.ones((32, 40), np.float32), over=picture, alpha=1.0)
+        check(np.array_equal(over[:, 0], picture[:, 0]), "what the network did not see stays as it was")
+
+
+def test_wrong_arguments():
+    with agf.Model(picture_model()) as model, model.session(threads=1) as session:
+        picture = np.zeros((8, 8, 3), np.uint8)
+        raises(agf.Error, lambda: session.explain(), "run")
+        raises(agf.Error, lambda: session.logits, "run")
+        x = model.preprocess(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+        session.run(x)
+        first = session.explain()
+        for wrong, kind, text in (
+            (picture, TypeError, "uint8"),
+            (x.astype(complex), TypeError, "complex"),
+            (x[0], ValueError, "[3, 32, 40]"),
+            (x.transpose(1, 2, 0), ValueError, "[32, 40, 3]"),
+            (np.stack([x, x]), ValueError, "[2, 3, 32, 40]"),
+            ([[1.0]], ValueError, "[1, 1]"),
+            ("x", TypeError, "floats"),
+            (None, TypeError, "floats"),
+            (np.full(x.shape, "a", object), TypeError, "object"),
+        ):
+            raises(kind, lambda: session.run(wrong), text)
+        check(np.array_equal(session.explain(), first), "a refused input leaves the session as it was")
+        for same in (
+            x.astype(np.float64),
+            x[None],
+            np.asfortranarray(x),
+            x.astype(">f4"),
+            np.repeat(x, 2, 2)[:, :, ::2],
+        ):
+            session.run(same)
+            check(np.array_equal(session.explain(), first), "converted inputs give the same map")
+        bad = x.copy()
+        bad[1, 2, 3] = np.nan
+        problem = raises(agf.Error, lambda: session.run(bad))
+        check(problem.status == "AGF_ERR_NUMERIC", problem.status)
+        session.run(x)
+        check(model.render(first).shape == (32, 40, 3), "a map with a leading 1")
+        for call, kind, text in (
+            (lambda: session.explain(classes=[3]), ValueError, "between 0 and 2"),
+            (lambda: session.explain(classes=[-1]), ValueError, "-1"),
+            (lambda: session.explain(classes=[]), ValueError, "no classes"),
+            (lambda: session.explain(classes=[0.5]), TypeError, "float"),
+            (lambda: session.explain(classes=True), TypeError, "bool"),
+            (lambda: session.explain(classes=10**30), ValueError, "between"),
+            (lambda: session.explain(top=0), ValueError, "top"),
+            (lambda: session.explain(top=4), ValueError, "top"),
+            (lambda: session.explain(classes=[0], top=1), ValueError, "not both"),
+            (lambda: session.explain(method="nonsense"), ValueError, "agf"),
+            (lambda: session.explain(nonsense=True), TypeError, "no_fx"),
+            (lambda: session.ranked(3), ValueError, "rank"),
+            (lambda: session.times(99), agf.Error, "99"),
+            (lambda: model.preprocess(picture.astype(np.float32)), TypeError, "float32"),
+            (lambda: model.preprocess(picture[:, :, :2]), ValueError, "[8, 8, 2]"),
+            (lambda: model.preprocess(picture[:0]), ValueError, "[0, 8, 3]"),
+            (lambda: model.preprocess("picture.png"), TypeError, "uint8"),
+            (lambda: model.preprocess(picture, -1, 8), ValueError, "height"),
+            (lambda: model.preprocess(picture, 2**30, 2**30), ValueError, "large"),
+            (lambda: model.render(first[0], "nonsense"), ValueError, "seismic"),
+            (lambda: model.render(first[0], over=picture, size=(3, 3)), ValueError, "over"),
+            (lambda: model.render(first[0], size=(0, 3)), ValueError, "height"),
+            (lambda: model.session(threads=-1), ValueError, "threads"),
+            (lambda: model.session(threads="2"), TypeError, "threads"),
+            (lambda: model.session(isa=2), TypeError, "isa"),
+            (lambda: model.session(isa="vax"), agf.Error, "vax"),
+            (lambda: model.session(progress=3), TypeError, "progress"),
+            (lambda: model.session(max_bytes=1000), agf.Error, ""),
+            (lambda: model.session(height=1, width=1, threads=1).run(x), ValueError, "[3, 1, 1]"),
+        ):
+            raises(kind, call, text)
+
+
+def test_files():
+    problem = raises(agf.Error, lambda: agf.Model("missing.agf"), "missing.agf")
+    check(problem.status == "AGF_ERR_IO", problem.status)
+    again = pickle.loads(pickle.dumps(problem))
+    check((again.status, str(again)) == (problem.status, str(problem)), "an Error survives pickling")
+    with open(path_of("vgg_tiny"), "rb") as f:
+        data = f.read()
+    for name, content in (("cut.agf", data[:-64]), ("changed.agf", data[:-1] + b"\1"), ("empty.agf", b"")):
+        with open(name, "wb") as f:
+            f.write(content)
+        raises(agf.Error, lambda: agf.Model(name))
+    raises(TypeError, lambda: agf.Model(None))
+    raises(TypeError, lambda: agf.Model(3))
+    raises(ValueError, lambda: agf.Model("a\0b"), "NUL")
+    shutil.copy(path_of("vgg_tiny"), "f\u00fcr.agf")
+    for path in ("f\u00fcr.agf", os.fsencode("f\u00fcr.agf")):
+        agf.Model(path).close()
+
+
+def test_lifetimes():
+    model = agf.Model(path_of("vgg_tiny"))
+    session = model.session(threads=2)
+    session.run(load("vgg_tiny", "input.npy"))
+    model.close()
+    model.close()
+    raises(ValueError, session.explain, "closed")
+    raises(ValueError, model.layers, "closed")
+    raises(ValueError, model.session, "closed")
+    session.close()
+    check("closed" in repr(model) and "closed" in repr(session), "repr")
+    # Garbage in a cycle, in whatever order the collector finds it: the engine's model must go last.
+    for _ in range(5):
+        model = agf.Model(path_of("vgg_tiny"))
+        model.mine = [model.session(threads=1) for _ in range(3)]
+        logits = model.mine[0].run(load("vgg_tiny", "input.npy"))
+        del model
+        gc.collect()
+        check(np.isfinite(logits).all(), "results are copies")
+    # A session keeps its model.
+    session = agf.Model(path_of("vgg_tiny")).session()
+    gc.collect()
+    session.run(load("vgg_tiny", "input.npy"))
+    # At exit, with everything still open.
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.join(ROOT, 'tools')!r}); import agf\n"
+        f"m = agf.Model({path_of('vgg_tiny')!r}); s = [m.session(threads=2) for i in range(3)]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    check(done.returncode == 0 and not done.stderr, f"exit code {done.returncode}: {done.stderr}")
+
+
+def test_no_leaks():
+    try:
+        import resource
+    except ImportError:
+        raise Skip("no resource module") from None
+    x = load("vgg_tiny", "input.npy")
+
+    def work(count):
+        for _ in range(count):
+            with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=2) as session:
+                session.run(x)
+                session.explain(top=2)
+                session.latent()
+            try:
+                agf.Model("missing.agf")
+            except agf.Error:
+                pass
+
+    work(20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work(150)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    # One session of this network takes over 1 MB; 150 leaked ones would be beyond 150 MB (in KiB on Linux).
+    check(grown < 20 * 1024, f"the process grew by {grown} KiB in 150 rounds")
+
+
+def test_threads():
+    """Sessions side by side and one session shared: the same bits. The interpreter's lock is free meanwhile."""
+    x = load("vgg_tiny", "input.npy")
+    with agf.Model(path_of("vgg_tiny")) as model:
+        with model.session(threads=1) as session:
+            session.run(x)
+            expected = session.explain(top=2)
+            wrong = []
+
+            def explain_often(mine):
+                for _ in range(20):
+                    if not np.array_equal(mine.explain(top=2), expected):
+                        wrong.append("another map")
+
+            def run_and_explain():
+                with model.session(threads=2) as own:
+                    own.run(x)
+                    explain_often(own)
+
+            workers = [threading.Thread(target=explain_often, args=(session,)) for _ in range(3)]
+            workers += [threading.Thread(target=run_and_explain) for _ in range(3)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            check(not wrong, f"{len(wrong)} maps differ")
+    with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=1, height=96, width=96) as session:
+        session.run(np.random.RandomState(0).randn(*session.input_shape))
+        worker = threading.Thread(target=lambda: session.explain(top=10))
+        switch, steps, longest, last = sys.getswitchinterval(), 0, 0.0, time.perf_counter()
+        sys.setswitchinterval(1e-4)
+        try:
+            worker.start()
+            while worker.is_alive():
+                now = time.perf_counter()
+                steps, longest, last = steps + 1, max(longest, now - last), now
+        finally:
+            sys.setswitchinterval(switch)
+        worker.join()
+        check(steps > 100, f"only {steps} steps of Python ran beside the engine, the longest pause was {longest:.3f} s")
+
+
+def test_progress():
+    x = load("vgg_tiny", "input.npy")
+    with agf.Model(path_of("vgg_tiny")) as model:
+        shares = []
+        with model.session(threads=1, progress=shares.append) as session:
+            session.run(x)
+            session.explain()
+            check(shares and 0 <= min(shares) and max(shares) <= 1, "shares between 0 and 1")
+        with model.session(threads=1, progress=lambda share: True) as session:
+            check(raises(agf.Error, lambda: session.run(x)).status == "AGF_ERR_CANCELLED", "cancelled")
+
+        def stop(share):
+            raise KeyError("mine")
+
+        with model.session(threads=1, progress=stop) as session:
+            raises(KeyError, lambda: session.run(x), "mine")
+        held = []
+        with model.session(threads=1, progress=lambda share: held[0].run(x)) as session:
+            held.append(session)
+            raises(RuntimeError, lambda: session.run(x), "in use")
+            raises(RuntimeError, lambda: session.run(x), "in use")
+
+
+def test_session_options():
+    x = load("vgg_tiny", "input.npy")
+    with agf.Model(path_of("vgg_tiny")) as model:
+        with model.session(threads=1, isa="ref") as session:
+            check(session.isa == "ref" and session.threads == 1 and session.bytes > 0, repr(session))
+            session.run(x)
+            expected = session.explain(top=3)
+            check(all(t.explain >= 0 for t in map(session.times, range(len(model.layers())))), "times")
+        for config in ({"threads": 2}, {"low_memory": True}, {"threads": 5, "low_memory": True}):
+            with model.session(**config) as session:
+                session.run(x)
+                check(np.array_equal(session.explain(top=3), expected), f"the same bits with {config}")
+
+
+def test_library_search():
+    code = "import agf; print(agf.library_path()); print(agf.version())"
+    os.mkdir("tools")
+    shutil.copy(os.path.join(ROOT, "tools", "agf.py"), "tools")
+
+    def run(**environment):
+        env = {k: v for k, v in os.environ.items() if k != "AGF_LIBRARY"}
+        env.update(PYTHONPATH=os.path.abspath("tools"), **environment)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+
+    none = run()
+    check(none.returncode != 0 and "build" in none.stderr and "AGF_LIBRARY" in none.stderr, none.stderr)
+    real = agf.library_path()
+    os.mkdir("build")
+    shutil.copy(real, "build/libagf.so")
+    check(run().stdout.split()[0] == os.path.abspath("build/libagf.so"), "../build")
+    shutil.copy(real, "tools/libagf.so")
+    check(run().stdout.split()[0] == os.path.abspath("tools/libagf.so"), "beside the file")
+    check(run(AGF_LIBRARY=real).stdout.split()[0] == real, "AGF_LIBRARY")
+    check("nowhere.so" in run(AGF_LIBRARY="nowhere.so").stderr, "a wrong AGF_LIBRARY is named")
+
+
+def test_struct_layouts():
+    """Sizes and offsets of every struct as a C compiler lays them out, and the constants, from the header itself."""
+    compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
+    if not compiler:
+        raise Skip("no C compiler")
+    structs = {
+        "agf_error": agf.CError,
+        "agf_input": agf.CInput,
+        "agf_layer": agf.CLayer,
+        "agf_session_config": agf.CConfig,
+        "agf_request": agf.CRequest,
+        "agf_rect": agf.CRect,
+        "agf_times": agf.CTimes,
+    }
+    lines, expected = [], []
+    for name, mirror in structs.items():
+        lines.append(f'printf("{name} %d\\n", (int)sizeof({name}));')
+        expected.append(f"{name} {ctypes.sizeof(mirror)}")
+        for field in mirror._fields_:
+            lines.append(f'printf("{name}.{field[0]} %d\\n", (int)offsetof({name}, {field[0]}));')
+            expected.append(f"{name}.{field[0]} {getattr(mirror, field[0]).offset}")
+    constants = {f"AGF_METHOD_{method.upper()}": i for i, method in enumerate(agf.METHODS)}
+    constants.update({status: i for i, status in enumerate(agf.STATUS)})
+    constants.update({f"AGF_CMAP_{name.upper()}": i for i, name in enumerate(agf.COLORMAPS)})
+    constants.update({f"AGF_{name.upper()}": value for name, value in agf.ABLATIONS.items()})
+    constants["AGF_RUN_EXPLAIN"] = agf.RUN_EXPLAIN
+    for name, value in constants.items():
+        lines.append(f'printf("{name} %d\\n", (int){name});')
+        expected.append(f"{name} {value}")
+    with open("layout.c", "w", encoding="utf-8") as f:
+        f.write('#include "agf.h"\n#include <stdio.h>\nint main(void) {\n  %s\n  return 0;\n}\n' % "\n  ".join(lines))
+    subprocess.run([compiler, "-I", ROOT, "layout.c", "-o", "layout"], check=True)
+    got = subprocess.run(["./layout"], capture_output=True, text=True, check=True).stdout.splitlines()
+    differing = [f"{g} here {e}" for g, e in zip(got, expected) if g != e]
+    check(not differing and len(got) == len(expected), f"agf.h against agf.py: {differing}")
+    with open(HEADER, encoding="utf-8") as f:
+        text = f.read()
+    methods = set(re.findall(r"\bAGF_METHOD_(?!BIT)\w+", text))
+    check(methods <= set(constants), f"methods of agf.h that agf.py does not know: {methods - set(constants)}")
+
+
+if __name__ == "__main__":
+    try:
+        agf.library()
+    except OSError as problem:
+        print(f"FAIL: {problem}")
+        print("0 passed, 1 failed")
+        sys.exit(1)
+    sys.exit(run_tests(dict(globals()), sys.argv[1:]))

@@ -1,0 +1,1415 @@
+#!/usr/bin/env python3
+"""Judge attribution methods on a folder of pictures.
+
+    agf_eval.py perturb       NET.agf PICTURES -o OUT   accuracy while a map's highest (lowest) pixels are blacked out
+    agf_eval.py segment       NET.agf PICTURES -o OUT   maps as segmentations, against masks
+    agf_eval.py grid          NET.agf PICTURES -o OUT   grid pointing: is the evidence in the explained picture's cell?
+    agf_eval.py insert-delete NET.agf PICTURES -o OUT   probability while pixels appear in a blurred picture, or vanish
+    agf_eval.py sanity        NET.agf PICTURES -o OUT   do maps change when weights are randomised, from the top down?
+    agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
+    agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
+
+Methods:  -m agf -m agf_lc -m agf:no_a,no_reg -m integrated_gradients:steps=20 -m gradcam:layer=NODE, or -m all.
+Labels:   a CSV with the columns file, label (--labels, or labels.csv in the folder), else the names of subfolders,
+          else the beginnings of file names (0271.jpg, cup_3.png). A label is a class's number, or its name in the
+          model file.
+Masks:    8-bit PNGs, foreground from 128 on: named in the CSV's column mask, or --masks FOLDER with a STEM.png for
+          each picture.
+
+OUT receives results.json, results.csv, pictures.csv, plots (PNG) and report.md. records*.jsonl there holds a line for
+each finished picture: a run that was killed continues after them and ends in the same numbers; one that is given other
+settings refuses. A picture that cannot be used is reported and skipped.
+
+Several machines that share a file system, with GNU parallel (https://www.gnu.org/software/parallel/), four shards:
+
+    parallel --sshlogin :,host1,host2 --workdir . --progress \\
+        python3 tools/agf_eval.py perturb NET.agf PICTURES -o OUT -m all --shard {}/4 ::: 1 2 3 4
+    python3 tools/agf_eval.py merge OUT -o OUT
+
+or with Dask, which moves the pictures of a worker that dies to the others:
+
+    dask scheduler &    dask worker tcp://HOST:8786 --nthreads 1    (on every machine)
+    python3 tools/agf_eval.py perturb NET.agf PICTURES -o OUT -m all --dask tcp://HOST:8786
+
+Needs numpy, Pillow, matplotlib, tqdm, scikit-learn (segment), scipy (sanity), dask.distributed (--dask).
+"""
+
+import argparse
+import csv
+import datetime
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections import namedtuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+TOOLS = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, TOOLS)
+import agf  # noqa: E402
+
+PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+# What a single picture may do wrong without ending the run.
+PICTURE_PROBLEMS = (agf.Error, OSError, ValueError, TypeError, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+class EvalError(Exception):
+    """What is wrong with the command, the folder or the results: one line."""
+
+
+# Methods
+
+
+class Method(namedtuple("Method", "text name options")):
+    """A method with its options, as the user wrote it: text names it in every table."""
+
+    @classmethod
+    def parse(cls, text):
+        """ "NAME" or "NAME:OPTION[=VALUE],..."; EvalError for an unknown method."""
+        name, _, rest = text.partition(":")
+        if name not in agf.METHODS:
+            raise EvalError(f"no method {name!r}; there are {', '.join(agf.METHODS)}")
+        options = {}
+        for option in filter(None, rest.split(",")):
+            key, equals, value = option.partition("=")
+            options[key] = (int(value) if re.fullmatch(r"\d+", value) else value) if equals else True
+        return cls(text, name, options)
+
+    @property
+    def centred(self):
+        """Whether foreground is where a map of this method is above its mean, and not above 0."""
+        return self.name in ("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam")
+
+
+# What is measured. Pure functions of arrays, which tests/test_eval.py checks against cases that can be done by hand.
+
+
+def descending(heat):
+    """Indices of a map's pixels, highest first; ties: the lower index (row-major) first."""
+    return np.argsort(-heat.ravel(), kind="stable")
+
+
+def perturbed(pixels, order, tenths):
+    """pixels [H, W, 3] with the first int(H * W * tenths / 10) pixels of `order` black."""
+    black = pixels.copy()
+    black.reshape(-1, pixels.shape[2])[order[: len(order) * tenths // 10]] = 0
+    return black
+
+
+def perturbation_auc(accuracy):
+    """Area under the accuracies [10] (or rows of them) at 0, 0.1, ..., 0.9 by trapezoids, x 100."""
+    accuracy = np.asarray(accuracy, float)
+    return (accuracy.sum(-1) - (accuracy[..., 0] + accuracy[..., -1]) / 2) * 0.1 * 100
+
+
+def average_precision(mask, heat):
+    """scikit-learn's average precision of a map as a ranking of a mask's pixels."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(mask.ravel(), heat.ravel()))
+
+
+def overlap(mask, foreground):
+    """[true positives, false positives, false negatives, true negatives] in pixels."""
+    pairs = ((True, True), (False, True), (True, False), (False, False))
+    return [int(((mask == m) & (foreground == f)).sum()) for m, f in pairs]
+
+
+def pixel_accuracy(counts):
+    """The share of pixels on the right side; counts as overlap() gives them, summed over the pictures."""
+    tp, _, _, tn = counts
+    return (tp + tn) / sum(counts)
+
+
+def mean_iou(counts):
+    """Intersection over union, averaged over foreground and background; a class that nobody has counts as 0."""
+    tp, fp, fn, tn = counts
+    return (tp / max(tp + fp + fn, 1) + tn / max(tn + fp + fn, 1)) / 2
+
+
+def share_in_cell(heat, n, cell):
+    """The share of a map's positive part in cell number `cell` (row-major) of n x n; 0 where nothing is positive."""
+    positive = np.maximum(heat.astype(np.float64), 0)
+    height, width = (side // n for side in heat.shape)
+    row, column = divmod(cell, n)
+    inside = positive[row * height : (row + 1) * height, column * width : (column + 1) * width].sum()
+    total = positive.sum()
+    return float(inside / total) if total > 0 else 0.0
+
+
+def gaussian_blur(chw, size=11, sigma=5.0):
+    """chw [C, H, W] blurred by a size x size Gaussian that sums to 1; beyond the edge lie zeros (RISE)."""
+    radius = size // 2
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (1, 2):
+        padded = np.pad(chw, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
+        chw = sum(k * np.take(padded, range(i, i + chw.shape[axis]), axis) for i, k in enumerate(kernel))
+    return chw
+
+
+def area_under(curve):
+    """Area under a curve sampled at equal steps from 0 to 1, by trapezoids."""
+    curve = np.asarray(curve, float)
+    return float((curve.sum() - (curve[0] + curve[-1]) / 2) / (len(curve) - 1))
+
+
+def revealed(start, end, order, per_step):
+    """start [C, H, W], then `per_step` more pixels of `order` at a time taken from `end`, until all are."""
+    current = start.copy()
+    yield current
+    flat, source = current.reshape(len(current), -1), end.reshape(len(end), -1)
+    for first in range(0, len(order), per_step):
+        pixels = order[first : first + per_step]
+        flat[:, pixels] = source[:, pixels]
+        yield current
+
+
+def spearman(first, second):
+    """Spearman's rank correlation of two maps' magnitudes; ValueError where one is constant and there is none."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(np.abs(m).ravel()) for m in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    if not scale > 0:
+        raise ValueError("a constant map has no rank correlation")
+    return float(a @ b) / scale
+
+
+def probabilities(logits, kind):
+    """softmax or sigmoid of logits, in double."""
+    z = logits.astype(np.float64)
+    if kind == "sigmoid":
+        return np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), 1 - 1 / (1 + np.exp(-np.abs(z))))
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+# Randomised copies of a model file (the layout is at the end of agf.h)
+
+HEADER = struct.Struct("<8sIIQIIIIIII")
+NODE, TENSOR = struct.Struct("<20I"), struct.Struct("<6I2Q")
+NODES_AT = 144
+CONV, LINEAR = 1, 9
+
+
+def weight_tensors(data):
+    """Indices of the weight tensors of convolutions and linear layers, from the logits down, each once."""
+    nodes = HEADER.unpack_from(data)[6]
+    found = []
+    for i in reversed(range(nodes)):
+        node = NODE.unpack_from(data, NODES_AT + i * NODE.size)
+        if node[0] in (CONV, LINEAR) and node[17] and node[17] - 1 not in found:
+            found.append(node[17] - 1)
+    return found
+
+
+def randomised(data, layers, seed):
+    """A model file's bytes with the weights of its top `layers` convolutions and linear layers drawn anew.
+
+    Each from a normal distribution with the mean 0 and the deviation of the weights it replaces, so that activations
+    keep their scale; biases and BatchNorms stay. A layer's new weights depend on the seed and the layer alone.
+    """
+    from agf_convert import Tensor
+
+    data = bytearray(data)
+    header = list(HEADER.unpack_from(data))
+    tables = NODES_AT + header[6] * NODE.size + header[7] * 4
+    for index in weight_tensors(data)[:layers]:
+        kind, layout, *rest = TENSOR.unpack_from(data, tables + index * TENSOR.size)
+        dims, offset, size = rest[:4], rest[4], rest[5]
+        old = np.frombuffer(data, {1: "<f4", 2: "<f2"}[kind], size // {1: 4, 2: 2}[kind], offset).astype(np.float64)
+        count = int(np.prod(dims))  # less than the stored number where zeros fill a block up
+        deviation = math.sqrt(max(float(old @ old) / count - (float(old.sum()) / count) ** 2, 0.0))
+        new = np.random.RandomState([seed, index]).normal(0.0, deviation, dims).astype(np.float32)
+        if layout == 3:  # a linear layer's array is [O, C * H * W]
+            new = new.reshape(dims[0], -1)
+        stored = b"".join(Tensor("weights", layout, tuple(dims), new, kind == 2).pieces())
+        data[offset : offset + size] = stored
+    header_bytes = header[2]
+    header[4], header[5] = 0, zlib.crc32(memoryview(data)[header_bytes:])
+    HEADER.pack_into(data, 0, *header)
+    header[4] = zlib.crc32(memoryview(data)[:header_bytes])
+    HEADER.pack_into(data, 0, *header)
+    return bytes(data)
+
+
+# Pictures, labels, masks
+
+
+def class_of(text, labels, classes):
+    """The class that a label names: its number, or its name in the model file. ValueError otherwise."""
+    text = text.strip()
+    if re.fullmatch(r"\d+", text):
+        if int(text) < classes:
+            return int(text)
+        raise ValueError(f"class {int(text)} of a network with {classes} classes")
+    matches = [k for k, label in enumerate(labels) if label.lower() == text.lower()]
+    if len(matches) != 1:
+        raise ValueError(f"{len(matches) or 'no'} class{'es are' if len(matches) > 1 else ' is'} called {text!r}")
+    return matches[0]
+
+
+def class_of_file_name(path, labels, classes):
+    """The class that a file's name begins with: a number, or the longest label that fits."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    number = re.match(r"\d+", stem)
+    if number:
+        return class_of(number.group(), labels, classes)
+    fitting = [label for label in labels if label and stem.lower().startswith(label.lower())]
+    if not fitting:
+        raise ValueError("its name begins with no class: give --labels")
+    return class_of(max(fitting, key=len), labels, classes)
+
+
+def rows_of_csv(path):
+    """The rows of a CSV with at least the columns file and label."""
+    with open(path, newline="", encoding="utf-8-sig") as f:
+        reader = csv.DictReader(f)
+        if not {"file", "label"} <= set(reader.fieldnames or ()):
+            raise EvalError(f"{path}: its first line must name the columns file and label")
+        return list(reader)
+
+
+def list_pictures(folder, args, model):
+    """The pictures of a folder in a fixed order: [{file, label, explain?, mask?, problem?}].
+
+    file: its path below the folder. explain: the class in the CSV's column --explain, if that is not predicted or
+    target. problem: why it cannot be used.
+    """
+    if not os.path.isdir(folder):
+        raise EvalError(f"{folder}: no such folder")
+    table = args.labels or os.path.join(folder, "labels.csv")
+    column = None if args.explain in ("predicted", "target") else args.explain
+    if os.path.isfile(table):
+        rows = rows_of_csv(table)
+        for name in (column, getattr(args, "mask_column", None)):
+            if name and rows and name not in rows[0] and not (name == "mask" and args.masks):
+                raise EvalError(f"{table}: there is no column {name}")
+    elif args.labels:
+        raise EvalError(f"{args.labels}: no such file")
+    elif column:
+        raise EvalError(f"--explain {column} names a column of a CSV: give --labels")
+    else:
+        found = []
+        for parent, folders, files in os.walk(folder):
+            folders.sort()
+            found += [
+                os.path.relpath(os.path.join(parent, name), folder)
+                for name in files
+                if name.lower().endswith(PICTURE_FILES) and not name.lower().endswith(".mask.png")
+            ]
+        rows = [{"file": name} for name in sorted(found)]
+    if not rows:
+        raise EvalError(f"{folder}: no pictures")
+    pictures = []
+    for row in rows[: args.limit]:
+        name = row["file"].replace(os.sep, "/")
+        picture = {"file": name}
+        try:
+            if "label" in row:
+                picture["label"] = class_of(row["label"], model.labels, model.classes)
+            elif "/" in name:
+                picture["label"] = class_of(name.split("/")[-2], model.labels, model.classes)
+            else:
+                picture["label"] = class_of_file_name(name, model.labels, model.classes)
+            if column:
+                picture["explain"] = class_of(row[column] or "", model.labels, model.classes)
+        except ValueError as problem:
+            picture["problem"] = str(problem)
+        if getattr(args, "masks", None):
+            picture["mask"] = os.path.splitext(name)[0] + ".png"
+        elif row.get(getattr(args, "mask_column", "")):
+            picture["mask"] = row[args.mask_column]
+        pictures.append(picture)
+    names = [picture["file"] for picture in pictures]
+    if len(set(names)) < len(names):
+        raise EvalError(f"{table}: a picture is listed twice")
+    return pictures
+
+
+class Subject:
+    """A process's model, sessions and pictures. plan: make_plan()'s, a plain dict that travels to workers."""
+
+    def __init__(self, plan):
+        self.plan, self.settings = plan, plan["settings"]
+        self.methods = [Method.parse(text) for text in self.settings["methods"]]
+        self.model = agf.Model(plan["model"])
+        self.sessions, self.variants = {}, {}
+        if not self.model.input.is_picture or self.model.input.channels != 3:
+            raise EvalError(f"{plan['model']}: converted without preprocessing for RGB pictures (see agf_convert.py)")
+        self.size = tuple(self.settings["size"])
+        self.maps = functools.lru_cache(64)(self._maps)
+
+    def session(self, height, width, model=None):
+        """The session of a model (None: the one that is judged) for an input size; made once."""
+        key = (id(model), height, width)
+        if key not in self.sessions:
+            names = tuple(sorted({method.name for method in self.methods}))
+            self.sessions[key] = (model or self.model).session(
+                height=height, width=width, threads=self.plan["threads"], isa=self.plan["isa"], methods=names
+            )
+        return self.sessions[key]
+
+    def variant(self, layers):
+        """The model with the top `layers` layers randomised. Only the last one is kept: they are large."""
+        if layers not in self.variants:
+            for old in self.variants.values():
+                self.sessions = {key: session for key, session in self.sessions.items() if key[0] != id(old)}
+                old.close()
+            with open(self.plan["model"], "rb") as f:
+                data = randomised(f.read(), layers, self.settings["seed"])
+            descriptor, path = tempfile.mkstemp(suffix=".agf")
+            try:
+                with os.fdopen(descriptor, "wb") as f:
+                    f.write(data)
+                self.variants = {layers: agf.Model(path)}
+            finally:
+                os.remove(path)  # it stays mapped
+        return self.variants[layers]
+
+    def read(self, name, folder="folder"):
+        """A picture file, upright, as a Pillow image."""
+        with Image.open(os.path.join(self.plan[folder], name)) as image:
+            return ImageOps.exif_transpose(image)
+
+    def stretched(self, picture, size=None):
+        """A picture stretched to the network's size (or another): uint8 [H, W, 3]."""
+        height, width = size or self.size
+        return np.asarray(self.read(picture["file"]).convert("RGB").resize((width, height), Image.BILINEAR))
+
+    def mask(self, picture):
+        """A picture's mask at the network's size: bool [H, W]."""
+        if "mask" not in picture:
+            raise ValueError("it has no mask")
+        folder = "masks" if self.plan["masks"] else "folder"
+        gray = self.read(picture["mask"], folder).convert("L").resize(self.size[::-1], Image.NEAREST)
+        mask = np.asarray(gray) >= 128
+        if not mask.any():
+            raise ValueError("its mask has no foreground")
+        return mask
+
+    def normalised(self, pixels):
+        """uint8 [H, W, 3] as the network's input, [C, H, W]: the model's preprocessing without its resizing."""
+        rule = self.model.input
+        ordered = pixels[:, :, ::-1] if rule.channel_order == "bgr" else pixels
+        values = (ordered / 255.0 * rule.range - rule.mean) / rule.std
+        return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
+
+    def explained_class(self, session, picture):
+        """The class that --explain chooses, for a picture that has just been run."""
+        which = self.settings["explain"]
+        if which == "predicted":
+            return session.ranked(0)
+        return picture["label" if which == "target" else "explain"]
+
+    def explain_each(self, session, k):
+        """[(method, map, None) or (method, None, problem)] of class k, for the picture that was run last."""
+        found = []
+        for method in self.methods:
+            try:
+                found.append((method, session.explain(classes=k, method=method.name, **method.options)[0], None))
+            except agf.Error as problem:
+                found.append((method, None, str(problem)))
+        return found
+
+    def measured(self, session, k, measure):
+        """{method: measure(method, map)} for the picture that was run last.
+
+        {"problem": why} where there is no map of it, or nothing to measure in it.
+        """
+        results = {}
+        for method, heat, problem in self.explain_each(session, k):
+            if problem is None:
+                try:
+                    results[method.text] = measure(method, heat)
+                    continue
+                except ValueError as found:
+                    problem = str(found)
+            results[method.text] = {"problem": problem}
+        return results
+
+    def _maps(self, name, label):
+        """{method: its map of a picture's target class on the model that is judged, or None}, for Sanity."""
+        session = self.session(*self.size)
+        session.run(self.normalised(self.stretched({"file": name})))
+        return {method.text: heat for method, heat, _ in self.explain_each(session, label)}
+
+
+# The experiments
+
+
+class Experiment:
+    """What one subcommand measures. Each unit of work gives a record; units are independent and can run anywhere."""
+
+    help = ""
+    note = ""
+    metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
+    curves = None  # (title, x axis, y axis)
+
+    @staticmethod
+    def arguments(parser):
+        """Add the experiment's own options."""
+
+    @staticmethod
+    def settings(args):
+        """Those that decide about the numbers."""
+        return {}
+
+    @staticmethod
+    def units(subject, pictures, say):
+        """The units: dicts with a unique "id". say(message) reports a picture that is left out."""
+        return [{"id": picture["file"], "picture": picture} for picture in pictures]
+
+    @staticmethod
+    def exhibit(subject, unit):
+        """(pixels [H, W, 3], class) of a unit, for the contact sheet."""
+        pixels = subject.stretched(unit["picture"])
+        session = subject.session(*subject.size)
+        session.run(subject.normalised(pixels))
+        return pixels, subject.explained_class(session, unit["picture"])
+
+    def measure(self, subject, unit):
+        """The unit's record: {method: numbers or {"problem": ...}}, whatever else under keys that begin with "_"."""
+        raise NotImplementedError
+
+    def values(self, record):
+        """{metric: number} of one method's part of one record."""
+        return record
+
+    def pooled(self, records):
+        """{metric: number} that come from all of a method's records together."""
+        return {}
+
+    def curve(self, records):
+        """{name of a curve: (x, y)} of one method's records."""
+        return {}
+
+
+class Perturb(Experiment):
+    help = "accuracy while the pixels that a map ranks highest, or lowest, are blacked out"
+    note = (
+        "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of "
+        "the map first (positive) or the lowest first (negative); area under the accuracy by trapezoids over "
+        "0 to 0.9, x 100 (at most 90). When the explained class is the label or the prediction, a good map "
+        "loses accuracy fast under positive perturbation and keeps it under negative."
+    )
+    metrics = (("positive", "positive AUC", "lower"), ("negative", "negative AUC", "higher"))
+    curves = ("top-1 accuracy", "share of the pixels set to black", "accuracy")
+
+    def measure(self, subject, unit):
+        pixels, picture = subject.stretched(unit["picture"]), unit["picture"]
+        session = subject.session(*subject.size)
+        session.run(subject.normalised(pixels))
+        clean, k = session.ranked(0), subject.explained_class(session, picture)
+
+        def accuracies(method, heat):
+            kept = {}
+            for sign, order in (("positive", descending(heat)), ("negative", descending(-heat))):
+                kept[sign] = [int(clean == picture["label"])]
+                for tenths in range(1, 10):
+                    session.run(subject.normalised(perturbed(pixels, order, tenths)), explain=False)
+                    kept[sign].append(int(session.ranked(0) == picture["label"]))
+            return kept
+
+        return subject.measured(session, k, accuracies)
+
+    def values(self, record):
+        return {sign: float(perturbation_auc(record[sign])) for sign in ("positive", "negative")}
+
+    def curve(self, records):
+        x = [tenths / 10 for tenths in range(10)]
+        return {
+            sign: (x, np.mean([record[sign] for record in records], 0).tolist()) for sign in ("positive", "negative")
+        }
+
+
+class Segment(Experiment):
+    help = "maps as segmentations, against masks"
+    note = (
+        "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, "
+        "fullgrad, smoothgrad, integrated_gradients, gradcam), where it is above its mean. Pixel accuracy and"
+        " mIoU (mean over foreground and background) pool the pixels of all pictures; average precision takes"
+        " the map itself as a ranking, a mean over pictures."
+    )
+    metrics = (
+        ("pixel_accuracy", "pixel accuracy", "higher"),
+        ("miou", "mIoU", "higher"),
+        ("ap", "average precision", "higher"),
+    )
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument("--masks", metavar="FOLDER", help="masks, STEM.png for each picture")
+        parser.add_argument(
+            "--mask-column", default="mask", metavar="NAME", help="the CSV's column that names the masks (default mask)"
+        )
+
+    @staticmethod
+    def settings(args):
+        return {} if args.masks else {"mask_column": args.mask_column}
+
+    def measure(self, subject, unit):
+        mask = subject.mask(unit["picture"])
+        session = subject.session(*subject.size)
+        session.run(subject.normalised(subject.stretched(unit["picture"])))
+
+        def judged(method, heat):
+            threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
+            return {"counts": overlap(mask, heat > threshold), "ap": average_precision(mask, heat)}
+
+        return subject.measured(session, subject.explained_class(session, unit["picture"]), judged)
+
+    def values(self, record):
+        return {
+            "ap": record["ap"],
+            "pixel_accuracy": pixel_accuracy(record["counts"]),
+            "miou": mean_iou(record["counts"]),
+        }
+
+    def pooled(self, records):
+        counts = [sum(column) for column in zip(*(record["counts"] for record in records))]
+        return {"pixel_accuracy": pixel_accuracy(counts), "miou": mean_iou(counts)}
+
+
+class Grid(Experiment):
+    help = "grid pointing game"
+    metrics = (("share", "share in own cell", "higher"),)
+    note = (
+        "Pictures of different classes, each classified right with at least the confidence asked for, are put"
+        " together to a grid; for every cell, the share of the positive part of the map of its class that "
+        "lies in that cell. Chance is one over the number of cells."
+    )
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument("--cells", type=int, default=2, metavar="N", help="N x N pictures a grid (default 2)")
+        parser.add_argument("--grids", type=int, default=100, metavar="N", help="number of grids (default 100)")
+        parser.add_argument(
+            "--confidence", type=float, default=0.5, metavar="P", help="least probability of the label (default 0.5)"
+        )
+        parser.add_argument(
+            "--fit",
+            action="store_true",
+            help="shrink the pictures so that the grid has the network's own "
+            "size, instead of a grid of full-size pictures",
+        )
+
+    @staticmethod
+    def settings(args):
+        if args.cells < 2 or args.grids < 1:
+            raise EvalError("a grid needs --cells of at least 2 and --grids of at least 1")
+        return {"cells": args.cells, "grids": args.grids, "confidence": args.confidence, "fit": args.fit}
+
+    @staticmethod
+    def cell_size(subject):
+        n = subject.settings["cells"] if subject.settings["fit"] else 1
+        return tuple(side // n for side in subject.size)
+
+    @staticmethod
+    def units(subject, pictures, say):
+        settings, by_class = subject.settings, {}
+        session = subject.session(*subject.size)
+        for picture in progress(pictures, "classify"):
+            try:
+                if "problem" in picture:
+                    raise ValueError(picture["problem"])
+                session.run(subject.normalised(subject.stretched(picture)), explain=False)
+            except PICTURE_PROBLEMS as problem:
+                say(f"{picture['file']}: {problem}")
+                continue
+            p = probabilities(session.logits, settings["probability"])
+            if session.ranked(0) == picture["label"] and p[picture["label"]] > settings["confidence"]:
+                by_class.setdefault(picture["label"], []).append(picture)
+        cells = settings["cells"] ** 2
+        if len(by_class) < cells:
+            raise EvalError(
+                f"{len(by_class)} classes have a picture that is classified right with a confidence above "
+                f"{settings['confidence']:g}; a grid needs {cells}"
+            )
+        random, classes = np.random.RandomState(settings["seed"]), sorted(by_class)
+        units = []
+        for number in range(settings["grids"]):
+            chosen = [classes[i] for i in random.permutation(len(classes))[:cells]]
+            pictures = [by_class[k][random.randint(len(by_class[k]))] for k in chosen]
+            units.append({"id": f"grid {number:05d}", "pictures": pictures})
+        return units
+
+    @staticmethod
+    def compose(subject, unit):
+        n, size = subject.settings["cells"], Grid.cell_size(subject)
+        tiles = [subject.stretched(picture, size) for picture in unit["pictures"]]
+        return np.concatenate([np.concatenate(tiles[row * n : (row + 1) * n], 1) for row in range(n)], 0)
+
+    @staticmethod
+    def exhibit(subject, unit):
+        return Grid.compose(subject, unit), unit["pictures"][0]["label"]
+
+    def measure(self, subject, unit):
+        pixels = self.compose(subject, unit)
+        session = subject.session(*pixels.shape[:2])
+        session.run(subject.normalised(pixels))
+        n, cells = subject.settings["cells"], []
+        for cell, picture in enumerate(unit["pictures"]):
+            cells.append(subject.measured(session, picture["label"], lambda _, heat: share_in_cell(heat, n, cell)))
+        results = {}
+        for method in subject.methods:
+            shares = [cell[method.text] for cell in cells]
+            failed = [share for share in shares if isinstance(share, dict)]
+            results[method.text] = failed[0] if failed else {"shares": shares}
+        return results
+
+    def values(self, record):
+        return {"share": float(np.mean(record["shares"]))}
+
+
+class InsertDelete(Experiment):
+    help = "probability while pixels appear in a blurred picture, or vanish (RISE)"
+    metrics = (
+        ("insertion", "insertion AUC", "higher"),
+        ("deletion", "deletion AUC", "lower"),
+        ("difference", "insertion - deletion", "higher"),
+    )
+    note = (
+        "The probability of the explained class while the pixels that the map ranks highest are put into a "
+        "blurred picture (Gaussian, 11 x 11, sigma 5) or set to 0, the mean colour, a row's worth of pixels a"
+        " step; area under it."
+    )
+    curves = ("probability of the class", "share of the pixels", "probability")
+
+    def measure(self, subject, unit):
+        session = subject.session(*subject.size)
+        chw = subject.normalised(subject.stretched(unit["picture"]))
+        session.run(chw)
+        k = subject.explained_class(session, unit["picture"])
+        blurred, empty = gaussian_blur(chw).astype(np.float32), np.zeros_like(chw)
+
+        def curves(method, heat):
+            order, found = descending(heat), {}
+            for name, start, end in (("insertion", blurred, chw), ("deletion", chw, empty)):
+                curve = []
+                for current in revealed(start, end, order, chw.shape[2]):
+                    session.run(current, explain=False)
+                    curve.append(float(probabilities(session.logits, subject.settings["probability"])[k]))
+                found[name] = {"auc": area_under(curve), "curve": [round(p, 5) for p in curve]}
+            return found
+
+        return subject.measured(session, k, curves)
+
+    def values(self, record):
+        insertion, deletion = record["insertion"]["auc"], record["deletion"]["auc"]
+        return {"insertion": insertion, "deletion": deletion, "difference": insertion - deletion}
+
+    def curve(self, records):
+        steps = len(records[0]["insertion"]["curve"])
+        x = np.linspace(0, 1, steps).tolist()
+        return {
+            name: (x, np.mean([record[name]["curve"] for record in records], 0).tolist())
+            for name in ("insertion", "deletion")
+        }
+
+
+class Sanity(Experiment):
+    help = "do maps change when the weights are randomised, layer by layer from the top?"
+    metrics = (("correlation", "mean rank correlation", "lower"), ("all", "all layers randomised", "lower"))
+    note = (
+        "Spearman's rank correlation of |map| of the label's class before and after the weights of the top "
+        "layers are drawn anew (normal, with the deviation of the trained ones; biases and BatchNorms stay), "
+        "cumulatively from the logits down. A map that does not change does not show what the network has "
+        "learned."
+    )
+    curves = ("rank correlation with the trained network's map", "randomised layers, from the top", "Spearman's rho")
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument(
+            "--stages",
+            type=int,
+            default=8,
+            metavar="N",
+            help="how many depths of randomisation, the first layer and all layers included (default 8)",
+        )
+
+    @staticmethod
+    def settings(args):
+        if args.stages < 1:
+            raise EvalError("--stages must be at least 1")
+        return {"stages": args.stages}
+
+    @staticmethod
+    def units(subject, pictures, say):
+        with open(subject.plan["model"], "rb") as f:
+            layers = len(weight_tensors(f.read()))
+        depths = sorted({round(depth) for depth in np.linspace(1, layers, min(subject.settings["stages"], layers))})
+        if len(depths) == 1:
+            depths = [layers]
+        return [
+            {"id": f"{depth} layers, {picture['file']}", "depth": depth, "picture": picture}
+            for depth in depths
+            for picture in pictures
+        ]
+
+    @staticmethod
+    def exhibit(subject, unit):
+        return subject.stretched(unit["picture"]), unit["picture"]["label"]
+
+    def measure(self, subject, unit):
+        picture = unit["picture"]
+        before = subject.maps(picture["file"], picture["label"])
+        session = subject.session(*subject.size, model=subject.variant(unit["depth"]))
+        session.run(subject.normalised(subject.stretched(picture)))
+
+        def correlated(method, heat):
+            if before[method.text] is None:
+                raise ValueError("the trained network gives no map")
+            return {"depth": unit["depth"], "rho": spearman(before[method.text], heat)}
+
+        return subject.measured(session, picture["label"], correlated)
+
+    def values(self, record):
+        return {"correlation": record["rho"]}
+
+    def pooled(self, records):
+        deepest = max(record["depth"] for record in records)
+        return {"all": float(np.mean([record["rho"] for record in records if record["depth"] == deepest]))}
+
+    def curve(self, records):
+        depths = sorted({record["depth"] for record in records})
+        means = [float(np.mean([record["rho"] for record in records if record["depth"] == depth])) for depth in depths]
+        return {"correlation": (depths, means)}
+
+
+class Speed(Experiment):
+    help = "milliseconds"
+    metrics = (
+        ("total", "picture to map, ms", "lower"),
+        ("forward", "forward pass, ms", "lower"),
+        ("map", "map, ms", "lower"),
+    )
+    note = (
+        "Forward pass and map of one class, the fastest of several rounds on each picture, then the median "
+        "over pictures (a mean's standard error does not apply). Methods that run the network again do so "
+        "within the map's time."
+    )
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds on each picture (default 3)")
+
+    @staticmethod
+    def settings(args):
+        if args.rounds < 1:
+            raise EvalError("--rounds must be at least 1")
+        return {"rounds": args.rounds}
+
+    def measure(self, subject, unit):
+        session = subject.session(*subject.size)
+        chw = subject.normalised(subject.stretched(unit["picture"]))
+        results = {}
+        for method in subject.methods:
+            rounds = []
+            try:
+                for _ in range(subject.settings["rounds"]):
+                    start = time.perf_counter()
+                    session.run(chw, explain=method.name.startswith("agf"))
+                    ran = time.perf_counter()
+                    session.explain(method=method.name, **method.options)
+                    rounds.append((time.perf_counter() - start, ran - start))
+                total, forward = min(rounds)
+                results[method.text] = {"total": 1e3 * total, "forward": 1e3 * forward, "map": 1e3 * (total - forward)}
+            except agf.Error as problem:
+                results[method.text] = {"problem": str(problem)}
+        return results
+
+    def pooled(self, records):
+        return {key: float(np.median([record[key] for record in records])) for key, _, _ in self.metrics}
+
+
+EXPERIMENTS = {
+    "perturb": Perturb,
+    "segment": Segment,
+    "grid": Grid,
+    "insert-delete": InsertDelete,
+    "sanity": Sanity,
+    "speed": Speed,
+}
+
+
+# A run: the plan, records that survive being killed, and where the work is done
+
+
+def write_file(path, content):
+    """Write text under a temporary name, then rename."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8", newline="") as f:
+        f.write(content)
+    os.replace(temporary, path)
+
+
+def checksum(path):
+    """What tells a model file from another one: the CRCs in its header."""
+    with open(path, "rb") as f:
+        return f.read(32)[24:32].hex()
+
+
+def make_plan(args):
+    """What a worker needs, as a plain dict: paths, and settings, which decide about the numbers; and the pictures."""
+    experiment = EXPERIMENTS[args.experiment]
+    names = []
+    for text in args.method or ["agf"]:
+        names += [name for name in agf.METHODS if name not in names] if text == "all" else [text]
+    if len(set(names)) < len(names):
+        raise EvalError("a method is named twice")
+    plan = {
+        "model": os.path.abspath(args.model),
+        "folder": os.path.abspath(args.pictures),
+        "tools": TOOLS,
+        "masks": os.path.abspath(args.masks) if getattr(args, "masks", None) else "",
+        "threads": args.threads,
+        "isa": args.isa,
+    }
+    with agf.Model(args.model) as model:
+        size = list(args.size or (model.input.height, model.input.width))
+        pictures = list_pictures(args.pictures, args, model)
+    plan["settings"] = {
+        "experiment": args.experiment,
+        "model": checksum(args.model),
+        "size": size,
+        "methods": [Method.parse(name).text for name in names],
+        "explain": args.explain,
+        "probability": args.probability,
+        "seed": args.seed,
+        **experiment.settings(args),
+        "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest()[:16],
+    }
+    return plan, pictures
+
+
+def prepare(args):
+    """The plan with its units, from OUT/run.json where a run was begun there; EvalError if that had other settings."""
+    plan, pictures = make_plan(args)
+    path = os.path.join(args.out, "run.json")
+    os.makedirs(args.out, exist_ok=True)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            begun = json.load(f)
+        if begun["settings"] != plan["settings"]:
+            differing = [
+                key
+                for key in {**begun["settings"], **plan["settings"]}
+                if begun["settings"].get(key) != plan["settings"].get(key)
+            ]
+            raise EvalError(
+                f"{args.out} holds a run with other settings ({', '.join(sorted(differing))}): choose another "
+                "folder or delete it"
+            )
+        return {**begun, **plan}
+    left_out = []
+
+    def say(message):
+        left_out.append(message)
+        print(f"agf_eval.py: skipped {message}", file=sys.stderr)
+
+    subject = Subject(plan)
+    plan["units"] = EXPERIMENTS[args.experiment].units(subject, pictures, say)
+    plan["left_out"] = left_out
+    write_file(path, json.dumps(plan, indent=1))
+    return plan
+
+
+def progress(items, title, total=None, done=0):
+    """A progress bar with the time left; silent where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=title, total=total if total is not None else len(items), initial=done, disable=None)
+
+
+class Records:
+    """A records*.jsonl, a line for each finished unit, written at once: a killed run leaves at most half a line."""
+
+    def __init__(self, path):
+        self.path, self.records = path, {}
+        if os.path.exists(path):
+            with open(path, "r+b") as f:
+                data = f.read()
+                whole = data.rfind(b"\n") + 1
+                f.truncate(whole)
+            for line in data[:whole].splitlines():
+                record = json.loads(line)
+                self.records[record["unit"]] = record["result"]
+        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def add(self, unit, result):
+        os.write(self.file, (json.dumps({"unit": unit, "result": result}) + "\n").encode())
+        self.records[unit] = result
+
+    def close(self):
+        os.close(self.file)
+
+
+def attempt(subject, unit):
+    """The unit's record, or {"_problem": why} if its picture cannot be used."""
+    experiment = EXPERIMENTS[subject.settings["experiment"]]()
+    problem = unit.get("picture", {}).get("problem")
+    if problem:
+        return {"_problem": problem}
+    try:
+        return experiment.measure(subject, unit)
+    except PICTURE_PROBLEMS as found:
+        return {"_problem": " ".join(str(found).split())}
+
+
+@functools.lru_cache(1)
+def subject_of(text):
+    """The Subject of a plan (as JSON); a worker keeps it between pictures."""
+    return Subject(json.loads(text))
+
+
+def measure_remotely(text, unit):
+    """attempt() on a Dask worker."""
+    return attempt(subject_of(text), unit)
+
+
+def work_here(plan, units):
+    """(unit, record) for each unit, in this process."""
+    subject = Subject(plan)
+    for unit in units:
+        yield unit, attempt(subject, unit)
+
+
+def work_on_dask(plan, units, address):
+    """(unit, record) for each unit as it is finished on a Dask cluster. A dead worker's units move to the others."""
+    from dask.distributed import Client, as_completed
+
+    tools = plan["tools"]
+
+    def measure(text, unit):  # a nested function travels by value: the worker need not have this module on its path
+        import sys
+
+        if tools not in sys.path:
+            sys.path.insert(0, tools)
+        import agf_eval
+
+        return agf_eval.measure_remotely(text, unit)
+
+    with Client(address) as client:
+        text = json.dumps({key: plan[key] for key in plan if key != "units"})
+        by_key = {}
+        for number, unit in enumerate(units):
+            # Records do not depend on the worker, but a cached one would hide a failure: the key is this run's own.
+            future = client.submit(measure, text, unit, key=f"agf-{os.getpid()}-{time.time_ns()}-{number}", retries=3)
+            by_key[future.key] = (unit, future)
+        for future in as_completed([future for _, future in by_key.values()]):
+            unit, _ = by_key.pop(future.key)
+            yield unit, future.result()
+
+
+def run(args):
+    plan = prepare(args)
+    units, name = plan["units"], "records.jsonl"
+    if args.shard:
+        i, n = args.shard
+        units, name = units[i - 1 :: n], f"records.{i}-of-{n}.jsonl"
+    records = Records(os.path.join(args.out, name))
+    waiting = [unit for unit in units if unit["id"] not in records.records]
+    source = work_on_dask(plan, waiting, args.dask) if args.dask else work_here(plan, waiting)
+    bar = progress(source, args.experiment, len(units), len(units) - len(waiting))
+    for unit, record in bar:
+        records.add(unit["id"], record)
+        if "_problem" in record:
+            bar.write(f"agf_eval.py: skipped {unit['id']}: {record['_problem']}", file=sys.stderr)
+    records.close()
+    if args.shard:
+        print(
+            f"shard {args.shard[0]} of {args.shard[1]} is complete; agf_eval.py merge {shlex.quote(args.out)} -o "
+            f"{shlex.quote(args.out)} makes the results when all are"
+        )
+        return 0
+    return finish(plan, records.records, args)
+
+
+def merge(args):
+    """Results of shards, which may lie in one folder or in several."""
+    plan, records = None, {}
+    for folder in args.outs:
+        path = os.path.join(folder, "run.json")
+        if not os.path.isfile(path):
+            raise EvalError(f"{folder}: not a folder that agf_eval.py has written")
+        with open(path, encoding="utf-8") as f:
+            found = json.load(f)
+        if plan and (found["settings"], found["units"]) != (plan["settings"], plan["units"]):
+            raise EvalError(f"{folder} and {args.outs[0]} are different experiments")
+        plan = plan or found
+        for name in sorted(os.listdir(folder)):
+            if re.fullmatch(r"records.*\.jsonl", name):
+                shard = Records(os.path.join(folder, name))
+                shard.close()
+                records.update(shard.records)
+    missing = [unit["id"] for unit in plan["units"] if unit["id"] not in records]
+    if missing:
+        raise EvalError(
+            f"{len(missing)} of {len(plan['units'])} units are missing, such as {missing[0]}: finish the shards first"
+        )
+    os.makedirs(args.out, exist_ok=True)
+    return finish(plan, records, args)
+
+
+# Results
+
+
+def mean_and_error(values):
+    """Mean, and its standard error (None for a single value)."""
+    values = np.asarray(values, float)
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return float(values.mean()), error
+
+
+def tabulate(plan, records):
+    """The numbers: rows for each method and metric, rows for each unit, {curve: {method: [x, y]}}, problems."""
+    experiment = EXPERIMENTS[plan["settings"]["experiment"]]()
+    units = [unit["id"] for unit in plan["units"]]
+    problems = list(plan["left_out"])
+    problems += [f"{unit}: {records[unit]['_problem']}" for unit in units if "_problem" in records[unit]]
+    rows, single, curves = [], [], {}
+    for method in plan["settings"]["methods"]:
+        usable = {}
+        for unit in units:
+            part = records[unit].get(method)
+            if part is not None and "problem" in part:
+                problems.append(f"{unit}, {method}: {part['problem']}")
+            elif part is not None:
+                usable[unit] = part
+        if not usable:
+            continue
+        values = {unit: experiment.values(part) for unit, part in usable.items()}
+        single += [
+            {"unit": unit, "method": method, "metric": metric, "value": value}
+            for unit in usable
+            for metric, value in values[unit].items()
+        ]
+        pooled = experiment.pooled(list(usable.values()))
+        for metric, _, _ in experiment.metrics:
+            row = {"method": method, "metric": metric, "value": None, "error": None, "units": len(usable)}
+            if metric in pooled:
+                row["value"] = pooled[metric]
+            else:
+                row["value"], row["error"] = mean_and_error([values[unit][metric] for unit in usable])
+            rows.append(row)
+        for name, xy in experiment.curve(list(usable.values())).items():
+            curves.setdefault(name, {})[method] = xy
+    return rows, single, curves, problems
+
+
+def csv_text(rows, columns):
+    """Rows as CSV text."""
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def pyplot():
+    """matplotlib without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save_figure(figure, path):
+    temporary = f"{path}.{os.getpid()}.tmp.png"
+    figure.savefig(temporary, dpi=120, bbox_inches="tight")
+    os.replace(temporary, path)
+    pyplot().close(figure)
+
+
+def plot_bars(experiment, rows, path):
+    """A panel of bars for each metric, with standard errors."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = pyplot().subplots(
+        1,
+        len(experiment.metrics),
+        squeeze=False,
+        sharey=True,
+        figsize=(4 * len(experiment.metrics), 1 + 0.35 * len(methods)),
+    )
+    for axis, (metric, title, better) in zip(axes[0], experiment.metrics):
+        chosen = [row for row in rows if row["metric"] == metric]
+        axis.barh(
+            [row["method"] for row in chosen],
+            [row["value"] for row in chosen],
+            xerr=[row["error"] or 0 for row in chosen],
+            color="#4878a8",
+            error_kw={"lw": 1},
+        )
+        axis.set_title(title + (f" ({better} is better)" if better else ""), fontsize=9)
+    axes[0][0].invert_yaxis()
+    save_figure(figure, path)
+
+
+def plot_curves(experiment, curves, path):
+    """A panel for each kind of curve, a line for each method."""
+    title, xlabel, ylabel = experiment.curves
+    figure, axes = pyplot().subplots(1, len(curves), squeeze=False, sharey=True, figsize=(5 * len(curves), 4))
+    for axis, (name, lines) in zip(axes[0], curves.items()):
+        for number, (method, (x, y)) in enumerate(lines.items()):
+            axis.plot(x, y, label=method, lw=1.3, ls=("-", "--", ":", "-.")[number // 10 % 4])
+        axis.set_title(f"{title}, {name}" if len(curves) > 1 else title, fontsize=9)
+        axis.set_xlabel(xlabel)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel(ylabel)
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    save_figure(figure, path)
+
+
+def plot_sheet(plan, records, count, path):
+    """The first pictures with every method's map over them in gray."""
+    subject = Subject(plan)
+    experiment = EXPERIMENTS[plan["settings"]["experiment"]]
+    shown = {}
+    for unit in plan["units"]:  # a picture comes again for every depth of Sanity
+        if len(shown) < count and "_problem" not in records[unit["id"]]:
+            shown.setdefault(unit.get("picture", unit).get("file", unit["id"]), unit)
+    columns = 1 + len(subject.methods)
+    figure, axes = pyplot().subplots(len(shown), columns, squeeze=False, figsize=(1.6 * columns, 1.8 * len(shown)))
+    for axis_row, unit in zip(axes, shown.values()):
+        pixels, k = experiment.exhibit(subject, unit)
+        for axis in axis_row:
+            axis.axis("off")
+        axis_row[0].imshow(pixels)
+        label = subject.model.labels[k] if subject.model.labels else f"class {k}"
+        axis_row[0].set_title(label.split(",")[0][:24], fontsize=7)
+        gray = Image.fromarray(pixels).convert("L").convert("RGBA")
+        session = subject.session(*pixels.shape[:2])
+        session.run(subject.normalised(pixels))
+        for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
+            axis.set_title(method.text[:26], fontsize=7)
+            if problem is None:
+                # A few extreme pixels would leave the rest pale.
+                strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
+                layer = Image.fromarray(subject.model.render(heat, "seismic", vmax=strong, transparent=True))
+                axis.imshow(Image.alpha_composite(gray, layer))
+            else:
+                axis.text(0.5, 0.5, "no map", ha="center", va="center", fontsize=8)
+    save_figure(figure, path)
+
+
+def number_text(value):
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
+    """The results as Markdown. command: what made them. pictures: plots to show."""
+    experiment = EXPERIMENTS[plan["settings"]["experiment"]]
+    settings = plan["settings"]
+    with agf.Model(plan["model"]) if os.path.isfile(plan["model"]) else _nothing() as model:
+        network = (model.name if model else "") or os.path.basename(plan["model"])
+    lines = [f"## {title}", "", experiment.note, ""]
+    facts = [
+        f"network {network}, input {settings['size'][1]}x{settings['size'][0]}",
+        f"explained class: {settings['explain']}",
+    ]
+    if settings["experiment"] == "grid":
+        facts[1] = (
+            f"{settings['cells']}x{settings['cells']} pictures, confidence above {settings['confidence']:g} "
+            f"({settings['probability']}), chance {1 / settings['cells'] ** 2:.3f}"
+        )
+    elif settings["experiment"] == "sanity":
+        facts[1] = "explained class: target"
+    elif settings["experiment"] == "insert-delete":
+        facts.append(f"probability: {settings['probability']}")
+    lines += [f"{datetime.date.today().isoformat()}; {'; '.join(facts)}; engine {agf.version()}.", ""]
+    if command:
+        lines += ["```", command, "```", ""]
+    titles = [
+        title + (f" ({'↓' if better == 'lower' else '↑'})" if better else "") for _, title, better in experiment.metrics
+    ]
+    lines += ["| method | " + " | ".join(titles) + " | n |", "| --- |" + " ---: |" * (len(titles) + 1)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = {row["metric"]: row for row in rows if row["method"] == method}
+        cells = []
+        for metric, _, _ in experiment.metrics:
+            row = mine[metric]
+            cells.append(
+                number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else "")
+            )
+        lines.append(f"| {method} | {' | '.join(cells)} | {next(iter(mine.values()))['units']} |")
+    lines += (
+        ["", "± is the standard error of the mean over units (n).", ""] if any(row["error"] for row in rows) else [""]
+    )
+    lines += [line for name in pictures for line in (f"![{os.path.splitext(name)[0]}]({name})", "")]
+    if problems:
+        shown = problems[:20]
+        lines += [f"{len(problems)} left out:", ""] + [f"- {problem}" for problem in shown]
+        lines += ([f"- and {len(problems) - len(shown)} more (results.json)"] if len(problems) > len(shown) else []) + [
+            ""
+        ]
+    return "\n".join(lines)
+
+
+class _nothing:
+    """A context that holds None, for a model file that merge cannot see."""
+
+    def __enter__(self):
+        return None
+
+    def __exit__(self, *exception):
+        return False
+
+
+def put_section(path, section):
+    """Put a Markdown section, which begins with a `## ` heading, into a file: in place of its namesake, or last."""
+    text = ""
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            text = f.read()
+    heading = section.split("\n", 1)[0]
+    section = section.strip() + "\n"
+    parts = re.split(r"(?m)^(?=## )", text)
+    for i, part in enumerate(parts):
+        if part.split("\n", 1)[0] == heading:
+            parts[i] = section + "\n"
+            break
+    else:
+        parts.append(section if not text.strip() else ("" if text.endswith("\n\n") else "\n") + section)
+    write_file(path, "".join(parts).rstrip() + "\n")
+
+
+def finish(plan, records, args):
+    """Write every result; the exit code: 1 if nothing could be measured."""
+    experiment, settings = EXPERIMENTS[plan["settings"]["experiment"]], plan["settings"]
+    rows, single, curves, problems = tabulate(plan, records)
+    out = functools.partial(os.path.join, args.out)
+    write_file(
+        out("results.json"),
+        json.dumps({"settings": settings, "results": rows, "curves": curves, "problems": problems}, indent=1) + "\n",
+    )
+    write_file(out("results.csv"), csv_text(rows, ["method", "metric", "value", "error", "units"]))
+    write_file(out("pictures.csv"), csv_text(single, ["unit", "method", "metric", "value"]))
+    if not rows:
+        print(
+            f"agf_eval.py: error: nothing could be measured; the first problem: {(problems or ['no units'])[0]}",
+            file=sys.stderr,
+        )
+        return 1
+    pictures = ["bars.png"]
+    plot_bars(experiment, rows, out("bars.png"))
+    if curves:
+        plot_curves(experiment, curves, out("curves.png"))
+        pictures.append("curves.png")
+    if args.sheet and os.path.isfile(plan["model"]) and os.path.isdir(plan["folder"]):
+        plot_sheet(plan, records, args.sheet, out("sheet.png"))
+        pictures.append("sheet.png")
+    title = args.title or f"{settings['experiment']}: {os.path.basename(plan['model'])}"
+    report = report_text(plan, rows, curves, problems, title, args.command, pictures)
+    write_file(out("report.md"), f"<!-- {platform.platform()} -->\n{report}")
+    if args.into:
+        put_section(args.into, report_text(plan, rows, curves, problems, title, args.command))
+    print(report)
+    return 0
+
+
+# The command line
+
+
+def fraction(text):
+    """ "i/n" with 1 <= i <= n."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found.group(1)) <= int(found.group(2)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N")
+    return int(found.group(1)), int(found.group(2))
+
+
+def picture_size(text):
+    """ "WxH" as (height, width)."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or not int(found.group(1)) * int(found.group(2)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
+    return int(found.group(2)), int(found.group(1))
+
+
+def positive(text):
+    if not re.fullmatch(r"\d+", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def command_line():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("-o", "--out", required=True, metavar="OUT", help="the folder for results")
+    output.add_argument(
+        "--sheet", type=int, default=6, metavar="N", help="pictures on the contact sheet (default 6; 0: none)"
+    )
+    output.add_argument("--title", help="the report's heading")
+    output.add_argument(
+        "--into",
+        metavar="FILE.md",
+        help="also put the report into this file, in place of the section with " "the same title",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("model", metavar="NET.agf")
+    common.add_argument("pictures", metavar="PICTURES", help="folder")
+    common.add_argument(
+        "-m", "--method", action="append", metavar="NAME[:OPTIONS]", help="may be repeated (default agf)"
+    )
+    common.add_argument("--labels", metavar="FILE.csv", help="columns file, label")
+    common.add_argument(
+        "--explain",
+        default="predicted",
+        metavar="WHICH",
+        help="explain the predicted class (default), the target, or the class in this column of the CSV",
+    )
+    common.add_argument(
+        "--probability",
+        choices=("softmax", "sigmoid"),
+        default="softmax",
+        help="how the network's logits become probabilities (default softmax)",
+    )
+    common.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
+    common.add_argument("--size", type=picture_size, metavar="WxH", help="input size (default: the network's)")
+    common.add_argument("--seed", type=int, default=0, help="of grids and random weights (default 0)")
+    common.add_argument("--threads", type=int, default=0, help="of each process (default: all cores)")
+    common.add_argument("--isa", help="instruction set (default: the best)")
+    common.add_argument("--shard", type=fraction, metavar="I/N", help="do the I-th of N parts; then merge")
+    common.add_argument("--dask", metavar="ADDRESS", help="spread the pictures over a Dask cluster")
+    for name, experiment in EXPERIMENTS.items():
+        own = commands.add_parser(name, parents=[common, output], help=experiment.help, description=experiment.note)
+        experiment.arguments(own)
+    own = commands.add_parser("merge", parents=[output], help="put the shards of one experiment together")
+    own.add_argument("outs", nargs="+", metavar="OUT")
+    return parser
+
+
+def main(argv=None):
+    args = command_line().parse_args(argv)
+    args.command = shlex.join(["tools/agf_eval.py"] + (sys.argv[1:] if argv is None else list(argv)))
+    try:
+        return merge(args) if args.experiment == "merge" else run(args)
+    except (EvalError, agf.Error, OSError) as problem:
+        print(f"agf_eval.py: error: {problem}", file=sys.stderr)
+    except ImportError as problem:
+        print(f"agf_eval.py: error: needs the Python package {problem.name}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
