@@ -11,7 +11,7 @@ VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_V
 
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
-TESTS = test_golden test_methods test_api test_hostile soak
+TESTS = test_golden test_methods test_api test_hostile test_v1 soak
 PYTHON_TESTS = test_oracle test_pictures test_convert test_readme
 
 all: build/agf build/libagf.so build/libagf.a
@@ -31,7 +31,7 @@ build/libagf.so: $(ENGINE) | build
 build/libagf.a: build/agf.o
 	$(AR) rcs $@ build/agf.o
 
-build/test_hostile: tests/tiny.h tests/exercise.h
+build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h
 
 build/test_%: tests/test_%.c tests/testing.h build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
