@@ -72,8 +72,8 @@ run() {
         ;;
     esac
     case $name-$isa in
-      x86_64-*-O3-* | aarch64-gcc-O3-neon) cases= ;;
-      aarch64-*-O0-* | armv7-*) cases=$fewer ;; # slow code, or a software fmaf, on an emulated processor
+      x86_64-gcc-O3-* | aarch64-gcc-O3-neon) cases= ;;
+      aarch64-*-O0-* | aarch64-*-ref | armv7-*) cases=$fewer ;; # slow code, or a software fmaf, on an emulated processor
       *) cases=$few ;;
     esac
     [ "$all" ] && cases=
