@@ -1,5 +1,5 @@
-/* One SHA-256 for each test network: over its logits, latent vector and maps (several classes, option sets and the label-free
- * procedure). tests/test_bits.sh builds this for every target and compares the lines it prints with tests/bits.txt.
+/* One SHA-256 for each test network: over its logits, latent vector and maps (several classes, option sets, the label-free procedure
+ * and, for the smallest images, other methods). tests/test_bits.sh builds this for every target and compares the lines it prints with tests/bits.txt.
  *
  *   bits [--isa NAME] [--threads N,N,...] [case ...]     prints "SHA-256  case"; without cases: all there are
  *
@@ -144,6 +144,7 @@ static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *m
 
 /* The case's hash under one configuration; nonzero if a session cannot be made or run. */
 static int hash_case(const test_case *c, const agf_session_config *config, unsigned flags, char text[65], agf_error *err) {
+  static const agf_method methods[] = {AGF_METHOD_GRADIENT_X_INPUT, AGF_METHOD_GRADCAM, AGF_METHOD_LRP_A2B1, AGF_METHOD_CLRP};
   static const unsigned options[] = {AGF_NO_FX | AGF_NO_REG, AGF_NO_FDX | AGF_NO_A, AGF_NO_M | AGF_FX_GRADCAM};
   agf_session *session;
   agf_request q;
@@ -174,6 +175,11 @@ static int hash_case(const test_case *c, const agf_session_config *config, unsig
   for (i = 1; i < latent_size; i += 3) latent[i] = 0; /* stands in for the difference of two pictures */
   q.difference = latent;
   add_maps(&sha, session, &q, maps, c->pixels);
+  q.difference = NULL;
+  for (i = 0; config->methods && i < sizeof methods / sizeof *methods; i++) {
+    q.method = methods[i];
+    add_maps(&sha, session, &q, maps, c->pixels);
+  }
   sha256_end(&sha, text);
   free(latent);
   free(maps);
@@ -196,6 +202,7 @@ static void run_case(const test_case *c, const char *isa, const int *threads, in
   config.isa = isa;
   config.height = c->height;
   config.width = c->width;
+  config.methods = c->pixels < 1000 ? AGF_METHODS_ALL : 0;
   for (i = 0; i < counts; i++) {
     config.threads = threads[i];
     snprintf(how, sizeof how, "%d threads", threads[i]);
