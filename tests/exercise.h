@@ -81,17 +81,24 @@ static inline void exercise_session(const agf_model *model, exercise_ledger *l, 
       if (!(fabsf(map[i]) <= 3.4e38f)) r->broken = "a map is infinite or NaN";
     if (!ok && !err.message[0]) r->broken = "agf_explain refuses without a message";
     r->explained += ok;
-    if (flags & 2) {
-      float *latent = (float *)malloc(((size_t)agf_latent_size(s) + 1) * sizeof *latent);
-      q.options = flags >> 2 & 63;
-      if (agf_latent(s, latent, &err) != AGF_OK) r->broken = "no latent vector after a run";
-      for (i = 0; i < (size_t)agf_latent_size(s); i++) latent[i] *= 0.5f;
-      q.difference = latent;
-      agf_explain(s, &q, map, &err);
-      free(latent);
-    }
   } else if (!err.message[0]) {
     r->broken = "agf_run refuses without a message";
+  }
+    if (r->ran && flags >> 12 & 15) { /* another method, of few steps */
+    q.method = (agf_method)((flags >> 12 & 15) % AGF_METHODS);
+    q.steps = q.samples = 2;
+    if (agf_explain(s, &q, map, &err) != AGF_OK && !err.message[0]) r->broken = "agf_explain refuses without a message";
+    memset(&q, 0, sizeof q);
+    q.count = 1;
+  }
+  if (r->ran && flags & 2) {
+    float *latent = (float *)malloc(((size_t)agf_latent_size(s) + 1) * sizeof *latent);
+    q.options = flags >> 2 & 63;
+    if (agf_latent(s, latent, &err) != AGF_OK) r->broken = "no latent vector after a run";
+    for (i = 0; i < (size_t)agf_latent_size(s); i++) latent[i] *= 0.5f;
+    q.difference = latent;
+    agf_explain(s, &q, map, &err);
+    free(latent);
   }
   if (l->calls) r->broken = "memory is taken while running or explaining";
   free(x);
@@ -101,11 +108,12 @@ static inline void exercise_session(const agf_model *model, exercise_ledger *l, 
 }
 
 static inline void exercise_observer(void *ctx, const agf_observation *o) {
-  *(float *)ctx += o->cam[0] + (o->g ? o->g[0] : 0);
+  *(float *)ctx += (o->cam ? o->cam[0] : 0) + (o->g ? o->g[0] : 0);
 }
 
 /* flags: bit 0 forms |W||x| in the forward pass; bit 1 also the label-free procedure, with the options of bits 2 to 7; bit 8 an
- * observer; bit 9 low memory; bit 10 f other sizes; bit 11 two threads. */
+ * observer; bit 9 low memory; bit 10 another size; bit 11 two threads;
+ * bits 12 to 15 one more method. */
 static inline exercise_report exercise(const unsigned char *data, size_t bytes, unsigned flags, double limit) {
   static const uint8_t photo[5 * 4 * 3] = {1, 200, 30, 90, 255};
   exercise_ledger l;
@@ -155,6 +163,7 @@ static inline exercise_report exercise(const unsigned char *data, size_t bytes, 
   c.allocator = &a;
   c.max_bytes = EXERCISE_MAX_BYTES;
   c.low_memory = flags >> 9 & 1;
+  if (flags >> 12 & 15) c.methods = AGF_METHOD_BIT((flags >> 12 & 15) % AGF_METHODS);
   if (flags & 256) {
     c.observer = exercise_observer;
     c.observer_ctx = &sink;

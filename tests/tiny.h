@@ -3,6 +3,9 @@
 #ifndef AGF_TINY_H
 #define AGF_TINY_H
 
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
 #include "../agf.h"
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
  *
- * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`, a method a row of `methods`.
+ * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`.
  * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on cli_base.h's. */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
@@ -27,6 +27,7 @@ typedef struct options {
   int width, height; /* 0: the model's own */
   int threads;
   int runs;
+  int steps, samples, seed; /* of methods that take several images; 0: the engine's default */
 } options;
 
 typedef enum option_kind {
@@ -70,7 +71,12 @@ static const option options_known[] = {
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
   {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
-  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD", "agf (default): Attribution Guided Factorization"},
+  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD",
+   "agf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
+   "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare"},
+  {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
+  {"samples", 0, EXPLAIN, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
+  {"seed", 0, EXPLAIN, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
   {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
   {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
@@ -183,17 +189,11 @@ static void options_free(options *o) {
 
 /* ---- What the user names -------------------------------------------------------------------------------------------------- */
 
-static const struct {
-  const char *name;
-  agf_method method;
-} methods[] = {{"agf", AGF_METHOD_AGF}};
-
 static agf_method find_method(const char *name) {
-  size_t i;
+  int method = agf_method_find(name);
 
-  for (i = 0; i < sizeof methods / sizeof *methods; i++)
-    if (!strcmp(name, methods[i].name))
-      return methods[i].method;
+  if (method >= 0)
+    return (agf_method)method;
   fatal("unknown method %s; `agf help explain` lists the methods", name);
   return AGF_METHOD_AGF;
 }
@@ -503,6 +503,7 @@ static bool need_session(explainer *e, int height, int width, problem *why) {
   config.threads = e->asked->threads;
   config.low_memory = e->asked->low_memory;
   config.isa = e->asked->isa;
+  config.methods = AGF_METHOD_BIT(e->method);
   config.progress = progress_update;
   if (agf_session_create(e->model, &config, &e->session, &error))
     return failed(why, "%s", error.message);
@@ -594,6 +595,9 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   memset(&request, 0, sizeof request);
   request.method = e->method;
   request.options = e->ablations;
+  request.steps = e->asked->steps;
+  request.samples = e->asked->samples;
+  request.seed = (uint64_t)e->asked->seed;
   request.count = r->count;
   request.classes = r->explained;
   if (s->nearest) {
