@@ -2413,7 +2413,7 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
             size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
                                          (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
                                       : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
-            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            ptrdiff_t ws = n->groups > 1 ? (ptrdiff_t)AGF_CB : (ptrdiff_t)kw * AGF_OCG;
             if (w->type == AGF_F32) {
               s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
             } else {

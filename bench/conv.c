@@ -71,7 +71,7 @@ static void done(agf_session *s, const agf_conv_job *j, int block, int row, cons
   for (i = 0; i < agf_rhs_out(j->kind); i++) s->k.store(acc + i * rs, as, j->wo, y);
 }
 
-/* Median share of the peak and seconds of one convolution. */
+/* Share of the peak and seconds of one convolution, quartiles of several runs with the peak probed in between. */
 static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, int stride, int ci, int co, int hw, double share, int dense,
                       double *seconds) {
   static agf_model m;
