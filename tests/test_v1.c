@@ -22,6 +22,7 @@ int main(int argc, char **argv) {
   agf_request q;
   FILE *f;
   int k, o;
+  (void)argv;
   snprintf(path, sizeof path, "%s/golden-v1/all_ops.agf", tests_folder());
   for (i = 0; i < 3 * H * W; i++) x[i] = (float)((int)(i * 2654435761u >> 16 & 255) - 100) / 128;
   CHECK(agf_model_open(path, NULL, &model, &err) == AGF_OK, "%s", err.message);
