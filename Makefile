@@ -9,6 +9,8 @@ PREFIX ?= /usr/local
 SONAME = libagf.so.1
 VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
+MAKEFLAGS += -j2
+
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_conv
@@ -19,14 +21,15 @@ all: build/agf build/libagf.so build/libagf.a
 build:
 	mkdir -p build
 
+# Position-independent, so that the shared library is made of the same object: compiling the kernels takes a while.
 build/agf.o: $(ENGINE) | build
-	$(CC) $(WARNINGS) $(CFLAGS) -c agf.c -o $@
+	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -c agf.c -o $@
 
 build/agf: $(CLI) build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(LDLIBS)
 
-build/libagf.so: $(ENGINE) | build
-	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -shared -Wl,-soname,$(SONAME) agf.c -o $@ $(LDLIBS)
+build/libagf.so: build/agf.o
+	$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) build/agf.o -o $@ $(LDLIBS)
 
 build/libagf.a: build/agf.o
 	$(AR) rcs $@ build/agf.o

@@ -45,6 +45,11 @@ export OMP_NUM_THREADS=2
 for t in $TESTS; do run "$t" build/"$t"; done
 
 run test_bits sh tests/test_bits.sh
+if [ "${CI:-}" ]; then
+  run test_dist sh tests/test_dist.sh
+else
+  skip test_dist "compiles the drop-in pair with every compiler and target at hand, for minutes: CI=true make test, or sh tests/test_dist.sh"
+fi
 if command -v python3 >/dev/null; then
   AGF_DEMO=$PWD/tests/demo/demo.agf run test_cli python3 tests/test_cli.py
 else

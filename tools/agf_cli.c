@@ -73,7 +73,7 @@ static const option options_known[] = {
   {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD",
    "agf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
-   "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare"},
+   "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare; all: a contact sheet"},
   {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
   {"samples", 0, EXPLAIN, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
   {"seed", 0, EXPLAIN, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
