@@ -11,8 +11,8 @@ VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_V
 
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
-TESTS = test_golden test_methods test_api test_hostile test_v1 soak
-PYTHON_TESTS = test_oracle test_pictures test_convert test_readme
+TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_conv
+PYTHON_TESTS = test_oracle test_pictures test_python test_convert test_eval test_readme
 
 all: build/agf build/libagf.so build/libagf.a
 
@@ -36,6 +36,10 @@ build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h
 build/test_%: tests/test_%.c tests/testing.h build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
 
+# These look inside the engine.
+build/check_%: tests/check_%.c tests/testing.h $(ENGINE) | build
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@ $(LDLIBS)
+
 test: all $(TESTS:%=build/%)
 	@TESTS="$(TESTS)" PYTHON_TESTS="$(PYTHON_TESTS)" sh tests/run.sh
 
@@ -49,9 +53,17 @@ test-full: build/test_golden
 	for n in vgg19 vgg16_bn resnet50 resnet18; do build/venv/bin/python tests/make_golden.py --full $$n --out build/full || exit 1; done
 	build/test_golden --full build/full
 
-# PyTorch into the tests' environment, for the converter's tests against it.
+# PyTorch, and what the battery of experiments needs, into the tests' environment: then nothing in Python is skipped.
 torch:
-	sh tests/environment.sh torch
+	sh tests/environment.sh torch eval
+
+# How fast it is here: kernels, stages, whole programs, and beside its peers where they are installed.
+bench: build/agf build/libagf.so build/check_kernels
+	sh bench/run.sh
+
+# An upper bound for the NEON loops on Raspberry Pi's processors.
+mca:
+	sh bench/mca.sh
 
 # The drop-in pair: dist/agf.h and dist/agf.c.
 dist:
@@ -135,4 +147,4 @@ format-check:
 clean:
 	rm -rf build
 
-.PHONY: all demo test test-full torch dist install clean asan ubsan tsan valgrind soak fuzz fuzz-pictures coverage lint format-check
+.PHONY: all demo test test-full torch bench mca dist install clean asan ubsan tsan valgrind soak fuzz fuzz-pictures coverage lint format-check

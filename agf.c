@@ -92,8 +92,8 @@ AGF_API const char *agf_version(void) {
 }
 
 AGF_API const char *agf_method_name(agf_method method) {
-  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients",
-                                      "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
+  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad",
+                                      "integrated_gradients", "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
   return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
 }
 
@@ -1396,7 +1396,8 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
- * `blocks` input blocks go into one call. */
+ * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9 times the
+ * time with twelve). */
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
@@ -1410,7 +1411,7 @@ static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
   c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1) : 1;
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imin(agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1), 4) : 1;
   c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
   return c;
 }
@@ -1640,8 +1641,8 @@ static int agf_local_head(const agf_session *s, const agf_step **linear) {
 }
 
 /* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
- * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor; `own_bias`: for gradcam before
- * a BatchNorm. */
+ * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor;
+ * `own_bias`: a convolution's, for gradcam before a BatchNorm. */
 static void agf_plan_methods(agf_session *s) {
   const agf_tensor *image = &s->tensor[0];
   const agf_step *linear;
@@ -1686,7 +1687,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
-        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = p->window = -1;
+        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = -1;
+    p->window = -1;
   }
   agf_plan_tensor(s, 0, -1);
   for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
@@ -1716,7 +1718,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
       p->bias = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
     }
-    if (p->act != AGF_ACT_NONE || p->kind == AGF_STEP_NORM) agf_need_scratch(s, (size_t)to->w * 2 * AGF_CB * 4);
+    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (size_t)to->w * AGF_CB * 4);
   }
   s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
@@ -1945,6 +1947,7 @@ struct agf_conv_job {
   const agf_tensor *to; /* the tensor that the epilogue writes */
   float *y, *c, *a, *g; /* epilogue's outputs [cb][h][w][16], NULL where not wanted */
   uint16_t *y_mask;
+  const struct agf_delivery *delivery; /* adjoint: what its rows end as, NULL: not yet */
   agf_act act;
   const float *scale, *bias;
   int filter;           /* 0 w, 1 w+, 2 w- (box rule, one at a time; LRP) */
@@ -2043,6 +2046,30 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. */
+static void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
+#if defined(__GNUC__)
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  size_t element = w->type == AGF_F32 ? 4 : 2, i, line = 64 / element;
+  const char *data = (const char *)w->data;
+  int count = agf_panel_count(j, first), k, p, taps = n->kernel[1] * AGF_CB;
+  for (k = 0; k < blocks; k++)
+    if (!j->adjoint) {
+      size_t at = agf_conv_index(n, j->ci, first, (b + k) * AGF_CB, kr, 0);
+      size_t size = (size_t)count * (size_t)agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB) * (size_t)n->kernel[1] * AGF_OCG;
+      for (i = 0; i < size; i += line) __builtin_prefetch(data + (at + i) * element, 0, 2);
+    } else {
+      for (p = 0; p < 2 * count && first + p * AGF_CB < j->co; p++) {
+        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, first + p * AGF_CB, n->kernel[0] - 1 - kr, 0);
+        for (i = 0; i < (size_t)taps; i++) __builtin_prefetch(data + (at + i * AGF_OCG) * element, 0, 2);
+      }
+    }
+#else
+  (void)s, (void)j, (void)b, (void)blocks, (void)kr, (void)first;
+#endif
+}
+
 /* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
 static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
                                    ptrdiff_t *wab) {
@@ -2109,8 +2136,11 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
+      if (next * AGF_CB < j->ci && j->co <= j->to->c)
+        agf_panels_ahead(s, j, next, agf_imin(blocks, agf_ceil_div(j->ci, AGF_CB) - next), more ? kr + 1 : 0, first);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
@@ -2383,7 +2413,7 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
             size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
                                          (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
                                       : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
-            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            ptrdiff_t ws = n->groups > 1 ? (ptrdiff_t)AGF_CB : (ptrdiff_t)kw * AGF_OCG;
             if (w->type == AGF_F32) {
               s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
             } else {
@@ -2522,6 +2552,23 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   st->d_known = want_d;
 }
 
+/* Where every element stands alone, a task is some rows of one block, as they follow one another in memory. */
+typedef struct agf_piece {
+  int b, r, end; /* rows [r, end) of block b */
+} agf_piece;
+
+static int agf_piece_rows(const agf_tensor *t) { return agf_imax(1, 32 * 1024 / (t->w * AGF_CB * (int)sizeof(float))); }
+static int agf_pieces(const agf_tensor *t) { return t->cb * agf_ceil_div(t->h, agf_piece_rows(t)); }
+
+static agf_piece agf_piece_at(const agf_tensor *t, int i) {
+  int rows = agf_piece_rows(t), each = agf_ceil_div(t->h, rows);
+  agf_piece p;
+  p.b = i / each;
+  p.r = i % each * rows;
+  p.end = agf_imin(p.r + rows, t->h);
+  return p;
+}
+
 /* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
 typedef struct agf_rows_job {
   agf_step *st;
@@ -2530,29 +2577,30 @@ typedef struct agf_rows_job {
   float *y;        /* output, element (0, 0, 0) */
   const float *cam, *g;
   float *out, *out_g;
-  int slot, first, option;
+  int first;       /* Concat's adjoint: the input's first channel */
+  const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
 } agf_rows_job;
 
-static void agf_norm_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
   const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    if (s->k.store_y(j->x + b * j->ti->xb + r * j->ti->xr, AGF_CB, t->w, scale ? scale + b * AGF_CB : NULL, bias + b * AGF_CB,
-                     j->st->act, agf_row_x(s, t, b, r), agf_row_mask(s, t, b, r)))
+  for (; p.r < p.end; p.r++)
+    if (s->k.store_y(j->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, scale ? scale + p.b * AGF_CB : NULL,
+                     bias + p.b * AGF_CB, j->st->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-static void agf_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    if (s->k.add(agf_row_x(s, t0, b, r), agf_row_x(s, t1, b, r), j->st->act, t->w, agf_row_x(s, t, b, r),
-                 agf_row_mask(s, t, b, r)))
+  for (; p.r < p.end; p.r++)
+    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->st->act, t->w, agf_row_x(s, t, p.b, p.r),
+                 agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
@@ -2572,15 +2620,15 @@ static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_
   q->n = to->w;
 }
 
-static void agf_pool_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
+  agf_piece p = agf_piece_at(t, i);
   agf_pool_row q;
-  int b;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    agf_pool_row_of(s, j->st, j->ti, t, j->x, b, r, &q);
-    s->k.pool(&q, j->y + b * t->xb + r * t->xr, agf_row_mask(s, t, b, r));
+  for (; p.r < p.end; p.r++) {
+    agf_pool_row_of(s, j->st, j->ti, t, j->x, p.b, p.r, &q);
+    s->k.pool(&q, j->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
   }
 }
 
@@ -2647,9 +2695,9 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
     case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
     case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
     case AGF_STEP_NORM:
-    case AGF_STEP_ACT: agf_parallel(s, j.to->h, agf_norm_task, &j); break;
-    case AGF_STEP_POOL: agf_parallel(s, j.to->h, agf_pool_task, &j); break;
-    case AGF_STEP_ADD: agf_parallel(s, j.to->h, agf_add_task, &j); break;
+    case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
+    case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
+    case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
     default: agf_parallel(s, j.to->h, agf_concat_task, &j); break;
   }
 }
@@ -2667,47 +2715,55 @@ static void agf_destination(agf_session *s, const agf_step *st, int j, float **c
   *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
 }
 
-static void agf_merge_first_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.merge_first(agf_row_of(j->out, t, b, r), agf_row_x(s, t, b, r), t->w);
-}
+typedef struct agf_delivery {
+  const agf_tensor *t;
+  float *cam, *g;  /* as agf_destination has them */
+  int first, last; /* of several readers */
+} agf_delivery;
 
-static void agf_merge_next_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  size_t at;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    at = agf_row_at(t, b, r) * AGF_CB;
-    s->k.merge_next(j->out + at, j->cam + at, agf_row_x(s, t, b, r), j->g ? j->out_g + at : NULL, j->g ? j->g + at : NULL, t->w);
-  }
-}
-
-static void agf_merge_last_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.merge_last(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
-}
-
-/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. */
-static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+/* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
+static agf_delivery agf_begin_delivery(agf_session *s, const agf_step *st, int slot) {
   agf_tensor *t = &s->tensor[s->in[st->in + slot]];
-  agf_rows_job j;
-  int first = t->delivered++ == 0;
+  agf_delivery d;
+  agf_destination(s, st, slot, &d.cam, &d.g);
+  d.t = t;
+  d.first = t->delivered++ == 0;
+  d.last = t->delivered == t->readers;
+  return d;
+}
+
+/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. Row r of
+ * block b, called when it has been written to cam and g: the tensor's own row, or any place if it is not the first. */
+static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
+  const agf_tensor *t = d->t;
+  float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
   if (t->readers == 1) return;
-  memset(&j, 0, sizeof j);
-  j.to = t;
-  j.out = agf_floats(s, t->cam);
-  j.out_g = agf_floats(s, t->g);
-  j.cam = agf_floats(s, st->tmp_cam);
-  j.g = t->wants_g ? agf_floats(s, st->tmp_g) : NULL;
-  agf_parallel(s, t->h, first ? agf_merge_first_task : agf_merge_next_task, &j);
+  if (d->first)
+    s->k.merge_first(own, x, t->w);
+  else
+    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->wants_g ? g : NULL, t->w);
+  if (d->last) s->k.merge_last(own, x, t->w);
+}
+
+static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_delivery *d = (const agf_delivery *)arg;
+  agf_piece p = agf_piece_at(d->t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++) agf_merge_row(s, d, p.b, p.r, agf_row_of(d->cam, d->t, p.b, p.r), agf_row_of(d->g, d->t, p.b, p.r));
+}
+
+/* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
+static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+  agf_delivery d = agf_begin_delivery(s, st, slot);
+  if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
+}
+
+static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
 }
 
 static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
@@ -2726,17 +2782,9 @@ static void agf_observe(agf_session *s, const agf_tensor *t, int node, int targe
   s->config.observer(s->config.observer_ctx, &o);
 }
 
-/* All readers of tensor t have delivered. */
+/* All readers of tensor t have delivered: its cam and g are final. */
 static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
-  agf_tensor *x = &s->tensor[t];
-  if (x->readers > 1) {
-    agf_rows_job j;
-    memset(&j, 0, sizeof j);
-    j.to = x;
-    j.x = agf_x(s, x);
-    j.out = agf_floats(s, x->cam);
-    agf_parallel(s, x->h, agf_merge_last_task, &j);
-  }
+  const agf_tensor *x = &s->tensor[t];
   if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), x->wants_g ? agf_floats(s, x->g) : NULL, AGF_CB);
 }
 
@@ -2753,27 +2801,27 @@ typedef struct agf_gate_job {
   int vectors;
 } agf_gate_job;
 
-/* The gate of row r: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
-static void agf_gate_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* The gate of some rows: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
+static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_gate_job *j = (const agf_gate_job *)arg;
   const agf_tensor *t = j->t;
+  agf_piece p = agf_piece_at(t, i);
   agf_gate_row q;
-  int b;
   (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r);
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r);
     q.cam = j->cam + at * AGF_CB;
     q.g = j->g ? j->g + at * AGF_CB : NULL;
-    q.y = agf_row_x(s, t, b, r);
-    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    q.y = agf_row_x(s, t, p.b, p.r);
+    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
     q.d = j->d ? j->d + at * AGF_CB : NULL;
     q.b = NULL;
     q.column_class = NULL;
     q.b_stride = j->st->co;
     if (j->b) {
       q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
-      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[r] * (size_t)j->st->column_classes * (size_t)j->st->co +
-            (size_t)b * AGF_CB;
+      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
+            (size_t)p.b * AGF_CB;
     }
     q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
     q.mask = j->mask ? j->mask + at : NULL;
@@ -2794,117 +2842,147 @@ static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
   j->scale = agf_floats(s, st->scale);
 }
 
-/* out[slot] = rule of Add; its g and Concat's parts are copied. */
-static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to, *ti = j->ti;
-  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB, block = (size_t)t->h * (size_t)t->w * AGF_CB;
-  int b;
+/* The activation and BatchNorm behind a step, and Add. */
+typedef struct agf_elementwise_job {
+  const agf_tensor *t;    /* the step's output */
+  float *cam, *g;         /* of the output; the activation works in place */
+  const float *scale;
+  agf_act act;
+  agf_delivery to[2];     /* Add's inputs */
+} agf_elementwise_job;
+
+static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_tensor *t = j->t;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  if (j->st->kind == AGF_STEP_ADD) {
-    for (b = 0; b < t->cb; b++)
-      s->k.add_back(j->cam + row + (size_t)b * block, agf_row_x(s, t, b, r), agf_row_x(s, ti, b, r), t->w, j->out + row + (size_t)b * block);
-  } else {
-    agf_copy_channels(j->cam + row, (ptrdiff_t)block, j->first, j->out + to, (ptrdiff_t)block, 0, ti->c, t->w);
-    agf_clear_lanes(j->out + to, (ptrdiff_t)block, ti->c, t->w);
-  }
-  if (!j->out_g) return;
-  agf_copy_channels(j->g + row, (ptrdiff_t)block, j->first, j->out_g + to, (ptrdiff_t)block, 0, ti->c, t->w);
-  agf_clear_lanes(j->out_g + to, (ptrdiff_t)block, ti->c, t->w);
+  for (; p.r < p.end; p.r++)
+    s->k.act_back(agf_row_of(j->cam, t, p.b, p.r), agf_row_of(j->g, t, p.b, p.r), agf_row_x(s, t, p.b, p.r),
+                  j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
 }
 
-/* cam and g of the output, behind the activation: in place. */
-static void agf_act_in_place_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_gate_job *j = (const agf_gate_job *)arg;
+/* Add's rule is x * sdiv(cam, y) and g as it is. */
+static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
   const agf_tensor *t = j->t;
-  float *pair = (float *)(void *)scratch; /* [w][cam, g][16] */
-  int b, p, vectors = j->g ? 2 : 1;
-  agf_gate_row q;
-  memset(&q, 0, sizeof q);
-  q.act = j->act;
-  q.rhs = pair;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB;
-    float *cam = (float *)(uintptr_t)j->cam + at, *g = j->g ? (float *)(uintptr_t)j->g + at : NULL;
-    q.cam = cam;
-    q.g = g;
-    q.y = agf_row_x(s, t, b, r);
-    q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
-    s->k.gate(&q, t->w);
-    for (p = 0; p < t->w; p++) {
-      memcpy(cam + p * AGF_CB, pair + p * vectors * AGF_CB, AGF_CB * sizeof(float));
-      if (g) memcpy(g + p * AGF_CB, pair + (p * vectors + 1) * AGF_CB, AGF_CB * sizeof(float));
+  float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
+  agf_piece p = agf_piece_at(t, i);
+  int k;
+  for (; p.r < p.end; p.r++) {
+    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r), *y = agf_row_x(s, t, p.b, p.r);
+    if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
+    for (k = 0; k < 2; k++) {
+      const agf_delivery *d = &j->to[k];
+      float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
+      s->k.add_back(cam, y, agf_row_x(s, d->t, p.b, p.r), t->w, out);
+      if (d->first && d->g && g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
+      agf_merge_row(s, d, p.b, p.r, out, g);
     }
   }
 }
 
-static void agf_act_in_place(agf_session *s, const agf_step *st) {
-  agf_gate_job j;
-  if (st->act == AGF_ACT_NONE && st->scale < 0) return;
-  agf_gate_init(s, &j, st);
-  agf_parallel(s, j.t->h, agf_act_in_place_task, &j);
+/* Concat's inputs get their channels. */
+static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *ti = j->ti;
+  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
+  ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
+  int b;
+  (void)scratch;
+  agf_copy_channels(j->cam + row, block, j->first, j->out + to, block, 0, ti->c, t->w);
+  agf_clear_lanes(j->out + to, block, ti->c, t->w);
+  if (j->out_g) {
+    agf_copy_channels(j->g + row, block, j->first, j->out_g + to, block, 0, ti->c, t->w);
+    agf_clear_lanes(j->out_g + to, block, ti->c, t->w);
+  }
+  for (b = 0; j->to_input && b < ti->cb; b++)
+    agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
 }
 
 static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
   int b;
-  (void)s;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
     memcpy(j->out + at, j->cam + at, bytes);
     if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
+    if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
   }
 }
 
 static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   const agf_tensor *t = &s->tensor[st->out];
+  agf_elementwise_job e;
   agf_rows_job j;
-  int slot, at = 0;
-  agf_act_in_place(s, st);
-  if (s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node)
-    agf_observe(s, t, st->node, target, agf_floats(s, t->cam), t->wants_g ? agf_floats(s, t->g) : NULL, AGF_CB);
+  agf_delivery d;
+  int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
+  memset(&e, 0, sizeof e);
+  e.t = t;
+  e.cam = agf_floats(s, t->cam);
+  e.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  e.scale = agf_floats(s, st->scale);
+  e.act = st->act;
+  if (st->kind != AGF_STEP_ADD || seen) {
+    if (e.act != AGF_ACT_NONE || e.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &e);
+    e.act = AGF_ACT_NONE;
+  }
+  if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
+  if (st->kind == AGF_STEP_ADD) {
+    for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
+    agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
+    return;
+  }
   memset(&j, 0, sizeof j);
   j.st = st;
   j.to = t;
-  j.cam = agf_floats(s, t->cam);
-  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.cam = e.cam;
+  j.g = e.g;
   for (slot = 0; slot < st->inputs; slot++) {
-    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
-    j.ti = ti;
+    j.ti = &s->tensor[s->in[st->in + slot]];
     j.first = at;
-    agf_destination(s, st, slot, &j.out, &j.out_g);
-    if (!t->wants_g) j.out_g = NULL;
-    agf_parallel(s, t->h, st->kind == AGF_STEP_NORM || st->kind == AGF_STEP_ACT ? agf_copy_task : agf_split_task, &j);
-    agf_deliver(s, st, slot);
-    if (st->kind == AGF_STEP_CONCAT) at += ti->c;
+    d = agf_begin_delivery(s, st, slot);
+    j.to_input = &d;
+    j.out = d.cam;
+    j.out_g = t->wants_g ? d.g : NULL;
+    agf_parallel(s, t->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+    at += j.ti->c;
   }
 }
 
 /* --- pools --- */
 
-/* One block: its adjoint adds to the whole plane, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). */
+/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). Windows start ever lower: rows are cleared
+ * when the first comes to them and finished when the last has left, so that they stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *ti = j->ti, *to = j->to;
   float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0);
-  size_t plane = (size_t)ti->h * (size_t)ti->w * AGF_CB * sizeof(float);
+  size_t row = (size_t)ti->w * AGF_CB;
   agf_pool_row q;
-  int r;
+  int r, cleared = 0, finished = 0;
   (void)scratch;
-  if (t) memset(t, 0, plane);
-  if (tg) memset(tg, 0, plane);
   for (r = 0; r < to->h; r++) {
     size_t at = agf_row_at(to, b, r) * AGF_CB;
+    int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
     agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
+    for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
+      if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
+      if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
+    }
     s->k.pool_back(&q, agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
+    for (; t && finished < next; finished++) {
+      float *cam = t + (size_t)finished * row;
+      s->k.mul(cam, agf_row_x(s, ti, b, finished), ti->w);
+      if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
+    }
   }
-  for (r = 0; t && r < ti->h; r++) s->k.mul(t + (size_t)r * (size_t)ti->w * AGF_CB, agf_row_x(s, ti, b, r), ti->w);
 }
 
 static void agf_backward_pool(agf_session *s, agf_step *st) {
   agf_rows_job j;
+  agf_delivery d;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.ti = &s->tensor[s->in[st->in]];
@@ -2912,10 +2990,11 @@ static void agf_backward_pool(agf_session *s, agf_step *st) {
   j.x = agf_x(s, j.ti);
   j.cam = agf_floats(s, j.to->cam);
   j.g = agf_floats(s, j.to->g);
-  agf_destination(s, st, 0, &j.out, &j.out_g);
-  if (!j.to->wants_g) j.out_g = NULL;
+  d = agf_begin_delivery(s, st, 0);
+  j.to_input = &d;
+  j.out = d.cam;
+  j.out_g = j.to->wants_g ? d.g : NULL;
   agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
-  agf_deliver(s, st, 0);
 }
 
 /* --- linear layers --- */
@@ -3003,6 +3082,7 @@ static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, i
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
   if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
   if (a) s->k.store(acc, as, t->w, a);
+  if (j->delivery) agf_merge_row(s, j->delivery, block, row, c, g);
 }
 
 /* The box rule: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
@@ -3079,6 +3159,7 @@ typedef struct agf_plain_job {
   float *c, *g, *a;        /* C, Gm or G, A then R */
   float *phi, *m, *fx, *fdx;
   float x_max, g_max, mean;
+  const agf_delivery *delivery;
   unsigned options;
   int want_max;
 } agf_plain_job;
@@ -3120,22 +3201,24 @@ static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int hal
 }
 
 /* Sums over the pixels of P and N of the two sigmoids' maps, or for the ablation fx_gradcam of Gm. */
-static void agf_plain_sums_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_plain_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  memset(agf_plain_sums(s, j, r, 0), 0, (size_t)t->cb * AGF_CB * 4 * sizeof(double));
-  for (b = 0; b < t->cb; b++) {
-    const float *g = agf_row_of(j->g, t, b, r);
+  for (; p.r < p.end; p.r++) {
+    const float *g = agf_row_of(j->g, t, p.b, p.r), *phi = j->phi + p.r * t->w;
+    double *sum[4];
+    int k;
+    for (k = 0; k < 4; k++) {
+      sum[k] = agf_plain_sums(s, j, p.r, k) + p.b * AGF_CB;
+      memset(sum[k], 0, AGF_CB * sizeof(double));
+    }
     if (j->options & AGF_FX_GRADCAM)
-      s->k.lane_sums(g, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB);
+      s->k.lane_sums(g, t->w, sum[0]);
     else if (!(j->options & AGF_NO_FX))
-      s->k.fx_sums(agf_row_x(s, t, b, r), j->x_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 0) + b * AGF_CB,
-                   agf_plain_sums(s, j, r, 1) + b * AGF_CB);
-    if (!(j->options & AGF_NO_FDX))
-      s->k.fx_sums(g, j->g_max, j->phi + r * t->w, t->w, agf_plain_sums(s, j, r, 2) + b * AGF_CB,
-                   agf_plain_sums(s, j, r, 3) + b * AGF_CB);
+      s->k.fx_sums(agf_row_x(s, t, p.b, p.r), j->x_max, phi, t->w, sum[0], sum[1]);
+    if (!(j->options & AGF_NO_FDX)) s->k.fx_sums(g, j->g_max, phi, t->w, sum[2], sum[3]);
   }
 }
 
@@ -3180,40 +3263,45 @@ static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned
     s->k.fx_dots(agf_row_of(j->g, t, 0, r), agf_plane(t), j->g_max, coef + 2 * lanes, coef + 3 * lanes, t->cb, t->w, fdx);
 }
 
-static void agf_plain_combine_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* Sums of R by lane, and the counts of C's nonzeros by block. */
+static void agf_plain_combine_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  double *sum = agf_plain_sums(s, j, r, 0), *count = agf_plain_sums(s, j, r, 1);
-  long n = 0;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  memset(sum, 0, (size_t)t->cb * AGF_CB * sizeof(double));
-  for (b = 0; b < t->cb; b++)
-    n += s->k.combine(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->fx + r * t->w, j->fdx + r * t->w,
-                      (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum + b * AGF_CB);
-  count[0] = (double)n;
+  for (; p.r < p.end; p.r++) {
+    double *sum = agf_plain_sums(s, j, p.r, 0) + p.b * AGF_CB;
+    memset(sum, 0, AGF_CB * sizeof(double));
+    agf_plain_sums(s, j, p.r, 1)[p.b] =
+        (double)s->k.combine(agf_row_of(j->c, t, p.b, p.r), agf_row_of(j->a, t, p.b, p.r), j->fx + p.r * t->w, j->fdx + p.r * t->w,
+                             (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum);
+  }
 }
 
-static void agf_plain_shift_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  int b;
+  agf_piece p = agf_piece_at(t, i);
   (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.shift(agf_row_of(j->c, t, b, r), agf_row_of(j->a, t, b, r), j->mean, t->w);
+  for (; p.r < p.end; p.r++) {
+    float *c = agf_row_of(j->c, t, p.b, p.r);
+    s->k.shift(c, agf_row_of(j->a, t, p.b, p.r), j->mean, t->w);
+    agf_merge_row(s, j->delivery, p.b, p.r, c, agf_row_of(j->g, t, p.b, p.r));
+  }
 }
 
 /* R from fx, fdx and A, then cam = shift(C, R). */
 static void agf_plain_finish(agf_session *s, agf_plain_job *j) {
   double sum = 0, count = 0;
   int r, l;
-  agf_parallel(s, j->t->h, agf_plain_combine_task, j);
+  agf_parallel(s, agf_pieces(j->t), agf_plain_combine_task, j);
   for (r = 0; r < j->t->h; r++) {
     const double *row = agf_plain_sums(s, j, r, 0);
     for (l = 0; l < j->t->c; l++) sum += row[l];
-    count += agf_plain_sums(s, j, r, 1)[0];
+    for (l = 0; l < j->t->cb; l++) count += agf_plain_sums(s, j, r, 1)[l];
   }
   j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
-  agf_parallel(s, j->t->h, agf_plain_shift_task, j);
+  agf_parallel(s, agf_pieces(j->t), agf_plain_shift_task, j);
 }
 
 /* Whether the options leave nothing of R but A: no gradient is read then. */
@@ -3246,7 +3334,7 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
   j->x_max = t->max;
   j->g_max = agf_plain_max(s, j, 0);
   for (i = 0; i < hw; i++) positive += j->phi[i] > 0, negative += j->phi[i] < 0;
-  agf_parallel(s, t->h, agf_plain_sums_task, j);
+  agf_parallel(s, agf_pieces(t), agf_plain_sums_task, j);
   if (j->options & AGF_FX_GRADCAM) {
     for (i = 0; i < lanes; i++) {
       double *a = agf_plain_sums(s, j, 0, 0);
@@ -3298,7 +3386,7 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
     int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
     if (next == node) continue;
     j.scale = next == st->node ? gate->scale : NULL;
-    agf_parallel(s, j.t->h, agf_gate_task, &j);
+    agf_parallel(s, agf_pieces(j.t), agf_gate_task, &j);
     agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
     node = next;
   }
@@ -3310,6 +3398,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
   agf_gate_job gate;
   agf_conv_job j, late;
+  agf_delivery d;
   int outside, vectors;
   agf_rhs back = st->back;
 
@@ -3332,7 +3421,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
   gate.vectors = vectors;
   s->bad = 0;
-  agf_parallel(s, gate.t->h, agf_gate_task, &gate);
+  agf_parallel(s, agf_pieces(gate.t), agf_gate_task, &gate);
   outside = (s->bad & AGF_BAD_OUTSIDE) != 0 && !agf_bare(e->options);
   agf_destination(s, st, 0, &cam, &g);
 
@@ -3341,10 +3430,12 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
     agf_deliver(s, st, 0);
     return;
   }
+  d = agf_begin_delivery(s, st, 0);
   agf_job_adjoint(s, &j, st, back, rhs, vectors, mask);
   j.g = gate.g ? g : NULL;
   j.c = cam;
   j.a = st->plain ? agf_floats(s, st->a) : NULL;
+  j.delivery = st->plain ? NULL : &d;
   /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
   if (st->plain && outside) {
     agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
@@ -3359,6 +3450,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
     p.c = cam;
     p.g = g;
     p.a = j.a;
+    p.delivery = &d;
     p.options = e->options;
     if (outside) {
       agf_conv(s, &late);
@@ -3366,7 +3458,6 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
     }
     agf_plain_rule(s, &p, outside ? &late : NULL);
   }
-  agf_deliver(s, st, 0);
 }
 
 static void agf_backward_step(agf_session *s, int i, const agf_explain_state *e) {
@@ -3498,7 +3589,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
   }
   r.x = x;
   r.out = cam;
-  agf_parallel(s, ti->h, agf_merge_last_task, &r);
+  agf_parallel(s, ti->h, agf_times_x_task, &r);
   agf_deliver(s, st, 0);
 }
 
@@ -3623,7 +3714,7 @@ static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_erro
   }
   r.x = agf_x(s, j.t);
   r.out = j.cam;
-  agf_parallel(s, j.t->h, agf_merge_last_task, &r);
+  agf_parallel(s, j.t->h, agf_times_x_task, &r);
   agf_deliver(s, &s->step[*head], 0);
   return AGF_OK;
 }
@@ -4091,7 +4182,8 @@ static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned cha
   (void)s;
   (void)scratch;
   for (p = 0; p < j->width; p++) {
-    double v = agf_map_at(j->plane, j->h, j->w, (p + 0.5) * ((double)j->w / j->width) - 0.5, (r + 0.5) * ((double)j->h / j->height) - 0.5);
+    double x = (p + 0.5) * ((double)j->w / j->width) - 0.5, y = (r + 0.5) * ((double)j->h / j->height) - 0.5;
+    double v = agf_map_at(j->plane, j->h, j->w, x, y);
     size_t at = (size_t)r * (size_t)j->width + (size_t)p;
     if (j->total)
       j->total[at] += v;
@@ -4535,7 +4627,7 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
   x = inside ? s->in[inside->in] : 0;
   y = inside ? inside->out : 0;
   i = inside ? (int)(inside - s->step) : 0;
-  if (inside) { /* an activation that is not kept: once more, as far as it; in the place of the step's output, which is made again after */
+  if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     kept = *inside;
     inside->act = AGF_ACT_NONE;
     if (inside->norm >= 0 && pass->edge == inside->node + 1) {
@@ -4545,7 +4637,8 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
       inside->scale = -1;
       inside->bias = s->own_bias;
     }
-    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL, 0);
+    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL,
+                     0);
     *inside = kept;
   }
   agf_parallel(s, j.t->h, agf_cam_task, &j);
@@ -4838,7 +4931,8 @@ static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_e
   return AGF_OK;
 }
 
-static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map, agf_error *err) {
+static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map,
+                              agf_error *err) {
   size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
   float *seed = agf_floats(s, s->dz);
   agf_status st = AGF_OK;

@@ -13,9 +13,9 @@
 #define AGF_TARGET
 #include "elementwise.inc"
 
-/* The inner loops are written one instruction at a time: from intrinsics, gcc 12 and clang 14 to 19 hoist the loads of W and then spill,
- * up to 20 stack accesses for each nonzero. volatile keeps the order as written. Offsets are literals in floats. Vectors have
- * names, since compilers keep arrays of them in memory. */
+/* The inner loops are written one instruction at a time: from intrinsics, gcc 12 and clang 14 hoist the loads of W and then
+ * spill, up to 20 stack accesses for each nonzero. volatile keeps the order as written. Offsets are literals in floats. Vectors
+ * have names, since compilers keep arrays of them in memory. */
 #define AGF_LDP(u, v, from, at) \
   __asm__ volatile("ldp %q0, %q1, [%2, %3]" : "=w"(u), "=w"(v) : "r"(from), "i"(4 * (at)))
 #define AGF_LDR(v, from) __asm__ volatile("ldr %q0, %1" : "=w"(v) : "m"(*(const float(*)[4])(const void *)(from)))
@@ -258,110 +258,111 @@ static void agf_dense_d__neon(const agf_dense_row *r) { agf_dense_row__neon(r, 1
 
 /* ---- Grouped and depthwise convolutions ---- */
 
-/* The 16 channels that the outputs of a block read, at a pixel. */
-AGF_NEON_FN agf_v16 agf_gconv_x__neon(const agf_gconv_row *r, const float *x, const int32_t *index, int abs_x) {
+/* Lanes [l, l + 4) of what an output block reads at pixel x. */
+AGF_NEON_FN float32x4_t agf_gconv_four__neon(const float *x, ptrdiff_t xb, const int32_t *index) {
+#define AGF_AT(l) (x + index[l] / AGF_CB * xb + index[l] % AGF_CB)
+  float32x4_t v = vld1q_dup_f32(AGF_AT(0));
+  v = vld1q_lane_f32(AGF_AT(1), v, 1);
+  v = vld1q_lane_f32(AGF_AT(2), v, 2);
+  return vld1q_lane_f32(AGF_AT(3), v, 3);
+#undef AGF_AT
+}
+
+AGF_NEON_FN agf_v16 agf_gconv_x__neon(agf_reads reads, const float *x, ptrdiff_t xb, const int32_t *index, int abs_x) {
   agf_v16 v;
-  if (r->contiguous) {
-    v = agf_load16__neon(x + index[0] / AGF_CB * r->xb);
+  if (reads == AGF_READS_LANE) {
+    v = agf_load16__neon(x + index[0] / AGF_CB * xb);
+  } else if (reads == AGF_READS_ONE) {
+    v.a = v.b = v.c = v.d = vld1q_dup_f32(x + index[0] / AGF_CB * xb + index[0] % AGF_CB);
   } else {
-    float one[AGF_CB];
-    int l;
-    for (l = 0; l < AGF_CB; l++) one[l] = x[index[l] / AGF_CB * r->xb + index[l] % AGF_CB];
-    v = agf_load16__neon(one);
+    v.a = agf_gconv_four__neon(x, xb, index);
+    v.b = agf_gconv_four__neon(x, xb, index + 4);
+    v.c = agf_gconv_four__neon(x, xb, index + 8);
+    v.d = agf_gconv_four__neon(x, xb, index + 12);
   }
   return abs_x ? agf_abs16__neon(v) : v;
 }
 
-/* Input position that output o meets under tap t along one axis, or -1. */
-AGF_NEON_FN int agf_gconv_at__neon(int adjoint, int o, int t, int stride, int dilation, int pad, int n) {
-  int at = adjoint ? o + pad - t * dilation : o * stride + t * dilation - pad;
-  if (at < 0) return -1;
-  if (adjoint && stride > 1) {
-    if (at % stride) return -1;
-    at /= stride;
-  }
-  return at < n ? at : -1;
-}
-
-/* One right-hand side, read at `in`, for 1 or 4 pixels from o on; all taps of 4 pixels lie inside and one input pixel apart from
- * their neighbours', which needs r->contiguous or not at all. */
-AGF_NEON_FN void agf_gconv_pixels__neon(const agf_gconv_row *r, int o, int pixels, int in, int abs_x, int abs_w, float *acc, ptrdiff_t ap) {
-  const ptrdiff_t step = (ptrdiff_t)(r->adjoint ? 1 : r->stride_w) * r->xp;
+/* One right-hand side, read at r->x + in, for output o, or for o, o + up, o + 2 up, o + 3 up, which meet pixels `down` apart
+ * under the same taps. inside: all those pixels can be read, border included. */
+AGF_NEON_FN void agf_gconv_tile__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, int four, int inside,
+                                      int o, float *acc, ptrdiff_t ap) {
+  const int kh = r->kh, kw = r->kw, up = r->up, dilation = r->dilation, w_in = r->w_in, first = o * r->down - r->pad;
+  const ptrdiff_t xb = r->xb, xp = r->xp, step = r->down * xp;
   const float32x4_t zero = vdupq_n_f32(0.0f);
   const agf_v16 none = {zero, zero, zero, zero};
   agf_v16 y0 = none, y1 = none, y2 = none, y3 = none;
-  int b, a, c, i;
-  for (b = 0; b * AGF_CB < r->lanes_in; b++) {
-    const int lanes = r->lanes_in - b * AGF_CB < AGF_CB ? r->lanes_in - b * AGF_CB : AGF_CB;
-    const float *wb = r->w + (ptrdiff_t)b * r->kh * r->kw * AGF_CB * AGF_CB;
-    for (a = 0; a < r->kh; a++) {
-      /* the adjoint meets its input rows and columns in ascending order by walking the taps backwards */
-      const int kr = r->adjoint ? r->kh - 1 - a : a;
-      const int h = agf_gconv_at__neon(r->adjoint, r->row, kr, r->stride_h, r->dilation_h, r->pad_h, r->h_in);
+  int b, k, t, i;
+  for (b = 0; b < r->lanes_in; b += AGF_CB) {
+    const int lanes = reads == AGF_READS_LANE ? 1 : r->lanes_in - b < AGF_CB ? r->lanes_in - b : AGF_CB;
+    for (k = 0; k < kh; k++) {
+      const int h = agf_meets(r->row, k, r->down_h, r->up_h, r->dilation_h, r->pad_h, r->h_in);
+      const float *row = r->x + h * r->xr + in, *w = r->w + ((ptrdiff_t)b * kh + k * lanes) * kw * AGF_CB;
       if (h < 0) continue;
-      for (c = 0; c < r->kw; c++) {
-        const int t = r->adjoint ? r->kw - 1 - c : c;
-        const int p = agf_gconv_at__neon(r->adjoint, o, t, r->stride_w, r->dilation_w, r->pad_w, r->w_in);
-        if (p < 0) continue;
+      for (t = 0; t < kw; t++, w += lanes * AGF_CB) {
+        int p = first + t * dilation;
+        if (up > 1) {
+          if (p % up) continue;
+          p /= up;
+        }
+        if (!inside && (p < 0 || p >= w_in)) continue;
         for (i = 0; i < lanes; i++) {
-          const agf_v16 w0 = agf_load16__neon(wb + ((ptrdiff_t)(kr * r->kw + t) * lanes + i) * AGF_CB);
-          const agf_v16 w = abs_w ? agf_abs16__neon(w0) : w0;
-          const int32_t *index = r->index + (b * AGF_CB + i) * AGF_CB;
-          const float *x = r->x + h * r->xr + p * r->xp + in;
-          y0 = agf_fma16__neon(agf_gconv_x__neon(r, x, index, abs_x), w, y0);
-          if (pixels == 1) continue;
-          y1 = agf_fma16__neon(agf_gconv_x__neon(r, x + step, index, abs_x), w, y1);
-          y2 = agf_fma16__neon(agf_gconv_x__neon(r, x + 2 * step, index, abs_x), w, y2);
-          y3 = agf_fma16__neon(agf_gconv_x__neon(r, x + 3 * step, index, abs_x), w, y3);
+          const agf_v16 signed_w = agf_load16__neon(w + i * AGF_CB), wi = abs_w ? agf_abs16__neon(signed_w) : signed_w;
+          const int32_t *index = r->index + (b + i) * AGF_CB;
+          const float *x = row + p * xp;
+          y0 = agf_fma16__neon(agf_gconv_x__neon(reads, x, xb, index, abs_x), wi, y0);
+          if (!four) continue;
+          y1 = agf_fma16__neon(agf_gconv_x__neon(reads, x + step, xb, index, abs_x), wi, y1);
+          y2 = agf_fma16__neon(agf_gconv_x__neon(reads, x + 2 * step, xb, index, abs_x), wi, y2);
+          y3 = agf_fma16__neon(agf_gconv_x__neon(reads, x + 3 * step, xb, index, abs_x), wi, y3);
         }
       }
     }
   }
+  acc += o * ap;
   agf_store16__neon(acc, y0);
-  if (pixels == 1) return;
-  agf_store16__neon(acc + ap, y1);
-  agf_store16__neon(acc + 2 * ap, y2);
-  agf_store16__neon(acc + 3 * ap, y3);
+  if (!four) return;
+  agf_store16__neon(acc + up * ap, y1);
+  agf_store16__neon(acc + 2 * up * ap, y2);
+  agf_store16__neon(acc + 3 * up * ap, y3);
 }
 
-AGF_NEON_FN void agf_gconv_rhs__neon(const agf_gconv_row *r, int in, int abs_x, int abs_w, float *acc, ptrdiff_t ap) {
-  const int reach = (r->kw - 1) * r->dilation_w;
-  int o, lo = 0, hi = 0; /* outputs whose taps all lie inside */
-  if (r->contiguous && !r->adjoint) {
-    lo = (r->pad_w + r->stride_w - 1) / r->stride_w;
-    hi = r->w_in - 1 + r->pad_w - reach < 0 ? 0 : (r->w_in - 1 + r->pad_w - reach) / r->stride_w + 1;
-  } else if (r->contiguous && r->stride_w == 1) {
-    lo = reach - r->pad_w;
-    hi = r->w_in - r->pad_w;
-  }
-  if (hi > r->w_out) hi = r->w_out;
-  for (o = 0; o < r->w_out;) {
-    const int four = o >= lo && o + 4 <= hi;
-    if (four)
-      agf_gconv_pixels__neon(r, o, 4, in, abs_x, abs_w, acc + o * ap, ap);
-    else
-      agf_gconv_pixels__neon(r, o, 1, in, abs_x, abs_w, acc + o * ap, ap);
-    o += four ? 4 : 1;
-  }
+AGF_NEON_FN void agf_gconv_side__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, float *acc,
+                                      ptrdiff_t ap) {
+  const int up = r->up, reach = (r->kw - 1) * r->dilation, end = (r->w_in + r->border - 1) * up;
+  int c, o;
+  for (c = 0; c < up; c++)
+    for (o = c; o < r->w_out;) {
+      const int last = o + 3 * up, first_read = o * r->down - r->pad, last_read = last * r->down - r->pad + reach;
+      const int four = reads != AGF_READS_ANY && last < r->w_out && first_read >= -r->border * up && last_read <= end;
+      if (four)
+        agf_gconv_tile__neon(r, reads, in, abs_x, abs_w, 1, 1, o, acc, ap);
+      else
+        agf_gconv_tile__neon(r, reads, in, abs_x, abs_w, 0, 0, o, acc, ap);
+      o += four ? 4 * up : up;
+    }
 }
 
-static void agf_gconv_w_x__neon(const agf_gconv_row *r, int in, float *acc, ptrdiff_t ap) { agf_gconv_rhs__neon(r, in, 0, 0, acc, ap); }
-static void agf_gconv_abs_x__neon(const agf_gconv_row *r, int in, float *acc, ptrdiff_t ap) { agf_gconv_rhs__neon(r, in, 0, 1, acc, ap); }
-static void agf_gconv_abs_abs__neon(const agf_gconv_row *r, int in, float *acc, ptrdiff_t ap) { agf_gconv_rhs__neon(r, in, 1, 1, acc, ap); }
+#define AGF_GCONV_FORM(form, abs_x, abs_w)                                                                          \
+  static void agf_gconv_##form##__neon(const agf_gconv_row *r, int in, float *acc, ptrdiff_t ap) {                  \
+    if (r->reads == AGF_READS_LANE)                                                                                 \
+      agf_gconv_side__neon(r, AGF_READS_LANE, in, abs_x, abs_w, acc, ap);                                           \
+    else if (r->reads == AGF_READS_ONE)                                                                             \
+      agf_gconv_side__neon(r, AGF_READS_ONE, in, abs_x, abs_w, acc, ap);                                            \
+    else                                                                                                            \
+      agf_gconv_side__neon(r, AGF_READS_ANY, in, abs_x, abs_w, acc, ap);                                            \
+  }
+AGF_GCONV_FORM(signed, 0, 0)    /* W x */
+AGF_GCONV_FORM(abs_w, 0, 1)     /* |W| x */
+AGF_GCONV_FORM(magnitude, 1, 1) /* |W| |x| */
+#undef AGF_GCONV_FORM
 
 AGF_NEON_FN void agf_gconv_row__neon(const agf_gconv_row *r, agf_rhs kind) {
   const agf_rhs_form f = agf_rhs_get(kind);
-  const ptrdiff_t ap = (ptrdiff_t)f.n * AGF_CB;
   int j;
-  for (j = 0; j < f.n; j++) {
-    float *acc = r->acc + j * AGF_CB;
-    if (f.abs_x[j])
-      agf_gconv_abs_abs__neon(r, AGF_CB * f.in[j], acc, ap);
-    else if (f.abs_w[j])
-      agf_gconv_abs_x__neon(r, AGF_CB * f.in[j], acc, ap);
-    else
-      agf_gconv_w_x__neon(r, AGF_CB * f.in[j], acc, ap);
-  }
+  for (j = 0; j < f.n; j++)
+    (f.abs_x[j] ? agf_gconv_magnitude__neon : f.abs_w[j] ? agf_gconv_abs_w__neon : agf_gconv_signed__neon)(
+        r, AGF_CB * f.in[j], r->acc + j * AGF_CB, (ptrdiff_t)f.n * AGF_CB);
 }
 
 #define AGF_GCONV_NEON(kind) \
@@ -405,7 +406,9 @@ static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   k->magnitudes = 1;
   k->dense_w = agf_dense_w__neon;
   k->dense_d = agf_dense_d__neon;
-  k->dense_from = 218; /* 0.85: the break-even of the 3-tap walk, by llvm-mca (make mca) 0.88 on Cortex-A72 and 0.84 on Neoverse N1 */
+  /* 0.8: by llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at
+   * 0.64 and 0.67 for one right-hand side, at 0.75 and 0.79 for the forward pair. */
+  k->dense_from = 205;
 #define AGF_GCONV_ENTRY(kind) k->gconv[AGF_RHS_##kind] = agf_gconv_##kind##__neon
   AGF_GCONV_ENTRY(W);
   AGF_GCONV_ENTRY(D);

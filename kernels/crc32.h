@@ -10,7 +10,7 @@
 #if defined(AGF_NO_SIMD)
 static void agf_crc32_fill(agf_kernels *k) { (void)k; }
 
-#elif (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#elif defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -101,19 +101,19 @@ static void agf_crc32_fill(agf_kernels *k) {
 }
 
 #elif defined(__aarch64__) && (defined(__linux__) || defined(__APPLE__)) && defined(__GNUC__)
-#include <arm_acle.h>
 #ifdef __linux__
 #include <sys/auxv.h>
 #endif
 
-__attribute__((target("+crc"))) static uint32_t agf_crc32__arm(uint32_t crc, const unsigned char *p, size_t n) {
+/* Instructions by name: gcc and clang do not agree on how a function asks for the extension, nor on when its intrinsics exist. */
+static uint32_t agf_crc32__arm(uint32_t crc, const unsigned char *p, size_t n) {
   uint64_t v;
   crc = ~crc;
   for (; n >= 8; n -= 8, p += 8) {
     memcpy(&v, p, 8);
-    crc = __crc32d(crc, v);
+    __asm__(".arch_extension crc\n\tcrc32x %w0, %w0, %1" : "+r"(crc) : "r"(v));
   }
-  for (; n; n--, p++) crc = __crc32b(crc, *p);
+  for (; n; n--, p++) __asm__(".arch_extension crc\n\tcrc32b %w0, %w0, %w1" : "+r"(crc) : "r"((uint32_t)*p));
   return ~crc;
 }
 

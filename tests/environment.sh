@@ -1,11 +1,13 @@
 #!/bin/sh
-# Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh torch` adds PyTorch.
+# Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh eval` adds what
+# tools/agf_eval.py draws and counts with, `environment.sh torch` PyTorch.
 # Exits nonzero, with the reason on one line, where it cannot be made: then those tests are skipped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 venv=build/venv
 lists=tests/requirements.txt
-[ "${1:-}" = torch ] && lists="$lists tests/requirements-torch.txt"
+for extra in "$@"; do lists="$lists tests/requirements-$extra.txt"; done
+wants() { case " $lists " in *"-$1.txt "*) return 0 ;; esac; return 1; }
 
 # cat'ing the lists into the environment marks it complete; a changed pin makes it again
 stamp=$venv/made-from
@@ -16,9 +18,12 @@ fail() { echo "$*"; exit 1; }
 command -v python3 >/dev/null || fail "python3 is not installed"
 mkdir -p build
 [ -x $venv/bin/pip ] || python3 -m venv $venv >build/venv.log 2>&1 || fail "python3 -m venv failed (package python3-venv?), see build/venv.log"
-$venv/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt >>build/venv.log 2>&1 ||
-  fail "pip could not install tests/requirements.txt (network?), see build/venv.log"
-if [ "${1:-}" = torch ]; then
+for l in requirements.txt requirements-eval.txt; do
+  case $l in requirements-eval.txt) wants eval || continue ;; esac
+  $venv/bin/pip install -q --disable-pip-version-check -r tests/$l >>build/venv.log 2>&1 ||
+    fail "pip could not install tests/$l (network?), see build/venv.log"
+done
+if wants torch; then
   $venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/requirements-torch.txt >>build/venv.log 2>&1 ||
     fail "pip could not install tests/requirements-torch.txt (network?), see build/venv.log"
   # PyTorch's x86 build loads GPU libraries even to run on the CPU: first the small ones, then, where the machine has no CUDA
