@@ -10,7 +10,7 @@ awk -F'|' '
   / MARK: / { name = $0; sub(/.*MARK: /, "", name); sub(/ -.*/, "", name) }
   $2 ~ /[0-9]/ { total[name]++; if ($2 + 0 > 0) hit[name]++; else if (name ~ /model file|graph and shapes|^plan/) print "  not reached:" $0 }
   END {
-    split("model file,graph and shapes,plan,sessions,running and explaining", want, ",")
+    split("model file,graph and shapes,plan,sessions", want, ",")
     for (i = 1; i in want; i++) {
       share = total[want[i]] ? 100 * hit[want[i]] / total[want[i]] : 0
       printf "%-24s %5.1f %% of %d lines\n", want[i], share, total[want[i]]

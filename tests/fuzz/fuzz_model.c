@@ -161,6 +161,7 @@ static int write_seeds(const char *folder) {
 
 /* FILE ...: runs them. --seeds FOLDER: writes the seeds of tests/fuzz/model there. */
 int main(int argc, char **argv) {
+  agf_model *model;
   int i;
   if (argc == 3 && !strcmp(argv[1], "--seeds")) return write_seeds(argv[2]);
   for (i = 1; i < argc; i++) {
@@ -171,6 +172,7 @@ int main(int argc, char **argv) {
     n = fread(data, 1, 1 << 20, f);
     fclose(f);
     LLVMFuzzerTestOneInput(data, n);
+    if (agf_model_open(argv[i], NULL, &model, NULL) == AGF_OK) agf_model_close(model); /* mapped, too */
     free(data);
   }
   printf("%d passed, 0 failed\n", argc - 1);
