@@ -202,6 +202,9 @@ typedef struct agf_kernels {
   /* Returns nonzero if g' is nonzero in a lane where cam' is 0. */
   int (*gate)(const agf_gate_row *r, int n);
 
+  /* cam' and g' of agf_gate_row in place, for what no convolution lies before; g NULL: no gradients. */
+  void (*act_back)(float *cam, float *g, const float *y, const float *scale, agf_act act, int n);
+
   /* Several readers: first s = sdiv(cam, x) in place; next s += sdiv(cam, x), g += h (h NULL: no gradients); last cam = x * s in
    * place. */
   void (*merge_first)(float *cam, const float *x, int n);

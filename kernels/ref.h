@@ -315,6 +315,15 @@ static void agf_store_box__ref(const float *t0, const float *t1, const float *t2
 
 /* ---- Rules, element by element ---- */
 
+static inline float agf_act_cam(float cam, float y) {
+  float t = y * cam;
+  return y > 0 && cam != 0 ? t / (y + 1e-9f) : 0.0f;
+}
+
+static inline float agf_act_g(float g, float y, agf_act act) {
+  return !(y > 0) || (act == AGF_ACT_RELU6 && !(y < 6.0f)) ? 0.0f : g;
+}
+
 static int agf_gate__ref(const agf_gate_row *r, int n) {
   int p, l, k = 1 + (r->g != NULL) + (r->b != NULL), outside = 0;
   for (p = 0; p < n; p++) {
@@ -324,9 +333,8 @@ static int agf_gate__ref(const agf_gate_row *r, int n) {
       float cam = r->cam[p * AGF_CB + l], g = r->g ? r->g[p * AGF_CB + l] : 0.0f;
       if (r->act != AGF_ACT_NONE) {
         float y = r->y[p * AGF_CB + l];
-        float t = y * cam;
-        cam = y > 0 && cam != 0 ? t / (y + 1e-9f) : 0.0f;
-        if (!(y > 0) || (r->act == AGF_ACT_RELU6 && !(y < 6.0f))) g = 0.0f;
+        cam = agf_act_cam(cam, y);
+        g = agf_act_g(g, y, r->act);
       }
       if (r->scale) g *= r->scale[l];
       outside |= g != 0 && cam == 0;
@@ -351,6 +359,17 @@ static int agf_gate__ref(const agf_gate_row *r, int n) {
     if (r->cam_mask) r->cam_mask[p] = (uint16_t)mc;
   }
   return outside;
+}
+
+static void agf_act_back__ref(float *cam, float *g, const float *y, const float *scale, agf_act act, int n) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) {
+    if (act != AGF_ACT_NONE) {
+      cam[i] = agf_act_cam(cam[i], y[i]);
+      if (g) g[i] = agf_act_g(g[i], y[i], act);
+    }
+    if (g && scale) g[i] *= scale[i % AGF_CB];
+  }
 }
 
 static void agf_merge_first__ref(float *cam, const float *x, int n) {
@@ -593,6 +612,7 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->store_z = agf_store_z__ref;
   k->store_box = agf_store_box__ref;
   k->gate = agf_gate__ref;
+  k->act_back = agf_act_back__ref;
   k->merge_first = agf_merge_first__ref;
   k->merge_next = agf_merge_next__ref;
   k->merge_last = agf_merge_last__ref;

@@ -246,6 +246,11 @@ static void setup_rows(operands *o) {
   o->n = row_pixels();
   for (i = 0; i < 5; i++) o->f[i] = row(ANY, o);
   o->flag = rnd_below(4) != 0;
+  o->flag2 = rnd_below(2);
+  o->act = rnd_act();
+}
+static void call_act_back(const agf_kernels *k, operands *o) {
+  k->act_back(o->f[0], o->flag ? o->f[1] : NULL, o->f[2], o->flag2 ? o->f[3] : NULL, o->act, o->n);
 }
 static void call_merge_first(const agf_kernels *k, operands *o) { k->merge_first(o->f[0], o->f[1], o->n); }
 static void call_merge_next(const agf_kernels *k, operands *o) {
@@ -396,7 +401,7 @@ static const kernel_test tests[] = {
     TEST(widen, setup_widen),         TEST(crc32, setup_bytes),           TEST(finite, setup_finite),
     TEST(finite_half, setup_finite),  TEST(transpose, setup_transpose),   TEST(store_y, setup_store_y),
     TEST(store, setup_store),         TEST(store_c, setup_store_c),       TEST(store_z, setup_store_z),
-    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(merge_first, setup_rows),
+    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(act_back, setup_rows), TEST(merge_first, setup_rows),
     TEST(merge_next, setup_rows),     TEST(merge_last, setup_rows),       TEST(add, setup_add),
     TEST(add_back, setup_rows),       TEST(pool, setup_pool),             TEST(pool_back, setup_pool_back),
     TEST(mul, setup_rows),            TEST(pixel_sums, setup_planes),     TEST(row_max, setup_rows),
