@@ -43,9 +43,8 @@ static inline int agf_rhs_magnitudes(agf_rhs k) { return k != AGF_RHS_W; }
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:
  * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
- * pad = (kw - 1) * dilation - the convolution's pad (which may be negative). Either way the input pixels of an output ascend with
- * t,
- * and one of up and down is 1.
+ * pad = (kw - 1) * dilation - the convolution's pad (which may be negative). Either way the input pixels of an output ascend
+ * with t, and one of up and down is 1.
  *
  * One kernel row of `blocks` input blocks, added to one row of accumulators, for as many outputs as the entry says:
  *   acc[o][j][l] += sum over (block ascending, input pixel p ascending, lane i ascending) of x_j[p][i] * w[i][t][l],
@@ -88,8 +87,8 @@ typedef struct agf_conv_entry {
 } agf_conv_entry;
 
 /* The same sums without skipping, for 32 outputs of one row, and all kernel rows of `blocks` input blocks:
- *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending, of x[block][k][o * xo + t * xt + i] *
- * w[block][k][i][t][l].
+ *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending,
+ *   of x[block][k][o * xo + t * xt + i] * w[block][k][i][t][l].
  * Reads the zero border where a convolution's input is padded. */
 typedef struct agf_dense_row {
   const float *x;           /* output 0, block 0, kernel row 0, tap 0 */
