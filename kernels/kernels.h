@@ -43,8 +43,8 @@ static inline int agf_rhs_magnitudes(agf_rhs k) { return k != AGF_RHS_W; }
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:
  * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
- * pad = (kw - 1) * dilation - the convolution's pad (which may be negative). Either way the input pixels of an output ascend with t,
- * and one of up and down is 1.
+ * pad = (kw - 1) * dilation - the convolution's pad (which may be negative). Either way the input pixels of an output ascend
+ * with t, and one of up and down is 1.
  *
  * One kernel row of `blocks` input blocks, added to one row of accumulators, for as many outputs as the entry says:
  *   acc[o][j][l] += sum over (block ascending, input pixel p ascending, lane i ascending) of x_j[p][i] * w[i][t][l],
@@ -58,7 +58,7 @@ typedef struct agf_conv_row {
   ptrdiff_t wb;         /* floats from block to block */
   const float *wa;      /* |w| laid out as w, where agf_kernels.magnitudes asks for it and the kind multiplies it */
   ptrdiff_t wab;        /* floats from block to block of wa */
-  float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side may be written too, with anything finite */
+  float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side are scratch */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
 } agf_conv_row;
@@ -87,7 +87,8 @@ typedef struct agf_conv_entry {
 } agf_conv_entry;
 
 /* The same sums without skipping, for 32 outputs of one row, and all kernel rows of `blocks` input blocks:
- *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending, of x[block][k][o * xo + t * xt + i] * w[block][k][i][t][l].
+ *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending,
+ *   of x[block][k][o * xo + t * xt + i] * w[block][k][i][t][l].
  * Reads the zero border where a convolution's input is padded. */
 typedef struct agf_dense_row {
   const float *x;           /* output 0, block 0, kernel row 0, tap 0 */
@@ -110,8 +111,10 @@ typedef enum agf_reads {
 
 /* Grouped and depthwise convolutions and their adjoints: one row of one output block, all kernel rows and input blocks,
  *   acc[o][j][l] = sum over (input block b, kernel row k, tap t, lane i of the block) of x_j * w[b][k][t][i][l],
- * ascending, from +0, zeros included; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. Taps join pixels
- * and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from the border. */
+ * ascending, from +0, zeros included; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. Taps join
+ * pixels
+ * and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from the
+ * border. */
 typedef struct agf_gconv_row {
   const float *x;             /* row 0, pixel 0, block 0 */
   ptrdiff_t xp, xr, xb;       /* floats from pixel to pixel, row to row, block to block */
@@ -160,7 +163,8 @@ typedef struct agf_kernels {
   const char *isa;
 
   agf_conv_entry conv[AGF_SHAPES][AGF_RHS_KINDS][AGF_CONV_SIZES];
-  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken. */
+  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken.
+   * */
   agf_dense_row_fn *dense_w, *dense_d;
   int dense_from;
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
@@ -241,7 +245,8 @@ typedef struct agf_kernels {
   /* Linear layers. W is [rows][ld], columns outputs. Forward: y[o] += chain over rows ascending of fmaf(x[k], W[k][o]),
    * d[o] += the same with |x|, |W| (d NULL: not wanted); rows with x[k] == 0 are not read. */
   void (*linear)(const float *x, int rows, const float *w, ptrdiff_t ld, int columns, float *y, float *d);
-  /* Adjoint, rows whose x is 0 skipped unless all: tg[k] = dot32(W[k], g), ts[k] = dot32(|W[k]|, s). dot32: lane m is the chain over
+  /* Adjoint, rows whose x is 0 skipped unless all: tg[k] = dot32(W[k], g), ts[k] = dot32(|W[k]|, s). dot32: lane m is the chain
+   * over
    * k = m, m + 32, ...; then lane m += lane m + 16, then tree16, + 0. columns is a multiple of 32. tg or ts may be NULL. */
   void (*linear_back)(const float *x, int all, int rows, const float *w, ptrdiff_t ld, int columns, const float *g, const float *s,
                       float *tg, float *ts);

@@ -1,4 +1,5 @@
-/* x86: which instruction sets this machine and its operating system have, and the kernels' instances for them. Compiled without any -m
+/* x86: which instruction sets this machine and its operating system have, and the kernels' instances for them. Compiled without
+ * any -m
  * flag: each function names its target. AGF_NO_SIMD leaves it out. */
 #ifndef AGF_KERNELS_X86_H
 #define AGF_KERNELS_X86_H
