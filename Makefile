@@ -11,8 +11,8 @@ VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_V
 
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
-TESTS = test_golden test_methods test_api
-PYTHON_TESTS = test_oracle test_pictures test_convert test_readme
+TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_conv
+PYTHON_TESTS = test_oracle test_pictures test_python test_convert test_eval test_readme
 
 all: build/agf build/libagf.so build/libagf.a
 
@@ -30,6 +30,8 @@ build/libagf.so: $(ENGINE) | build
 
 build/libagf.a: build/agf.o
 	$(AR) rcs $@ build/agf.o
+
+build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h
 
 build/test_%: tests/test_%.c tests/testing.h build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
@@ -78,7 +80,62 @@ install: all
 	printf 'prefix=%s\nName: agf\nDescription: Attribution maps for convolutional networks\nVersion: %s\nCflags: -I$${prefix}/include\nLibs: -L$${prefix}/lib -lagf\nLibs.private: -lm -lpthread\n' \
 	  '$(PREFIX)' '$(VERSION)' >$(DESTDIR)$(PREFIX)/lib/pkgconfig/agf.pc
 
+# Checkers. clang: gcc's sanitizers need gigabytes for the kernels.
+CLANG ?= clang
+CHECKED = test_hostile test_api soak
+SANITIZED = $(CLANG) -std=c99 -Wall -Wextra -O1 -g -fno-omit-frame-pointer
+build/%-asan: SANITIZE = -fsanitize=address -DAGF_NO_SIMD
+build/%-ubsan: SANITIZE = -fsanitize=undefined -fno-sanitize-recover=undefined -DAGF_NO_SIMD
+build/%-tsan: SANITIZE = -fsanitize=thread -DAGF_NO_SIMD
+build/%-asan build/%-ubsan build/%-tsan: tests/%.c tests/testing.h tests/tiny.h tests/exercise.h $(ENGINE) | build
+	$(SANITIZED) $(SANITIZE) $< agf.c -o $@ $(LDLIBS)
+
+asan: $(CHECKED:%=build/%-asan)
+	for t in $(CHECKED); do build/$$t-asan || exit 1; done
+
+ubsan: $(CHECKED:%=build/%-ubsan)
+	for t in $(CHECKED); do build/$$t-ubsan || exit 1; done
+
+tsan: build/soak-tsan build/test_api-tsan
+	build/soak-tsan 10 && build/test_api-tsan
+
+valgrind: build/soak build/test_api
+	valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
+	AGF_ISA=avx2 valgrind -q --error-exitcode=1 --leak-check=full build/test_api
+
+# Eight threads, a session each on one model, and 2,000 explanations in one: the same bits, no growth.
+soak: build/soak
+	build/soak 60
+
+build/soak: tests/soak.c tests/testing.h tests/tiny.h build/agf.o
+	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
+
+# Coverage-guided fuzzing of model files with ASan and UBSan: libFuzzer, 10 minutes unless FUZZ_SECONDS says otherwise. What it finds is
+# in build/fuzz. `make coverage` then prints the line coverage of what reads, infers and plans.
+FUZZ_SECONDS ?= 600
+build/fuzz_model: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h $(ENGINE) | build
+	$(SANITIZED) -DAGF_NO_SIMD -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< agf.c -o $@ $(LDLIBS)
+
+fuzz: build/fuzz_model
+	mkdir -p build/fuzz build/corpus
+	build/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=24576 -timeout=10 -dict=tests/fuzz/model.dict -print_final_stats=1 \
+	  -artifact_prefix=build/fuzz/ build/corpus tests/fuzz/model
+
+build/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h $(ENGINE) | build
+	$(SANITIZED) -DAGF_NO_SIMD -DFUZZ_REPLAY -fprofile-instr-generate -fcoverage-mapping $< agf.c -o $@ $(LDLIBS)
+
+coverage: build/fuzz_replay
+	LLVM_PROFILE_FILE=build/fuzz.profraw build/fuzz_replay tests/fuzz/model/*.agf $$(find build/corpus -type f 2>/dev/null)
+	sh tests/fuzz/coverage.sh
+
+# Static analysis; what is switched off, and why, stands in .clang-tidy and tests/lint.sh.
+lint:
+	sh tests/lint.sh
+
+format-check:
+	clang-format --dry-run --Werror agf.c agf.h kernels/*.h kernels/*.inc tests/*.c tests/*.h tests/fuzz/*.c tools/*.c tools/*.h
+
 clean:
 	rm -rf build
 
-.PHONY: all demo test test-full torch bench mca dist install clean
+.PHONY: all demo test test-full torch bench mca dist install clean asan ubsan tsan valgrind soak fuzz coverage lint format-check

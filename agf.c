@@ -92,8 +92,8 @@ AGF_API const char *agf_version(void) {
 }
 
 AGF_API const char *agf_method_name(agf_method method) {
-  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients",
-                                      "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
+  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad",
+                                      "integrated_gradients", "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
   return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
 }
 
@@ -138,6 +138,26 @@ static size_t agf_mul_size(size_t a, size_t b, int *overflow) {
     return 0;
   }
   return a * b;
+}
+
+/* Sorts n indices by a total order: afterwards before(ctx, index[i], index[i + 1]) holds. Heapsort: needs no memory and is never
+ * quadratic, whatever a hostile file or image makes it sort. */
+static void agf_sort(int *index, int n, int (*before)(const void *ctx, int a, int b), const void *ctx) {
+  int start = n / 2, end = n, v, i, child;
+  while (end > 1) {
+    if (start > 0) {
+      v = index[--start];
+    } else {
+      v = index[--end];
+      index[end] = index[0];
+    }
+    for (i = start; (child = 2 * i + 1) < end; i = child) {
+      if (child + 1 < end && before(ctx, index[child], index[child + 1])) child++;
+      if (!before(ctx, v, index[child])) break;
+      index[i] = index[child];
+    }
+    index[i] = v;
+  }
 }
 
 /* MARK: allocator -------------------------------------------------------------------------------------------------------------
@@ -308,21 +328,25 @@ static uint64_t agf_layout_elements(int layout, const int *d, int *overflow) {
   return agf_mul_size(n, (size_t)d[3], overflow);
 }
 
-/* A string of the table, checked; NULL with *err filled otherwise. Control characters are refused: names end up on terminals. */
+/* A string of the table; NULL with *err filled where there is none. */
 static const char *agf_string(const agf_model *m, uint32_t at, const char *what, int index, agf_error *err) {
-  const char *s, *p;
-  if (at >= m->string_bytes) {
-    agf_fail(err, AGF_ERR_FORMAT, "model file: %s %d names string %u, but the table has %u bytes", what, index, (unsigned)at,
-             (unsigned)m->string_bytes);
-    return NULL;
-  }
-  s = m->strings + at;
-  for (p = s; *p; p++)
-    if ((unsigned char)*p < 32 || *p == 127) {
-      agf_fail(err, AGF_ERR_FORMAT, "model file: the string of %s %d holds a control character", what, index);
-      return NULL;
-    }
-  return s;
+  if (at < m->string_bytes) return m->strings + at;
+  agf_fail(err, AGF_ERR_FORMAT, "model file: %s %d names string %u, but the table has %u bytes", what, index, (unsigned)at,
+           (unsigned)m->string_bytes);
+  return NULL;
+}
+
+/* The table as a whole, so that the time does not depend on how often a string is named. Control characters are refused: names end up
+ * on terminals. */
+static agf_status agf_check_strings(const agf_model *m, agf_error *err) {
+  const unsigned char *p = (const unsigned char *)m->strings;
+  uint32_t i;
+  if (p[m->string_bytes - 1] != 0 || p[0] != 0)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: the string table does not begin and end with a zero");
+  for (i = 0; i < m->string_bytes; i++)
+    if ((p[i] && p[i] < 32) || p[i] == 127)
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: byte %u of the string table is a control character", (unsigned)i);
+  return AGF_OK;
 }
 
 static int agf_all_zero(const unsigned char *p, size_t n) {
@@ -446,6 +470,35 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
+/* Outputs that fill a tensor up to its vectors of 32 or 16 must be 0: kernels compute them, and another value would make nonzeros in
+ * channels that do not exist. */
+static int agf_fill_is_zero(const agf_weight *w) {
+  uint64_t width = w->layout == AGF_LAYOUT_GROUPED ? AGF_CB : AGF_OCG, size = w->type == AGF_F32 ? 4 : 2;
+  uint64_t vectors = w->elements / width, outputs = (uint64_t)w->dim[0], panels = (outputs + width - 1) / width, run, rest, i, k;
+  uint64_t fill = outputs % width;
+  if (w->layout == AGF_LAYOUT_VECTOR || !fill) return 1;
+  /* the last panel's vectors come in runs: of kw times a block's channels; of a whole panel; of one */
+  rest = vectors / panels;
+  for (i = 0; i < rest; i += run) {
+    uint64_t first;
+    if (w->layout == AGF_LAYOUT_CONV) {
+      uint64_t per_block = (uint64_t)AGF_CB * (uint64_t)w->dim[2] * (uint64_t)w->dim[3];
+      uint64_t lanes = (uint64_t)agf_imin(AGF_CB, w->dim[1] - (int)(i / per_block) * AGF_CB);
+      run = lanes * (uint64_t)w->dim[3];
+      first = i * panels + (panels - 1) * run;
+    } else if (w->layout == AGF_LAYOUT_GROUPED) {
+      run = rest;
+      first = (panels - 1) * rest;
+    } else {
+      run = 1;
+      first = i * panels + panels - 1;
+    }
+    for (k = first; k < first + run; k++)
+      if (!agf_all_zero(w->data + (k * width + fill) * size, (size_t)((width - fill) * size))) return 0;
+  }
+  return 1;
+}
+
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -530,6 +583,10 @@ static agf_status agf_check_data(const agf_model *m, agf_error *err) {
   }
   if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
   if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
+  for (i = 0; i < m->weights; i++)
+    if (!agf_fill_is_zero(&m->weight[i]))
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d has something else than zeros in the fill behind its %d outputs", i,
+                      m->weight[i].dim[0]);
   return AGF_OK;
 }
 
@@ -644,9 +701,8 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   if (st != AGF_OK) return st;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
-  if (m->strings[m->string_bytes - 1] != 0 || m->strings[0] != 0)
-    return agf_fail(err, AGF_ERR_FORMAT, "model file: the string table does not begin and end with a zero");
-  st = agf_parse_input(m, m->data + AGF_HEADER, err);
+  st = agf_check_strings(m, err);
+  if (st == AGF_OK) st = agf_parse_input(m, m->data + AGF_HEADER, err);
   for (i = 0; st == AGF_OK && i < m->nodes; i++)
     st = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * AGF_NODE_RECORD, &next_edge, err);
   if (st != AGF_OK) return st;
@@ -768,6 +824,7 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
 
 #if !defined(AGF_NO_FILE)
 AGF_API agf_status agf_model_open(const char *path, const agf_model_config *config, agf_model **model, agf_error *err) {
+  if (model) *model = NULL;
   if (!path) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open: path is NULL");
   return agf_open(path, NULL, 0, config, model, err);
 }
@@ -775,6 +832,7 @@ AGF_API agf_status agf_model_open(const char *path, const agf_model_config *conf
 
 AGF_API agf_status agf_model_open_memory(const void *data, size_t bytes, const agf_model_config *config, agf_model **model,
                                          agf_error *err) {
+  if (model) *model = NULL;
   if (!data || (uintptr_t)data % AGF_ALIGN)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open_memory: data is NULL or not 64-byte aligned");
   return agf_open(NULL, data, bytes, config, model, err);
@@ -939,7 +997,7 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
     shape = (agf_shape *)model->allocator.alloc(model->allocator.ctx, bytes);
     if (!shape) return agf_fail(err, AGF_ERR_MEMORY, "no memory for the shapes of %d layers", model->nodes);
     st = agf_infer_shapes(model, height, width, shape, err);
-    s = shape[i];
+    if (st == AGF_OK) s = shape[i];
     model->allocator.free(model->allocator.ctx, shape, bytes);
     if (st != AGF_OK) return st;
   }
@@ -1049,6 +1107,10 @@ struct agf_session {
   agf_shape *shape;     /* [nodes] */
   unsigned char *live;  /* [nodes] the logits depend on it */
   int *node_readers;    /* [nodes + 1] live readers of an edge */
+  int *last_reader;     /* [nodes + 1] one of them */
+  int *turn, *placed;   /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
+  int placed_count;
+  size_t stay_bytes;    /* of buffers that live all the time; they come first */
   unsigned char *arena;
   size_t arena_bytes;
   int logits, order, seed, dz, scratch;      /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
@@ -1067,7 +1129,7 @@ struct agf_session {
 
 /* Sizes of the tables in front of the arena, all bounded by the model's counts. */
 typedef struct agf_tables {
-  size_t session, step, tensor, buffer, in, tensor_of, shape, live, readers, total;
+  size_t session, step, tensor, buffer, in, tensor_of, shape, live, readers, turn, total;
   int buffers;
 } agf_tables;
 
@@ -1084,7 +1146,8 @@ static agf_tables agf_table_sizes(const agf_model *m) {
   t.shape = agf_align_up(n * sizeof(agf_shape));
   t.live = agf_align_up(n);
   t.readers = agf_align_up((n + 1) * sizeof(int));
-  t.total = t.session + t.step + t.tensor + t.buffer + t.in + t.tensor_of + t.shape + t.live + t.readers;
+  t.turn = agf_align_up((size_t)t.buffers * sizeof(int));
+  t.total = t.session + t.step + t.tensor + t.buffer + t.in + t.tensor_of + t.shape + t.live + 2 * t.readers + 2 * t.turn;
   return t;
 }
 
@@ -1102,6 +1165,9 @@ static agf_session *agf_session_at(void *memory, const agf_model *m) {
   s->shape = (agf_shape *)(void *)p, p += t.shape;
   s->live = p, p += t.live;
   s->node_readers = (int *)(void *)p, p += t.readers;
+  s->last_reader = (int *)(void *)p, p += t.readers;
+  s->turn = (int *)(void *)p, p += t.turn;
+  s->placed = (int *)(void *)p, p += t.turn;
   s->arena = p;
   s->model = m;
   return s;
@@ -1141,20 +1207,13 @@ static void agf_find_live(agf_session *s) {
       int e = m->edge[m->node[i].edge + j];
       if (e) s->live[e - 1] = 1;
       s->node_readers[e]++;
+      s->last_reader[e] = i;
     }
   }
 }
 
-/* The node that alone reads node i's output and follows it directly in the list of live nodes' consumers, or -1. */
-static int agf_only_reader(const agf_session *s, int i) {
-  const agf_model *m = s->model;
-  int k, j;
-  if (i == m->nodes - 1 || s->node_readers[i + 1] != 1) return -1;
-  for (k = i + 1; k < m->nodes; k++)
-    for (j = 0; s->live[k] && j < m->node[k].inputs; j++)
-      if (m->edge[m->node[k].edge + j] == i + 1) return k;
-  return -1;
-}
+/* The node that alone reads node i's output, or -1. */
+static int agf_only_reader(const agf_session *s, int i) { return s->node_readers[i + 1] == 1 ? s->last_reader[i + 1] : -1; }
 
 static agf_act agf_act_of(agf_op op) {
   return op == AGF_OP_RELU ? AGF_ACT_RELU : op == AGF_OP_RELU6 ? AGF_ACT_RELU6 : AGF_ACT_NONE;
@@ -1256,6 +1315,8 @@ static void agf_connect(agf_session *s) {
   }
 }
 
+enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
+
 /* Kernel rows [lo, hi) of output o whose input lies inside. */
 static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n, int *lo, int *hi) {
   int64_t start = (int64_t)o * stride - pad;
@@ -1264,28 +1325,39 @@ static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n
   *lo = (int)(a < *hi ? a : *hi);
 }
 
-static int agf_count_classes(int outputs, int k, int stride, int pad, int dilation, int n) {
-  int o, lo, hi, last_lo = -1, last_hi = -1, count = 0;
-  for (o = 0; o < outputs; o++) {
+/* The first output after o whose range is another one, at most `outputs`. The window moves by `stride`, so its ends leave a tap after
+ * a number of outputs that follows from where they are: huge padded outputs cost no more than their number of ranges. */
+static int agf_next_range(int o, int outputs, int stride, int pad, int dilation, int n, int lo, int hi) {
+  int64_t next = outputs, at;
+  if (lo > 0) { /* tap lo - 1 comes in at the first output with o * stride + (lo - 1) * dilation >= pad */
+    at = ((int64_t)pad - (int64_t)(lo - 1) * dilation + stride - 1) / stride;
+    next = at < next ? at : next;
+  }
+  if (hi > 0) { /* tap hi - 1 falls out */
+    at = ((int64_t)n - 1 - (int64_t)(hi - 1) * dilation + pad) / stride + 1;
+    next = at < next ? at : next;
+  }
+  return next > o ? (int)next : o + 1;
+}
+
+/* Outputs in runs whose windows the border cuts alike: how many, and where `of` is not NULL, each output's run and each run's taps. */
+static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
+  int o, next, lo, hi, last_lo = -1, last_hi = -1, count = 0;
+  for (o = 0; o < outputs && count <= AGF_MAX_CLASSES; o = next) {
     agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
-    if (lo != last_lo || hi != last_hi) count++;
+    next = agf_next_range(o, outputs, stride, pad, dilation, n, lo, hi);
+    if (lo != last_lo || hi != last_hi) {
+      if (of) {
+        range[2 * count] = lo;
+        range[2 * count + 1] = hi;
+      }
+      count++;
+    }
+    if (of) memset(of + o, count - 1, (size_t)(next - o));
     last_lo = lo;
     last_hi = hi;
   }
   return count;
-}
-
-static void agf_fill_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
-  int o, lo, hi, count = 0;
-  for (o = 0; o < outputs; o++) {
-    agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
-    if (!count || lo != range[2 * count - 2] || hi != range[2 * count - 1]) {
-      range[2 * count] = lo;
-      range[2 * count + 1] = hi;
-      count++;
-    }
-    of[o] = (uint8_t)(count - 1);
-  }
 }
 
 enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
@@ -1324,7 +1396,8 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
- * `blocks` input blocks go into one call. */
+ * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9 times the
+ * time with twelve). */
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
@@ -1338,7 +1411,7 @@ static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
   c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1) : 1;
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imin(agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1), 4) : 1;
   c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
   return c;
 }
@@ -1397,11 +1470,11 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   }
   st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
   st->rhs_vectors = agf_rhs_in(st->back);
-  st->row_classes = agf_count_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h);
-  st->column_classes = agf_count_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w);
-  if (st->row_classes > 255 || st->column_classes > 255)
-    return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than 255 ways by the border", n->name,
-                    n->kernel[0], n->kernel[1]);
+  st->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
+  st->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
+  if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
+    return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than %d ways by the border", n->name,
+                    n->kernel[0], n->kernel[1], AGF_MAX_CLASSES);
   st->row_class = agf_buf(s, (size_t)to->h, 0, end);
   st->column_class = agf_buf(s, (size_t)to->w, 0, end);
   st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
@@ -1476,26 +1549,31 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
 }
 
-/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree. */
-static int agf_places_before(const agf_buffer *a, const agf_buffer *b, int by_time) {
-  if (a->bytes == b->bytes) return a->first < b->first;
-  if (a->first == b->first) return a->bytes > b->bytes;
-  return by_time ? a->first < b->first : a->bytes > b->bytes;
+/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree, then the order of making. */
+static int agf_places_before_by_size(const void *buffers, int i, int j) {
+  const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
+  return a->bytes != b->bytes ? a->bytes > b->bytes : a->first != b->first ? a->first < b->first : i < j;
 }
 
-/* The lowest place from `at` on that is free while buffer b lives, among those that have their place. */
-static size_t agf_free_place(const agf_session *s, const agf_buffer *b, size_t at) {
-  int j, moved = 1;
-  while (moved) {
-    moved = 0;
-    for (j = 0; j < s->buffers; j++) {
-      const agf_buffer *o = &s->buffer[j];
-      if (o == b || o->offset == SIZE_MAX || o->last < b->first || o->first > b->last) continue;
-      if (at < o->offset + o->bytes && o->offset < at + b->bytes) {
-        at = o->offset + o->bytes;
-        moved = 1;
-      }
-    }
+static int agf_places_before_by_time(const void *buffers, int i, int j) {
+  const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
+  return a->first != b->first ? a->first < b->first : a->bytes != b->bytes ? a->bytes > b->bytes : i < j;
+}
+
+static int agf_lies_before(const void *buffers, int i, int j) {
+  const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
+  return a->offset != b->offset ? a->offset < b->offset : i < j;
+}
+
+/* The lowest place behind the buffers that stay that is free while buffer b lives. */
+static size_t agf_free_place(const agf_session *s, const agf_buffer *b) {
+  size_t at = s->stay_bytes;
+  int j;
+  for (j = 0; j < s->placed_count; j++) { /* by offset */
+    const agf_buffer *o = &s->buffer[s->placed[j]];
+    if (o->last < b->first || o->first > b->last || o->offset + o->bytes <= at) continue;
+    if (o->offset >= at + b->bytes) break;
+    at = o->offset + o->bytes;
   }
   return at;
 }
@@ -1503,29 +1581,47 @@ static size_t agf_free_place(const agf_session *s, const agf_buffer *b, size_t a
 /* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
  * lives; agf_lc's only in sessions that were asked for it. Returns the arena's size, 0 where it would not fit the address space. */
 static size_t agf_place(agf_session *s, int by_time) {
-  size_t base = 0, top;
-  int i, n = s->buffers, end = agf_end(s);
+  size_t top;
+  int i, j, k, n = 0, end = agf_end(s);
   int later = s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC) ? -1 : s->local;
-  for (i = 0; i < n; i++) {
+  s->stay_bytes = 0;
+  s->placed_count = 0;
+  for (i = 0; i < s->buffers; i++) {
     agf_buffer *b = &s->buffer[i];
     b->offset = SIZE_MAX;
-    if (b->first != 0 || b->last != end) continue;
-    b->offset = base;
-    if (b->bytes > SIZE_MAX / 4 - base) return 0;
-    base += b->bytes;
+    if (b->first != 0 || b->last != end) {
+      if (i != later) s->turn[n++] = i;
+      continue;
+    }
+    b->offset = s->stay_bytes;
+    if (b->bytes > SIZE_MAX / 4 - s->stay_bytes) return 0;
+    s->stay_bytes += b->bytes;
   }
-  top = base;
-  for (;;) {
-    agf_buffer *b = NULL;
-    size_t at;
-    for (i = 0; i < n; i++)
-      if (i != later && s->buffer[i].offset == SIZE_MAX && (!b || agf_places_before(&s->buffer[i], b, by_time))) b = &s->buffer[i];
-    if (!b) return top;
-    at = agf_free_place(s, b, base);
-    if (b->bytes > SIZE_MAX / 4 - at) return 0;
-    b->offset = at;
-    if (at + b->bytes > top) top = at + b->bytes;
+  top = s->stay_bytes;
+  agf_sort(s->turn, n, by_time ? agf_places_before_by_time : agf_places_before_by_size, s->buffer);
+  for (i = 0; i < n; i++) {
+    agf_buffer *b = &s->buffer[s->turn[i]];
+    if (by_time) { /* what ended is in nobody's way any more */
+      for (j = k = 0; j < s->placed_count; j++)
+        if (s->buffer[s->placed[j]].last >= b->first) s->placed[k++] = s->placed[j];
+      s->placed_count = k;
+    }
+    b->offset = agf_free_place(s, b);
+    if (b->bytes > SIZE_MAX / 4 - b->offset) return 0;
+    if (b->offset + b->bytes > top) top = b->offset + b->bytes;
+    for (j = s->placed_count++; j > 0 && s->buffer[s->placed[j - 1]].offset > b->offset; j--) s->placed[j] = s->placed[j - 1];
+    s->placed[j] = s->turn[i];
   }
+  return top;
+}
+
+/* Graphs of more buffers are placed by time only, where the work grows with the buffers that live at once, not with all. */
+enum { AGF_PLACE_BOTH = 1 << 14 };
+
+/* The smaller of both orders: neither is always the better one. */
+static size_t agf_place_all(agf_session *s) {
+  size_t by_size = s->buffers <= AGF_PLACE_BOTH ? agf_place(s, 0) : SIZE_MAX, by_time = agf_place(s, 1);
+  return by_size < by_time ? agf_place(s, 0) : by_time;
 }
 
 /* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains (agf-spec,
@@ -1545,8 +1641,8 @@ static int agf_local_head(const agf_session *s, const agf_step **linear) {
 }
 
 /* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
- * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor; `own_bias`: for gradcam before
- * a BatchNorm. */
+ * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor;
+ * `own_bias`: a convolution's, for gradcam before a BatchNorm. */
 static void agf_plan_methods(agf_session *s) {
   const agf_tensor *image = &s->tensor[0];
   const agf_step *linear;
@@ -1580,7 +1676,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   const agf_model *m = s->model;
   agf_status st;
   int i, j, end;
-  size_t k = (size_t)m->classes, by_size;
+  int *seen = s->turn; /* [tensors] until buffers are placed: 1 + the last step that read it; made 0 with the tables */
+  size_t k = (size_t)m->classes;
   st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
   if (st != AGF_OK) return st;
   agf_find_live(s);
@@ -1590,7 +1687,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
-        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = p->window = -1;
+        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = -1;
+    p->window = -1;
   }
   agf_plan_tensor(s, 0, -1);
   for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
@@ -1602,8 +1700,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
       int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
-      int again = 0, q;
-      for (q = 0; q < j; q++) again |= s->in[p->in + q] == s->in[p->in + j];
+      int again = seen[s->in[p->in + j]] == i + 1;
+      seen[s->in[p->in + j]] = i + 1;
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
       if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
     }
@@ -1633,14 +1731,15 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->scratch_bytes = agf_align_up(s->scratch_bytes);
   s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
   agf_plan_methods(s);
-  /* neither order is always the better one */
-  by_size = agf_place(s, 0);
-  s->arena_bytes = agf_place(s, 1);
-  if (by_size < s->arena_bytes) s->arena_bytes = agf_place(s, 0);
+  s->arena_bytes = agf_place_all(s);
   if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
   if (s->local >= 0 && !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC))) { /* in what is free anyway, or not at all */
     agf_buffer *b = &s->buffer[s->local];
-    size_t at = agf_free_place(s, b, 0);
+    size_t at;
+    for (s->placed_count = i = 0; i < s->buffers; i++)
+      if (s->buffer[i].offset >= s->stay_bytes && i != s->local) s->placed[s->placed_count++] = i;
+    agf_sort(s->placed, s->placed_count, agf_lies_before, s->buffer);
+    at = agf_free_place(s, b);
     if (at <= s->arena_bytes && b->bytes <= s->arena_bytes - at)
       b->offset = at;
     else
@@ -1947,6 +2046,30 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. */
+static void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
+#if defined(__GNUC__)
+  const agf_node *n = &s->model->node[j->step->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  size_t element = w->type == AGF_F32 ? 4 : 2, i, line = 64 / element;
+  const char *data = (const char *)w->data;
+  int count = agf_panel_count(j, first), k, p, taps = n->kernel[1] * AGF_CB;
+  for (k = 0; k < blocks; k++)
+    if (!j->adjoint) {
+      size_t at = agf_conv_index(n, j->ci, first, (b + k) * AGF_CB, kr, 0);
+      size_t size = (size_t)count * (size_t)agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB) * (size_t)n->kernel[1] * AGF_OCG;
+      for (i = 0; i < size; i += line) __builtin_prefetch(data + (at + i) * element, 0, 2);
+    } else {
+      for (p = 0; p < 2 * count && first + p * AGF_CB < j->co; p++) {
+        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, first + p * AGF_CB, n->kernel[0] - 1 - kr, 0);
+        for (i = 0; i < (size_t)taps; i++) __builtin_prefetch(data + (at + i * AGF_OCG) * element, 0, 2);
+      }
+    }
+#else
+  (void)s, (void)j, (void)b, (void)blocks, (void)kr, (void)first;
+#endif
+}
+
 /* |w| of agf_panels, behind it in `scratch`. *wab receives the distance of blocks. */
 static const float *agf_magnitudes(const agf_conv_job *j, const float *w, ptrdiff_t wb, int blocks, int first, float *scratch,
                                    ptrdiff_t *wab) {
@@ -2013,8 +2136,11 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.blocks = blocks;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
+      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
+      if (next * AGF_CB < j->ci && j->co <= j->to->c)
+        agf_panels_ahead(s, j, next, agf_imin(blocks, agf_ceil_div(j->ci, AGF_CB) - next), more ? kr + 1 : 0, first);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
@@ -2287,7 +2413,7 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
             size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
                                          (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
                                       : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
-            ptrdiff_t ws = n->groups > 1 ? AGF_CB : (ptrdiff_t)kw * AGF_OCG;
+            ptrdiff_t ws = n->groups > 1 ? (ptrdiff_t)AGF_CB : (ptrdiff_t)kw * AGF_OCG;
             if (w->type == AGF_F32) {
               s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);
             } else {
@@ -3399,17 +3525,16 @@ static int agf_seed_gradient(const agf_session *s, const float *z, int classes, 
   return 1;
 }
 
+static int agf_ranks_before(const void *logits, int a, int b) {
+  const float *z = (const float *)logits;
+  return z[a] != z[b] ? z[a] > z[b] : a < b;
+}
+
 /* Order of the logits: largest first, ties by index. */
 static void agf_rank(const float *z, int classes, int *order) {
-  int i, j, gap;
+  int i;
   for (i = 0; i < classes; i++) order[i] = i;
-  for (gap = classes / 2; gap > 0; gap /= 2)
-    for (i = gap; i < classes; i++) {
-      int v = order[i];
-      for (j = i; j >= gap && (z[v] > z[order[j - gap]] || (z[v] == z[order[j - gap]] && v < order[j - gap])); j -= gap)
-        order[j] = order[j - gap];
-      order[j] = v;
-    }
+  agf_sort(order, classes, agf_ranks_before, z);
 }
 
 /* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
@@ -3628,8 +3753,8 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
   }
   if (st->range >= 0) {
     int *range = (int *)agf_at(s, st->range);
-    agf_fill_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class), range);
-    agf_fill_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
+    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class), range);
+    agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
                      range + 2 * st->row_classes);
   }
   if (st->border >= 0) memset(agf_at(s, st->border), 0, s->buffer[st->border].bytes);
@@ -3716,28 +3841,35 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
 }
 
 static agf_status agf_create(const agf_model *model, const agf_session_config *config, agf_session **session, agf_error *err) {
-  agf_session *s;
+  agf_session *s = NULL;
   unsigned char *memory;
   size_t bytes;
   agf_status st;
   int i;
   if (agf_build_contracts())
     return agf_fail(err, AGF_ERR_BUILD, "this engine was compiled with a * b + c contracted: build it with -ffp-contract=off");
-  st = agf_session_bytes(model, config, &bytes, err);
-  if (st != AGF_OK) return st;
-  if (config && config->memory) {
+  if (config && config->memory) { /* planned where it will live: no other memory is needed */
     if ((uintptr_t)config->memory % AGF_ALIGN)
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory is not 64-byte aligned");
-    if (config->memory_bytes < bytes)
-      return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes, the caller's memory has %llu", (unsigned long long)bytes,
-                      (unsigned long long)config->memory_bytes);
     memory = (unsigned char *)config->memory;
+    bytes = agf_table_sizes(model).total;
+    st = AGF_OK;
+    if (config->memory_bytes >= bytes) {
+      st = agf_prepare(memory, model, config, &s, err);
+      if (st != AGF_OK) return st;
+      bytes = s->bytes + agf_pool_bytes(s->threads);
+    }
+    if (config->memory_bytes < bytes)
+      return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes or more, the caller's memory has %llu", (unsigned long long)bytes,
+                      (unsigned long long)config->memory_bytes);
   } else {
     agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
+    st = agf_session_bytes(model, config, &bytes, err);
+    if (st != AGF_OK) return st;
     memory = (unsigned char *)a.alloc(a.ctx, bytes);
     if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a session of %llu bytes", (unsigned long long)bytes);
+    st = agf_prepare(memory, model, config, &s, err);
   }
-  st = agf_prepare(memory, model, config, &s, err);
   s->owns_memory = !(config && config->memory);
   s->bytes = bytes;
   if (st == AGF_OK) {
@@ -4050,7 +4182,8 @@ static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned cha
   (void)s;
   (void)scratch;
   for (p = 0; p < j->width; p++) {
-    double v = agf_map_at(j->plane, j->h, j->w, (p + 0.5) * ((double)j->w / j->width) - 0.5, (r + 0.5) * ((double)j->h / j->height) - 0.5);
+    double x = (p + 0.5) * ((double)j->w / j->width) - 0.5, y = (r + 0.5) * ((double)j->h / j->height) - 0.5;
+    double v = agf_map_at(j->plane, j->h, j->w, x, y);
     size_t at = (size_t)r * (size_t)j->width + (size_t)p;
     if (j->total)
       j->total[at] += v;
@@ -4494,7 +4627,7 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
   x = inside ? s->in[inside->in] : 0;
   y = inside ? inside->out : 0;
   i = inside ? (int)(inside - s->step) : 0;
-  if (inside) { /* an activation that is not kept: once more, as far as it; in the place of the step's output, which is made again after */
+  if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     kept = *inside;
     inside->act = AGF_ACT_NONE;
     if (inside->norm >= 0 && pass->edge == inside->node + 1) {
@@ -4504,7 +4637,8 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
       inside->scale = -1;
       inside->bias = s->own_bias;
     }
-    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL, 0);
+    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL,
+                     0);
     *inside = kept;
   }
   agf_parallel(s, j.t->h, agf_cam_task, &j);
@@ -4797,7 +4931,8 @@ static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_e
   return AGF_OK;
 }
 
-static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map, agf_error *err) {
+static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map,
+                              agf_error *err) {
   size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
   float *seed = agf_floats(s, s->dz);
   agf_status st = AGF_OK;
@@ -4911,7 +5046,10 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     if (agf_import(s, q->difference, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
     agf_forward_step(s, s->steps - 1, d, mask, y, (uint16_t *)agf_at(s, to->mask), 0);
     if (s->bad & AGF_BAD_VALUE) return agf_fail(err, AGF_ERR_NUMERIC, "a logit of the difference is infinite or NaN");
-    for (i = 0; i < classes; i++) zd[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
+    for (i = 0; i < classes; i++) {
+      zd[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
+      if (!agf_finite(zd[i])) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d of the difference is infinite or NaN", i);
+    }
     z = zd;
     at = d;
   }
@@ -5033,22 +5171,26 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
   return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
+/* A side in whole pixels, truncated; sides beyond the integers are that large for every purpose. */
+enum { AGF_HUGE_SIDE = 1 << 30 };
+static inline int agf_side(double pixels) { return pixels < AGF_HUGE_SIDE ? (int)pixels : AGF_HUGE_SIDE; }
+
 /* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
  * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
  * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
   double tall = (double)height / in->height, wide = (double)width / in->width;
-  int to = (int)(in->resize_to * (tall > wide ? tall : wide) + 0.5);
+  int to = agf_side(in->resize_to * (tall > wide ? tall : wide) + 0.5);
   *rh = height;
   *rw = width;
   *top = *left = 0;
   if (in->resize == AGF_RESIZE_STRETCH) return;
-  *rh = pw <= ph ? (int)((double)to * ph / pw) : to;
-  *rw = pw <= ph ? to : (int)((double)to * pw / ph);
+  *rh = pw <= ph ? agf_side((double)to * ph / pw) : to;
+  *rw = pw <= ph ? to : agf_side((double)to * pw / ph);
   if (*rh < height || *rw < width) {
     int by_width = (int64_t)pw * height <= (int64_t)ph * width; /* the picture's width is the tighter side */
-    *rh = by_width ? agf_imax((int)((double)width * ph / pw), height) : height;
-    *rw = by_width ? width : agf_imax((int)((double)height * pw / ph), width);
+    *rh = by_width ? agf_imax(agf_side((double)width * ph / pw), height) : height;
+    *rw = by_width ? width : agf_imax(agf_side((double)height * pw / ph), width);
   }
   *top = (*rh - height) / 2 + ((*rh - height) % 2 && (*rh - height) / 2 % 2);
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);
@@ -5074,6 +5216,9 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
     return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d: sides are capped at %d", picture_width,
                     picture_height, width, height, AGF_MAX_SIDE);
   agf_resize_rule(in, height, width, picture_height, picture_width, &rh, &rw, &top, &left);
+  if (rh == AGF_HUGE_SIDE || rw == AGF_HUGE_SIDE)
+    return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d would be resized beyond all bounds",
+                    picture_width, picture_height, width, height);
   channels = in->channels;
 
   h.count = width;
@@ -5257,7 +5402,7 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
     for (x = 0; x < width; x++) {
       uint8_t *p = rgb + (size_t)y * stride + (size_t)x * 3, color[3];
       double u = (x + 0.5 - seen->left) / seen->width, w = (y + 0.5 - seen->top) / seen->height, v, a;
-      if (u < 0 || u >= 1 || w < 0 || w >= 1) continue;
+      if (!(u >= 0 && u < 1 && w >= 0 && w < 1)) continue; /* outside, or a rectangle that is not finite */
       v = agf_map_at(map, map_height, map_width, u * map_width - 0.5, w * map_height - 0.5) / scale;
       a = alpha * fmin(fabs(v), 1);
       /* opacity carries the magnitude, so seismic gives only the sign: its pure red or blue */

@@ -9,6 +9,7 @@ one below hands its batches to a session, so that forward passes and maps both a
 
 Needs quantus (tried with 0.6.0) and torch beside numpy and Pillow.
 """
+
 import argparse
 import csv
 import os
@@ -69,13 +70,22 @@ def main():
             "sparseness (complexity)": quantus.Sparseness(disable_warnings=True),
             "relevance rank accuracy (localisation)": quantus.RelevanceRankAccuracy(disable_warnings=True),
             "pixel flipping, mean probability (faithfulness)": quantus.PixelFlipping(
-                features_in_step=model.input.width * 8, perturb_baseline="black", disable_warnings=True),
+                features_in_step=model.input.width * 8, perturb_baseline="black", disable_warnings=True
+            ),
         }
         module = EngineModule(session).eval()
         for title, metric in metrics.items():
             for method in methods:
-                scores = metric(model=module, x_batch=x, y_batch=y, s_batch=masks, explain_func=explain,
-                                explain_func_kwargs={"method": method}, device="cpu", softmax=True)
+                scores = metric(
+                    model=module,
+                    x_batch=x,
+                    y_batch=y,
+                    s_batch=masks,
+                    explain_func=explain,
+                    explain_func_kwargs={"method": method},
+                    device="cpu",
+                    softmax=True,
+                )
                 print(f"{title:48} {method:22} {np.mean(scores):.3f}")
 
 

@@ -13,9 +13,9 @@
 #define AGF_TARGET
 #include "elementwise.inc"
 
-/* The inner loops are written one instruction at a time: from intrinsics, gcc 12 and clang 14 to 19 hoist the loads of W and then spill,
- * up to 20 stack accesses for each nonzero. volatile keeps the order as written. Offsets are literals in floats. Vectors have
- * names, since compilers keep arrays of them in memory. */
+/* The inner loops are written one instruction at a time: from intrinsics, gcc 12 and clang 14 hoist the loads of W and then
+ * spill, up to 20 stack accesses for each nonzero. volatile keeps the order as written. Offsets are literals in floats. Vectors
+ * have names, since compilers keep arrays of them in memory. */
 #define AGF_LDP(u, v, from, at) \
   __asm__ volatile("ldp %q0, %q1, [%2, %3]" : "=w"(u), "=w"(v) : "r"(from), "i"(4 * (at)))
 #define AGF_LDR(v, from) __asm__ volatile("ldr %q0, %1" : "=w"(v) : "m"(*(const float(*)[4])(const void *)(from)))
@@ -283,10 +283,10 @@ AGF_NEON_FN agf_v16 agf_gconv_x__neon(agf_reads reads, const float *x, ptrdiff_t
   return abs_x ? agf_abs16__neon(v) : v;
 }
 
-/* One right-hand side, read at r->x + in, for output o, or for o, o + up, o + 2 up, o + 3 up, which meet pixels `down` apart under the same
- * taps. inside: all those pixels can be read, border included. */
-AGF_NEON_FN void agf_gconv_tile__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, int four, int inside, int o,
-                                      float *acc, ptrdiff_t ap) {
+/* One right-hand side, read at r->x + in, for output o, or for o, o + up, o + 2 up, o + 3 up, which meet pixels `down` apart
+ * under the same taps. inside: all those pixels can be read, border included. */
+AGF_NEON_FN void agf_gconv_tile__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, int four, int inside,
+                                      int o, float *acc, ptrdiff_t ap) {
   const int kh = r->kh, kw = r->kw, up = r->up, dilation = r->dilation, w_in = r->w_in, first = o * r->down - r->pad;
   const ptrdiff_t xb = r->xb, xp = r->xp, step = r->down * xp;
   const float32x4_t zero = vdupq_n_f32(0.0f);
@@ -327,13 +327,14 @@ AGF_NEON_FN void agf_gconv_tile__neon(const agf_gconv_row *r, agf_reads reads, i
   agf_store16__neon(acc + 3 * up * ap, y3);
 }
 
-AGF_NEON_FN void agf_gconv_side__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, float *acc, ptrdiff_t ap) {
+AGF_NEON_FN void agf_gconv_side__neon(const agf_gconv_row *r, agf_reads reads, int in, int abs_x, int abs_w, float *acc,
+                                      ptrdiff_t ap) {
   const int up = r->up, reach = (r->kw - 1) * r->dilation, end = (r->w_in + r->border - 1) * up;
   int c, o;
   for (c = 0; c < up; c++)
     for (o = c; o < r->w_out;) {
-      const int last = o + 3 * up, first_read = o * r->down - r->pad;
-      const int four = reads != AGF_READS_ANY && last < r->w_out && first_read >= -r->border * up && last * r->down - r->pad + reach <= end;
+      const int last = o + 3 * up, first_read = o * r->down - r->pad, last_read = last * r->down - r->pad + reach;
+      const int four = reads != AGF_READS_ANY && last < r->w_out && first_read >= -r->border * up && last_read <= end;
       if (four)
         agf_gconv_tile__neon(r, reads, in, abs_x, abs_w, 1, 1, o, acc, ap);
       else
@@ -405,7 +406,9 @@ static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   k->magnitudes = 1;
   k->dense_w = agf_dense_w__neon;
   k->dense_d = agf_dense_d__neon;
-  k->dense_from = 218; /* 0.85: the break-even of the 3-tap walk, by llvm-mca (make mca) 0.88 on Cortex-A72 and 0.84 on Neoverse N1 */
+  /* 0.8: by llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at
+   * 0.64 and 0.67 for one right-hand side, at 0.75 and 0.79 for the forward pair. */
+  k->dense_from = 205;
 #define AGF_GCONV_ENTRY(kind) k->gconv[AGF_RHS_##kind] = agf_gconv_##kind##__neon
   AGF_GCONV_ENTRY(W);
   AGF_GCONV_ENTRY(D);

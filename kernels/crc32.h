@@ -10,7 +10,7 @@
 #if defined(AGF_NO_SIMD)
 static void agf_crc32_fill(agf_kernels *k) { (void)k; }
 
-#elif (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#elif defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
 #include <immintrin.h>
 

@@ -3,7 +3,8 @@
 #ifndef AGF_KERNELS_X86_H
 #define AGF_KERNELS_X86_H
 
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(AGF_NO_SIMD)
+/* 32-bit x86 runs the portable kernels: gcc's immintrin.h wants -msse2 there, and eight registers hold no tile. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(AGF_NO_SIMD)
 #define AGF_KERNELS_X86
 
 #include <cpuid.h>

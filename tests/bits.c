@@ -1,5 +1,6 @@
-/* One SHA-256 for each test network: over its logits, latent vector and maps (several classes, option sets and the label-free
- * procedure). tests/test_bits.sh builds this for every target and compares the lines it prints with tests/bits.txt.
+/* One SHA-256 for each test network: over its logits, latent vector and maps (several classes, option sets, the label-free
+ * procedure and, for the smallest images, other methods). tests/test_bits.sh builds this for every target and compares the lines
+ * it prints with tests/bits.txt.
  *
  *   bits [--isa NAME] [--threads N,N,...] [case ...]     prints "SHA-256  case"; without cases: all there are
  *
@@ -27,16 +28,19 @@ static uint32_t rotate(uint32_t v, int n) { return v >> n | v << (32 - n); }
 
 static void sha256_block(sha256 *s) {
   static const uint32_t k[64] = {
-      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
-      0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
-      0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
-      0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
-      0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
-      0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+      0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+      0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+      0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+      0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+      0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+      0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+      0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
   uint32_t w[64], v[8];
   int i;
   for (i = 0; i < 16; i++)
-    w[i] = (uint32_t)s->block[4 * i] << 24 | (uint32_t)s->block[4 * i + 1] << 16 | (uint32_t)s->block[4 * i + 2] << 8 | s->block[4 * i + 3];
+    w[i] = (uint32_t)s->block[4 * i] << 24 | (uint32_t)s->block[4 * i + 1] << 16 | (uint32_t)s->block[4 * i + 2] << 8 |
+           s->block[4 * i + 3];
   for (; i < 64; i++) {
     uint32_t a = w[i - 15], b = w[i - 2];
     w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] + (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
@@ -144,6 +148,7 @@ static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *m
 
 /* The case's hash under one configuration; nonzero if a session cannot be made or run. */
 static int hash_case(const test_case *c, const agf_session_config *config, unsigned flags, char text[65], agf_error *err) {
+  static const agf_method methods[] = {AGF_METHOD_GRADIENT_X_INPUT, AGF_METHOD_GRADCAM, AGF_METHOD_LRP_A2B1, AGF_METHOD_CLRP};
   static const unsigned options[] = {AGF_NO_FX | AGF_NO_REG, AGF_NO_FDX | AGF_NO_A, AGF_NO_M | AGF_FX_GRADCAM};
   agf_session *session;
   agf_request q;
@@ -174,6 +179,11 @@ static int hash_case(const test_case *c, const agf_session_config *config, unsig
   for (i = 1; i < latent_size; i += 3) latent[i] = 0; /* stands in for the difference of two pictures */
   q.difference = latent;
   add_maps(&sha, session, &q, maps, c->pixels);
+  q.difference = NULL;
+  for (i = 0; config->methods && i < sizeof methods / sizeof *methods; i++) {
+    q.method = methods[i];
+    add_maps(&sha, session, &q, maps, c->pixels);
+  }
   sha256_end(&sha, text);
   free(latent);
   free(maps);
@@ -196,6 +206,7 @@ static void run_case(const test_case *c, const char *isa, const int *threads, in
   config.isa = isa;
   config.height = c->height;
   config.width = c->width;
+  config.methods = c->pixels < 1000 ? AGF_METHODS_ALL : 0;
   for (i = 0; i < counts; i++) {
     config.threads = threads[i];
     snprintf(how, sizeof how, "%d threads", threads[i]);

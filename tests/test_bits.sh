@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 out=build/test_bits
 few='corners vgg_tiny adaptive_uneven conv_logits pooled_conv_logits avgpool_edges maxpool_edges grouped_odd asymmetric long_strides
 gray image_readers image_batchnorm linear_middle concat_odd add_self relu6_inverted'
+fewer='conv_logits grouped_odd linear_middle long_strides'
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -27,19 +28,13 @@ run() {
   name=$1
   runner=
   threads=2
-  cases=$few
   isas=ref
   case $name in
     x86_64-*) isas='ref avx2 avx512' ;;
     aarch64-*) isas='ref neon' runner=qemu-aarch64 ;;
     armv7*) runner=qemu-arm ;;
   esac
-  case $name in
-    x86_64-gcc-O3) threads=1,2,5 cases= ;;
-    x86_64-clang-O3 | i686-gcc-O3 | aarch64-gcc-O3) cases= ;;
-    armv7-*) cases='conv_logits grouped_odd linear_middle' ;; # a software fmaf under emulation
-  esac
-  [ "$all" ] && cases=
+  [ "$name" = x86_64-gcc-O3 ] && threads=1,2,5
   case $name in
     *-gcc-*) compiler=gcc ;;
     *) compiler=clang ;;
@@ -76,6 +71,12 @@ run() {
         grep -qw $flag /proc/cpuinfo || { echo "SKIP $name $isa: this processor lacks it"; continue; }
         ;;
     esac
+    case $name-$isa in
+      x86_64-gcc-O3-* | aarch64-gcc-O3-neon) cases= ;;
+      aarch64-*-O0-* | aarch64-*-ref | armv7-*) cases=$fewer ;; # slow code, or a software fmaf, on an emulated processor
+      *) cases=$few ;;
+    esac
+    [ "$all" ] && cases=
     # shellcheck disable=SC2086 # cases are several words
     if ! $runner $out/$name --isa $isa --threads $threads $cases >$out/$name-$isa.txt; then
       echo "FAIL $name $isa: $(grep -v '^[0-9a-f]\{64\}  ' $out/$name-$isa.txt | head -n 3 | tr '\n' ' ')(all of it: $out/$name-$isa.txt)"

@@ -1,6 +1,6 @@
 /* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
  *
- * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`, a method a row of `methods`.
+ * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`.
  * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on cli_base.h's. */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
@@ -27,6 +27,7 @@ typedef struct options {
   int width, height; /* 0: the model's own */
   int threads;
   int runs;
+  int steps, samples, seed; /* of methods that take several images; 0: the engine's default */
 } options;
 
 typedef enum option_kind {
@@ -70,7 +71,12 @@ static const option options_known[] = {
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
   {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
-  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD", "agf (default): Attribution Guided Factorization"},
+  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD",
+   "agf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
+   "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare"},
+  {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
+  {"samples", 0, EXPLAIN, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
+  {"seed", 0, EXPLAIN, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
   {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
   {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
@@ -183,19 +189,19 @@ static void options_free(options *o) {
 
 /* ---- What the user names -------------------------------------------------------------------------------------------------- */
 
-static const struct {
-  const char *name;
-  agf_method method;
-} methods[] = {{"agf", AGF_METHOD_AGF}};
+/* One method by its name, or `all` of them; returns how many. */
+static int find_methods(const char *name, agf_method methods[AGF_METHODS]) {
+  int method = agf_method_find(name), i;
 
-static agf_method find_method(const char *name) {
-  size_t i;
-
-  for (i = 0; i < sizeof methods / sizeof *methods; i++)
-    if (!strcmp(name, methods[i].name))
-      return methods[i].method;
-  fatal("unknown method %s; `agf help explain` lists the methods", name);
-  return AGF_METHOD_AGF;
+  if (!strcmp(name, "all")) {
+    for (i = 0; i < AGF_METHODS; i++)
+      methods[i] = (agf_method)i;
+    return AGF_METHODS;
+  }
+  if (method < 0)
+    fatal("unknown method %s; `agf help explain` lists the methods", name);
+  methods[0] = (agf_method)method;
+  return 1;
 }
 
 /* "no_fx,no_m" to AGF_NO_FX | AGF_NO_M. */
@@ -315,7 +321,8 @@ typedef struct explainer {
   int *classes;      /* [class_count]: the classes asked for with -c */
   int class_count;
   int ranks;         /* how many of the best classes to explain besides */
-  agf_method method;
+  agf_method methods[AGF_METHODS];
+  int method_count;
   unsigned ablations;
   style style;
   bool bare;         /* pictures without photograph beside them, captions and margins */
@@ -492,6 +499,7 @@ static bool prepare(const explainer *e, const char *path, prepared *p, problem *
 static bool need_session(explainer *e, int height, int width, problem *why) {
   agf_session_config config;
   agf_error error;
+  int i;
 
   if (e->session && e->height == height && e->width == width)
     return true;
@@ -503,6 +511,8 @@ static bool need_session(explainer *e, int height, int width, problem *why) {
   config.threads = e->asked->threads;
   config.low_memory = e->asked->low_memory;
   config.isa = e->asked->isa;
+  for (i = 0; i < e->method_count; i++)
+    config.methods |= AGF_METHOD_BIT(e->methods[i]);
   config.progress = progress_update;
   if (agf_session_create(e->model, &config, &e->session, &error))
     return failed(why, "%s", error.message);
@@ -532,7 +542,9 @@ static bool run_picture(explainer *e, const char *path, prepared *p, unsigned fl
 typedef struct result {
   int classes;          /* of the model */
   double *probability;  /* [classes] */
-  int count;            /* of maps */
+  int count;            /* of maps: for each method one of each class */
+  int per_method;
+  agf_method *method;   /* [count] */
   int *explained;       /* [count]: their classes */
   float *maps;          /* [count][height][width] */
   double *inside;       /* [count]: share of a map's positive part inside its mask; NULL: no masks */
@@ -551,6 +563,7 @@ static void result_free(result *r) {
   free(r->files);
   free(r->probability);
   free(r->explained);
+  free(r->method);
   free(r->maps);
   free(r->inside);
   free(r->area);
@@ -574,27 +587,29 @@ static double *probabilities(const agf_session *session, int classes) {
 /* The maps of the session's last run, of which `s` is the picture. */
 static bool explain_run(explainer *e, const subject *s, result *r, problem *why) {
   size_t map_size = (size_t)e->height * (size_t)e->width;
-  int latents = agf_latent_size(e->session), i;
+  int latents = agf_latent_size(e->session), i, m;
   float *difference = NULL;
   agf_request request;
   agf_error error;
-  agf_status status;
 
   r->classes = agf_model_classes(e->model);
   r->probability = probabilities(e->session, r->classes);
   r->height = e->height;
   r->width = e->width;
-  r->count = e->class_count + e->ranks;
-  r->explained = allocate((size_t)r->count, sizeof *r->explained);
-  r->maps = allocate((size_t)r->count, map_size * sizeof *r->maps);
+  r->per_method = e->class_count + e->ranks;
+  r->explained = allocate((size_t)(r->per_method * e->method_count), sizeof *r->explained);
+  r->method = allocate((size_t)(r->per_method * e->method_count), sizeof *r->method);
+  r->maps = allocate((size_t)(r->per_method * e->method_count), map_size * sizeof *r->maps);
   memcpy(r->explained, e->classes, (size_t)e->class_count * sizeof *r->explained);
   for (i = 0; i < e->ranks; i++)
     r->explained[e->class_count + i] = agf_ranked(e->session, i);
 
   memset(&request, 0, sizeof request);
-  request.method = e->method;
   request.options = e->ablations;
-  request.count = r->count;
+  request.steps = e->asked->steps;
+  request.samples = e->asked->samples;
+  request.seed = (uint64_t)e->asked->seed;
+  request.count = r->per_method;
   request.classes = r->explained;
   if (s->nearest) {
     difference = allocate((size_t)latents, sizeof *difference);
@@ -606,10 +621,22 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
       request.explained = r->explained;
     }
   }
-  status = agf_explain(e->session, &request, r->maps, &error);
+  for (m = 0; m < e->method_count; m++) {
+    request.method = e->methods[m];
+    if (agf_explain(e->session, &request, r->maps + (size_t)r->count * map_size, &error)) {
+      stop_if_interrupted();
+      failed(why, "%s: %s", s->path, error.message);
+      if (e->method_count > 1) /* among many, a method that does not fit this network or class is left out, aloud */
+        complain("%s: %s", agf_method_name(e->methods[m]), why->text);
+      continue;
+    }
+    for (i = 0; i < r->per_method; i++) {
+      r->method[r->count] = e->methods[m];
+      r->explained[r->count++] = r->explained[i];
+    }
+  }
   free(difference);
-  stop_if_interrupted();
-  return status == AGF_OK || failed(why, "%s: %s", s->path, error.message);
+  return r->count > 0;
 }
 
 /* How much of each map lies inside its mask, a picture laid over the photograph (a tensor: over the map). */
@@ -619,8 +646,8 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
 
   if (!masks->count)
     return true;
-  if (masks->count != r->count)
-    return failed(why, "--mask: %d of them for %d maps", masks->count, r->count);
+  if (masks->count != r->per_method)
+    return failed(why, "--mask: %d of them for %d classes", masks->count, r->per_method);
   r->inside = allocate((size_t)r->count, sizeof *r->inside);
   r->area = allocate((size_t)r->count, sizeof *r->area);
   for (i = 0; i < r->count; i++) {
@@ -628,11 +655,11 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
     double positive = 0, inside = 0, pixels = 0;
     picture mask;
 
-    if (!load_picture(masks->items[i], &mask, why))
+    if (!load_picture(masks->items[i % r->per_method], &mask, why))
       return false;
     if (!mask.rgb || (p->source.rgb && (mask.width != p->source.width || mask.height != p->source.height))) {
       picture_free(&mask);
-      return failed(why, "%s: a mask must be a picture of the photograph's size", masks->items[i]);
+      return failed(why, "%s: a mask must be a picture of the photograph's size", masks->items[i % r->per_method]);
     }
     for (y = 0; y < r->height; y++)
       for (x = 0; x < r->width; x++) {
@@ -689,7 +716,7 @@ static char *class_in_file_name(const explainer *e, const result *r, int i) {
   int j;
 
   if (!*label)
-    return text_of("%d", r->explained[i]);
+    return e->method_count > 1 ? text_of("%s-%d", agf_method_name(r->method[i]), r->explained[i]) : text_of("%d", r->explained[i]);
   name = file_safe(label);
   for (j = 0; j < r->count && unique; j++)
     if (r->explained[j] != r->explained[i]) {
@@ -700,6 +727,12 @@ static char *class_in_file_name(const explainer *e, const result *r, int i) {
     }
   if (!unique) {
     char *longer = text_of("%s-%d", name, r->explained[i]);
+
+    free(name);
+    name = longer;
+  }
+  if (e->method_count > 1) {
+    char *longer = text_of("%s-%s", agf_method_name(r->method[i]), name);
 
     free(name);
     name = longer;
@@ -748,6 +781,7 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
   canvas photo;
   figure f;
   double share;
+  char *name;
   bool done = true;
   int i;
 
@@ -765,7 +799,9 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
   f.footer = texts.items[0];
   for (i = 0; i < r->count; i++) {
     panels[i].map = r->maps + (size_t)i * (size_t)r->height * (size_t)r->width;
-    text_list_add(&texts, class_name(e->model, r->explained[i]));
+    name = class_name(e->model, r->explained[i]);
+    text_list_add(&texts, e->method_count > 1 ? text_of("%s: %s", agf_method_name(r->method[i]), name) : text_of("%s", name));
+    free(name);
     panels[i].label = texts.items[texts.count - 1];
     share = 100 * r->probability[r->explained[i]];
     text_list_add(&texts, share < 0.1 ? text_of("< 0.1 %%") : text_of("%.1f %%", share));
@@ -782,8 +818,7 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     bool each = has_placeholder(out, 's');
 
     for (i = 0; i < r->count && done; i++) {
-      char *name = class_in_file_name(e, r, i);
-
+      name = class_in_file_name(e, r, i);
       r->files[i] = fill_in(out, name, s->name);
       free(name);
       if (each || i == 0)
@@ -912,10 +947,12 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     range_of(r, i, &low, &high);
     printf("  map of ");
     print_clean(name);
+    if (e->method_count > 1)
+      printf(" by %s", agf_method_name(r->method[i]));
     printf(", %.2f %%: %.3f to %.3f", 100 * r->probability[r->explained[i]], low, high);
     if (r->inside)
       printf(", %.0f %% of the positive evidence on %.0f %% of the picture, inside %s", 100 * r->inside[i], 100 * r->area[i],
-             base_name(e->asked->masks.items[i]));
+             base_name(e->asked->masks.items[i % r->per_method]));
     if (r->files[i]) {
       printf(", in ");
       print_clean(r->files[i]);
@@ -964,6 +1001,7 @@ static void print_json(const explainer *e, const subject *s, const result *r) {
     range_of(r, i, &low, &high);
     printf("%s", i ? ", " : "");
     print_json_class(e, r, r->explained[i]);
+    printf(", \"method\": \"%s\"", agf_method_name(r->method[i]));
     printf(", \"min\": %.9g, \"max\": %.9g", low, high);
     if (r->inside)
       printf(", \"inside_mask\": %.9g, \"mask_area\": %.9g", r->inside[i], r->area[i]);
@@ -1157,7 +1195,7 @@ static int run_explain(const options *asked) {
   e.asked = asked;
   if (asked->arguments.count < 2)
     fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
-  e.method = find_method(asked->method);
+  e.method_count = find_methods(asked->method, e.methods);
   e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
   list_subjects(&e);
   if (asked->bank) {

@@ -48,6 +48,7 @@ import shlex
 import struct
 import sys
 import tempfile
+import textwrap
 import time
 import zlib
 from collections import namedtuple
@@ -588,9 +589,10 @@ class Grid(Experiment):
     help = "grid pointing game"
     metrics = (("share", "share in own cell", "higher"),)
     note = (
-        "Pictures of different classes, each classified right with at least the confidence asked for, are put"
-        " together to a grid; for every cell, the share of the positive part of the map of its class that "
-        "lies in that cell. Chance is one over the number of cells."
+        "Pictures of different classes, each classified right with a probability above the confidence asked for, "
+        "are put together to a grid; for every cell, the share of the positive part of the map of its class that "
+        "lies in that cell. Chance is one over the number of cells. A map without a positive part counts as 0: "
+        "lrp_a1b0 gives one wherever the class's logit for the whole grid is negative."
     )
 
     @staticmethod
@@ -1200,7 +1202,7 @@ def plot_sheet(plan, records, count, path):
         session = subject.session(*pixels.shape[:2])
         session.run(subject.normalised(pixels))
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
-            axis.set_title(method.text[:26], fontsize=7)
+            axis.set_title(textwrap.fill(method.text.replace(":", ": "), 16), fontsize=6)
             if problem is None:
                 # A few extreme pixels would leave the rest pale.
                 strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
@@ -1238,9 +1240,7 @@ def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
     lines += [f"{datetime.date.today().isoformat()}; {'; '.join(facts)}; engine {agf.version()}.", ""]
     if command:
         lines += ["```", command, "```", ""]
-    titles = [
-        title + (f" ({'↓' if better == 'lower' else '↑'})" if better else "") for _, title, better in experiment.metrics
-    ]
+    titles = [title + {"lower": " (↓)", "higher": " (↑)"}.get(better, "") for _, title, better in experiment.metrics]
     lines += ["| method | " + " | ".join(titles) + " | n |", "| --- |" + " ---: |" * (len(titles) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = {row["metric"]: row for row in rows if row["method"] == method}

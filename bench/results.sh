@@ -1,0 +1,56 @@
+#!/bin/sh
+# Makes the tables of bench/RESULTS.md, a command each. A run that was killed continues.
+#
+#   sh bench/results.sh PICTURES SQUEEZENET.agf     all; PICTURES: ImageNet photographs, the class's number in the name (0271.jpg)
+#   sh bench/results.sh                             those on the demo network alone
+#
+# PYTHON names the interpreter with what tools/agf_eval.py needs (default python3).
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+pictures=${1:-}
+squeezenet=${2:-}
+out=build/results
+# Two methods run the network once for each sample or step: fewer than by default, so that the tables take minutes.
+methods="-m agf -m agf_a -m agf_lc -m gradient -m gradient_x_input -m smoothgrad:samples=10 -m integrated_gradients:steps=10
+  -m gradcam -m fullgrad -m lrp_a1b0 -m lrp_a2b1 -m clrp -m sglrp"
+ablations="-m agf:no_a -m agf:no_fx -m agf:no_fdx -m agf:no_m -m agf:no_reg -m agf:fx_gradcam"
+
+scenes() { # FOLDER OBJECTS SEED
+  [ -f "$1/labels.csv" ] || $python tools/train_demo.py --scenes 100 --objects "$2" --seed "$3" --out "$1"
+}
+
+evaluate() { # NAME TITLE ARGUMENTS...
+  name=$1 title=$2
+  shift 2
+  echo "== $title"
+  $python tools/agf_eval.py "$@" -o "$out/$name" --title "$title" --into bench/RESULTS.md >"$out/$name.log"
+}
+
+mkdir -p $out
+scenes build/scenes1 1 8
+scenes build/scenes2 2 7
+demo=tests/demo/demo.agf
+# shellcheck disable=SC2086 # the methods are words
+{
+  evaluate demo-segment "Segmentation: demo network, scenes with two objects" segment $demo build/scenes2 \
+    --explain target $methods $ablations
+  evaluate demo-grid2 "Grid pointing 2x2: demo network" grid $demo build/scenes1 --grids 20 --cells 2 --probability sigmoid \
+    $methods $ablations
+  evaluate demo-perturb "Perturbation, predicted class: demo network, scenes with two objects" perturb $demo build/scenes2 \
+    --limit 60 $methods $ablations
+  evaluate demo-perturb-second "Perturbation, second object's class: demo network, scenes with two objects" perturb $demo \
+    build/scenes2 --limit 60 --explain second $methods $ablations
+  evaluate demo-speed "Time: demo network, 1 thread" speed $demo build/scenes1 --limit 10 --threads 1 $methods
+  evaluate demo-grid3 "Grid pointing 3x3: demo network" grid $demo build/scenes1 --grids 10 --cells 3 --probability sigmoid \
+    $methods $ablations
+  if [ -n "$pictures" ]; then
+    evaluate imagenet-speed "Time: SqueezeNet 1.1, ImageNet, 1 thread" speed "$squeezenet" "$pictures" --limit 5 --threads 1 \
+      $methods
+    evaluate imagenet-perturb "Perturbation: SqueezeNet 1.1, ImageNet" perturb "$squeezenet" "$pictures" --limit 25 $methods
+    evaluate imagenet-grid2 "Grid pointing 2x2: SqueezeNet 1.1, ImageNet" grid "$squeezenet" "$pictures" --grids 12 --cells 2 \
+      $methods
+    evaluate imagenet-insert-delete "Insertion and deletion: SqueezeNet 1.1, ImageNet" insert-delete "$squeezenet" "$pictures" \
+      --limit 10 -m agf -m agf_a -m agf_lc -m gradcam -m sglrp
+  fi
+}

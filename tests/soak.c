@@ -1,0 +1,131 @@
+/* Sessions side by side: eight threads, each with its own session on one model, make and explain for the seconds given (2 without an
+ * argument): always the same bits. Then 2,000 explanations in one session, and sessions made and destroyed: the process does not grow. */
+#include "testing.h"
+#include "tiny.h"
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Sanitizers keep what was freed. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED
+#endif
+#endif
+
+enum { THREADS = 8, PIXELS = 9 * 8 };
+
+typedef struct worker {
+  pthread_t thread;
+  const agf_model *model;
+  const float *x, *expected;
+  int threads; /* of its session */
+  double until;
+  long rounds, wrong;
+} worker;
+
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Bytes of memory the process holds; 0 where the system does not say. */
+static long resident(void) {
+  long pages = 0, all;
+  FILE *f = fopen("/proc/self/statm", "r");
+  if (!f || fscanf(f, "%ld %ld", &all, &pages) != 2) pages = 0;
+  if (f) fclose(f);
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Whether a run and its explanation in s succeed with the expected bits. */
+static int explains(agf_session *s, const float *x, const float *expected, unsigned flags) {
+  float map[PIXELS];
+  agf_request q;
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  return agf_run(s, x, flags, NULL) == AGF_OK && agf_explain(s, &q, map, NULL) == AGF_OK && !memcmp(map, expected, sizeof map);
+}
+
+static void *work(void *arg) {
+  worker *w = (worker *)arg;
+  agf_session_config c;
+  agf_session *s = NULL;
+  memset(&c, 0, sizeof c);
+  c.threads = w->threads;
+  do {
+    if (w->rounds % 64 == 0) {
+      agf_session_destroy(s);
+      if (agf_session_create(w->model, &c, &s, NULL) != AGF_OK) {
+        w->wrong++;
+        return NULL;
+      }
+    }
+    w->wrong += !explains(s, w->x, w->expected, w->rounds++ % 2 ? AGF_RUN_EXPLAIN : 0);
+  } while (seconds() < w->until);
+  agf_session_destroy(s);
+  return NULL;
+}
+
+int main(int argc, char **argv) {
+  double duration = argc > 1 ? atof(argv[1]) : 2;
+  size_t bytes, i;
+  unsigned char *data = tiny_model(0, &bytes);
+  float x[3 * PIXELS], expected[PIXELS];
+  agf_model *model;
+  agf_session *s;
+  agf_error err;
+  agf_request q;
+  worker w[THREADS];
+  long before, grown, wrong = 0, least = -1;
+  int t;
+  for (i = 0; i < 3 * PIXELS; i++) x[i] = (float)((int)(i * 2654435761u >> 16 & 255) - 100) / 128;
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  if (agf_model_open_memory(data, bytes, NULL, &model, &err) != AGF_OK || agf_session_create(model, NULL, &s, &err) != AGF_OK ||
+      agf_run(s, x, 0, &err) != AGF_OK || agf_explain(s, &q, expected, &err) != AGF_OK) {
+    printf("%s\n", err.message);
+    return 2;
+  }
+  for (i = 0; i < 200; i++) explains(s, x, expected, 0); /* what libc keeps back is settled */
+  before = resident();
+  for (i = 0; i < 2000; i++) wrong += !explains(s, x, expected, i % 2 ? AGF_RUN_EXPLAIN : 0);
+  CHECK(!wrong, "%ld of 2000 explanations differ", wrong);
+  grown = resident() - before;
+  /* one page table or stdio buffer more is not growth; 2,000 leaks of 64 bytes would be */
+  CHECK(grown <= 65536, "2000 explanations: the process grew by %ld bytes", grown);
+  agf_session_destroy(s);
+
+  for (i = 0; i < 2; i++) { /* the first round settles the threads' own heaps */
+    before = resident();
+    memset(w, 0, sizeof w);
+    for (t = 0; t < THREADS; t++) {
+      w[t].model = model;
+      w[t].x = x;
+      w[t].expected = expected;
+      w[t].threads = t % 4 == 3 ? 5 : 1 + t % 2;
+      w[t].until = seconds() + duration / 2;
+      if (pthread_create(&w[t].thread, NULL, work, &w[t])) {
+        printf("a thread cannot be made\n");
+        return 2;
+      }
+    }
+    for (t = 0; t < THREADS; t++) {
+      pthread_join(w[t].thread, NULL);
+      wrong += w[t].wrong;
+      if (least < 0 || w[t].rounds < least) least = w[t].rounds;
+    }
+    grown = resident() - before;
+  }
+  CHECK(!wrong && least > 0, "sessions side by side: %ld explanations differ; the slowest thread made %ld", wrong, least);
+#ifndef SANITIZED
+  /* heaps of eight threads breathe by some pages; a leaked session is 100 KB, and thousands are made */
+  CHECK(grown <= 1 << 20, "sessions side by side: the process grew by %ld bytes", grown);
+#endif
+  agf_model_close(model);
+  free(data);
+  return tests_end();
+}

@@ -1,0 +1,421 @@
+/* Hostile model files: every truncation and every single-bit flip of a small file that has every op, with the CRCs as they were and
+ * repaired, is refused or gives a model that can be planned, run and explained: no crash, no hang, no memory beyond what was announced.
+ * Then files made to hurt: counts at the caps, graphs that would make planning slow, values at the borders of their types. */
+#include "testing.h"
+#include "exercise.h"
+#include <time.h>
+
+/* Of the processor, not of the clock on the wall: other programs may be busy. */
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int refused(agf_status got, const agf_error *err, agf_status code, const char *word) {
+  return got == code && err->code == code && strstr(err->message, word) != NULL;
+}
+
+/* The models themselves are good, in every way of using them. */
+static void test_models(void) {
+  int which;
+  unsigned flags;
+  for (which = 0; which < TINY_MODELS; which++) {
+    size_t bytes;
+    unsigned char *data = tiny_model(which, &bytes);
+    int good = 0, tried = 0;
+    for (flags = 0; flags < 4096; flags += 61, tried++) {
+      exercise_report r = exercise(data, bytes, flags & ~1024u, 1e8);
+      CHECK(!r.broken, "%s, flags 0x%x: %s", tiny_names[which], flags, r.broken);
+      good += r.explained;
+    }
+    CHECK(good == tried, "%s: explained %d times of %d", tiny_names[which], good, tried);
+    free(data);
+  }
+}
+
+/* Every length below the whole; with repaired CRCs and sizes, cut at multiples of 64 too, the file is consistent as far as the header
+ * can tell. */
+static void test_truncations(void) {
+  size_t bytes, n;
+  unsigned char *data = tiny_model(0, &bytes), *cut;
+  int accepted = 0, broken = 0;
+  for (n = 0; n < bytes; n++) {
+    int repair;
+    for (repair = 0; repair < 3; repair++) {
+      exercise_report r;
+      void *memory;
+      if (posix_memalign(&memory, 64, n ? n : 1)) exit(2); /* a block of its own, so that a checker sees reads beyond it */
+      cut = (unsigned char *)memory;
+      memcpy(cut, data, n);
+      if (repair && n >= TINY_HEADER) {
+        if (repair == 2) tiny_put64(cut + 16, n);
+        tiny_seal(cut, n);
+      }
+      r = exercise(cut, n, 0, 1e7);
+      accepted += r.opened;
+      if (r.broken && !broken++) printf("  %lu bytes, repair %d: %s\n", (unsigned long)n, repair, r.broken);
+      free(cut);
+    }
+  }
+  CHECK(!accepted, "%d of %lu cut files were accepted", accepted, (unsigned long)bytes);
+  CHECK(!broken, "%d cut files broke a promise", broken);
+  free(data);
+}
+
+static void test_flips(int which, int repair) {
+  size_t bytes, bit;
+  unsigned char *data = tiny_model(which, &bytes);
+  int opened = 0, explained = 0, broken = 0;
+  double slowest = 0;
+  for (bit = 0; bit < 8 * bytes; bit++) {
+    exercise_report r;
+    unsigned char head[TINY_HEADER];
+    double t0 = seconds();
+    memcpy(head, data, sizeof head);
+    data[bit / 8] ^= (unsigned char)(1u << bit % 8);
+    if (repair) tiny_seal(data, bytes);
+    r = exercise(data, bytes, (unsigned)bit * 61u & 0x3ff, 1e7);
+    opened += r.opened;
+    explained += r.explained != 0;
+    if (r.broken && !broken++) printf("  %s, bit %lu of byte %lu: %s\n", tiny_names[which], (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
+    if (bit / 8 >= sizeof head) data[bit / 8] ^= (unsigned char)(1u << bit % 8);
+    memcpy(data, head, sizeof head);
+    if (seconds() - t0 > slowest) slowest = seconds() - t0;
+  }
+  CHECK(!broken, "%s: %d flips broke a promise", tiny_names[which], broken);
+  /* the work is capped at some 10 ms; the rest is room for checkers */
+  CHECK(slowest < 5, "%s: a flip took %.1f s", tiny_names[which], slowest);
+  if (repair) {
+    /* most weights may have any value, so most flips give another good model: otherwise nothing behind the CRCs was reached */
+    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained, (unsigned long)(8 * bytes));
+  } else {
+    CHECK(!opened, "%s: %d flips were not noticed", tiny_names[which], opened);
+  }
+  free(data);
+}
+
+/* Opens a file whose field at `at` was set to v, CRCs repaired. */
+static agf_status open_with(const unsigned char *data, size_t bytes, size_t at, uint32_t v, agf_error *err) {
+  unsigned char *copy;
+  void *memory;
+  agf_model *m;
+  agf_status st;
+  if (posix_memalign(&memory, 64, bytes)) exit(2);
+  copy = (unsigned char *)memory;
+  memcpy(copy, data, bytes);
+  tiny_put32(copy + at, v);
+  tiny_seal(copy, bytes);
+  st = agf_model_open_memory(copy, bytes, NULL, &m, err);
+  agf_model_close(m);
+  free(copy);
+  return st;
+}
+
+static void test_fields(void) {
+  size_t bytes, at;
+  unsigned char *data = tiny_model(0, &bytes);
+  agf_error err;
+  static const struct {
+    size_t at;
+    uint32_t value;
+    agf_status code;
+    const char *word;
+  } cases[] = {{8, 2, AGF_ERR_VERSION, "version 2"},
+               {8, 0, AGF_ERR_FORMAT, "version 0"},
+               {32, 4097, AGF_ERR_LIMIT, "nodes"},
+               {36, 0xffffffffu, AGF_ERR_LIMIT, "edges"},
+               {40, 0x7fffffff, AGF_ERR_LIMIT, "tensors"},
+               {44, 0x7fffffff, AGF_ERR_LIMIT, "labels"},
+               {48, 0xffffffffu, AGF_ERR_LIMIT, "string bytes"},
+               {12, 0x7fffffc0, AGF_ERR_FORMAT, "cut off or damaged"},
+               {64, 0, AGF_ERR_FORMAT, "input of 0 x 9 x 8"},
+               {68, 65537, AGF_ERR_FORMAT, "input of 3 x 65537 x 8"},
+               {144, 13, AGF_ERR_FORMAT, "unknown op 13"},
+               {144 + 20, 65537, AGF_ERR_FORMAT, "out of range"},
+               {144 + 20, 64, AGF_ERR_SHAPE, "window does not fit"}};
+  size_t i;
+  for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+    agf_status st = open_with(data, bytes, cases[i].at, cases[i].value, &err);
+    CHECK(refused(st, &err, cases[i].code, cases[i].word), "offset %lu set to %lu: %s: %s", (unsigned long)cases[i].at,
+          (unsigned long)cases[i].value, agf_status_name(st), err.message);
+  }
+  /* fill behind the outputs must be 0: kernels read it, and a mask would name channels that do not exist */
+  at = tiny_u32(data + 12) + 4 * 2;
+  CHECK(refused(open_with(data, bytes, at, 0x3c003c00, &err), &err, AGF_ERR_FORMAT, "fill"), "fill of a convolution: %s", err.message);
+  free(data);
+}
+
+static double plan_seconds(unsigned char *data, size_t bytes, const char *what) {
+  agf_model *m;
+  agf_error err;
+  agf_session_config c;
+  agf_session *s;
+  double t0 = seconds();
+  memset(&c, 0, sizeof c);
+  c.threads = 1;
+  c.max_bytes = 1 << 20;
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s: %s", what, err.message);
+  if (m) CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_LIMIT, "max_bytes"), "%s: %s", what, err.message);
+  agf_model_close(m);
+  return seconds() - t0;
+}
+
+/* A file of `nodes` nodes: `make` fills in node i (0 based), the last one is a global average pool of the one before. */
+typedef struct big {
+  int nodes, edges;
+  unsigned char *node, *edge;
+} big;
+
+static unsigned char *big_node(big *b, agf_op op) {
+  unsigned char *p = b->node + (size_t)b->nodes++ * TINY_NODE;
+  memset(p, 0, TINY_NODE);
+  tiny_put32(p, (uint32_t)op);
+  tiny_put32(p + 12, (uint32_t)b->edges);
+  return p;
+}
+
+static void big_edge(big *b, int from) {
+  unsigned char *p = b->node + (size_t)(b->nodes - 1) * TINY_NODE + 16;
+  tiny_put32(b->edge + 4 * (size_t)b->edges++, (uint32_t)from);
+  tiny_put32(p, tiny_u32(p) + 1);
+}
+
+/* One 1 x 1 convolution's weights (1 to 1 channels, f32) are shared by all convolutions. */
+static unsigned char *big_file(const big *b, int channels, int height, int width, int conv, size_t *bytes) {
+  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)b->nodes * TINY_NODE + (size_t)b->edges * 4 + (conv ? TINY_TENSOR : 0) + 1, header;
+  unsigned char *data, *p;
+  void *memory;
+  header = tiny_up(tables);
+  *bytes = header + (conv ? 128 : 0);
+  if (posix_memalign(&memory, 64, *bytes)) exit(2);
+  data = (unsigned char *)memory;
+  memset(data, 0, *bytes);
+  memcpy(data, "\x89" "AGF\r\n\x1a\n", 8);
+  tiny_put32(data + 8, 1);
+  tiny_put32(data + 12, (uint32_t)header);
+  tiny_put64(data + 16, *bytes);
+  tiny_put32(data + 32, (uint32_t)b->nodes);
+  tiny_put32(data + 36, (uint32_t)b->edges);
+  tiny_put32(data + 40, conv != 0);
+  tiny_put32(data + 48, 1);
+  p = data + TINY_HEADER;
+  tiny_put32(p, (uint32_t)channels);
+  tiny_put32(p + 4, (uint32_t)height);
+  tiny_put32(p + 8, (uint32_t)width);
+  p += TINY_INPUT;
+  memcpy(p, b->node, (size_t)b->nodes * TINY_NODE), p += (size_t)b->nodes * TINY_NODE;
+  memcpy(p, b->edge, (size_t)b->edges * 4), p += (size_t)b->edges * 4;
+  if (conv) {
+    tiny_put32(p, TINY_F32);
+    tiny_put32(p + 4, TINY_CONV);
+    tiny_put32(p + 8, 1);
+    tiny_put32(p + 12, 1);
+    tiny_put32(p + 16, 1);
+    tiny_put32(p + 20, 1);
+    tiny_put64(p + 24, header);
+    tiny_put64(p + 32, 128);
+    tiny_put32(data + header, 0x3f800000);
+  }
+  tiny_seal(data, *bytes);
+  return data;
+}
+
+static void big_conv(big *b, int from, int stride, int pad) {
+  unsigned char *p = big_node(b, AGF_OP_CONV);
+  int i;
+  big_edge(b, from);
+  for (i = 0; i < 2; i++) {
+    tiny_put32(p + 20 + 4 * i, 1);
+    tiny_put32(p + 28 + 4 * i, (uint32_t)stride);
+    tiny_put32(p + 52 + 4 * i, 1);
+  }
+  for (i = 0; i < 4; i += 2) tiny_put32(p + 36 + 4 * i, (uint32_t)pad); /* above and below */
+  tiny_put32(p + 60, 1);
+  tiny_put32(p + 64, 1);
+  tiny_put32(p + 68, 1);
+}
+
+/* Graphs at the caps must be planned (twice: announced and created) in seconds, whatever their shape. */
+static void test_planning_time(void) {
+  static const char *const what[] = {"4,094 convolutions", "a ladder of sums", "a concat of a million", "dense connections",
+                                     "convolutions of 65,535 rows", "convolutions that are nearly all padding"};
+  big b;
+  int which, i, j;
+  b.node = (unsigned char *)malloc(4096 * TINY_NODE);
+  b.edge = (unsigned char *)malloc(4 << 20);
+  for (which = 0; which < (int)(sizeof what / sizeof *what); which++) {
+    size_t bytes;
+    unsigned char *data;
+    double t;
+    int h = 64, w = 64;
+    b.nodes = b.edges = 0;
+    if (which == 0) {
+      for (i = 0; i < 4094; i++) big_conv(&b, i, 1, 0);
+    } else if (which == 1) { /* every tensor lives until its partner at the other end */
+      for (i = 0; i < 2047; i++) big_conv(&b, i, 1, 0);
+      for (i = 2047; i < 4094; i++) {
+        big_node(&b, AGF_OP_ADD);
+        big_edge(&b, i);
+        big_edge(&b, 4094 - i);
+      }
+    } else if (which == 2) {
+      h = w = 16;
+      big_conv(&b, 0, 1, 0);
+      big_node(&b, AGF_OP_CONCAT);
+      for (i = 0; i < (1 << 20) - 2; i++) big_edge(&b, i % 2);
+    } else if (which == 3) { /* each reads as many of those before it as the edges allow */
+      for (i = 0; i < 2046; i++) {
+        big_conv(&b, 2 * i, 1, 0);
+        big_node(&b, AGF_OP_ADD);
+        big_edge(&b, 2 * i + 1);
+        big_edge(&b, 1);
+      }
+      big_node(&b, AGF_OP_CONCAT);
+      for (j = 0; j < 500000; j++) big_edge(&b, 1 + j % 4000);
+    } else {
+      h = which == 5 ? 1 : 65535;
+      w = 1;
+      big_conv(&b, 0, 1, which == 5 ? 32767 : 0);
+      for (i = 1; i < 4094; i++) big_conv(&b, which == 5 ? 0 : i, 1, which == 5 ? 32767 : 0);
+    }
+    big_node(&b, AGF_OP_GLOBAL_AVGPOOL);
+    big_edge(&b, b.nodes - 1);
+    data = big_file(&b, 1, h, w, 1, &bytes);
+    t = plan_seconds(data, bytes, what[which]);
+    /* measured 0.4 s at most, and ten times that under ASan; work that grows with the square of the counts takes minutes */
+    CHECK(t < 10, "%s: planned in %.2f s", what[which], t);
+    if (getenv("AGF_TIMES")) printf("  %s: %.3f s\n", what[which], t);
+    free(data);
+  }
+  free(b.node);
+  free(b.edge);
+}
+
+/* Every allocation of every call that allocates fails once: AGF_ERR_MEMORY with a message, and nothing leaks. */
+static void test_failing_allocations(void) {
+  static const char *const calls[] = {"agf_model_open_memory", "agf_model_layer", "agf_picture_to_input", "agf_session_bytes",
+                                      "agf_session_create"};
+  size_t bytes, n;
+  unsigned char *data = tiny_model(0, &bytes);
+  uint8_t photo[20 * 10 * 3];
+  float x[3 * 13 * 12];
+  int call;
+  memset(photo, 77, sizeof photo);
+  for (call = 0; call < (int)(sizeof calls / sizeof *calls); call++) {
+    long fail;
+    agf_status st = AGF_ERR_MEMORY;
+    for (fail = 1; st == AGF_ERR_MEMORY && fail < 100; fail++) {
+      exercise_ledger l;
+      agf_allocator a;
+      agf_model_config mc;
+      agf_session_config c;
+      agf_model *m = NULL;
+      agf_session *s = NULL;
+      agf_layer layer;
+      agf_error err;
+      memset(&l, 0, sizeof l);
+      memset(&mc, 0, sizeof mc);
+      memset(&c, 0, sizeof c);
+      a.alloc = exercise_alloc;
+      a.free = exercise_free;
+      a.ctx = &l;
+      mc.allocator = &a;
+      c.allocator = &a;
+      c.threads = 2;
+      if (call == 0) l.fail_at = fail;
+      st = agf_model_open_memory(data, bytes, &mc, &m, &err);
+      if (call > 0) l.calls = 0, l.fail_at = fail;
+      if (call == 1) st = agf_model_layer(m, 3, 12, 12, &layer, &err);
+      if (call == 2) st = agf_picture_to_input(m, 13, 12, photo, 20, 10, 60, x, NULL, &err);
+      if (call == 3) st = agf_session_bytes(m, &c, &n, &err);
+      if (call == 4) st = agf_session_create(m, &c, &s, &err);
+      CHECK(st == AGF_OK || refused(st, &err, AGF_ERR_MEMORY, "memory"), "%s, allocation %ld fails: %s", calls[call], fail, err.message);
+      CHECK((st == AGF_OK) == (l.calls < fail), "%s: allocation %ld failed unnoticed", calls[call], fail);
+      agf_session_destroy(s);
+      agf_model_close(m);
+      CHECK(l.blocks == 0 && l.live == 0, "%s, allocation %ld fails: %ld blocks leak", calls[call], fail, l.blocks);
+    }
+    CHECK(st == AGF_OK && fail > 2, "%s never succeeded, or never allocated", calls[call]);
+  }
+  free(data);
+}
+
+static void *no_alloc(void *ctx, size_t bytes) {
+  (void)bytes;
+  ++*(int *)ctx;
+  return NULL;
+}
+
+static void no_free(void *ctx, void *p, size_t bytes) {
+  (void)ctx;
+  (void)p;
+  (void)bytes;
+}
+
+/* A caller that hands in the memory needs no heap. */
+static void test_no_heap(void) {
+  size_t bytes, n = 0;
+  unsigned char *data = tiny_model(0, &bytes);
+  agf_model *m;
+  agf_session *s;
+  agf_session_config c;
+  agf_allocator none;
+  agf_error err;
+  void *memory;
+  int asked = 0;
+  memset(&c, 0, sizeof c);
+  c.threads = 1;
+  none.alloc = no_alloc;
+  none.free = no_free;
+  none.ctx = &asked;
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK && agf_session_bytes(m, &c, &n, &err) == AGF_OK, "%s", err.message);
+  if (posix_memalign(&memory, 64, n)) exit(2);
+  c.allocator = &none;
+  c.memory = memory;
+  c.memory_bytes = n;
+  CHECK(agf_session_create(m, &c, &s, &err) == AGF_OK && !asked, "in the caller's memory, without a heap: %s", err.message);
+  agf_session_destroy(s);
+  c.memory_bytes = n - 1;
+  CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_MEMORY, "needs") && !s, "a byte too little: %s", err.message);
+  c.memory_bytes = 100;
+  CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_MEMORY, "needs") && !s, "100 bytes: %s", err.message);
+  agf_model_close(m);
+  free(memory);
+  free(data);
+}
+
+/* Arguments at the borders of their types. */
+static void test_extremes(void) {
+  size_t bytes;
+  unsigned char *data = tiny_model(0, &bytes);
+  float map[4] = {1, -1, 0.5f, 0}, x[3];
+  uint8_t rgb[12] = {0}, tall[3] = {0};
+  agf_rect seen = {NAN, 0, 2, 2};
+  agf_model *m;
+  agf_error err;
+  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0, "a rectangle at NaN covers nothing");
+  seen.left = INFINITY;
+  seen.width = INFINITY;
+  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0, "a rectangle at infinity covers nothing");
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
+  /* a picture one pixel wide, for an input as tall as can be: resized beyond the integers */
+  CHECK(refused(agf_picture_to_input(m, 65536, 1, tall, 1, 65536, 3, x, NULL, &err), &err, AGF_ERR_LIMIT, "resized"), "%s", err.message);
+  agf_model_close(m);
+  free(data);
+}
+
+int main(void) {
+  test_models();
+  test_fields();
+  test_truncations();
+  test_flips(0, 0);
+  test_flips(0, 1);
+  test_flips(2, 1);
+  test_flips(3, 1);
+  test_planning_time();
+  test_failing_allocations();
+  test_no_heap();
+  test_extremes();
+  return tests_end();
+}
