@@ -121,7 +121,12 @@ typedef struct operands {
   agf_act act;
   agf_gate_row gate;
   agf_pool_row pool;
-  double bytes, flops; /* of one call, for --bench */
+  agf_conv_row conv;
+  agf_dense_row dense;
+  agf_gconv_row grouped;
+  int shape, kind, size; /* which convolution: an entry of agf_kernels.conv, or of gconv by kind */
+  double flops;          /* of one call, 0: --bench counts bytes */
+  int sums;              /* the sign of a zero is open: terms that are 0 may be left out, and the epilogues settle it */
   long result;
 } operands;
 
@@ -385,31 +390,226 @@ static void call_linear_back(const agf_kernels *k, operands *o) {
                  o->flag == 2 ? NULL : o->f[5]);
 }
 
+/* ---- Convolutions ---- */
+
+/* One kernel row: a geometry of the entry's shape, and what it may touch. */
+static void setup_conv(operands *o) {
+  agf_conv_row *r = &o->conv;
+  int outputs = o->n, in = agf_rhs_in((agf_rhs)o->kind), out = agf_rhs_out((agf_rhs)o->kind), i, l, up, stride, density, panels;
+  size_t masks;
+  agf_axis a;
+  do {
+    up = o->shape == AGF_SHAPE_3_UP || (o->shape != AGF_SHAPE_3_DOWN && rnd_below(2));
+    stride = o->shape == AGF_SHAPE_3 ? 1 : o->shape >= AGF_SHAPE_3_DOWN ? 2 : benching ? 1 : rnd_from(1, 3);
+    r->down = up ? 1 : stride;
+    r->up = up ? stride : 1;
+    r->w_in = benching ? 56 : rnd_from(1, 20);
+    r->w_out = benching ? r->w_in * r->up / r->down : rnd_from(1, 40);
+    r->kw = o->shape == AGF_SHAPE_1 ? 1 : o->shape == AGF_SHAPE_ANY ? benching ? 5 : rnd_from(1, 7) : 3;
+    r->dilation = o->shape == AGF_SHAPE_ANY && !benching ? rnd_from(1, 3) : 1;
+    r->pad = benching ? r->kw / 2 : rnd_from(-3, 8);
+    a.k = r->kw, a.down = r->down, a.up = r->up, a.dilation = r->dilation, a.pad = r->pad, a.in = r->w_in, a.out = r->w_out;
+  } while (o->shape != AGF_SHAPE_ANY && (int)agf_shape_of(&a) != o->shape);
+  r->blocks = o->shape != AGF_SHAPE_1 ? 1 : benching ? 8 : rnd_from(1, 4);
+  panels = agf_ceil_div(outputs, AGF_OCG);
+  r->xp = AGF_CB * (in + rnd_below(2));
+  r->xb = r->xp * (r->w_in + rnd_below(3));
+  r->mb = r->w_in + rnd_below(3);
+  r->wb = (ptrdiff_t)panels * AGF_CB * r->kw * AGF_OCG + 64 * rnd_below(2);
+  r->wab = r->wb;
+  r->ar = agf_imax(outputs, AGF_CB) + AGF_CB * rnd_below(2);
+  r->ap = r->ar * out + 8 * rnd_below(2);
+  r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
+  o->f[0] = in_floats((size_t)(r->wb * r->blocks), FINITE);
+  o->f[1] = in_floats((size_t)(r->wb * r->blocks), FINITE);
+  for (i = 0; i < r->wb * r->blocks; i++) o->f[1][i] = fabsf(o->f[0][i]);
+  r->w = o->f[0];
+  masks = (size_t)(r->mb * r->blocks);
+  o->m = out_masks(masks);
+  density = benching ? 16 : rnd_from(0, 16);
+  for (i = 0; i < (int)masks; i++)
+    for (o->m[i] = 0, l = 0; l < AGF_CB; l++) o->m[i] |= (uint16_t)((unsigned)(rnd_from(1, 16) <= density) << l);
+  r->mask = o->m;
+  o->f[2] = in_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)), FINITE);
+  r->acc = o->f[2] + AGF_MARGIN * r->ap;
+  if (o->shape != AGF_SHAPE_3_UP) o->flops = 2.0 * AGF_CB * r->kw * agf_imin(r->w_out, r->w_in) * r->blocks * outputs * out;
+}
+
+/* The reference takes 16 outputs at a time; what the margin holds afterwards is nobody's. */
+static void call_conv(const agf_kernels *k, operands *o) {
+  agf_conv_row r = o->conv;
+  int out = agf_rhs_out((agf_rhs)o->kind), i, j, l;
+  float lanes[128 * 3 * AGF_CB];
+  if (strcmp(k->isa, "ref")) {
+    r.wa = k->magnitudes && agf_rhs_magnitudes((agf_rhs)o->kind) ? o->f[1] : NULL;
+    k->conv[o->shape][o->kind][o->size].row(&r);
+  } else {
+    r.acc = lanes;
+    r.ar = AGF_CB;
+    r.ap = out * AGF_CB;
+    for (l = 0; l < o->n; l += AGF_CB) {
+      size_t part = sizeof(float) * (size_t)agf_imin(AGF_CB, o->n - l);
+      memset(lanes, 0, sizeof lanes);
+      for (i = 0; i < r.w_out; i++)
+        for (j = 0; j < out; j++) memcpy(lanes + i * r.ap + j * r.ar, o->conv.acc + i * o->conv.ap + j * o->conv.ar + l, part);
+      r.w = o->conv.w + (ptrdiff_t)(l / AGF_OCG) * AGF_CB * r.kw * AGF_OCG + l % AGF_OCG;
+      k->conv[AGF_SHAPE_ANY][o->kind][1].row(&r);
+      for (i = 0; i < r.w_out; i++)
+        for (j = 0; j < out; j++) memcpy(o->conv.acc + i * o->conv.ap + j * o->conv.ar + l, lanes + i * r.ap + j * r.ar, part);
+    }
+  }
+  memset(o->f[2], 0, sizeof(float) * (size_t)(AGF_MARGIN * o->conv.ap));
+  memset(o->conv.acc + o->conv.w_out * o->conv.ap, 0, sizeof(float) * (size_t)(AGF_MARGIN * o->conv.ap));
+}
+
+static void setup_dense(operands *o) {
+  agf_dense_row *r = &o->dense;
+  r->n = benching ? 56 : rnd_from(1, 40);
+  r->kh = benching ? 3 : rnd_from(1, 4);
+  r->kw = benching ? 3 : rnd_from(1, 4);
+  r->lanes = benching ? AGF_CB : rnd_from(1, AGF_CB);
+  r->blocks = benching ? 4 : rnd_from(1, 3);
+  r->xo = AGF_CB * (benching ? 1 : rnd_from(1, 3));
+  r->xt = AGF_CB * (benching ? 1 : rnd_from(1, 2));
+  r->xr = r->xo * r->n + r->xt * r->kw + AGF_CB * rnd_below(3);
+  r->xb = r->xr * r->kh;
+  r->wr = (ptrdiff_t)r->lanes * r->kw * AGF_OCG + AGF_OCG * rnd_below(2);
+  r->wb = r->wr * r->kh;
+  r->ap = AGF_OCG + AGF_CB * rnd_below(2);
+  r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
+  r->w = in_floats((size_t)(r->wb * r->blocks), FINITE);
+  r->acc = in_floats((size_t)(r->ap * r->n), FINITE);
+  o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * AGF_OCG;
+}
+static void call_dense_w(const agf_kernels *k, operands *o) { k->dense_w(&o->dense); }
+static void call_dense_d(const agf_kernels *k, operands *o) { k->dense_d(&o->dense); }
+
+/* One row of one block of the output of a grouped convolution, depthwise or any. */
+static void setup_grouped(operands *o) {
+  agf_gconv_row *r = &o->grouped;
+  int in = agf_rhs_in((agf_rhs)o->kind), out = agf_rhs_out((agf_rhs)o->kind), depthwise = benching || rnd_below(2);
+  int lanes = depthwise ? 1 : rnd_from(1, 40), lanes_out = depthwise ? 1 : rnd_below(2) ? 1 << rnd_from(0, 5) : rnd_from(1, 40);
+  int groups = benching ? 16 : rnd_from(1, 20), blocks = agf_ceil_div(groups * lanes, AGF_CB), block, i, l, taps;
+  int up = rnd_below(2), stride = benching ? 1 : rnd_from(1, 3);
+  int32_t *index = (int32_t *)new_buffer((size_t)lanes * AGF_CB * 4, BYTES);
+  float *x;
+  if (rnd_below(2)) lanes_out = lanes;
+  block = rnd_below(agf_ceil_div(groups * lanes_out, AGF_CB));
+  for (i = 0; i < lanes; i++)
+    for (l = 0; l < AGF_CB; l++)
+      index[i * AGF_CB + l] = lanes == 1 && lanes_out == 1
+                                  ? block * AGF_CB + l
+                                  : agf_imin(block * AGF_CB + l, groups * lanes_out - 1) / lanes_out * lanes + i;
+  r->kh = benching ? 3 : rnd_from(1, 4), r->kw = benching ? 3 : rnd_from(1, 5);
+  r->dilation_h = benching ? 1 : rnd_from(1, 2), r->dilation = benching ? 1 : rnd_from(1, 3);
+  r->pad_h = benching ? 1 : rnd_from(-2, 4), r->pad = benching ? 1 : rnd_from(-2, 6);
+  r->down_h = r->down = up ? 1 : stride;
+  r->up_h = r->up = up ? stride : 1;
+  r->h_in = benching ? 3 : rnd_from(1, 6), r->w_in = benching ? 56 : rnd_from(1, 30), r->w_out = benching ? 56 : rnd_from(1, 40);
+  r->row = benching ? 1 : rnd_below(9);
+  r->border = rnd_below(3);
+  r->xp = AGF_CB * in, r->xr = r->xp * (r->w_in + 2 * r->border), r->xb = r->xr * r->h_in;
+  x = in_floats((size_t)(r->xb * blocks), FINITE);
+  for (i = 0; i < blocks * r->h_in; i++) {
+    memset(x + i * r->xr, 0, sizeof(float) * (size_t)(r->xp * r->border));
+    memset(x + (i + 1) * r->xr - r->xp * r->border, 0, sizeof(float) * (size_t)(r->xp * r->border));
+  }
+  taps = r->kh * r->kw;
+  r->x = x + r->border * r->xp;
+  r->w = in_floats((size_t)(taps * agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB), FINITE);
+  r->acc = out_floats((size_t)(r->w_out * out * AGF_CB));
+  r->index = index;
+  r->lanes_in = lanes;
+  r->reads = agf_reads_of(index, lanes);
+  o->flops = 2.0 * taps * r->w_out * lanes * AGF_CB * out;
+}
+static void call_grouped(const agf_kernels *k, operands *o) { k->gconv[o->kind](&o->grouped); }
+
+static void setup_border(operands *o) {
+  static const int filters[] = {-1, 1, 2};
+  o->n = benching ? AGF_CB : rnd_from(1, AGF_CB);
+  o->blocks = benching ? AGF_OCG : AGF_CB * rnd_from(1, 2);
+  o->stride = o->blocks * (benching ? 3 : rnd_from(1, 3));
+  o->f[0] = in_floats((size_t)(o->n * o->stride), FINITE);
+  o->f[1] = in_floats(AGF_OCG, FINITE);
+  o->value = rnd_below(2) ? 1.0f : rnd_value(FINITE);
+  o->flag = filters[rnd_below(3)];
+}
+static void call_border(const agf_kernels *k, operands *o) {
+  k->border(o->f[0], o->stride, o->n, o->blocks, o->value, o->flag, o->f[1]);
+}
+
 /* ---- Running them ---- */
 
 typedef void any_fn(void);
 
 typedef struct kernel_test {
-  const char *name;
+  char name[24];
   size_t entry; /* of the table, in bytes */
   void (*setup)(operands *o);
   void (*call)(const agf_kernels *k, operands *o);
+  int shape, kind, size, outputs; /* convolutions */
 } kernel_test;
 
-#define TEST(name, setup) {#name, offsetof(agf_kernels, name), setup, call_##name}
-static const kernel_test tests[] = {
+#define TEST(name, setup) {#name, offsetof(agf_kernels, name), setup, call_##name, 0, 0, 0, 0}
+static const kernel_test listed[] = {
     TEST(widen, setup_widen),         TEST(crc32, setup_bytes),           TEST(finite, setup_finite),
     TEST(finite_half, setup_finite),  TEST(transpose, setup_transpose),   TEST(store_y, setup_store_y),
     TEST(store, setup_store),         TEST(store_c, setup_store_c),       TEST(store_z, setup_store_z),
-    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(act_back, setup_rows), TEST(merge_first, setup_rows),
+    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(act_back, setup_rows),
+    TEST(merge_first, setup_rows),
     TEST(merge_next, setup_rows),     TEST(merge_last, setup_rows),       TEST(add, setup_add),
     TEST(add_back, setup_rows),       TEST(pool, setup_pool),             TEST(pool_back, setup_pool_back),
     TEST(mul, setup_rows),            TEST(pixel_sums, setup_planes),     TEST(row_max, setup_rows),
     TEST(fx_sums, setup_sums),        TEST(fx_dots, setup_dots),          TEST(weighted_mean, setup_dots),
     TEST(lane_sums, setup_sums),      TEST(combine, setup_combine),       TEST(shift, setup_rows),
-    TEST(linear, setup_linear),       TEST(linear_back, setup_linear),
+    TEST(linear, setup_linear),       TEST(linear_back, setup_linear),      TEST(dense_w, setup_dense),
+    TEST(dense_d, setup_dense),       TEST(border, setup_border),
 };
-enum { TESTS = sizeof tests / sizeof *tests };
+enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KINDS * (1 + AGF_SHAPES * AGF_CONV_SIZES) };
+
+/* The tests of a table: those listed, and one for each convolution that it has. */
+static int tests_of(const agf_kernels *k, kernel_test *tests) {
+  static const char *const kinds[] = {"W", "D", "A", "FWD", "FLAT", "TRIPLE", "APAIR"};
+  static const char *const shapes[] = {"any", "1", "3", "3down", "3up"};
+  int n = LISTED, shape, kind, size;
+  memcpy(tests, listed, sizeof listed);
+  for (kind = 0; kind < AGF_RHS_KINDS; kind++) {
+    kernel_test *t = &tests[n++];
+    memset(t, 0, sizeof *t);
+    snprintf(t->name, sizeof t->name, "gconv_%s", kinds[kind]);
+    t->entry = offsetof(agf_kernels, gconv) + (size_t)kind * sizeof k->gconv[0];
+    t->setup = setup_grouped;
+    t->call = call_grouped;
+    t->kind = kind;
+    for (shape = 0; shape < AGF_SHAPES; shape++)
+      for (size = 0; size < AGF_CONV_SIZES && k->conv[shape][kind][size].row; size++) {
+        t = &tests[n++];
+        t->shape = shape;
+        t->kind = kind;
+        t->size = size;
+        t->outputs = k->conv[shape][kind][size].outputs;
+        snprintf(t->name, sizeof t->name, "conv%s_%s_%d", shapes[shape], kinds[kind], t->outputs);
+        t->entry = (size_t)((const char *)&k->conv[shape][kind][size].row - (const char *)k);
+        t->setup = setup_conv;
+        t->call = call_conv;
+      }
+  }
+  return n;
+}
+
+/* Operands of a round or a timing. */
+static void set_up(const kernel_test *t, operands *o, uint64_t seed) {
+  memset(o, 0, sizeof *o);
+  o->shape = t->shape;
+  o->kind = t->kind;
+  o->size = t->size;
+  o->n = t->outputs;
+  random_state = seed;
+  wild = !benching && rnd_below(4) == 0;
+  o->sums = t->setup == setup_conv || t->setup == setup_dense || t->setup == setup_grouped;
+  t->setup(o);
+}
 
 static any_fn *entry(const agf_kernels *k, size_t at) {
   any_fn *f;
@@ -417,11 +617,11 @@ static any_fn *entry(const agf_kernels *k, size_t at) {
   return f;
 }
 
-/* Whether element i of two arrays is the same, NaN as good as NaN. */
-static int same(const void *a, const void *b, size_t i, element type) {
+/* Whether element i of two arrays is the same, NaN as good as NaN, and in sums -0 as good as +0. */
+static int same(const void *a, const void *b, size_t i, element type, int sums) {
   if (type == FLOATS) {
     const float x = ((const float *)a)[i], y = ((const float *)b)[i];
-    return agf_bits(x) == agf_bits(y) || (x != x && y != y);
+    return agf_bits(x) == agf_bits(y) || (x != x && y != y) || (sums && x == 0 && y == 0);
   }
   if (type == DOUBLES) {
     const double x = ((const double *)a)[i], y = ((const double *)b)[i];
@@ -435,10 +635,7 @@ static int round_of(const kernel_test *t, const agf_kernels *ref, const agf_kern
   operands o;
   long expected;
   int i, failed = 0;
-  memset(&o, 0, sizeof o);
-  random_state = seed;
-  wild = rnd_below(4) == 0;
-  t->setup(&o);
+  set_up(t, &o, seed);
   for (i = 0; i < buffers; i++) memcpy(buffer[i].before, buffer[i].base, buffer[i].bytes);
   t->call(ref, &o);
   expected = o.result;
@@ -455,7 +652,7 @@ static int round_of(const kernel_test *t, const agf_kernels *ref, const agf_kern
     static const size_t size[] = {4, 8, 2, 1};
     size_t e, n = buffer[i].bytes / size[buffer[i].type], edge = CANARY / size[buffer[i].type];
     for (e = 0; e < n && !failed; e++) {
-      if (same(buffer[i].base, buffer[i].expected, e, buffer[i].type)) continue;
+      if (same(buffer[i].base, buffer[i].expected, e, buffer[i].type, o.sums)) continue;
       failed = 1;
       if (e < edge || e >= n - edge)
         printf("%s.%s writes outside operand %d, at element %ld\n", k->isa, t->name, i, (long)e - (long)edge);
@@ -496,21 +693,81 @@ static double time_of(const kernel_test *t, const agf_kernels *k, operands *o) {
   return run[3];
 }
 
-/* Bytes of a kernel's operands per second, and how many times faster than the reference. */
-static void bench(const kernel_test *t, const agf_kernels *ref, const agf_kernels *k, uint64_t seed) {
-  operands o;
-  double bytes = 0, fast, slow;
+/* Multiply-adds of one core per second, twice: chains enough to hide their latency, few enough for the registers. */
+#define PEAK(isa, target)                                                                                                      \
+  target static double peak_##isa(long n) {                                                                                    \
+    agf_v__##isa x = agf_v_all__##isa(0.999f), y = agf_v_all__##isa(0.001f), a = x, b = x, c = x, d = x, e = y, f = y, g = y;    \
+    agf_v__##isa h = y, p = y, q = x;                                                                                          \
+    int wide = sizeof x == sizeof(float) * AGF_CB && !strcmp(#isa, "avx512");                                                  \
+    double start = seconds();                                                                                                  \
+    float sum[AGF_CB];                                                                                                         \
+    long i;                                                                                                                    \
+    for (i = 0; i < n; i++) {                                                                                                  \
+      a = agf_v_fma__##isa(a, x, y), b = agf_v_fma__##isa(b, x, y), c = agf_v_fma__##isa(c, x, y);                             \
+      d = agf_v_fma__##isa(d, x, y), e = agf_v_fma__##isa(e, x, y);                                                            \
+      if (!wide) continue;                                                                                                     \
+      f = agf_v_fma__##isa(f, x, y), g = agf_v_fma__##isa(g, x, y), h = agf_v_fma__##isa(h, x, y);                             \
+      p = agf_v_fma__##isa(p, x, y), q = agf_v_fma__##isa(q, x, y);                                                            \
+    }                                                                                                                          \
+    start = seconds() - start;                                                                                                 \
+    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(a, b), agf_v_add__##isa(c, d)), agf_v_add__##isa(e, f));            \
+    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(g, h), agf_v_add__##isa(p, q)), a);                                 \
+    agf_v_store__##isa(sum, a);                                                                                                \
+    return 2.0 * AGF_CB * (wide ? 10 : 5) * (double)n / start + (sum[0] == 12345.0f);                                          \
+  }
+#if defined(AGF_KERNELS_X86)
+PEAK(avx2, __attribute__((target("avx2,fma,f16c"))))
+PEAK(avx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"))))
+#elif defined(AGF_KERNELS_ARM)
+PEAK(neon, )
+#endif
+
+static double peak_of(const char *isa) {
+#if defined(AGF_KERNELS_X86)
+  return strcmp(isa, "avx512") ? peak_avx2(1L << 22) : peak_avx512(1L << 22);
+#elif defined(AGF_KERNELS_ARM)
+  (void)isa;
+  return peak_neon(1L << 22);
+#else
+  (void)isa;
+  return 0;
+#endif
+}
+
+/* Bytes that this core reads from memory per second, by row_max over 256 MB; the fastest of three. */
+static double bandwidth_of(const agf_kernels *k) {
+  const size_t n = (size_t)64 << 20;
+  float *p = (float *)agf_malloc(NULL, n * sizeof *p), lanes[AGF_CB] = {0};
+  double best = 0, start;
   int i;
-  memset(&o, 0, sizeof o);
-  random_state = seed;
-  wild = 0;
+  if (!p) return 0;
+  memset(p, 0, n * sizeof *p);
+  for (i = 0; i < 3; i++) {
+    start = seconds();
+    k->row_max(p, (int)(n / AGF_CB), lanes);
+    start = (double)(n * sizeof *p) / (seconds() - start);
+    if (start > best) best = start;
+  }
+  agf_mfree(NULL, p, 0);
+  return best;
+}
+
+/* Speed of a kernel, and how many times faster than the reference it is: convolutions in FLOP/s, beside the peak measured just
+ * before; the others in bytes of their operands (in cache) per second, beside what memory gives. */
+static void bench(const kernel_test *t, const agf_kernels *ref, const agf_kernels *k, double bandwidth) {
+  operands o;
+  double bytes = 0, fast, slow, peak;
+  int i;
   benching = 1;
-  t->setup(&o);
+  set_up(t, &o, 1);
   benching = 0;
   for (i = 0; i < buffers; i++) bytes += (double)(buffer[i].bytes - 2 * CANARY);
+  peak = o.flops > 0 ? peak_of(k->isa) : bandwidth;
   fast = time_of(t, k, &o);
   slow = time_of(t, ref, &o);
-  printf("%-8s %-14s %10.2f us %8.1f GB/s %8.1f x ref\n", k->isa, t->name, fast * 1e6, bytes / fast * 1e-9, slow / fast);
+  printf("%-8s %-16s %10.2f us %8.1f %s %5.2f of %s %8.1f x ref\n", k->isa, t->name, fast * 1e6,
+         (o.flops > 0 ? o.flops : bytes) / fast * 1e-9, o.flops > 0 ? "GFLOP/s" : "GB/s   ",
+         (o.flops > 0 ? o.flops : bytes) / fast / peak, o.flops > 0 ? "peak  " : "memory", slow / fast);
   free_buffers();
 }
 
@@ -519,8 +776,10 @@ int main(int argc, char **argv) {
   const char *only_isa = NULL, *only_kernel = NULL;
   unsigned long long seed = (unsigned long long)time(NULL);
   long rounds = 400;
+  static kernel_test tests[MAX_TESTS];
   agf_kernels ref, table[3];
-  int i, j, before, t, timed = 0, ran = 0;
+  double bandwidth = 0;
+  int count, i, j, before, t, timed = 0, ran = 0;
   for (i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "--bench"))
       timed = 1;
@@ -546,16 +805,21 @@ int main(int argc, char **argv) {
       if (!timed) printf("SKIP %s: this machine does not have it\n", isas[i]), tests_skipped++;
       continue;
     }
-    for (t = 0; t < TESTS; t++) {
+    count = tests_of(&table[i], tests);
+    if (timed) {
+      bandwidth = bandwidth_of(&table[i]);
+      printf("%-8s peak %.1f GFLOP/s, memory %.1f GB/s\n", isas[i], peak_of(isas[i]) * 1e-9, bandwidth * 1e-9);
+    }
+    for (t = 0; t < count; t++) {
       any_fn *f = entry(&table[i], tests[t].entry);
       long r;
       int failed = 0;
-      if (f == entry(&ref, tests[t].entry) || (only_kernel && strcmp(only_kernel, tests[t].name))) continue;
+      if (!f || f == entry(&ref, tests[t].entry) || (only_kernel && strcmp(only_kernel, tests[t].name))) continue;
       for (before = 0, j = 0; j < i; j++) before |= f == entry(&table[j], tests[t].entry); /* tested already */
       if (before) continue;
       ran++;
       if (timed) {
-        bench(&tests[t], &ref, &table[i], seed + 1);
+        bench(&tests[t], &ref, &table[i], bandwidth);
         continue;
       }
       for (r = 0; r < rounds && !failed; r++) failed = round_of(&tests[t], &ref, &table[i], seed * 1000003 + (uint64_t)r + 1);
