@@ -283,9 +283,9 @@ def test_perturb_run():
     check(abs(value("out", "agf", "negative") - negative / 3) < 1e-9, "negative AUC")
     with open("out/results.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    check({row["method"] for row in rows} == {"agf", "agf:no_a"} and len(rows) == 4, "results.csv")
+    check({row["method"] for row in rows} == {"agf", "agf:no_a"} and len(rows) == 6, "results.csv")
     with open("out/pictures.csv", newline="", encoding="utf-8") as f:
-        check(len(list(csv.DictReader(f))) == 3 * 2 * 2, "pictures.csv: pictures x methods x metrics")
+        check(len(list(csv.DictReader(f))) == 3 * 2 * 3, "pictures.csv: pictures x methods x metrics")
     for name in ("bars.png", "curves.png", "sheet.png"):
         with Image.open(os.path.join("out", name)) as image:
             check(min(image.size) > 100, name)
