@@ -283,9 +283,9 @@ def test_perturb_run():
     check(abs(value("out", "agf", "negative") - negative / 3) < 1e-9, "negative AUC")
     with open("out/results.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    check({row["method"] for row in rows} == {"agf", "agf:no_a"} and len(rows) == 4, "results.csv")
+    check({row["method"] for row in rows} == {"agf", "agf:no_a"} and len(rows) == 6, "results.csv")
     with open("out/pictures.csv", newline="", encoding="utf-8") as f:
-        check(len(list(csv.DictReader(f))) == 3 * 2 * 2, "pictures.csv: pictures x methods x metrics")
+        check(len(list(csv.DictReader(f))) == 3 * 2 * 3, "pictures.csv: pictures x methods x metrics")
     for name in ("bars.png", "curves.png", "sheet.png"):
         with Image.open(os.path.join("out", name)) as image:
             check(min(image.size) > 100, name)
@@ -423,6 +423,28 @@ def test_bad_pictures():
     check(
         "nothing could be measured" in evaluate("perturb", DEMO, "empty", "-o", "none", code=1).stderr, "only bad ones"
     )
+
+
+def test_method_that_a_network_lacks():
+    """agf_lc needs a global average pool before the logits: without one it is reported, and the other method counts."""
+    import agf_convert as convert
+
+    rng = np.random.RandomState(6)
+    conv = {"kernel": (3, 3), "stride": (4, 4), "pad": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    nodes = [
+        convert.Node("conv", "conv", ["input"], weights=rng.randn(4, 3, 3, 3), **conv),
+        convert.Node("relu", "relu", ["conv"]),
+        convert.Node("flatten", "flatten", ["relu"]),
+        convert.Node("linear", "linear", ["flatten"], weights=rng.randn(10, 256), bias=rng.randn(10)),
+    ]
+    with agf.Model(DEMO) as demo:
+        labels = demo.labels
+    preprocessing = convert.Preprocessing((0.5,) * 3, (0.25,) * 3)
+    convert.ModelFile(convert.Network((3, 32, 32), nodes, labels=labels, preprocessing=preprocessing)).write("flat.agf")
+    evaluate("perturb", "flat.agf", scenes(), "-o", "out", "--limit", 2, "-m", "agf", "-m", "agf_lc")
+    found = json.loads(results("out"))
+    check({row["method"] for row in found["results"]} == {"agf"}, "agf counts")
+    check(sum("agf_lc" in problem for problem in found["problems"]) == 2, f"problems: {found['problems']}")
 
 
 def test_folders_and_file_names():

@@ -460,6 +460,10 @@ class Experiment:
     metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
     curves = None  # (title, x axis, y axis)
 
+    def metrics_of(self, settings):
+        """The metrics as the settings turn them."""
+        return self.metrics
+
     @staticmethod
     def arguments(parser):
         """Add the experiment's own options."""
@@ -505,10 +509,21 @@ class Perturb(Experiment):
         "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of "
         "the map first (positive) or the lowest first (negative); area under the accuracy by trapezoids over "
         "0 to 0.9, x 100 (at most 90). When the explained class is the label or the prediction, a good map "
-        "loses accuracy fast under positive perturbation and keeps it under negative."
+        "loses accuracy fast under positive perturbation and keeps it under negative. When it is another object's "
+        "in the same picture, a good map does the opposite: it takes that object away first, and the label's last."
     )
-    metrics = (("positive", "positive AUC", "lower"), ("negative", "negative AUC", "higher"))
+    metrics = (
+        ("positive", "positive AUC", "lower"),
+        ("negative", "negative AUC", "higher"),
+        ("clean", "clean accuracy", ""),
+    )
     curves = ("top-1 accuracy", "share of the pixels set to black", "accuracy")
+
+    def metrics_of(self, settings):
+        if settings["explain"] in ("predicted", "target"):
+            return self.metrics
+        turned = {"lower": "higher", "higher": "lower", "": ""}
+        return tuple((metric, title, turned[better]) for metric, title, better in self.metrics)
 
     def measure(self, subject, unit):
         pixels, picture = subject.stretched(unit["picture"]), unit["picture"]
@@ -528,7 +543,8 @@ class Perturb(Experiment):
         return subject.measured(session, k, accuracies)
 
     def values(self, record):
-        return {sign: float(perturbation_auc(record[sign])) for sign in ("positive", "negative")}
+        areas = {sign: float(perturbation_auc(record[sign])) for sign in ("positive", "negative")}
+        return {**areas, "clean": float(record["positive"][0])}
 
     def curve(self, records):
         x = [tenths / 10 for tenths in range(10)]
@@ -1142,17 +1158,13 @@ def save_figure(figure, path):
     pyplot().close(figure)
 
 
-def plot_bars(experiment, rows, path):
+def plot_bars(metrics, rows, path):
     """A panel of bars for each metric, with standard errors."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, axes = pyplot().subplots(
-        1,
-        len(experiment.metrics),
-        squeeze=False,
-        sharey=True,
-        figsize=(4 * len(experiment.metrics), 1 + 0.35 * len(methods)),
+        1, len(metrics), squeeze=False, sharey=True, figsize=(4 * len(metrics), 1 + 0.35 * len(methods))
     )
-    for axis, (metric, title, better) in zip(axes[0], experiment.metrics):
+    for axis, (metric, title, better) in zip(axes[0], metrics):
         chosen = [row for row in rows if row["metric"] == metric]
         axis.barh(
             [row["method"] for row in chosen],
@@ -1219,7 +1231,7 @@ def number_text(value):
 
 def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
     """The results as Markdown. command: what made them. pictures: plots to show."""
-    experiment = EXPERIMENTS[plan["settings"]["experiment"]]
+    experiment = EXPERIMENTS[plan["settings"]["experiment"]]()
     settings = plan["settings"]
     with agf.Model(plan["model"]) if os.path.isfile(plan["model"]) else _nothing() as model:
         network = (model.name if model else "") or os.path.basename(plan["model"])
@@ -1240,7 +1252,10 @@ def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
     lines += [f"{datetime.date.today().isoformat()}; {'; '.join(facts)}; engine {agf.version()}.", ""]
     if command:
         lines += ["```", command, "```", ""]
-    titles = [title + {"lower": " (↓)", "higher": " (↑)"}.get(better, "") for _, title, better in experiment.metrics]
+    titles = [
+        title + {"lower": " (↓)", "higher": " (↑)"}.get(better, "")
+        for _, title, better in experiment.metrics_of(settings)
+    ]
     lines += ["| method | " + " | ".join(titles) + " | n |", "| --- |" + " ---: |" * (len(titles) + 1)]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = {row["metric"]: row for row in rows if row["method"] == method}
@@ -1294,7 +1309,7 @@ def put_section(path, section):
 
 def finish(plan, records, args):
     """Write every result; the exit code: 1 if nothing could be measured."""
-    experiment, settings = EXPERIMENTS[plan["settings"]["experiment"]], plan["settings"]
+    experiment, settings = EXPERIMENTS[plan["settings"]["experiment"]](), plan["settings"]
     rows, single, curves, problems = tabulate(plan, records)
     out = functools.partial(os.path.join, args.out)
     write_file(
@@ -1310,7 +1325,7 @@ def finish(plan, records, args):
         )
         return 1
     pictures = ["bars.png"]
-    plot_bars(experiment, rows, out("bars.png"))
+    plot_bars(experiment.metrics_of(settings), rows, out("bars.png"))
     if curves:
         plot_curves(experiment, curves, out("curves.png"))
         pictures.append("curves.png")
