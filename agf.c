@@ -78,9 +78,10 @@ static inline size_t agf_align_up(size_t n) { return (n + (AGF_ALIGN - 1)) & ~(s
  * Errors are values: agf_fail fills the caller's struct and gives the code back, so that `return agf_fail(...)` is the idiom. */
 
 AGF_API const char *agf_status_name(agf_status status) {
-  static const char *const names[] = {"AGF_OK",         "AGF_ERR_ARGUMENT", "AGF_ERR_IO",      "AGF_ERR_FORMAT",  "AGF_ERR_VERSION",
-                                      "AGF_ERR_UNSUPPORTED", "AGF_ERR_SHAPE", "AGF_ERR_MEMORY", "AGF_ERR_LIMIT",
-                                      "AGF_ERR_NUMERIC", "AGF_ERR_STATE",   "AGF_ERR_CANCELLED", "AGF_ERR_BUILD"};
+  static const char *const names[] = {"AGF_OK",          "AGF_ERR_ARGUMENT",    "AGF_ERR_IO",    "AGF_ERR_FORMAT",
+                                      "AGF_ERR_VERSION", "AGF_ERR_UNSUPPORTED", "AGF_ERR_SHAPE", "AGF_ERR_MEMORY",
+                                      "AGF_ERR_LIMIT",   "AGF_ERR_NUMERIC",     "AGF_ERR_STATE", "AGF_ERR_CANCELLED",
+                                      "AGF_ERR_BUILD"};
   return (unsigned)status < sizeof names / sizeof *names ? names[status] : "AGF_ERR_?";
 }
 
@@ -92,8 +93,9 @@ AGF_API const char *agf_version(void) {
 }
 
 AGF_API const char *agf_method_name(agf_method method) {
-  static const char *const names[] = {"agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad",
-                                      "integrated_gradients", "gradcam", "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp"};
+  static const char *const names[] = {
+      "agf",      "agf_a",    "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients", "gradcam", "fullgrad",
+      "lrp_a1b0", "lrp_a2b1", "clrp",   "sglrp"};
   return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
 }
 
@@ -113,7 +115,8 @@ AGF_API int agf_method_find(const char *name) {
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-static agf_status agf_fail(agf_error *err, agf_status code, const char *format, ...) {
+static agf_status
+agf_fail(agf_error *err, agf_status code, const char *format, ...) {
   if (err) {
     va_list args;
     err->code = code;
@@ -252,7 +255,7 @@ enum {
   AGF_MAX_NODES = 1 << 12,
   AGF_MAX_EDGES = 1 << 20,
   AGF_MAX_LABELS = 1 << 22,
-  AGF_MAX_SIDE = 1 << 16,    /* height, width, kernel, stride, padding, dilation */
+  AGF_MAX_SIDE = 1 << 16, /* height, width, kernel, stride, padding, dilation */
   AGF_MAX_CHANNELS = 1 << 20
 };
 enum { AGF_FLAG_FLAT = 1, AGF_FLAG_CEIL = 2, AGF_FLAG_INCLUDE_PAD = 4 };
@@ -307,8 +310,9 @@ static uint64_t agf_u64(const unsigned char *p) { return agf_u32(p) | (uint64_t)
 static float agf_f32(const unsigned char *p) { return agf_from_bits(agf_u32(p)); }
 
 AGF_API const char *agf_op_name(agf_op op) {
-  static const char *const names[] = {"?",       "conv",    "batchnorm",        "relu",           "relu6",  "maxpool",
-                                      "avgpool", "adaptive_avgpool", "global_avgpool", "linear", "flatten", "add", "concat"};
+  static const char *const names[] = {
+      "?",      "conv",    "batchnorm", "relu",  "relu6", "maxpool", "avgpool", "adaptive_avgpool", "global_avgpool",
+      "linear", "flatten", "add",       "concat"};
   return (unsigned)op < sizeof names / sizeof *names ? names[op] : "?";
 }
 
@@ -364,19 +368,19 @@ typedef struct agf_op_form {
 
 static const agf_op_form *agf_op_form_of(agf_op op) {
   static const agf_op_form forms[] = {
-      {0, 0, 0, 0, 0, 0, 0, 0, 0},                                             /* none */
-      {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 2},                                 /* conv */
-      {1, 1, 0, 0, 0, 0, 0, 1, 1},                                             /* batchnorm */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* relu */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* relu6 */
-      {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0},                                 /* maxpool */
-      {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0},          /* avgpool */
-      {1, 1, 0, 1, 0, 0, 0, 0, 0},                                             /* adaptive_avgpool */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* global_avgpool */
-      {1, 1, 0, 0, 0, 0, 1, 1, 2},                                             /* linear */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                             /* flatten */
-      {2, 2, 0, 0, 0, 0, 0, 0, 0},                                             /* add */
-      {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0}                                  /* concat */
+      {0, 0, 0, 0, 0, 0, 0, 0, 0},                                    /* none */
+      {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 2},                        /* conv */
+      {1, 1, 0, 0, 0, 0, 0, 1, 1},                                    /* batchnorm */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* relu */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* relu6 */
+      {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0},                        /* maxpool */
+      {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0}, /* avgpool */
+      {1, 1, 0, 1, 0, 0, 0, 0, 0},                                    /* adaptive_avgpool */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* global_avgpool */
+      {1, 1, 0, 0, 0, 0, 1, 1, 2},                                    /* linear */
+      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* flatten */
+      {2, 2, 0, 0, 0, 0, 0, 0, 0},                                    /* add */
+      {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0}                         /* concat */
   };
   return (unsigned)op < sizeof forms / sizeof *forms ? &forms[op] : &forms[0];
 }
@@ -419,14 +423,16 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
       return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) reads the output of node %d, which comes later", i, n->name,
                       m->edge[n->edge + j] - 1);
   window = f->window;
-  ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) &&
-       agf_fields(p + 28, 2, window, 1, AGF_MAX_SIDE, n->stride) && agf_fields(p + 36, 4, window, 0, AGF_MAX_SIDE, n->pad) &&
+  ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) && agf_fields(p + 28, 2, window, 1, AGF_MAX_SIDE, n->stride) &&
+       agf_fields(p + 36, 4, window, 0, AGF_MAX_SIDE, n->pad) &&
        agf_fields(p + 52, 2, n->op == AGF_OP_CONV, 1, AGF_MAX_SIDE, n->dilation) &&
        agf_fields(p + 60, 1, f->groups, 1, AGF_MAX_CHANNELS, &n->groups) &&
        agf_fields(p + 64, 1, f->channels, 1, AGF_MAX_CHANNELS, &n->channels) && agf_u32(p + 76) == 0;
   if (!ok)
-    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has a kernel, stride, pad, dilation, groups or channels "
-                    "that is out of range or not its own", i, n->name, agf_op_name(n->op));
+    return agf_fail(err, AGF_ERR_FORMAT,
+                    "model file: node %d (%s, %s) has a kernel, stride, pad, dilation, groups or channels "
+                    "that is out of range or not its own",
+                    i, n->name, agf_op_name(n->op));
   for (j = 0; j < 2; j++) {
     int want = j ? f->b : f->w;
     slot = j ? &n->b : &n->w;
@@ -537,9 +543,11 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
          (uint64_t)count[2] * AGF_TENSOR_RECORD + (uint64_t)count[3] * 4 + count[4];
   if (!count[0] || !count[4] || (need + AGF_ALIGN - 1) / AGF_ALIGN * AGF_ALIGN != *header_bytes ||
       !agf_all_zero(d + need, (size_t)(*header_bytes - need)) || !agf_all_zero(d + 52, 12))
-    return agf_fail(err, AGF_ERR_FORMAT, "model file: tables of %u bytes where %u nodes, %u edges, %u tensors, %u labels and %u "
-                    "string bytes belong", (unsigned)*header_bytes, (unsigned)count[0], (unsigned)count[1], (unsigned)count[2],
-                    (unsigned)count[3], (unsigned)count[4]);
+    return agf_fail(err, AGF_ERR_FORMAT,
+                    "model file: tables of %u bytes where %u nodes, %u edges, %u tensors, %u labels and %u "
+                    "string bytes belong",
+                    (unsigned)*header_bytes, (unsigned)count[0], (unsigned)count[1], (unsigned)count[2], (unsigned)count[3],
+                    (unsigned)count[4]);
   m->nodes = (int)count[0];
   m->edges = (int)count[1];
   m->weights = (int)count[2];
@@ -556,7 +564,8 @@ static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, ag
   memcpy(head, m->data, sizeof head);
   memset(head + 24, 0, 4);
   crc = k.crc32(k.crc32(0, head, sizeof head), m->data + sizeof head, header_bytes - sizeof head);
-  if (crc != agf_u32(m->data + 24)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
+  if (crc != agf_u32(m->data + 24))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its tables does not match: damaged");
   return AGF_OK;
 }
 
@@ -581,12 +590,13 @@ static agf_status agf_check_data(const agf_model *m, agf_error *err) {
     crc = k.crc32(crc, w->data + bytes, agf_align_up(bytes) - bytes); /* the zeros up to the next tensor */
     if (!ok && infinite < 0) infinite = i;
   }
-  if (crc != agf_u32(m->data + 28)) return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
+  if (crc != agf_u32(m->data + 28))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: the CRC of its weights does not match: damaged");
   if (infinite >= 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d holds an infinity or NaN", infinite);
   for (i = 0; i < m->weights; i++)
     if (!agf_fill_is_zero(&m->weight[i]))
-      return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d has something else than zeros in the fill behind its %d outputs", i,
-                      m->weight[i].dim[0]);
+      return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d has something else than zeros in the fill behind its %d outputs",
+                      i, m->weight[i].dim[0]);
   return AGF_OK;
 }
 
@@ -651,8 +661,10 @@ static agf_status agf_check_weights(agf_model *m, agf_error *err) {
       if (t >= 0) ok = ok && m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == channels;
     }
     if (!ok)
-      return agf_fail(err, AGF_ERR_FORMAT, "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
-                      "[%d, %d, %d] asks for", i, n->name, agf_op_name(n->op), in->c, in->h, in->w);
+      return agf_fail(err, AGF_ERR_FORMAT,
+                      "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
+                      "[%d, %d, %d] asks for",
+                      i, n->name, agf_op_name(n->op), in->c, in->h, in->w);
   }
   return AGF_OK;
 }
@@ -901,8 +913,10 @@ static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const ag
           return agf_shape_error(err, n, in, "its groups do not divide the channels");
         out->c = n->channels;
       }
-      out->h = agf_window_outputs(in->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], n->op == AGF_OP_CONV ? n->dilation[0] : 1, ceil_mode);
-      out->w = agf_window_outputs(in->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], n->op == AGF_OP_CONV ? n->dilation[1] : 1, ceil_mode);
+      out->h = agf_window_outputs(in->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2],
+                                  n->op == AGF_OP_CONV ? n->dilation[0] : 1, ceil_mode);
+      out->w = agf_window_outputs(in->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3],
+                                  n->op == AGF_OP_CONV ? n->dilation[1] : 1, ceil_mode);
       if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, in, "its window does not fit");
       break;
     }
@@ -913,8 +927,8 @@ static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const ag
       break;
     case AGF_OP_LINEAR: {
       const int *d = m->weight[n->w].dim;
-      if (m->weight[n->w].layout != AGF_LAYOUT_LINEAR || (!in->flattened && in->h * in->w > 1) || d[1] != in->c ||
-          d[2] != in->h || d[3] != in->w)
+      if (m->weight[n->w].layout != AGF_LAYOUT_LINEAR || (!in->flattened && in->h * in->w > 1) || d[1] != in->c || d[2] != in->h ||
+          d[3] != in->w)
         return agf_fail(err, AGF_ERR_SHAPE, "layer %s (linear): reads [%d, %d, %d], but at this size its input is [%d, %d, %d]",
                         n->name, d[1], d[2], d[3], in->c, in->h, in->w);
       out->c = n->channels;
@@ -922,15 +936,13 @@ static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const ag
       out->flattened = 1;
       break;
     }
-    case AGF_OP_FLATTEN:
-      out->flattened = 1;
-      break;
+    case AGF_OP_FLATTEN: out->flattened = 1; break;
     case AGF_OP_ADD: {
       int other = m->edge[n->edge + 1];
       const agf_shape *b = other ? &shape[other - 1] : image;
       if (in->c != b->c || in->h != b->h || in->w != b->w)
-        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h, in->w, b->c,
-                        b->h, b->w);
+        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h, in->w,
+                        b->c, b->h, b->w);
       break;
     }
     case AGF_OP_CONCAT: {
@@ -947,8 +959,7 @@ static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const ag
       out->c = (int)c;
       break;
     }
-    default:
-      break;
+    default: break;
   }
   if ((uint64_t)out->c * (uint64_t)out->h * (uint64_t)out->w > 0x7fffffff)
     return agf_shape_error(err, n, in, "its output would have 2^31 elements or more");
@@ -973,11 +984,15 @@ static agf_status agf_infer_shapes(const agf_model *m, int height, int width, ag
   }
   if (n->op != AGF_OP_LINEAR && n->op != AGF_OP_CONV && n->op != AGF_OP_AVGPOOL && n->op != AGF_OP_ADAPTIVE_AVGPOOL &&
       n->op != AGF_OP_GLOBAL_AVGPOOL)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "layer %s (%s) makes the logits: a linear layer, a convolution or an average pool "
-                    "must be last", n->name, agf_op_name(n->op));
+    return agf_fail(err, AGF_ERR_UNSUPPORTED,
+                    "layer %s (%s) makes the logits: a linear layer, a convolution or an average pool "
+                    "must be last",
+                    n->name, agf_op_name(n->op));
   if (last->h * last->w != 1)
-    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (%s) makes the logits, but at %d x %d pixels its output is [%d, %d, %d]: one "
-                    "pixel is needed", n->name, agf_op_name(n->op), image.h, image.w, last->c, last->h, last->w);
+    return agf_fail(err, AGF_ERR_SHAPE,
+                    "layer %s (%s) makes the logits, but at %d x %d pixels its output is [%d, %d, %d]: one "
+                    "pixel is needed",
+                    n->name, agf_op_name(n->op), image.h, image.w, last->c, last->h, last->w);
   return AGF_OK;
 }
 
@@ -1036,8 +1051,15 @@ enum {
                     AGF_METHOD_BIT(AGF_METHOD_SGLRP)
 };
 
-typedef enum agf_step_kind { AGF_STEP_CONV, AGF_STEP_LINEAR, AGF_STEP_NORM, AGF_STEP_ACT, AGF_STEP_POOL, AGF_STEP_ADD,
-                             AGF_STEP_CONCAT } agf_step_kind;
+typedef enum agf_step_kind {
+  AGF_STEP_CONV,
+  AGF_STEP_LINEAR,
+  AGF_STEP_NORM,
+  AGF_STEP_ACT,
+  AGF_STEP_POOL,
+  AGF_STEP_ADD,
+  AGF_STEP_CONCAT
+} agf_step_kind;
 
 typedef struct agf_buffer {
   size_t bytes, offset;
@@ -1048,43 +1070,43 @@ typedef struct agf_buffer {
  * [cb][h][w][16]. */
 typedef struct agf_tensor {
   int c, h, w, cb, bh, bw;
-  ptrdiff_t xr, xb;     /* floats from row to row and block to block of x */
-  int readers;          /* (step, slot) pairs that read it */
-  int needs_g;          /* a rule of AGF below it uses its gradient */
-  int wants_g;          /* the same for the explanation under way, which may leave rules out */
-  int is_signed;        /* it may hold values below 0 */
-  int needs_mask;       /* a convolution reads it */
-  int first_reader;     /* the step that delivers to it first, going backwards */
-  int x, mask, cam, g;  /* buffers, -1: none */
-  int delivered;        /* readers that have delivered, in the explanation under way */
+  ptrdiff_t xr, xb;    /* floats from row to row and block to block of x */
+  int readers;         /* (step, slot) pairs that read it */
+  int needs_g;         /* a rule of AGF below it uses its gradient */
+  int wants_g;         /* the same for the explanation under way, which may leave rules out */
+  int is_signed;       /* it may hold values below 0 */
+  int needs_mask;      /* a convolution reads it */
+  int first_reader;    /* the step that delivers to it first, going backwards */
+  int x, mask, cam, g; /* buffers, -1: none */
+  int delivered;       /* readers that have delivered, in the explanation under way */
   int max_known;
-  float max;            /* over all elements; of the last run */
+  float max; /* over all elements; of the last run */
 } agf_tensor;
 
 typedef struct agf_step {
   agf_step_kind kind;
-  int node, last;       /* first and last node that it covers; `last` names its output */
-  int norm;             /* node of the fused BatchNorm, -1: none */
+  int node, last; /* first and last node that it covers; `last` names its output */
+  int norm;       /* node of the fused BatchNorm, -1: none */
   agf_act act;
-  int inputs, in, out;  /* inputs: tensors at session->in[in ...] */
-  int box;              /* a convolution that reads the image: the box rule */
-  int plain;            /* neither flat nor box: the full rule */
-  int flattened;        /* a linear layer whose input is a flattened tensor */
-  agf_rhs back;         /* right-hand sides of its adjoint */
-  int rhs_vectors;      /* what a pixel of the rhs buffer holds */
+  int inputs, in, out;             /* inputs: tensors at session->in[in ...] */
+  int box;                         /* a convolution that reads the image: the box rule */
+  int plain;                       /* neither flat nor box: the full rule */
+  int flattened;                   /* a linear layer whose input is a flattened tensor */
+  agf_rhs back;                    /* right-hand sides of its adjoint */
+  int rhs_vectors;                 /* what a pixel of the rhs buffer holds */
   int row_classes, column_classes; /* outputs whose windows the border cuts alike */
   int row_class, column_class;     /* buffers [h_out], [w_out] of uint8_t */
-  int range;            /* buffer [row_classes + column_classes][2] of int: the classes' kernel rows and columns */
-  int border;           /* buffer [classes][co]: conv(1, |w|); box: conv(lo, w+) then conv(hi, w-) */
+  int range;                       /* buffer [row_classes + column_classes][2] of int: the classes' kernel rows and columns */
+  int border;                      /* buffer [classes][co]: conv(1, |w|); box: conv(lo, w+) then conv(hi, w-) */
   int border_known;
-  int scale, bias;      /* buffers [co], fused; scale -1: none */
-  int d;                /* buffer: |W||x| (box: Z) at the output */
+  int scale, bias; /* buffers [co], fused; scale -1: none */
+  int d;           /* buffer: |W||x| (box: Z) at the output */
   int d_known;
   int rhs, rhs_mask, cam_mask, a, tmp_cam, tmp_g, maps, sums, coef; /* buffers of the backward pass */
-  int half, half_mask;  /* LRP: buffers for the positive or the negative part of a signed input */
-  int vec, y, gv, sv;   /* linear: buffers [inputs], [co] */
-  int co;               /* outputs, filled to 32 */
-  int window;           /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
+  int half, half_mask; /* LRP: buffers for the positive or the negative part of a signed input */
+  int vec, y, gv, sv;  /* linear: buffers [inputs], [co] */
+  int co;              /* outputs, filled to 32 */
+  int window;          /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
   double forward_seconds, explain_seconds;
 } agf_step;
 
@@ -1095,34 +1117,34 @@ struct agf_session {
   agf_session_config config;
   agf_allocator allocator;
   agf_kernels k;
-  size_t bytes;         /* everything: tables and arena */
+  size_t bytes; /* everything: tables and arena */
   int owns_memory;
   int threads;
   int steps, tensors, buffers;
   agf_step *step;
-  agf_tensor *tensor;   /* 0: the image */
+  agf_tensor *tensor; /* 0: the image */
   agf_buffer *buffer;
-  int *in;              /* inputs of steps: tensors */
-  int *tensor_of;       /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
-  agf_shape *shape;     /* [nodes] */
-  unsigned char *live;  /* [nodes] the logits depend on it */
-  int *node_readers;    /* [nodes + 1] live readers of an edge */
-  int *last_reader;     /* [nodes + 1] one of them */
-  int *turn, *placed;   /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
+  int *in;             /* inputs of steps: tensors */
+  int *tensor_of;      /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
+  agf_shape *shape;    /* [nodes] */
+  unsigned char *live; /* [nodes] the logits depend on it */
+  int *node_readers;   /* [nodes + 1] live readers of an edge */
+  int *last_reader;    /* [nodes + 1] one of them */
+  int *turn, *placed;  /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
   int placed_count;
-  size_t stay_bytes;    /* of buffers that live all the time; they come first */
+  size_t stay_bytes; /* of buffers that live all the time; they come first */
   unsigned char *arena;
   size_t arena_bytes;
-  int logits, order, seed, dz, scratch;      /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
+  int logits, order, seed, dz, scratch;               /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
   int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
   size_t scratch_bytes;
-  unsigned methods;     /* bits of those that the memory was planned for */
-  int local;            /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
+  unsigned methods; /* bits of those that the memory was planned for */
+  int local;        /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
   int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
   int ran;
-  unsigned run_flags;   /* of the last run */
-  unsigned bad;         /* set by tasks: a non-finite activation, or g outside cam */
-  float lo, hi;         /* of the image */
+  unsigned run_flags; /* of the last run */
+  unsigned bad;       /* set by tasks: a non-finite activation, or g outside cam */
+  float lo, hi;       /* of the image */
   agf_pool *pool;
   double work_done, work_total;
 };
@@ -1248,13 +1270,13 @@ static void agf_make_steps(agf_session *s) {
     st = &s->step[s->steps++];
     st->node = st->last = i;
     st->norm = -1;
-    st->kind = n->op == AGF_OP_CONV                                  ? AGF_STEP_CONV
-               : n->op == AGF_OP_LINEAR                              ? AGF_STEP_LINEAR
-               : n->op == AGF_OP_BATCHNORM                           ? AGF_STEP_NORM
-               : n->op == AGF_OP_ADD                                 ? AGF_STEP_ADD
-               : n->op == AGF_OP_CONCAT                              ? AGF_STEP_CONCAT
-               : n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6       ? AGF_STEP_ACT
-                                                                     : AGF_STEP_POOL;
+    st->kind = n->op == AGF_OP_CONV                            ? AGF_STEP_CONV
+               : n->op == AGF_OP_LINEAR                        ? AGF_STEP_LINEAR
+               : n->op == AGF_OP_BATCHNORM                     ? AGF_STEP_NORM
+               : n->op == AGF_OP_ADD                           ? AGF_STEP_ADD
+               : n->op == AGF_OP_CONCAT                        ? AGF_STEP_CONCAT
+               : n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6 ? AGF_STEP_ACT
+                                                               : AGF_STEP_POOL;
     st->act = agf_act_of(n->op);
     st->inputs = n->inputs;
     st->in = used;
@@ -1360,9 +1382,9 @@ static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation
   return count;
 }
 
-enum { AGF_ACC_BYTES = 256 * 1024 };   /* accumulators of a tile: they share a core's second-level cache with a weight panel */
-enum { AGF_PANEL_BYTES = 32 * 1024 };  /* weights of a call on several input blocks: they stay in the first-level cache */
-enum { AGF_DENSE_BYTES = 72 * 1024 };  /* weights that the dense kernel reads for each few pixels, from the second-level cache */
+enum { AGF_ACC_BYTES = 256 * 1024 };  /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_PANEL_BYTES = 32 * 1024 }; /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_DENSE_BYTES = 72 * 1024 }; /* weights that the dense kernel reads for each few pixels, from the second-level cache */
 /* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
  * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
 enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
@@ -1433,7 +1455,8 @@ static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs
   if (n->groups > 1) {
     int lanes = from->c / n->groups;
     return agf_align_up((size_t)into->w * (size_t)agf_rhs_out(kind) * AGF_CB * 4) +
-           agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) + agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
+           agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) +
+           agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
   panel = (size_t)c.panels * (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
@@ -1541,8 +1564,9 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
       x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
     return;
   }
-  from = s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
-  until = !t ? end
+  from =
+      s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
+  until = !t                                                                         ? end
           : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
                                                                                      : agf_adjoint_moment(s, made);
   x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
@@ -1703,7 +1727,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       int again = seen[s->in[p->in + j]] == i + 1;
       seen[s->in[p->in + j]] = i + 1;
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
-      if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g) tmp_g = agf_tensor_elements(t);
+      if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g)
+        tmp_g = agf_tensor_elements(t);
     }
     if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
     if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
@@ -1941,7 +1966,7 @@ struct agf_conv_job {
   ptrdiff_t xp, xr, xb; /* floats from pixel to pixel, row to row, block to block */
   const uint16_t *mask; /* [blocks][h][w] */
   int hi, wi, ho, wo;
-  int ci, co;           /* channels read and made; packed box rule: 3 x the image's */
+  int ci, co; /* channels read and made; packed box rule: 3 x the image's */
   /* Row `row` of output block `block`: right-hand side j at acc + j * rs, pixels `as` apart. */
   void (*done)(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs);
   const agf_tensor *to; /* the tensor that the epilogue writes */
@@ -1950,10 +1975,10 @@ struct agf_conv_job {
   const struct agf_delivery *delivery; /* adjoint: what its rows end as, NULL: not yet */
   agf_act act;
   const float *scale, *bias;
-  int filter;           /* 0 w, 1 w+, 2 w- (box rule, one at a time; LRP) */
-  const float *part;    /* LRP: the part of the input that its epilogue multiplies with, laid out as `to`'s activation */
+  int filter;        /* 0 w, 1 w+, 2 w- (box rule, one at a time; LRP) */
+  const float *part; /* LRP: the part of the input that its epilogue multiplies with, laid out as `to`'s activation */
   float factor;
-  int keep;             /* LRP: add to c */
+  int keep; /* LRP: add to c */
   agf_axis rows, columns;
   agf_conv_cut cut;
   int th, tiles;
@@ -1977,8 +2002,11 @@ static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, siz
 static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
   int panels = agf_ceil_div(n->channels, AGF_OCG), b = ic / AGF_CB, lanes = agf_imin(AGF_CB, ci - b * AGF_CB);
   size_t block = (size_t)b * AGF_CB * (size_t)n->kernel[0] * (size_t)n->kernel[1] * (size_t)panels * AGF_OCG;
-  return block + ((((size_t)kr * (size_t)panels + (size_t)(oc / AGF_OCG)) * (size_t)lanes + (size_t)(ic % AGF_CB)) *
-                      (size_t)n->kernel[1] + (size_t)t) * AGF_OCG + (size_t)(oc % AGF_OCG);
+  return block +
+         ((((size_t)kr * (size_t)panels + (size_t)(oc / AGF_OCG)) * (size_t)lanes + (size_t)(ic % AGF_CB)) * (size_t)n->kernel[1] +
+          (size_t)t) *
+             AGF_OCG +
+         (size_t)(oc % AGF_OCG);
 }
 
 /* Panels of 32 outputs that a call for the outputs from `first` on reads. */
@@ -2270,7 +2298,8 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   size_t acc_bytes = agf_align_up((size_t)j->wo * (size_t)agf_rhs_out(j->kind) * AGF_CB * 4);
   int32_t *at = (int32_t *)(void *)(scratch + acc_bytes);
   float *acc = (float *)(void *)scratch;
-  float *panel = (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
+  float *panel =
+      (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
   agf_gconv_row q;
   for (i = 0; i < lanes_in; i++)
     for (l = 0; l < AGF_CB; l++) { /* lanes beyond the last channel read as the last one does; their weights are 0 */
@@ -2334,14 +2363,17 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
 enum { AGF_BAD_VALUE = 1, AGF_BAD_OUTSIDE = 2 };
 
 /* Row r of block b of an activation, and of an array [cb][h][w][16] or its masks. */
-static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b, int r) { return agf_x(s, t) + b * t->xb + r * t->xr; }
+static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b, int r) {
+  return agf_x(s, t) + b * t->xb + r * t->xr;
+}
 static inline size_t agf_row_at(const agf_tensor *t, int b, int r) { return ((size_t)b * (size_t)t->h + (size_t)r) * (size_t)t->w; }
 static inline float *agf_row_of(float *p, const agf_tensor *t, int b, int r) { return p ? p + agf_row_at(t, b, r) * AGF_CB : NULL; }
 static inline uint16_t *agf_row_mask(const agf_session *s, const agf_tensor *t, int b, int r) {
   return t->mask < 0 ? NULL : (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
 }
 
-static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
+                             ptrdiff_t rs) {
   const agf_step *st = j->step;
   const agf_tensor *to = j->to;
   const uint8_t *column_class = (const uint8_t *)agf_at(s, st->column_class);
@@ -2355,8 +2387,9 @@ static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, i
   if (!d) return;
   if (st->box) {
     size_t classes = (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co;
-    const float *lo = agf_floats(s, st->border) + (size_t)((const uint8_t *)agf_at(s, st->row_class))[row] *
-                                                      (size_t)st->column_classes * (size_t)st->co + (size_t)block * AGF_CB;
+    const float *lo = agf_floats(s, st->border) +
+                      (size_t)((const uint8_t *)agf_at(s, st->row_class))[row] * (size_t)st->column_classes * (size_t)st->co +
+                      (size_t)block * AGF_CB;
     s->k.store_z(acc, as, j->wo, lo, lo + classes, column_class, st->co, d);
   } else {
     s->k.store(acc + (j->kind == AGF_RHS_FWD ? rs : 0), as, j->wo, d);
@@ -2411,7 +2444,8 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
           for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
             /* grouped: [block][ic block][kh][kw][ic][16] */
             size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
-                                         (size_t)(kr * kw + t) * (size_t)lanes) * AGF_CB
+                                         (size_t)(kr * kw + t) * (size_t)lanes) *
+                                            AGF_CB
                                       : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
             ptrdiff_t ws = n->groups > 1 ? (ptrdiff_t)AGF_CB : (ptrdiff_t)kw * AGF_OCG;
             if (w->type == AGF_F32) {
@@ -2464,11 +2498,11 @@ static void agf_conv_forward(agf_session *s, agf_step *st, const float *x, const
 typedef struct agf_linear_job {
   const agf_step *st;
   const float *x;
-  float *y, *d;            /* forward */
-  const float *g, *s;      /* adjoint, [co] */
-  float *tg, *ts;          /* [rows] */
+  float *y, *d;       /* forward */
+  const float *g, *s; /* adjoint, [co] */
+  float *tg, *ts;     /* [rows] */
   int rows, all;
-  int filter;              /* as agf_conv_job's */
+  int filter; /* as agf_conv_job's */
 } agf_linear_job;
 
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -2503,8 +2537,7 @@ static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigne
     if (!direct) {
       float *wide = (float *)(void *)scratch;
       for (r = 0; r < rows; r++)
-        if (j->all || j->x[k + r] != 0)
-          agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
+        if (j->all || j->x[k + r] != 0) agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
       at = wide;
     }
     s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
@@ -2573,11 +2606,11 @@ static agf_piece agf_piece_at(const agf_tensor *t, int i) {
 typedef struct agf_rows_job {
   agf_step *st;
   const agf_tensor *ti, *to;
-  const float *x;  /* input, element (0, 0, 0) */
-  float *y;        /* output, element (0, 0, 0) */
+  const float *x; /* input, element (0, 0, 0) */
+  float *y;       /* output, element (0, 0, 0) */
   const float *cam, *g;
   float *out, *out_g;
-  int first;       /* Concat's adjoint: the input's first channel */
+  int first;                           /* Concat's adjoint: the input's first channel */
   const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
 } agf_rows_job;
 
@@ -2605,8 +2638,8 @@ static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *
 }
 
 /* One row of one output block of a pool, as the kernels read it. */
-static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x, int b,
-                            int r, agf_pool_row *q) {
+static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x,
+                            int b, int r, agf_pool_row *q) {
   const int32_t *window = (const int32_t *)agf_at(s, st->window);
   const float *div = (const float *)(const void *)(window + 2 * to->h + 2 * to->w);
   q->x = x + b * ti->xb;
@@ -2682,7 +2715,8 @@ static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned cha
 }
 
 /* Run step i on input x (element (0, 0, 0)) into y; the step's own tensors unless it is the last step on a difference. */
-static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask, int want_d) {
+static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask,
+                             int want_d) {
   agf_step *st = &s->step[i];
   agf_rows_job j;
   memset(&j, 0, sizeof j);
@@ -2792,7 +2826,7 @@ static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
 
 typedef struct agf_gate_job {
   const agf_step *st;
-  const agf_tensor *t;   /* the step's output */
+  const agf_tensor *t; /* the step's output */
   const float *d, *b, *scale;
   const float *cam, *g;
   float *rhs;
@@ -2844,11 +2878,11 @@ static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
 
 /* The activation and BatchNorm behind a step, and Add. */
 typedef struct agf_elementwise_job {
-  const agf_tensor *t;    /* the step's output */
-  float *cam, *g;         /* of the output; the activation works in place */
+  const agf_tensor *t; /* the step's output */
+  float *cam, *g;      /* of the output; the activation works in place */
   const float *scale;
   agf_act act;
-  agf_delivery to[2];     /* Add's inputs */
+  agf_delivery to[2]; /* Add's inputs */
 } agf_elementwise_job;
 
 static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -3076,7 +3110,8 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
 /* --- convolutions --- */
 
 /* Epilogue of adjoints: right-hand sides in the order of agf_rhs: g, then C, then A, each where the job asks for it. */
-static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
+                             ptrdiff_t rs) {
   const agf_tensor *t = j->to;
   float *g = agf_row_of(j->g, t, block, row), *c = agf_row_of(j->c, t, block, row), *a = agf_row_of(j->a, t, block, row);
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
@@ -3155,8 +3190,8 @@ static void agf_box_adjoint(agf_session *s, const agf_step *st, const float *rhs
 /* Work of the rule "Conv, any other" on its input tensor: what the row tasks share. */
 typedef struct agf_plain_job {
   const agf_step *st;
-  const agf_tensor *t;     /* the input */
-  float *c, *g, *a;        /* C, Gm or G, A then R */
+  const agf_tensor *t; /* the input */
+  float *c, *g, *a;    /* C, Gm or G, A then R */
   float *phi, *m, *fx, *fdx;
   float x_max, g_max, mean;
   const agf_delivery *delivery;
@@ -3596,11 +3631,11 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 /* --- agf_lc: a local contrast at every position (agf-spec, "Two variants of ours") --- */
 
 typedef struct agf_local_job {
-  const agf_step *linear;  /* NULL: X itself holds the logits */
-  const agf_tensor *t;     /* X, which the pool reads */
-  float *l;                /* [pixels][co]: V X, then u; without a linear layer in X's cam instead */
-  float *cam, *g;          /* g NULL where no rule below needs it */
-  double spread;           /* T */
+  const agf_step *linear; /* NULL: X itself holds the logits */
+  const agf_tensor *t;    /* X, which the pool reads */
+  float *l;               /* [pixels][co]: V X, then u; without a linear layer in X's cam instead */
+  float *cam, *g;         /* g NULL where no rule below needs it */
+  double spread;          /* T */
   int target;
 } agf_local_job;
 
@@ -3688,8 +3723,10 @@ static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_erro
   memset(&j, 0, sizeof j);
   *head = agf_local_head(s, &j.linear);
   if (*head < 0)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "agf_lc needs logits made by a global average pool and at most a linear layer; here "
-                    "layer %s (%s) makes them from something else", last->name, agf_op_name(last->op));
+    return agf_fail(err, AGF_ERR_UNSUPPORTED,
+                    "agf_lc needs logits made by a global average pool and at most a linear layer; here "
+                    "layer %s (%s) makes them from something else",
+                    last->name, agf_op_name(last->op));
   if (j.linear && s->local < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_lc needs memory of its own here: the session's config must name it in methods");
   for (i = 0; i < s->model->classes; i++)
@@ -3753,9 +3790,10 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
   }
   if (st->range >= 0) {
     int *range = (int *)agf_at(s, st->range);
-    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class), range);
+    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class),
+                    range);
     agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
-                     range + 2 * st->row_classes);
+                    range + 2 * st->row_classes);
   }
   if (st->border >= 0) memset(agf_at(s, st->border), 0, s->buffer[st->border].bytes);
 }
@@ -3813,7 +3851,8 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
   if (s->config.methods & ~AGF_METHODS_ALL)
     return agf_fail(err, AGF_ERR_ARGUMENT, "unknown methods 0x%x in the session's config", s->config.methods & ~AGF_METHODS_ALL);
   if (s->config.methods >> AGF_METHODS_BUILT)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "the session's config asks for methods that this engine was built without "
+    return agf_fail(err, AGF_ERR_UNSUPPORTED,
+                    "the session's config asks for methods that this engine was built without "
                     "(AGF_NO_METHODS)");
   s->methods = s->config.methods | AGF_METHOD_BIT(AGF_METHOD_AGF) | AGF_METHOD_BIT(AGF_METHOD_AGF_A);
   st = agf_choose_isa(s, err);
@@ -3860,8 +3899,8 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
       bytes = s->bytes + agf_pool_bytes(s->threads);
     }
     if (config->memory_bytes < bytes)
-      return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes or more, the caller's memory has %llu", (unsigned long long)bytes,
-                      (unsigned long long)config->memory_bytes);
+      return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes or more, the caller's memory has %llu",
+                      (unsigned long long)bytes, (unsigned long long)config->memory_bytes);
   } else {
     agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
     st = agf_session_bytes(model, config, &bytes, err);
@@ -4112,10 +4151,10 @@ static agf_status agf_back(agf_session *s, const float *seed, agf_back_step *ste
 
 typedef struct agf_term_job {
   const agf_tensor *t;
-  const float *g, *x;   /* x: the image's elements, as g's factors; NULL: bias */
-  const float *bias;    /* [c] */
-  double *channel;      /* gradcam: each channel's mean of g; fullgrad: smallest and largest |v| of block b at 2 b, 2 b + 1 */
-  float *plane;         /* [h][w] */
+  const float *g, *x; /* x: the image's elements, as g's factors; NULL: bias */
+  const float *bias;  /* [c] */
+  double *channel;    /* gradcam: each channel's mean of g; fullgrad: smallest and largest |v| of block b at 2 b, 2 b + 1 */
+  float *plane;       /* [h][w] */
   double lowest, range;
 } agf_term_job;
 
@@ -4171,7 +4210,7 @@ static void agf_term_sum_task(agf_session *s, const void *arg, int r, unsigned c
 typedef struct agf_spread_job {
   const float *plane; /* [h][w] */
   int h, w, height, width;
-  double *total;      /* [height][width], added to; NULL: map is set */
+  double *total; /* [height][width], added to; NULL: map is set */
   float *map;
 } agf_spread_job;
 
@@ -4254,8 +4293,8 @@ typedef struct agf_slope_job {
   agf_act act;
   const float *scale; /* NULL: 1 */
   const float *g;
-  float *out;         /* may be g */
-  uint16_t *mask;     /* of out; NULL: not wanted */
+  float *out;     /* may be g */
+  uint16_t *mask; /* of out; NULL: not wanted */
 } agf_slope_job;
 
 static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -4478,10 +4517,10 @@ static double agf_normal(uint64_t seed, uint32_t sample, uint32_t index) {
 }
 
 typedef struct agf_other_job {
-  float *image;        /* [c][h][w], the caller's */
-  double *total;       /* [c][h][w], sums of gradients */
-  double factor;       /* integrated gradients: x * factor */
-  double deviation;    /* smoothgrad: x + deviation * noise; 0: none */
+  float *image;     /* [c][h][w], the caller's */
+  double *total;    /* [c][h][w], sums of gradients */
+  double factor;    /* integrated gradients: x * factor */
+  double deviation; /* smoothgrad: x + deviation * noise; 0: none */
   uint64_t seed;
   uint32_t sample;
 } agf_other_job;
@@ -4583,7 +4622,8 @@ static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, a
       }
     i = sized >= 0 ? sized : flatten;
     if (i < 0)
-      return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the network has no pooling to a size and no flatten before the logits; the "
+      return agf_fail(err, AGF_ERR_UNSUPPORTED,
+                      "gradcam: the network has no pooling to a size and no flatten before the logits; the "
                       "request must name a layer");
     *edge = m->edge[m->node[i].edge];
   }
@@ -5003,8 +5043,8 @@ static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_err
 }
 
 /* AGF, agf_a, agf_lc. */
-static agf_status agf_explain_class(agf_session *s, agf_method method, const agf_explain_state *e, const float *z, const float *latent,
-                                    double base, double share, float *map, agf_error *err) {
+static agf_status agf_explain_class(agf_session *s, agf_method method, const agf_explain_state *e, const float *z,
+                                    const float *latent, double base, double share, float *map, agf_error *err) {
   float *dz = agf_floats(s, s->dz);
   int i, head = s->steps - 1;
   agf_want_gradients(s, e->options);
@@ -5023,7 +5063,8 @@ static agf_status agf_explain_class(agf_session *s, agf_method method, const agf
       agf_seed(s, latent, dz);
     }
     s->step[i].explain_seconds += agf_now() - t0;
-    if (agf_progress(s, base + share * (s->steps - i) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
+    if (agf_progress(s, base + share * (s->steps - i) / s->steps))
+      return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
   }
   return agf_finish_map(s, e->target, map, err);
 }
@@ -5043,7 +5084,8 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     const agf_tensor *to = &s->tensor[last->out];
     float *y = agf_x(s, to);
     uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask);
-    if (agf_import(s, q->difference, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
+    if (agf_import(s, q->difference, latent, d, mask))
+      return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
     agf_forward_step(s, s->steps - 1, d, mask, y, (uint16_t *)agf_at(s, to->mask), 0);
     if (s->bad & AGF_BAD_VALUE) return agf_fail(err, AGF_ERR_NUMERIC, "a logit of the difference is infinite or NaN");
     for (i = 0; i < classes; i++) {
@@ -5093,7 +5135,8 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
   if (q->method == AGF_METHOD_SMOOTHGRAD && q->samples < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "smoothgrad of %d samples", q->samples);
   if (q->method == AGF_METHOD_GRADCAM && (q->layer < 0 || q->layer > s->model->nodes))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam at layer %d: the network has layers 0 to %d", q->layer - 1, s->model->nodes - 1);
+    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam at layer %d: the network has layers 0 to %d", q->layer - 1,
+                    s->model->nodes - 1);
   return AGF_OK;
 }
 
@@ -5197,24 +5240,26 @@ static void agf_resize_rule(const agf_input *in, int height, int width, int ph, 
 }
 
 static agf_status agf_prepare_picture(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
-                                        int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
+                                      int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
   const agf_input *in;
   agf_resample h, v;
   size_t bytes, row;
   unsigned char *memory;
   uint8_t *wide;
   int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
-  if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 || width < 0)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_input: a NULL argument, or a picture of %d x %d pixels with rows of %llu bytes",
-                    picture_width, picture_height, (unsigned long long)stride);
+  if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 ||
+      width < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT,
+                    "agf_picture_to_input: a NULL argument, or a picture of %d x %d pixels with rows of %llu bytes", picture_width,
+                    picture_height, (unsigned long long)stride);
   in = &model->input;
   if (!in->is_picture)
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "the model file does not say how pictures are prepared for it (mean, std, size)");
   height = height ? height : in->height;
   width = width ? width : in->width;
   if (height > AGF_MAX_SIDE || width > AGF_MAX_SIDE || picture_width > AGF_MAX_SIDE || picture_height > AGF_MAX_SIDE)
-    return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d: sides are capped at %d", picture_width,
-                    picture_height, width, height, AGF_MAX_SIDE);
+    return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d: sides are capped at %d",
+                    picture_width, picture_height, width, height, AGF_MAX_SIDE);
   agf_resize_rule(in, height, width, picture_height, picture_width, &rh, &rw, &top, &left);
   if (rh == AGF_HUGE_SIDE || rw == AGF_HUGE_SIDE)
     return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d would be resized beyond all bounds",
@@ -5230,7 +5275,8 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
           agf_mul_size((size_t)height, ((size_t)v.taps + 2) * sizeof(int32_t), &overflow) +
           agf_mul_size(row, (size_t)picture_height, &overflow);
   memory = overflow ? NULL : (unsigned char *)model->allocator.alloc(model->allocator.ctx, bytes);
-  if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels", picture_width, picture_height);
+  if (!memory)
+    return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels", picture_width, picture_height);
   h.start = (int *)(void *)memory;
   h.length = h.start + width;
   h.weight = (int32_t *)(h.length + width);
@@ -5303,17 +5349,24 @@ static void agf_color(agf_colormap cmap, double t, uint8_t *rgb) {
   static const uint32_t seismic[5] = {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000};
   static const uint32_t jet[9] = {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000};
   static const uint32_t gray[2] = {0x000000, 0xffffff};
-  static const uint32_t viridis[33] = {
-      0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b, 0x375a8d, 0x33638d,
-      0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b, 0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b,
-      0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c, 0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725};
-  static const uint32_t turbo[33] = {
-      0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec, 0x1dcdd8, 0x18dcc3,
-      0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735, 0xcced34, 0xdee037, 0xedd03a, 0xf8c03a,
-      0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f, 0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403};
-  const uint32_t *table = cmap == AGF_CMAP_JET ? jet : cmap == AGF_CMAP_VIRIDIS ? viridis : cmap == AGF_CMAP_TURBO ? turbo
-                          : cmap == AGF_CMAP_GRAY ? gray : seismic;
-  int last = cmap == AGF_CMAP_JET ? 8 : cmap == AGF_CMAP_VIRIDIS || cmap == AGF_CMAP_TURBO ? 32 : cmap == AGF_CMAP_GRAY ? 1 : 4, i, c;
+  static const uint32_t viridis[33] = {0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b,
+                                       0x375a8d, 0x33638d, 0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b,
+                                       0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b, 0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c,
+                                       0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725};
+  static const uint32_t turbo[33] = {0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec,
+                                     0x1dcdd8, 0x18dcc3, 0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735,
+                                     0xcced34, 0xdee037, 0xedd03a, 0xf8c03a, 0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f,
+                                     0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403};
+  const uint32_t *table = cmap == AGF_CMAP_JET       ? jet
+                          : cmap == AGF_CMAP_VIRIDIS ? viridis
+                          : cmap == AGF_CMAP_TURBO   ? turbo
+                          : cmap == AGF_CMAP_GRAY    ? gray
+                                                     : seismic;
+  int last = cmap == AGF_CMAP_JET                                 ? 8
+             : cmap == AGF_CMAP_VIRIDIS || cmap == AGF_CMAP_TURBO ? 32
+             : cmap == AGF_CMAP_GRAY                              ? 1
+                                                                  : 4,
+      i, c;
   double at;
   t = t > 0 ? t < 1 ? t : 1 : 0;
   at = t * last;
@@ -5346,17 +5399,19 @@ static double agf_map_scale(const float *map, int mh, int mw, float vmax) {
   return max > 0 ? max : 1;
 }
 
-static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w, int h,
-                                size_t stride, int channels, agf_error *err) {
-  if (!map || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) || stride / (size_t)channels < (size_t)w ||
-      (unsigned)cmap > AGF_CMAP_GRAY)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "%s: a NULL argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
-                    "with %d channels and rows of %llu bytes", who, mw, mh, w, h, channels, (unsigned long long)stride);
+static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w,
+                                int h, size_t stride, int channels, agf_error *err) {
+  if (!map || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) ||
+      stride / (size_t)channels < (size_t)w || (unsigned)cmap > AGF_CMAP_GRAY)
+    return agf_fail(err, AGF_ERR_ARGUMENT,
+                    "%s: a NULL argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
+                    "with %d channels and rows of %llu bytes",
+                    who, mw, mh, w, h, channels, (unsigned long long)stride);
   return AGF_OK;
 }
 
 static agf_status agf_render_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
-                              int out_width, int out_height, size_t stride, int channels, agf_error *err) {
+                                 int out_width, int out_height, size_t stride, int channels, agf_error *err) {
   double scale;
   int x, y;
   if (agf_check_map("agf_render", map, map_height, map_width, cmap, out, out_width, out_height, stride, channels, err) != AGF_OK)
@@ -5367,7 +5422,8 @@ static agf_status agf_render_map(const float *map, int map_height, int map_width
     for (x = 0; x < out_width; x++) {
       uint8_t *p = out + (size_t)y * stride + (size_t)x * (size_t)channels;
       double v = agf_map_at(map, map_height, map_width, (x + 0.5) * map_width / out_width - 0.5,
-                            (y + 0.5) * map_height / out_height - 0.5) / scale;
+                            (y + 0.5) * map_height / out_height - 0.5) /
+                 scale;
       agf_color(cmap, cmap == AGF_CMAP_SEISMIC ? (v + 1) / 2 : v, p);
       if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
     }
@@ -5385,11 +5441,12 @@ AGF_API agf_status agf_render(const float *map, int map_height, int map_width, a
 }
 
 static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
-                               const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+                                  const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
   agf_rect all;
   double scale;
   int x, y, c;
-  if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, rgb, width, height, stride, 3, err) != AGF_OK) return AGF_ERR_ARGUMENT;
+  if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, rgb, width, height, stride, 3, err) != AGF_OK)
+    return AGF_ERR_ARGUMENT;
   all.left = all.top = 0;
   all.width = width;
   all.height = height;

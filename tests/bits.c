@@ -27,15 +27,14 @@ static void sha256_begin(sha256 *s) {
 static uint32_t rotate(uint32_t v, int n) { return v >> n | v << (32 - n); }
 
 static void sha256_block(sha256 *s) {
-  static const uint32_t k[64] = {
-      0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-      0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-      0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-      0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-      0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-      0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-      0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-      0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+  static const uint32_t k[64] = {0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+                                 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+                                 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+                                 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+                                 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+                                 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+                                 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+                                 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
   uint32_t w[64], v[8];
   int i;
   for (i = 0; i < 16; i++)
@@ -142,8 +141,10 @@ typedef struct test_case {
 /* A map, or the code of the error that stands in its place. */
 static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *maps, size_t pixels) {
   agf_status st = agf_explain(session, q, maps, NULL);
-  if (st == AGF_OK) sha256_add_floats(sha, maps, pixels * (size_t)q->count);
-  else sha256_add_u32(sha, (uint32_t)st);
+  if (st == AGF_OK)
+    sha256_add_floats(sha, maps, pixels * (size_t)q->count);
+  else
+    sha256_add_u32(sha, (uint32_t)st);
 }
 
 /* The case's hash under one configuration; nonzero if a session cannot be made or run. */
@@ -283,8 +284,10 @@ static int load_and_run(const char *folder, const char *name, const char *isa, c
   config.threads = 1;
   config.height = c.height;
   config.width = c.width;
-  if (agf_session_create(c.model, &config, &probe, &err) == AGF_OK) agf_session_destroy(probe);
-  else if (err.code == AGF_ERR_ARGUMENT && isa) missing = 3, printf("%s\n", err.message);
+  if (agf_session_create(c.model, &config, &probe, &err) == AGF_OK)
+    agf_session_destroy(probe);
+  else if (err.code == AGF_ERR_ARGUMENT && isa)
+    missing = 3, printf("%s\n", err.message);
   if (!missing) {
     CHECK(c.x != NULL, "%s: no input", name);
     if (c.x) run_case(&c, isa, threads, counts);

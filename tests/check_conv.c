@@ -28,7 +28,11 @@ static float *filled(size_t n) {
 static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int kind, int e) {
   const agf_conv_entry *entry = &k->conv[shape][kind][e];
   int outputs = entry->outputs, in = agf_rhs_in((agf_rhs)kind), out = agf_rhs_out((agf_rhs)kind), i, l, bad = 0, canary;
-  int density = pick(0, 16), stride = shape == AGF_SHAPE_3 ? 1 : shape >= AGF_SHAPE_3_DOWN ? 2 : pick(1, 3), up = pick(0, 1), panels;
+  int density = pick(0, 16),
+      stride = shape == AGF_SHAPE_3        ? 1
+               : shape >= AGF_SHAPE_3_DOWN ? 2
+                                           : pick(1, 3),
+      up = pick(0, 1), panels;
   agf_conv_row r, q;
   agf_axis a;
   size_t n, x_size, w_size;
@@ -94,8 +98,8 @@ static int try_row(const agf_kernels *k, const agf_kernels *ref, int shape, int 
       bad |= memcmp(&acc[at], &want[at], 4) != 0;
     }
   if (bad)
-    printf("%s %s %s outputs %d: differs (w_in %d w_out %d kw %d down %d up %d dilation %d pad %d blocks %d)\n", k->isa, shapes[shape],
-           kinds[kind], outputs, r.w_in, r.w_out, r.kw, r.down, r.up, r.dilation, r.pad, r.blocks);
+    printf("%s %s %s outputs %d: differs (w_in %d w_out %d kw %d down %d up %d dilation %d pad %d blocks %d)\n", k->isa,
+           shapes[shape], kinds[kind], outputs, r.w_in, r.w_out, r.kw, r.down, r.up, r.dilation, r.pad, r.blocks);
   free(x), free(w), free(wa), free(mask), free(acc), free(want);
   return bad;
 }
@@ -129,15 +133,22 @@ static int try_dense(const agf_kernels *k, const agf_kernels *ref, int d) {
   (d ? k->dense_d : k->dense_w)(&r);
   (d ? ref->dense_d : ref->dense_w)(&q);
   bad = memcmp(acc, want, n * sizeof(float)) != 0;
-  if (bad) printf("%s dense %s differs (n %d kh %d kw %d lanes %d blocks %d)\n", k->isa, d ? "d" : "w", r.n, r.kh, r.kw, r.lanes, r.blocks);
+  if (bad)
+    printf("%s dense %s differs (n %d kh %d kw %d lanes %d blocks %d)\n", k->isa, d ? "d" : "w", r.n, r.kh, r.kw, r.lanes,
+           r.blocks);
   free(x), free(w), free(acc), free(want);
   return bad;
 }
 
 /* A grouped row: groups of `lanes` channels make groups of `lanes_out`, one random block of the output. */
 static int try_grouped(const agf_kernels *k, const agf_kernels *ref, int kind) {
-  int in = agf_rhs_in((agf_rhs)kind), out = agf_rhs_out((agf_rhs)kind), stride = pick(1, 3), up = pick(0, 1), depthwise = pick(0, 1);
-  int lanes = depthwise ? 1 : pick(1, 40), lanes_out = depthwise ? 1 : pick(0, 1) ? 1 << pick(0, 5) : pick(1, 40), groups = pick(1, 20);
+  int in = agf_rhs_in((agf_rhs)kind), out = agf_rhs_out((agf_rhs)kind), stride = pick(1, 3), up = pick(0, 1),
+      depthwise = pick(0, 1);
+  int lanes = depthwise ? 1 : pick(1, 40),
+      lanes_out = depthwise    ? 1
+                  : pick(0, 1) ? 1 << pick(0, 5)
+                               : pick(1, 40),
+      groups = pick(1, 20);
   int channels = groups * lanes, blocks = (channels + 15) / 16, block, i, l, bad;
   agf_gconv_row r, q;
   float *x, *w, *acc, *want;
@@ -148,8 +159,9 @@ static int try_grouped(const agf_kernels *k, const agf_kernels *ref, int kind) {
   block = pick(0, (groups * lanes_out - 1) / 16);
   for (i = 0; i < lanes; i++)
     for (l = 0; l < AGF_CB; l++)
-      index[i * AGF_CB + l] = lanes == 1 && lanes_out == 1 ? block * AGF_CB + l
-                                                           : agf_imin(block * AGF_CB + l, groups * lanes_out - 1) / lanes_out * lanes + i;
+      index[i * AGF_CB + l] = lanes == 1 && lanes_out == 1
+                                  ? block * AGF_CB + l
+                                  : agf_imin(block * AGF_CB + l, groups * lanes_out - 1) / lanes_out * lanes + i;
   r.kh = pick(1, 4), r.kw = pick(1, 5);
   r.dilation_h = pick(1, 2), r.dilation = pick(1, 3);
   r.pad_h = pick(-2, 4), r.pad = pick(-2, 6);
@@ -174,8 +186,8 @@ static int try_grouped(const agf_kernels *k, const agf_kernels *ref, int kind) {
   ref->gconv[kind](&q);
   bad = memcmp(acc, want, n * sizeof(float)) != 0;
   if (bad)
-    printf("%s grouped %s differs: %d lanes to %d, reads %d, kernel %d x %d, down %d up %d, border %d\n", k->isa, kinds[kind], lanes, lanes_out,
-           (int)r.reads, r.kh, r.kw, r.down, r.up, r.border);
+    printf("%s grouped %s differs: %d lanes to %d, reads %d, kernel %d x %d, down %d up %d, border %d\n", k->isa, kinds[kind],
+           lanes, lanes_out, (int)r.reads, r.kh, r.kw, r.down, r.up, r.border);
   free(x), free(w), free(acc), free(want), free(index);
   return bad;
 }

@@ -32,7 +32,11 @@ static int wild;
 static float rnd_value(kind k) {
   float v = (2 * rnd_unit() - 1) * 4;
   switch (rnd_below(16)) {
-    case 0: case 1: case 2: case 3: case 4: v = 0.0f; break;
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+    case 4: v = 0.0f; break;
     case 5: v = -0.0f; break;
     case 6: v *= 1e-4f; break;
     case 7: v = wild ? v * 1e-39f : v; break;
@@ -269,9 +273,7 @@ static void setup_add(operands *o) {
   o->act = rnd_act();
   o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
 }
-static void call_add(const agf_kernels *k, operands *o) {
-  o->result = k->add(o->f[0], o->f[1], o->act, o->n, o->f[2], o->m) != 0;
-}
+static void call_add(const agf_kernels *k, operands *o) { o->result = k->add(o->f[0], o->f[1], o->act, o->n, o->f[2], o->m) != 0; }
 
 /* Pools: windows of up to 4 x 4 in any place, overlapping or not. */
 static void setup_pool(operands *o) {
@@ -353,9 +355,7 @@ static void setup_sums(operands *o) {
   o->d[1] = in_doubles(AGF_CB);
   o->value = rnd_below(8) ? 4 * rnd_unit() : rnd_value(ANY);
 }
-static void call_fx_sums(const agf_kernels *k, operands *o) {
-  k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1]);
-}
+static void call_fx_sums(const agf_kernels *k, operands *o) { k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1]); }
 static void call_lane_sums(const agf_kernels *k, operands *o) { k->lane_sums(o->f[0], o->n, o->d[0]); }
 static void setup_combine(operands *o) {
   setup_sums(o);
@@ -551,20 +551,26 @@ typedef struct kernel_test {
   int shape, kind, size, outputs; /* convolutions */
 } kernel_test;
 
-#define TEST(name, setup) {#name, offsetof(agf_kernels, name), setup, call_##name, 0, 0, 0, 0}
+#define TEST(name, setup)                                                                                                          \
+  { #name, offsetof(agf_kernels, name), setup, call_##name, 0, 0, 0, 0 }
 static const kernel_test listed[] = {
-    TEST(widen, setup_widen),         TEST(crc32, setup_bytes),           TEST(finite, setup_finite),
-    TEST(finite_half, setup_finite),  TEST(transpose, setup_transpose),   TEST(store_y, setup_store_y),
-    TEST(store, setup_store),         TEST(store_c, setup_store_c),       TEST(store_z, setup_store_z),
-    TEST(store_box, setup_store_box), TEST(gate, setup_gate),             TEST(act_back, setup_rows),
-    TEST(merge_first, setup_rows),
-    TEST(merge_next, setup_rows),     TEST(merge_last, setup_rows),       TEST(add, setup_add),
-    TEST(add_back, setup_rows),       TEST(pool, setup_pool),             TEST(pool_back, setup_pool_back),
-    TEST(mul, setup_rows),            TEST(pixel_sums, setup_planes),     TEST(row_max, setup_rows),
-    TEST(fx_sums, setup_sums),        TEST(fx_dots, setup_dots),          TEST(weighted_mean, setup_dots),
-    TEST(lane_sums, setup_sums),      TEST(combine, setup_combine),       TEST(shift, setup_rows),
-    TEST(linear, setup_linear),       TEST(linear_back, setup_linear),      TEST(dense_w, setup_dense),
-    TEST(dense_d, setup_dense),       TEST(border, setup_border),
+    TEST(widen, setup_widen),         TEST(crc32, setup_bytes),
+    TEST(finite, setup_finite),       TEST(finite_half, setup_finite),
+    TEST(transpose, setup_transpose), TEST(store_y, setup_store_y),
+    TEST(store, setup_store),         TEST(store_c, setup_store_c),
+    TEST(store_z, setup_store_z),     TEST(store_box, setup_store_box),
+    TEST(gate, setup_gate),           TEST(act_back, setup_rows),
+    TEST(merge_first, setup_rows),    TEST(merge_next, setup_rows),
+    TEST(merge_last, setup_rows),     TEST(add, setup_add),
+    TEST(add_back, setup_rows),       TEST(pool, setup_pool),
+    TEST(pool_back, setup_pool_back), TEST(mul, setup_rows),
+    TEST(pixel_sums, setup_planes),   TEST(row_max, setup_rows),
+    TEST(fx_sums, setup_sums),        TEST(fx_dots, setup_dots),
+    TEST(weighted_mean, setup_dots),  TEST(lane_sums, setup_sums),
+    TEST(combine, setup_combine),     TEST(shift, setup_rows),
+    TEST(linear, setup_linear),       TEST(linear_back, setup_linear),
+    TEST(dense_w, setup_dense),       TEST(dense_d, setup_dense),
+    TEST(border, setup_border),
 };
 enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KINDS * (1 + AGF_SHAPES * AGF_CONV_SIZES) };
 
@@ -694,26 +700,26 @@ static double time_of(const kernel_test *t, const agf_kernels *k, operands *o) {
 }
 
 /* Multiply-adds of one core per second, twice: chains enough to hide their latency, few enough for the registers. */
-#define PEAK(isa, target)                                                                                                      \
-  target static double peak_##isa(long n) {                                                                                    \
-    agf_v__##isa x = agf_v_all__##isa(0.999f), y = agf_v_all__##isa(0.001f), a = x, b = x, c = x, d = x, e = y, f = y, g = y;    \
-    agf_v__##isa h = y, p = y, q = x;                                                                                          \
-    int wide = sizeof x == sizeof(float) * AGF_CB && !strcmp(#isa, "avx512");                                                  \
-    double start = seconds();                                                                                                  \
-    float sum[AGF_CB];                                                                                                         \
-    long i;                                                                                                                    \
-    for (i = 0; i < n; i++) {                                                                                                  \
-      a = agf_v_fma__##isa(a, x, y), b = agf_v_fma__##isa(b, x, y), c = agf_v_fma__##isa(c, x, y);                             \
-      d = agf_v_fma__##isa(d, x, y), e = agf_v_fma__##isa(e, x, y);                                                            \
-      if (!wide) continue;                                                                                                     \
-      f = agf_v_fma__##isa(f, x, y), g = agf_v_fma__##isa(g, x, y), h = agf_v_fma__##isa(h, x, y);                             \
-      p = agf_v_fma__##isa(p, x, y), q = agf_v_fma__##isa(q, x, y);                                                            \
-    }                                                                                                                          \
-    start = seconds() - start;                                                                                                 \
-    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(a, b), agf_v_add__##isa(c, d)), agf_v_add__##isa(e, f));            \
-    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(g, h), agf_v_add__##isa(p, q)), a);                                 \
-    agf_v_store__##isa(sum, a);                                                                                                \
-    return 2.0 * AGF_CB * (wide ? 10 : 5) * (double)n / start + (sum[0] == 12345.0f);                                          \
+#define PEAK(isa, target)                                                                                                          \
+  target static double peak_##isa(long n) {                                                                                        \
+    agf_v__##isa x = agf_v_all__##isa(0.999f), y = agf_v_all__##isa(0.001f), a = x, b = x, c = x, d = x, e = y, f = y, g = y;      \
+    agf_v__##isa h = y, p = y, q = x;                                                                                              \
+    int wide = sizeof x == sizeof(float) * AGF_CB && !strcmp(#isa, "avx512");                                                      \
+    double start = seconds();                                                                                                      \
+    float sum[AGF_CB];                                                                                                             \
+    long i;                                                                                                                        \
+    for (i = 0; i < n; i++) {                                                                                                      \
+      a = agf_v_fma__##isa(a, x, y), b = agf_v_fma__##isa(b, x, y), c = agf_v_fma__##isa(c, x, y);                                 \
+      d = agf_v_fma__##isa(d, x, y), e = agf_v_fma__##isa(e, x, y);                                                                \
+      if (!wide) continue;                                                                                                         \
+      f = agf_v_fma__##isa(f, x, y), g = agf_v_fma__##isa(g, x, y), h = agf_v_fma__##isa(h, x, y);                                 \
+      p = agf_v_fma__##isa(p, x, y), q = agf_v_fma__##isa(q, x, y);                                                                \
+    }                                                                                                                              \
+    start = seconds() - start;                                                                                                     \
+    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(a, b), agf_v_add__##isa(c, d)), agf_v_add__##isa(e, f));                \
+    a = agf_v_add__##isa(agf_v_add__##isa(agf_v_add__##isa(g, h), agf_v_add__##isa(p, q)), a);                                     \
+    agf_v_store__##isa(sum, a);                                                                                                    \
+    return 2.0 * AGF_CB * (wide ? 10 : 5) * (double)n / start + (sum[0] == 12345.0f);                                              \
   }
 #if defined(AGF_KERNELS_X86)
 PEAK(avx2, __attribute__((target("avx2,fma,f16c"))))

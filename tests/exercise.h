@@ -84,7 +84,7 @@ static inline void exercise_session(const agf_model *model, exercise_ledger *l, 
   } else if (!err.message[0]) {
     r->broken = "agf_run refuses without a message";
   }
-    if (r->ran && flags >> 12 & 15) { /* another method, of few steps */
+  if (r->ran && flags >> 12 & 15) { /* another method, of few steps */
     q.method = (agf_method)((flags >> 12 & 15) % AGF_METHODS);
     q.steps = q.samples = 2;
     if (agf_explain(s, &q, map, &err) != AGF_OK && !err.message[0]) r->broken = "agf_explain refuses without a message";

@@ -82,7 +82,8 @@ static void test_same_bits(const char *name) {
   CHECK(want != NULL, "%s: %s", name, err.message);
   if (!want) return;
   for (i = 0; i < 6; i++) {
-    static const char *const what[] = {"2 threads", "5 threads", "low_memory", "the caller's parallel_for", "no AGF_RUN_EXPLAIN", "ref"};
+    static const char *const what[] = {"2 threads",          "5 threads", "low_memory", "the caller's parallel_for",
+                                       "no AGF_RUN_EXPLAIN", "ref"};
     memset(&c, 0, sizeof c);
     c.threads = i == 0 ? 2 : i == 1 ? 5 : i == 3 ? 3 : 1;
     c.low_memory = i == 2;
@@ -156,7 +157,8 @@ static void test_label_free(const char *name) {
   agf_session *s;
   agf_request q;
   agf_error err;
-  float *want = (float *)malloc(sizeof(float) * (size_t)f.pixels), *got = (float *)malloc(sizeof(float) * (size_t)f.pixels), *latent;
+  float *want = (float *)malloc(sizeof(float) * (size_t)f.pixels), *got = (float *)malloc(sizeof(float) * (size_t)f.pixels),
+        *latent;
   int target = -1;
   agf_session_create(f.model, NULL, &s, &err);
   agf_run(s, f.x, 0, &err);
@@ -167,7 +169,8 @@ static void test_label_free(const char *name) {
   q.explained = &target;
   agf_explain(s, &q, want, &err);
   q.difference = latent;
-  CHECK(agf_explain(s, &q, got, &err) == AGF_OK && !memcmp(want, got, sizeof(float) * (size_t)f.pixels) && target == agf_ranked(s, 0),
+  CHECK(agf_explain(s, &q, got, &err) == AGF_OK && !memcmp(want, got, sizeof(float) * (size_t)f.pixels) &&
+            target == agf_ranked(s, 0),
         "%s: seeded with its own latent vector the map changes", name);
   latent[0] = NAN;
   CHECK(refused(agf_explain(s, &q, got, &err), &err, AGF_ERR_NUMERIC, "difference"), "NaN in the difference: %s", err.message);
@@ -214,7 +217,8 @@ static void test_sizes(void) {
   CHECK(bytes > 0 && low < bytes, "low_memory needs %lu bytes, the plain session %lu", (unsigned long)low, (unsigned long)bytes);
   c.low_memory = 0;
   c.max_bytes = bytes / 2;
-  CHECK(refused(agf_session_bytes(g.model, &c, &small, &err), &err, AGF_ERR_LIMIT, "max_bytes"), "above max_bytes: %s", err.message);
+  CHECK(refused(agf_session_bytes(g.model, &c, &small, &err), &err, AGF_ERR_LIMIT, "max_bytes"), "above max_bytes: %s",
+        err.message);
   c.max_bytes = 0;
   c.isa = "avx9000";
   CHECK(refused(agf_session_create(g.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "avx9000"), "unknown isa: %s", err.message);
@@ -286,7 +290,8 @@ static void test_memory(void) {
     if (st == AGF_OK) {
       l.fail_at = 0;
       agf_session_bytes(model, &c, &bytes, &err);
-      CHECK(l.bytes >= bytes && l.bytes < bytes + 65536, "announced %lu bytes, taken %lu", (unsigned long)bytes, (unsigned long)l.bytes);
+      CHECK(l.bytes >= bytes && l.bytes < bytes + 65536, "announced %lu bytes, taken %lu", (unsigned long)bytes,
+            (unsigned long)l.bytes);
       calls = l.calls;
       CHECK(agf_run(s, f.x, 0, &err) == AGF_OK && agf_explain(s, &q, map, &err) == AGF_OK, "%s", err.message);
       CHECK(l.calls == calls, "%ld allocations while running and explaining", l.calls - calls);
@@ -317,7 +322,8 @@ static void test_memory(void) {
   CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_MEMORY, "bytes"), "memory too small: %s", err.message);
   c.memory = memory + 4;
   c.memory_bytes = bytes;
-  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "misaligned memory: %s", err.message);
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "misaligned memory: %s",
+        err.message);
   free(memory);
   free(map);
   free(again);
@@ -335,7 +341,8 @@ static void test_run_errors(void) {
   agf_session *s;
   agf_request q;
   agf_error err;
-  float keep, *map = (float *)malloc(sizeof(float) * (size_t)f.pixels), *huge = (float *)malloc(sizeof(float) * (size_t)(3 * f.pixels));
+  float keep, *map = (float *)malloc(sizeof(float) * (size_t)f.pixels),
+              *huge = (float *)malloc(sizeof(float) * (size_t)(3 * f.pixels));
   double done = -1;
   int i;
   memset(&c, 0, sizeof c);
@@ -357,7 +364,8 @@ static void test_run_errors(void) {
   agf_session_create(f.model, &c, &s, &err);
   CHECK(agf_run(s, f.x, 0, &err) == AGF_ERR_CANCELLED && done >= 0.5 && done < 1, "cancelled at %g", done);
   agf_session_destroy(s);
-  CHECK(agf_run(NULL, f.x, 0, &err) == AGF_ERR_ARGUMENT && agf_session_create(NULL, NULL, &s, NULL) == AGF_ERR_ARGUMENT, "NULL arguments");
+  CHECK(agf_run(NULL, f.x, 0, &err) == AGF_ERR_ARGUMENT && agf_session_create(NULL, NULL, &s, NULL) == AGF_ERR_ARGUMENT,
+        "NULL arguments");
   agf_session_destroy(NULL);
   agf_model_close(NULL);
   free(map);
@@ -381,8 +389,8 @@ static void test_damaged_files(void) {
   fclose(f);
   CHECK(agf_model_open_memory(data, (size_t)n, NULL, &m, &err) == AGF_OK, "%s", err.message);
   agf_model_close(m);
-  CHECK(refused(agf_model_open_memory(data + 4, (size_t)n - 4, NULL, &m, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "misaligned: %s",
-        err.message);
+  CHECK(refused(agf_model_open_memory(data + 4, (size_t)n - 4, NULL, &m, &err), &err, AGF_ERR_ARGUMENT, "aligned"),
+        "misaligned: %s", err.message);
   for (i = 0; i < n; i += i < 4096 ? 1 : 997) {
     accepted += agf_model_open_memory(data, (size_t)i, NULL, &m, &err) == AGF_OK;
     silent += !err.message[0];
@@ -396,7 +404,8 @@ static void test_damaged_files(void) {
   CHECK(!accepted, "%d damaged files were accepted", accepted);
   CHECK(!silent, "%d refusals without a message", silent);
   data[8] = 2;
-  CHECK(refused(agf_model_open_memory(data, (size_t)n, NULL, &m, &err), &err, AGF_ERR_VERSION, "version 2"), "a newer file: %s", err.message);
+  CHECK(refused(agf_model_open_memory(data, (size_t)n, NULL, &m, &err), &err, AGF_ERR_VERSION, "version 2"), "a newer file: %s",
+        err.message);
   free(data);
   CHECK(refused(agf_model_open("no/such.agf", NULL, &m, &err), &err, AGF_ERR_IO, "no/such.agf"), "no such file: %s", err.message);
   snprintf(path, sizeof path, "%s/testing.h", tests_folder());
@@ -410,15 +419,18 @@ static void test_rendering(void) {
   agf_error err;
   CHECK(agf_colormap_find("turbo") == AGF_CMAP_TURBO && agf_colormap_find("plaid") == -1, "colormaps by name");
   CHECK(agf_render(map, 1, 4, AGF_CMAP_SEISMIC, 0, out, 4, 1, 16, 4, &err) == AGF_OK, "%s", err.message);
-  CHECK(out[2] > 0 && out[0] == 0 && out[3] == 255, "the most negative value is not blue and opaque: %d %d %d", out[0], out[1], out[2]);
+  CHECK(out[2] > 0 && out[0] == 0 && out[3] == 255, "the most negative value is not blue and opaque: %d %d %d", out[0], out[1],
+        out[2]);
   CHECK(out[4] == 255 && out[5] == 255 && out[6] == 255 && out[7] == 0, "0 is not white and transparent");
   CHECK(out[12] > 0 && out[13] == 0 && out[14] == 0, "the most positive value is not red");
   map[0] = NAN;
-  CHECK(refused(agf_render(map, 1, 4, AGF_CMAP_JET, 0, out, 4, 1, 16, 4, &err), &err, AGF_ERR_NUMERIC, "NaN"), "NaN: %s", err.message);
+  CHECK(refused(agf_render(map, 1, 4, AGF_CMAP_JET, 0, out, 4, 1, 16, 4, &err), &err, AGF_ERR_NUMERIC, "NaN"), "NaN: %s",
+        err.message);
   CHECK(agf_render(map + 1, 1, 3, AGF_CMAP_JET, 0, out, 4, 1, 3, 4, &err) == AGF_ERR_ARGUMENT, "rows shorter than the picture");
   memset(photo, 100, sizeof photo);
   CHECK(agf_overlay(map + 3, 1, 1, AGF_CMAP_SEISMIC, 0, 1, &right, photo, 2, 1, 6, &err) == AGF_OK, "%s", err.message);
-  CHECK(photo[0] == 100 && photo[3] == 255 && photo[4] == 0, "the overlay left its rectangle, or is not red: %d %d", photo[0], photo[3]);
+  CHECK(photo[0] == 100 && photo[3] == 255 && photo[4] == 0, "the overlay left its rectangle, or is not red: %d %d", photo[0],
+        photo[3]);
 }
 
 int main(void) {

@@ -138,7 +138,8 @@ static void run_methods(const char *root, const char *name, int full, const agf_
   list = fopen(path, "r");
   q.method = AGF_METHOD_GRADCAM;
   while (list && fscanf(list, "%255s %63s %d %lf", file, word, &target, &rel) == 4) {
-    for (q.layer = 1; agf_model_layer(model, q.layer - 1, 0, 0, &layer, NULL) == AGF_OK && strcmp(layer.name, word); q.layer++) continue;
+    for (q.layer = 1; agf_model_layer(model, q.layer - 1, 0, 0, &layer, NULL) == AGF_OK && strcmp(layer.name, word); q.layer++)
+      continue;
     compare_map(root, name, file, full, session, &q, rel, map);
   }
   if (list) fclose(list);

@@ -78,7 +78,8 @@ static void test_flips(int which, int repair) {
     r = exercise(data, bytes, (unsigned)bit * 61u & 0x3ff, 1e7);
     opened += r.opened;
     explained += r.explained != 0;
-    if (r.broken && !broken++) printf("  %s, bit %lu of byte %lu: %s\n", tiny_names[which], (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
+    if (r.broken && !broken++)
+      printf("  %s, bit %lu of byte %lu: %s\n", tiny_names[which], (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
     if (bit / 8 >= sizeof head) data[bit / 8] ^= (unsigned char)(1u << bit % 8);
     memcpy(data, head, sizeof head);
     if (seconds() - t0 > slowest) slowest = seconds() - t0;
@@ -88,7 +89,8 @@ static void test_flips(int which, int repair) {
   CHECK(slowest < 5, "%s: a flip took %.1f s", tiny_names[which], slowest);
   if (repair) {
     /* most weights may have any value, so most flips give another good model: otherwise nothing behind the CRCs was reached */
-    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained, (unsigned long)(8 * bytes));
+    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained,
+          (unsigned long)(8 * bytes));
   } else {
     CHECK(!opened, "%s: %d flips were not noticed", tiny_names[which], opened);
   }
@@ -142,7 +144,8 @@ static void test_fields(void) {
   }
   /* fill behind the outputs must be 0: kernels read it, and a mask would name channels that do not exist */
   at = tiny_u32(data + 12) + 4 * 2;
-  CHECK(refused(open_with(data, bytes, at, 0x3c003c00, &err), &err, AGF_ERR_FORMAT, "fill"), "fill of a convolution: %s", err.message);
+  CHECK(refused(open_with(data, bytes, at, 0x3c003c00, &err), &err, AGF_ERR_FORMAT, "fill"), "fill of a convolution: %s",
+        err.message);
   free(data);
 }
 
@@ -183,7 +186,8 @@ static void big_edge(big *b, int from) {
 
 /* One 1 x 1 convolution's weights (1 to 1 channels, f32) are shared by all convolutions. */
 static unsigned char *big_file(const big *b, int channels, int height, int width, int conv, size_t *bytes) {
-  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)b->nodes * TINY_NODE + (size_t)b->edges * 4 + (conv ? TINY_TENSOR : 0) + 1, header;
+  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)b->nodes * TINY_NODE + (size_t)b->edges * 4 + (conv ? TINY_TENSOR : 0) + 1,
+         header;
   unsigned char *data, *p;
   void *memory;
   header = tiny_up(tables);
@@ -191,7 +195,10 @@ static unsigned char *big_file(const big *b, int channels, int height, int width
   if (posix_memalign(&memory, 64, *bytes)) exit(2);
   data = (unsigned char *)memory;
   memset(data, 0, *bytes);
-  memcpy(data, "\x89" "AGF\r\n\x1a\n", 8);
+  memcpy(data,
+         "\x89"
+         "AGF\r\n\x1a\n",
+         8);
   tiny_put32(data + 8, 1);
   tiny_put32(data + 12, (uint32_t)header);
   tiny_put64(data + 16, *bytes);
@@ -238,7 +245,8 @@ static void big_conv(big *b, int from, int stride, int pad) {
 
 /* Graphs at the caps must be planned (twice: announced and created) in seconds, whatever their shape. */
 static void test_planning_time(void) {
-  static const char *const what[] = {"4,094 convolutions", "a ladder of sums", "a concat of a million", "dense connections",
+  static const char *const what[] = {"4,094 convolutions",          "a ladder of sums",
+                                     "a concat of a million",       "dense connections",
                                      "convolutions of 65,535 rows", "convolutions that are nearly all padding"};
   big b;
   int which, i, j;
@@ -330,7 +338,8 @@ static void test_failing_allocations(void) {
       if (call == 2) st = agf_picture_to_input(m, 13, 12, photo, 20, 10, 60, x, NULL, &err);
       if (call == 3) st = agf_session_bytes(m, &c, &n, &err);
       if (call == 4) st = agf_session_create(m, &c, &s, &err);
-      CHECK(st == AGF_OK || refused(st, &err, AGF_ERR_MEMORY, "memory"), "%s, allocation %ld fails: %s", calls[call], fail, err.message);
+      CHECK(st == AGF_OK || refused(st, &err, AGF_ERR_MEMORY, "memory"), "%s, allocation %ld fails: %s", calls[call], fail,
+            err.message);
       CHECK((st == AGF_OK) == (l.calls < fail), "%s: allocation %ld failed unnoticed", calls[call], fail);
       agf_session_destroy(s);
       agf_model_close(m);
@@ -369,7 +378,8 @@ static void test_no_heap(void) {
   none.alloc = no_alloc;
   none.free = no_free;
   none.ctx = &asked;
-  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK && agf_session_bytes(m, &c, &n, &err) == AGF_OK, "%s", err.message);
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK && agf_session_bytes(m, &c, &n, &err) == AGF_OK, "%s",
+        err.message);
   if (posix_memalign(&memory, 64, n)) exit(2);
   c.allocator = &none;
   c.memory = memory;
@@ -394,13 +404,16 @@ static void test_extremes(void) {
   agf_rect seen = {NAN, 0, 2, 2};
   agf_model *m;
   agf_error err;
-  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0, "a rectangle at NaN covers nothing");
+  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0,
+        "a rectangle at NaN covers nothing");
   seen.left = INFINITY;
   seen.width = INFINITY;
-  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0, "a rectangle at infinity covers nothing");
+  CHECK(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, &seen, rgb, 2, 2, 6, &err) == AGF_OK && rgb[0] == 0,
+        "a rectangle at infinity covers nothing");
   CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
   /* a picture one pixel wide, for an input as tall as can be: resized beyond the integers */
-  CHECK(refused(agf_picture_to_input(m, 65536, 1, tall, 1, 65536, 3, x, NULL, &err), &err, AGF_ERR_LIMIT, "resized"), "%s", err.message);
+  CHECK(refused(agf_picture_to_input(m, 65536, 1, tall, 1, 65536, 3, x, NULL, &err), &err, AGF_ERR_LIMIT, "resized"), "%s",
+        err.message);
   agf_model_close(m);
   free(data);
 }

@@ -94,7 +94,8 @@ static void test_integrated_gradients(const char *name) {
   fixture f = open_case("golden", name);
   agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS));
   agf_session *s = begin(&f, &config);
-  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels), *zero = (float *)calloc((size_t)(f.shape[0] * f.pixels), sizeof *zero);
+  float *map = (float *)malloc(sizeof *map * (size_t)f.pixels),
+        *zero = (float *)calloc((size_t)(f.shape[0] * f.pixels), sizeof *zero);
   double z[2], sum, scale = 0;
   int target = agf_ranked(s, 0), k;
   agf_request q = request_of(AGF_METHOD_INTEGRATED_GRADIENTS, &target);
@@ -106,7 +107,8 @@ static void test_integrated_gradients(const char *name) {
   sum = sum_of(map, f.pixels);
   CHECK(agf_run(s, zero, 0, &err) == AGF_OK, "%s: %s", name, err.message);
   z[1] = agf_logits(s)[target];
-  CHECK(fabs(sum - (z[0] - z[1])) <= 2e-3 * scale, "%s: integrated gradients sum to %.6g, the logit changes by %.6g", name, sum, z[0] - z[1]);
+  CHECK(fabs(sum - (z[0] - z[1])) <= 2e-3 * scale, "%s: integrated gradients sum to %.6g, the logit changes by %.6g", name, sum,
+        z[0] - z[1]);
   agf_session_destroy(s);
   close_case(&f);
   free(map);
@@ -181,8 +183,8 @@ static void test_full_gradients(const char *folder, const char *name) {
   CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
   CHECK(t.terms == expected, "%s: gradients seen at %d of %d biases and the image", name, t.terms, expected);
   /* float32: the terms' roundings, 6e-8 each, add up along a dozen layers */
-  CHECK(fabs(t.sum - z) <= 3e-6 * t.magnitude, "%s: full gradients add up to %.9g, the logit is %.9g (terms' magnitude %.3g)", name, t.sum,
-        z, t.magnitude);
+  CHECK(fabs(t.sum - z) <= 3e-6 * t.magnitude, "%s: full gradients add up to %.9g, the logit is %.9g (terms' magnitude %.3g)", name,
+        t.sum, z, t.magnitude);
   agf_session_destroy(s);
   close_case(&f);
   free(map);
@@ -204,7 +206,8 @@ static void test_relevance(const char *name, int alphas) {
     CHECK(agf_explain(s, &q, map, &err) == AGF_OK, "%s: %s", name, err.message);
     sum = sum_of(map, f.pixels);
     /* the 1e-9 that sdiv adds to sums of order 1, and float32 sums of signed pixels */
-    CHECK(fabs(sum - z) <= 1e-4 * fabs(z), "%s %s: relevance adds up to %.9g, the logit is %.9g", name, agf_method_name(methods[i]), sum, z);
+    CHECK(fabs(sum - z) <= 1e-4 * fabs(z), "%s %s: relevance adds up to %.9g, the logit is %.9g", name, agf_method_name(methods[i]),
+          sum, z);
   }
   agf_session_destroy(s);
   close_case(&f);
@@ -381,7 +384,8 @@ static void test_session(const char *folder, const char *name) {
   agf_latent(s, latent[1], NULL);
   CHECK(agf_explain(s, &q, map[1], &err) == AGF_OK, "%s: %s", name, err.message);
   CHECK(allocations == before, "%s: %d allocations while explaining", name, allocations - before);
-  CHECK(!memcmp(logits, agf_logits(s), sizeof *logits * (size_t)classes) && agf_ranked(s, 0) == target, "%s: the logits changed", name);
+  CHECK(!memcmp(logits, agf_logits(s), sizeof *logits * (size_t)classes) && agf_ranked(s, 0) == target, "%s: the logits changed",
+        name);
   CHECK(!memcmp(latent[0], latent[1], sizeof(float) * (size_t)agf_latent_size(s)), "%s: the latent vector changed", name);
   CHECK(!memcmp(map[0], map[1], sizeof(float) * (size_t)f.pixels), "%s: AGF's map after the other methods has other bits", name);
   agf_session_destroy(s);
@@ -440,8 +444,8 @@ static void test_cancel(const char *name) {
 static void expect(agf_session *s, const agf_request *q, float *map, agf_status code, const char *word) {
   agf_error err;
   agf_status st = agf_explain(s, q, map, &err);
-  CHECK(st == code && strstr(err.message, word), "%s: %s (%s), expected %s naming %s", agf_method_name(q->method), agf_status_name(st),
-        err.message, agf_status_name(code), word);
+  CHECK(st == code && strstr(err.message, word), "%s: %s (%s), expected %s naming %s", agf_method_name(q->method),
+        agf_status_name(st), err.message, agf_status_name(code), word);
 }
 
 static void test_errors(void) {
@@ -483,8 +487,8 @@ static void test_errors(void) {
   agf_session_destroy(s);
 
   config.methods = 1u << 30;
-  CHECK(agf_session_create(f.model, &config, &s, &err) == AGF_ERR_ARGUMENT && strstr(err.message, "0x40000000"), "unknown methods: %s",
-        err.message);
+  CHECK(agf_session_create(f.model, &config, &s, &err) == AGF_ERR_ARGUMENT && strstr(err.message, "0x40000000"),
+        "unknown methods: %s", err.message);
 
   config = config_of(&one, AGF_METHODS_ALL);
   s = begin(&one, &config);

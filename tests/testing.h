@@ -12,16 +12,16 @@
 static int tests_passed, tests_failed, tests_skipped;
 
 /* Counts one test; on failure prints what a user would have seen go wrong. */
-#define CHECK(ok, ...)                                  \
-  do {                                                  \
-    if (ok) {                                           \
-      tests_passed++;                                   \
-    } else {                                            \
-      tests_failed++;                                   \
-      printf("FAIL %s:%d: ", __FILE__, __LINE__);       \
-      printf(__VA_ARGS__);                              \
-      printf("\n");                                     \
-    }                                                   \
+#define CHECK(ok, ...)                                                                                                             \
+  do {                                                                                                                             \
+    if (ok) {                                                                                                                      \
+      tests_passed++;                                                                                                              \
+    } else {                                                                                                                       \
+      tests_failed++;                                                                                                              \
+      printf("FAIL %s:%d: ", __FILE__, __LINE__);                                                                                  \
+      printf(__VA_ARGS__);                                                                                                         \
+      printf("\n");                                                                                                                \
+    }                                                                                                                              \
   } while (0)
 
 static int tests_end(void) {

@@ -178,8 +178,8 @@ static inline int tiny_window(tiny *t, agf_op op, int a, uint32_t flags, int ker
   return edge;
 }
 
-static inline int tiny_conv(tiny *t, int a, int in, int out, int type, uint32_t flags, int kernel, int stride, int pad, int dilation,
-                            int groups) {
+static inline int tiny_conv(tiny *t, int a, int in, int out, int type, uint32_t flags, int kernel, int stride, int pad,
+                            int dilation, int groups) {
   int edge = tiny_window(t, AGF_OP_CONV, a, flags, kernel, stride, pad);
   unsigned char *p = tiny_last(t);
   tiny_put32(p + 52, (uint32_t)dilation);
@@ -224,8 +224,8 @@ static inline void tiny_labels(tiny *t, int n) {
 
 /* The file, 64-byte aligned, for the caller to free; *bytes its size. */
 static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
-  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)t->nodes * TINY_NODE + (size_t)t->edges * 4 + (size_t)t->tensors * TINY_TENSOR +
-                  (size_t)t->labels * 4 + t->string_bytes;
+  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)t->nodes * TINY_NODE + (size_t)t->edges * 4 +
+                  (size_t)t->tensors * TINY_TENSOR + (size_t)t->labels * 4 + t->string_bytes;
   size_t header = tiny_up(tables);
   unsigned char *data, *p;
   void *memory;
@@ -234,7 +234,10 @@ static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
   if (posix_memalign(&memory, 64, *bytes)) exit(2);
   data = (unsigned char *)memory;
   memset(data, 0, *bytes);
-  memcpy(data, "\x89" "AGF\r\n\x1a\n", 8);
+  memcpy(data,
+         "\x89"
+         "AGF\r\n\x1a\n",
+         8);
   tiny_put32(data + 8, 1);
   tiny_put32(data + 12, (uint32_t)header);
   tiny_put64(data + 16, *bytes);

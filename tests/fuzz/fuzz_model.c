@@ -30,7 +30,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
 /* Values that sit at the borders of what fields may hold. */
 static uint32_t interesting(uint32_t *state) {
-  static const uint32_t values[] = {0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 255, 256, 4096, 65535, 65536, 65537, 1 << 20, 0x7fffffff,
+  static const uint32_t values[] = {0,           1,           2,          3,          4,          7,           8,
+                                    15,          16,          17,         31,         32,         33,          255,
+                                    256,         4096,        65535,      65536,      65537,      1 << 20,     0x7fffffff,
                                     0x80000000u, 0xffffffffu, 0x3f800000, 0x7f800000, 0x7f7fffff, 0xbf800000u, 0x00000001};
   return values[tiny_random(state) % (sizeof values / sizeof *values)];
 }
@@ -51,7 +53,9 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
   tensors = tiny_u32(data + 40);
   labels = tiny_u32(data + 44);
   if (nodes > 4096 || edges > 65536 || tensors > 8192 || labels > 65536 || header > size ||
-      TINY_HEADER + TINY_INPUT + (size_t)nodes * TINY_NODE + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR + (size_t)labels * 4 > header) {
+      TINY_HEADER + TINY_INPUT + (size_t)nodes * TINY_NODE + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR +
+              (size_t)labels * 4 >
+          header) {
     size = LLVMFuzzerMutate(data, size, max_size); /* not a structure any more */
     if (tiny_random(&state) % 4) tiny_seal(data, size);
     return size;
