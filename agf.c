@@ -583,7 +583,7 @@ static agf_status agf_check_data(const agf_model *m, agf_error *err) {
     int ok = 1;
     for (at = 0; at < bytes; at += n) {
       const void *p = w->data + at;
-      n = bytes - at < PIECE ? bytes - at : PIECE;
+      n = bytes - at < (size_t)PIECE ? bytes - at : (size_t)PIECE;
       crc = k.crc32(crc, w->data + at, n);
       ok &= w->type == AGF_F32 ? k.finite((const float *)p, n / 4) : k.finite_half((const uint16_t *)p, n / 2);
     }
@@ -5216,7 +5216,7 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
 
 /* A side in whole pixels, truncated; sides beyond the integers are that large for every purpose. */
 enum { AGF_HUGE_SIDE = 1 << 30 };
-static inline int agf_side(double pixels) { return pixels < AGF_HUGE_SIDE ? (int)pixels : AGF_HUGE_SIDE; }
+static inline int agf_side(double pixels) { return pixels < (double)AGF_HUGE_SIDE ? (int)pixels : AGF_HUGE_SIDE; }
 
 /* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
  * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
