@@ -64,7 +64,7 @@ static void test_truncations(void) {
 }
 
 static void test_flips(int which, int repair) {
-  size_t bytes, bit;
+  size_t bytes, bit, slow_bit = 0;
   unsigned char *data = tiny_model(which, &bytes);
   int opened = 0, explained = 0, broken = 0;
   double slowest = 0;
@@ -82,11 +82,11 @@ static void test_flips(int which, int repair) {
       printf("  %s, bit %lu of byte %lu: %s\n", tiny_names[which], (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
     if (bit / 8 >= sizeof head) data[bit / 8] ^= (unsigned char)(1u << bit % 8);
     memcpy(data, head, sizeof head);
-    if (seconds() - t0 > slowest) slowest = seconds() - t0;
+    if (seconds() - t0 > slowest) slowest = seconds() - t0, slow_bit = bit;
   }
   CHECK(!broken, "%s: %d flips broke a promise", tiny_names[which], broken);
   /* the work is capped at some 10 ms; the rest is room for checkers */
-  CHECK(slowest < 5, "%s: a flip took %.1f s", tiny_names[which], slowest);
+  CHECK(slowest < 5, "%s: the flip of bit %lu took %.1f s", tiny_names[which], (unsigned long)slow_bit, slowest);
   if (repair) {
     /* most weights may have any value, so most flips give another good model: otherwise nothing behind the CRCs was reached */
     CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained,
