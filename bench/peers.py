@@ -78,7 +78,8 @@ def onnx_runtime(path, threads, x):
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    image = np.ascontiguousarray(x[None], np.float32)
+    half = "float16" in session.get_inputs()[0].type
+    image = np.ascontiguousarray(x[None], np.float16 if half else np.float32)
     return {"ONNX Runtime: forward": lambda: session.run(None, {name: image})}
 
 
@@ -116,8 +117,9 @@ def torch_peers(network, x):
         import zennit.attribution
         import zennit.composites
         import zennit.rules
+        import zennit.types
 
-        composite = zennit.composites.LayerMapComposite([(zennit.types.AnyLinear, zennit.rules.AlphaBeta(2, 1))])
+        composite = zennit.composites.LayerMapComposite([(zennit.types.Linear, zennit.rules.AlphaBeta(2, 1))])
         one_hot = torch.eye(network(image).shape[1])[[target]]
 
         def alpha2_beta1():
@@ -125,7 +127,7 @@ def torch_peers(network, x):
                 attributor(image.clone().requires_grad_(), one_hot)
 
         found["zennit: alpha2-beta1"] = alpha2_beta1
-    except ImportError as missing:
+    except (ImportError, AttributeError) as missing:
         print(f"left out: zennit ({missing})", file=sys.stderr)
     try:
         import torch_agf
