@@ -2566,6 +2566,21 @@ static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
   }
 }
 
+/* out [cb][h][w][16] = W^T g, every row of W, for g filled to W's columns. */
+static void agf_linear_gradient(agf_session *s, const agf_step *st, const float *g, float *out) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+  agf_linear_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.rows = ti->c * ti->h * ti->w;
+  j.all = 1;
+  j.g = g;
+  j.tg = agf_floats(s, st->gv);
+  agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+  agf_scatter(ti, j.tg, out);
+}
+
 static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, float *y, uint16_t *y_mask, int want_d) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   agf_linear_job j;
@@ -3581,16 +3596,7 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
   agf_rows_job r;
   agf_destination(s, st, 0, &cam, &g);
   if (st->kind == AGF_STEP_LINEAR) {
-    agf_linear_job j;
-    memset(&j, 0, sizeof j);
-    j.st = st;
-    j.x = agf_floats(s, st->vec);
-    j.rows = ti->c * ti->h * ti->w;
-    j.all = 1;
-    j.g = dz;
-    j.tg = agf_floats(s, st->gv);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-    agf_scatter(ti, j.tg, cam);
+    agf_linear_gradient(s, st, dz, cam);
   } else if (st->kind == AGF_STEP_CONV) {
     float *rhs = agf_floats(s, st->rhs);
     uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
@@ -4390,18 +4396,9 @@ static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
       agf_conv(s, &j);
     } else if (st->kind == AGF_STEP_LINEAR) {
       float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
-      agf_linear_job j;
       memset(wide, 0, (size_t)st->co * sizeof *wide);
       memcpy(wide, g, (size_t)to->c * sizeof *wide);
-      memset(&j, 0, sizeof j);
-      j.st = st;
-      j.x = agf_floats(s, st->vec);
-      j.rows = ti->c * ti->h * ti->w;
-      j.all = 1;
-      j.g = wide;
-      j.tg = agf_floats(s, st->gv);
-      agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-      agf_scatter(ti, j.tg, out);
+      agf_linear_gradient(s, st, wide, out);
     } else {
       agf_rows_job j;
       memset(&j, 0, sizeof j);
