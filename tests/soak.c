@@ -1,12 +1,12 @@
 /* Sessions side by side: eight threads, each with its own session on one model, make and explain for the seconds given (2 without an
- * argument): always the same bits. Then 2,000 explanations in one session, and sessions made and destroyed: the process does not grow. */
+ * argument): always the same bits. Rounds of 2,000 explanations in one session, and sessions made and destroyed: the process does not grow. */
 #include "testing.h"
 #include "tiny.h"
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Sanitizers keep what was freed. */
+/* Sanitizers keep what was freed, and a shadow of what was touched; what leaks, they say themselves. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED
 #elif defined(__has_feature)
@@ -80,7 +80,7 @@ int main(int argc, char **argv) {
   agf_error err;
   agf_request q;
   worker w[THREADS];
-  long before, grown, wrong = 0, least = -1;
+  long before, grown, growth = 0, wrong = 0, least = -1;
   int t;
   for (i = 0; i < 3 * PIXELS; i++) x[i] = (float)((int)(i * 2654435761u >> 16 & 255) - 100) / 128;
   memset(&q, 0, sizeof q);
@@ -91,12 +91,17 @@ int main(int argc, char **argv) {
     return 2;
   }
   for (i = 0; i < 200; i++) explains(s, x, expected, 0); /* what libc keeps back is settled */
-  before = resident();
-  for (i = 0; i < 2000; i++) wrong += !explains(s, x, expected, i % 2 ? AGF_RUN_EXPLAIN : 0);
-  CHECK(!wrong, "%ld of 2000 explanations differ", wrong);
-  grown = resident() - before;
+  for (t = 0; t < 3; t++) { /* a leak grows in each round; pages that libc or the kernel brings in late grow in one */
+    before = resident();
+    for (i = 0; i < 2000; i++) wrong += !explains(s, x, expected, i % 2 ? AGF_RUN_EXPLAIN : 0);
+    grown = resident() - before;
+    if (t == 0 || grown < growth) growth = grown;
+  }
+  CHECK(!wrong, "%ld of 6000 explanations differ", wrong);
+#ifndef SANITIZED
   /* one page table or stdio buffer more is not growth; 2,000 leaks of 64 bytes would be */
-  CHECK(grown <= 65536, "2000 explanations: the process grew by %ld bytes", grown);
+  CHECK(growth <= 65536, "the process grew by at least %ld bytes in each of three rounds of 2000 explanations", growth);
+#endif
   agf_session_destroy(s);
 
   for (i = 0; i < 2; i++) { /* the first round settles the threads' own heaps */
