@@ -72,7 +72,8 @@ static int agf_kernels_choose(agf_kernels *k, const char *isa) {
 static inline int agf_imin(int a, int b) { return a < b ? a : b; }
 static inline int agf_imax(int a, int b) { return a > b ? a : b; }
 static inline int agf_ceil_div(int a, int b) { return (a + b - 1) / b; }
-static inline size_t agf_align_up(size_t n) { return (n + (AGF_ALIGN - 1)) & ~(size_t)(AGF_ALIGN - 1); }
+static inline uint64_t agf_align_up64(uint64_t n) { return (n + (AGF_ALIGN - 1)) & ~(uint64_t)(AGF_ALIGN - 1); }
+static inline size_t agf_align_up(size_t n) { return (size_t)agf_align_up64(n); }
 
 /* MARK: status and errors -----------------------------------------------------------------------------------------------------
  * Errors are values: agf_fail fills the caller's struct and gives the code back, so that `return agf_fail(...)` is the idiom. */
@@ -1041,7 +1042,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
  * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
  * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
- * classes. */
+ * classes. Sizes are planned in 64 bits on every machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with padding,
+ * 2^10 threads), and the sum is checked against max_bytes and the address space before any of it is taken. */
 
 enum {
   AGF_GRADIENT_METHODS = AGF_METHOD_BIT(AGF_METHOD_GRADIENT) | AGF_METHOD_BIT(AGF_METHOD_GRADIENT_X_INPUT) |
@@ -1062,7 +1064,7 @@ typedef enum agf_step_kind {
 } agf_step_kind;
 
 typedef struct agf_buffer {
-  size_t bytes, offset;
+  uint64_t bytes, offset;
   int first, last;
 } agf_buffer;
 
@@ -1117,7 +1119,7 @@ struct agf_session {
   agf_session_config config;
   agf_allocator allocator;
   agf_kernels k;
-  size_t bytes; /* everything: tables and arena */
+  size_t bytes; /* everything: tables, arena and threads */
   int owns_memory;
   int threads;
   int steps, tensors, buffers;
@@ -1132,12 +1134,12 @@ struct agf_session {
   int *last_reader;    /* [nodes + 1] one of them */
   int *turn, *placed;  /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
   int placed_count;
-  size_t stay_bytes; /* of buffers that live all the time; they come first */
+  uint64_t stay_bytes; /* of buffers that live all the time; they come first */
   unsigned char *arena;
-  size_t arena_bytes;
+  uint64_t arena_bytes;
   int logits, order, seed, dz, scratch;               /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
   int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
-  size_t scratch_bytes;
+  uint64_t scratch_bytes;
   unsigned methods; /* bits of those that the memory was planned for */
   int local;        /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
   int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
@@ -1195,9 +1197,9 @@ static agf_session *agf_session_at(void *memory, const agf_model *m) {
   return s;
 }
 
-static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
+static int agf_buf(agf_session *s, uint64_t bytes, int first, int last) {
   agf_buffer *b = &s->buffer[s->buffers];
-  b->bytes = agf_align_up(bytes ? bytes : 1);
+  b->bytes = agf_align_up64(bytes ? bytes : 1);
   b->first = first;
   b->last = last;
   return s->buffers++;
@@ -1205,6 +1207,9 @@ static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
 
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
 static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
+static void agf_clear_buffer(agf_session *s, int buffer) {
+  if (buffer >= 0) memset(agf_at(s, buffer), 0, (size_t)s->buffer[buffer].bytes);
+}
 
 static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
 /* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only
@@ -1212,7 +1217,7 @@ static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
 static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
 static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
 
-static size_t agf_tensor_elements(const agf_tensor *t) { return (size_t)t->cb * (size_t)t->h * (size_t)t->w * AGF_CB; }
+static uint64_t agf_tensor_elements(const agf_tensor *t) { return (uint64_t)t->cb * (uint64_t)t->h * (uint64_t)t->w * AGF_CB; }
 
 /* Where element (0, 0, 0) of a tensor's activation lies. */
 static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
@@ -1445,26 +1450,26 @@ static int agf_tile_rows(const agf_conv_cut *c, int rows) {
 }
 
 /* Scratch of one task of one convolution in one direction. */
-static size_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
+static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   const agf_tensor *from = adjoint ? to : ti, *into = adjoint ? ti : to;
   agf_axis rows = agf_conv_axis(n, 0, adjoint, from->h, into->h), columns = agf_conv_axis(n, 1, adjoint, from->w, into->w);
-  size_t taps = (size_t)rows.k * (size_t)columns.k, panel;
+  uint64_t taps = (uint64_t)rows.k * (uint64_t)columns.k, panel;
   agf_conv_cut c;
   if (n->groups > 1) {
     int lanes = from->c / n->groups;
-    return agf_align_up((size_t)into->w * (size_t)agf_rhs_out(kind) * AGF_CB * 4) +
-           agf_align_up((size_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) +
-           agf_align_up(taps * (size_t)lanes * AGF_CB * 4);
+    return agf_align_up64((uint64_t)into->w * (uint64_t)agf_rhs_out(kind) * AGF_CB * 4) +
+           agf_align_up64((uint64_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) +
+           agf_align_up64(taps * (uint64_t)lanes * AGF_CB * 4);
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
-  panel = (size_t)c.panels * (size_t)c.blocks * (size_t)c.lanes * (size_t)columns.k;
+  panel = (uint64_t)c.panels * (uint64_t)c.blocks * (uint64_t)c.lanes * (uint64_t)columns.k;
   if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
-  return agf_align_up(c.acc_row * (size_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up(panel * AGF_CB * 4);
+  return agf_align_up64(c.acc_row * (uint64_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up64(panel * AGF_CB * 4);
 }
 
-static void agf_need_scratch(agf_session *s, size_t bytes) {
+static void agf_need_scratch(agf_session *s, uint64_t bytes) {
   if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
 }
 
@@ -1478,16 +1483,16 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
   int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0;
-  size_t pixels = (size_t)to->cb * (size_t)to->h * (size_t)to->w, classes;
+  uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
-  if (st->norm >= 0) st->scale = agf_buf(s, (size_t)st->co * 4, 0, end);
+  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  if (st->norm >= 0) st->scale = agf_buf(s, (uint64_t)st->co * 4, 0, end);
   agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
   agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 0));
   agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_D, 0));
   if (last) { /* the seed */
-    st->rhs = agf_buf(s, (size_t)st->co * 4, 0, end);
-    st->rhs_mask = agf_buf(s, (size_t)to->cb * 2, 0, end);
+    st->rhs = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+    st->rhs_mask = agf_buf(s, (uint64_t)to->cb * 2, 0, end);
     agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
     if (!lrp) return AGF_OK;
   }
@@ -1498,14 +1503,14 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
     return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than %d ways by the border", n->name,
                     n->kernel[0], n->kernel[1], AGF_MAX_CLASSES);
-  st->row_class = agf_buf(s, (size_t)to->h, 0, end);
-  st->column_class = agf_buf(s, (size_t)to->w, 0, end);
-  st->range = agf_buf(s, (size_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
-  classes = (size_t)st->row_classes * (size_t)st->column_classes;
-  if (st->box || plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
+  st->row_class = agf_buf(s, (uint64_t)to->h, 0, end);
+  st->column_class = agf_buf(s, (uint64_t)to->w, 0, end);
+  st->range = agf_buf(s, (uint64_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
+  classes = (uint64_t)st->row_classes * (uint64_t)st->column_classes;
+  if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
   st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
   if (!last) {
-    st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+    st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
     st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   }
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
@@ -1517,11 +1522,11 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
     st->half_mask = agf_buf(s, s->buffer[ti->mask].bytes, gate, back);
   }
   if (plain) {
-    size_t hw = (size_t)ti->h * (size_t)ti->w, lanes = (size_t)ti->cb * AGF_CB;
+    uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
     st->cam_mask = agf_buf(s, pixels * 2, gate, back);
     st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
-    st->maps = agf_buf(s, hw * 4 * 4, back, back);                    /* phi, M, Fx, Fdx */
-    st->sums = agf_buf(s, (size_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
+    st->maps = agf_buf(s, hw * 4 * 4, back, back);                      /* phi, M, Fx, Fdx */
+    st->sums = agf_buf(s, (uint64_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
     st->coef = agf_buf(s, lanes * 5 * 4, back, back);
     agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   }
@@ -1532,18 +1537,18 @@ static void agf_plan_linear(agf_session *s, int i) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]];
-  size_t rows = (size_t)ti->c * (size_t)ti->h * (size_t)ti->w;
+  uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w;
   int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (size_t)st->co * 4, 0, end);
+  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
   st->vec = agf_buf(s, rows * 4, 0, end);
-  st->y = agf_buf(s, (size_t)st->co * 4, 0, end);
-  st->d = agf_buf(s, (size_t)st->co * 4, 0, end);
-  st->rhs = agf_buf(s, (size_t)st->co * 4 * 2, 0, end);
+  st->y = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  st->d = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  st->rhs = agf_buf(s, (uint64_t)st->co * 4 * 2, 0, end);
   st->gv = agf_buf(s, rows * 4, gate, back);
   st->sv = agf_buf(s, rows * 4, gate, back);
-  if (st->flattened) st->maps = agf_buf(s, (size_t)ti->h * (size_t)ti->w * 4, gate, back);
-  agf_need_scratch(s, (size_t)AGF_LINEAR_WIDE_ROWS * (size_t)st->co * 4);
+  if (st->flattened) st->maps = agf_buf(s, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
+  agf_need_scratch(s, (uint64_t)AGF_LINEAR_WIDE_ROWS * (uint64_t)st->co * 4);
 }
 
 /* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
@@ -1554,11 +1559,13 @@ static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
 
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
+  uint64_t block;
   int end = agf_end(s), from, until;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
-  x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
-  x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
-  if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
+  block = (uint64_t)(x->h + 2 * x->bh) * (uint64_t)x->xr;
+  x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
+  x->x = agf_buf(s, (uint64_t)x->cb * block * 4, 0, end);
+  if (x->needs_mask) x->mask = agf_buf(s, (uint64_t)x->cb * (uint64_t)x->h * (uint64_t)x->w * 2, 0, end);
   if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods begin there */
     if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS))
       x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
@@ -1590,8 +1597,8 @@ static int agf_lies_before(const void *buffers, int i, int j) {
 }
 
 /* The lowest place behind the buffers that stay that is free while buffer b lives. */
-static size_t agf_free_place(const agf_session *s, const agf_buffer *b) {
-  size_t at = s->stay_bytes;
+static uint64_t agf_free_place(const agf_session *s, const agf_buffer *b) {
+  uint64_t at = s->stay_bytes;
   int j;
   for (j = 0; j < s->placed_count; j++) { /* by offset */
     const agf_buffer *o = &s->buffer[s->placed[j]];
@@ -1602,23 +1609,26 @@ static size_t agf_free_place(const agf_session *s, const agf_buffer *b) {
   return at;
 }
 
+/* More bytes than any machine has, few enough to add two of them. */
+#define AGF_TOO_MANY (UINT64_MAX / 2)
+
 /* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
- * lives; agf_lc's only in sessions that were asked for it. Returns the arena's size, 0 where it would not fit the address space. */
-static size_t agf_place(agf_session *s, int by_time) {
-  size_t top;
+ * lives; agf_lc's only in sessions that were asked for it. Returns the arena's size, AGF_TOO_MANY where it is that or more. */
+static uint64_t agf_place(agf_session *s, int by_time) {
+  uint64_t top;
   int i, j, k, n = 0, end = agf_end(s);
   int later = s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC) ? -1 : s->local;
   s->stay_bytes = 0;
   s->placed_count = 0;
   for (i = 0; i < s->buffers; i++) {
     agf_buffer *b = &s->buffer[i];
-    b->offset = SIZE_MAX;
+    b->offset = UINT64_MAX;
     if (b->first != 0 || b->last != end) {
       if (i != later) s->turn[n++] = i;
       continue;
     }
     b->offset = s->stay_bytes;
-    if (b->bytes > SIZE_MAX / 4 - s->stay_bytes) return 0;
+    if (b->bytes > AGF_TOO_MANY - s->stay_bytes) return AGF_TOO_MANY;
     s->stay_bytes += b->bytes;
   }
   top = s->stay_bytes;
@@ -1631,7 +1641,7 @@ static size_t agf_place(agf_session *s, int by_time) {
       s->placed_count = k;
     }
     b->offset = agf_free_place(s, b);
-    if (b->bytes > SIZE_MAX / 4 - b->offset) return 0;
+    if (b->bytes > AGF_TOO_MANY - b->offset) return AGF_TOO_MANY;
     if (b->offset + b->bytes > top) top = b->offset + b->bytes;
     for (j = s->placed_count++; j > 0 && s->buffer[s->placed[j - 1]].offset > b->offset; j--) s->placed[j] = s->placed[j - 1];
     s->placed[j] = s->turn[i];
@@ -1643,8 +1653,8 @@ static size_t agf_place(agf_session *s, int by_time) {
 enum { AGF_PLACE_BOTH = 1 << 14 };
 
 /* The smaller of both orders: neither is always the better one. */
-static size_t agf_place_all(agf_session *s) {
-  size_t by_size = s->buffers <= AGF_PLACE_BOTH ? agf_place(s, 0) : SIZE_MAX, by_time = agf_place(s, 1);
+static uint64_t agf_place_all(agf_session *s) {
+  uint64_t by_size = s->buffers <= AGF_PLACE_BOTH ? agf_place(s, 0) : UINT64_MAX, by_time = agf_place(s, 1);
   return by_size < by_time ? agf_place(s, 0) : by_time;
 }
 
@@ -1674,25 +1684,25 @@ static void agf_plan_methods(agf_session *s) {
   s->local = s->image = s->total = s->plane = s->channel = s->own_bias = -1;
   if (head >= 0 && linear) {
     const agf_tensor *t = &s->tensor[s->in[s->step[head].in]];
-    s->local = agf_buf(s, (size_t)t->h * (size_t)t->w * (size_t)linear->co * 4, agf_gate_moment(s, s->steps - 1),
+    s->local = agf_buf(s, (uint64_t)t->h * (uint64_t)t->w * (uint64_t)linear->co * 4, agf_gate_moment(s, s->steps - 1),
                        agf_adjoint_moment(s, head));
   }
   if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) {
-    size_t plane = 0, channels = 0;
+    uint64_t plane = 0, channels = 0;
     for (i = 0; i < s->tensors; i++) {
       const agf_tensor *t = &s->tensor[i];
-      if ((size_t)t->h * (size_t)t->w > plane) plane = (size_t)t->h * (size_t)t->w;
-      if ((size_t)t->cb * AGF_CB > channels) channels = (size_t)t->cb * AGF_CB;
+      if ((uint64_t)t->h * (uint64_t)t->w > plane) plane = (uint64_t)t->h * (uint64_t)t->w;
+      if ((uint64_t)t->cb * AGF_CB > channels) channels = (uint64_t)t->cb * AGF_CB;
     }
     s->plane = agf_buf(s, plane * 4, 0, end);
     s->channel = agf_buf(s, channels * sizeof(double), 0, end);
     if (s->methods & AGF_METHOD_BIT(AGF_METHOD_GRADCAM)) s->own_bias = agf_buf(s, channels * sizeof(float), 0, end);
   }
   if (s->methods & (AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS))) {
-    s->image = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(float), 0, end);
-    s->total = agf_buf(s, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
+    s->image = agf_buf(s, (uint64_t)image->c * (uint64_t)image->h * (uint64_t)image->w * sizeof(float), 0, end);
+    s->total = agf_buf(s, (uint64_t)image->c * (uint64_t)image->h * (uint64_t)image->w * sizeof(double), 0, end);
   } else if (s->methods & AGF_METHOD_BIT(AGF_METHOD_FULLGRAD)) {
-    s->total = agf_buf(s, (size_t)image->h * (size_t)image->w * sizeof(double), 0, end);
+    s->total = agf_buf(s, (uint64_t)image->h * (uint64_t)image->w * sizeof(double), 0, end);
   }
 }
 
@@ -1701,7 +1711,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   agf_status st;
   int i, j, end;
   int *seen = s->turn; /* [tensors] until buffers are placed: 1 + the last step that read it; made 0 with the tables */
-  size_t k = (size_t)m->classes;
+  uint64_t k = (uint64_t)m->classes;
   st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
   if (st != AGF_OK) return st;
   agf_find_live(s);
@@ -1720,7 +1730,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     agf_step *p = &s->step[i];
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
     int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
-    size_t tmp_cam = 0, tmp_g = 0;
+    uint64_t tmp_cam = 0, tmp_g = 0;
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
       int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
@@ -1738,12 +1748,12 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     } else if (p->kind == AGF_STEP_LINEAR) {
       agf_plan_linear(s, i);
     } else if (p->kind == AGF_STEP_POOL) {
-      p->window = agf_buf(s, ((size_t)to->h * 2 + (size_t)to->w * 2 + (size_t)to->h * (size_t)to->w) * 4, 0, end);
+      p->window = agf_buf(s, ((uint64_t)to->h * 2 + (uint64_t)to->w * 2 + (uint64_t)to->h * (uint64_t)to->w) * 4, 0, end);
     } else if (p->kind == AGF_STEP_NORM || p->kind == AGF_STEP_ACT) {
-      if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
-      p->bias = agf_buf(s, (size_t)ti->cb * AGF_CB * 4, 0, end);
+      if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
+      p->bias = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
     }
-    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (size_t)to->w * AGF_CB * 4);
+    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
   }
   s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
@@ -1753,14 +1763,14 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->order = agf_buf(s, k * sizeof(int), 0, end);
   s->seed = agf_buf(s, k * 3 * sizeof(double), 0, end);
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
-  s->scratch_bytes = agf_align_up(s->scratch_bytes);
-  s->scratch = agf_buf(s, s->scratch_bytes * (size_t)s->threads, 0, end);
+  s->scratch_bytes = agf_align_up64(s->scratch_bytes);
+  s->scratch = agf_buf(s, s->scratch_bytes * (uint64_t)s->threads, 0, end);
   agf_plan_methods(s);
   s->arena_bytes = agf_place_all(s);
-  if (!s->arena_bytes) return agf_fail(err, AGF_ERR_LIMIT, "the session would not fit the address space");
-  if (s->local >= 0 && !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC))) { /* in what is free anyway, or not at all */
+  if (s->arena_bytes < AGF_TOO_MANY && s->local >= 0 &&
+      !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC))) { /* in what is free anyway, or not at all */
     agf_buffer *b = &s->buffer[s->local];
-    size_t at;
+    uint64_t at;
     for (s->placed_count = i = 0; i < s->buffers; i++)
       if (s->buffer[i].offset >= s->stay_bytes && i != s->local) s->placed[s->placed_count++] = i;
     agf_sort(s->placed, s->placed_count, agf_lies_before, s->buffer);
@@ -1770,10 +1780,6 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     else
       s->local = -1;
   }
-  s->bytes = agf_table_sizes(m).total + s->arena_bytes;
-  if (s->config.max_bytes && s->bytes > s->config.max_bytes)
-    return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes, more than max_bytes %llu", (unsigned long long)s->bytes,
-                    (unsigned long long)s->config.max_bytes);
   return AGF_OK;
 }
 
@@ -3744,7 +3750,7 @@ static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_erro
   j.target = target;
   j.l = agf_floats(s, s->local);
   agf_destination(s, &s->step[*head], 0, &j.cam, &j.g);
-  memset(j.cam, 0, agf_tensor_elements(j.t) * sizeof(float));
+  memset(j.cam, 0, (size_t)agf_tensor_elements(j.t) * sizeof(float));
   if (j.linear) agf_parallel(s, agf_ceil_div(j.linear->co, agf_linear_columns(s, j.linear)), agf_local_logits_task, &j);
   agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
   if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_WIDE_ROWS), agf_local_back_task, &j);
@@ -3784,8 +3790,8 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   float *bias = agf_floats(s, st->bias), *scale = agf_floats(s, st->scale);
   int i;
-  if (bias) memset(bias, 0, s->buffer[st->bias].bytes);
-  if (scale) memset(scale, 0, s->buffer[st->scale].bytes);
+  agf_clear_buffer(s, st->bias);
+  agf_clear_buffer(s, st->scale);
   if (bias && n->b >= 0) agf_load_vector(&m->weight[n->b], bias);
   if (st->kind == AGF_STEP_NORM) agf_load_vector(&m->weight[n->w], scale);
   if (st->norm >= 0) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
@@ -3801,7 +3807,7 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
     agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
                     range + 2 * st->row_classes);
   }
-  if (st->border >= 0) memset(agf_at(s, st->border), 0, s->buffer[st->border].bytes);
+  agf_clear_buffer(s, st->border);
 }
 
 /* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
@@ -3839,6 +3845,21 @@ static void agf_fill_pool(agf_session *s, const agf_step *st) {
   }
 }
 
+/* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as malloc. */
+static agf_status agf_check_bytes(agf_session *s, agf_error *err) {
+  uint64_t bytes = agf_table_sizes(s->model).total + agf_pool_bytes(s->threads) + s->arena_bytes;
+  const char *more = s->arena_bytes == AGF_TOO_MANY ? " or more" : "";
+  if (s->config.max_bytes && bytes > s->config.max_bytes)
+    return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes%s at %d x %d pixels, more than max_bytes %llu",
+                    (unsigned long long)bytes, more, s->config.height, s->config.width, (unsigned long long)s->config.max_bytes);
+  if (bytes > SIZE_MAX / 2)
+    return agf_fail(err, AGF_ERR_LIMIT,
+                    "the session needs %llu bytes%s at %d x %d pixels, more than this machine can address (%llu)",
+                    (unsigned long long)bytes, more, s->config.height, s->config.width, (unsigned long long)(SIZE_MAX / 2));
+  s->bytes = (size_t)bytes;
+  return AGF_OK;
+}
+
 /* Config, instruction set and plan in `memory`, which holds the tables; everything but the arena. */
 static agf_status agf_prepare(void *memory, const agf_model *model, const agf_session_config *config, agf_session **session,
                               agf_error *err) {
@@ -3863,6 +3884,7 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
   s->methods = s->config.methods | AGF_METHOD_BIT(AGF_METHOD_AGF) | AGF_METHOD_BIT(AGF_METHOD_AGF_A);
   st = agf_choose_isa(s, err);
   if (st == AGF_OK) st = agf_plan(s, err);
+  if (st == AGF_OK) st = agf_check_bytes(s, err);
   *session = s;
   return st;
 }
@@ -3880,7 +3902,7 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
   memory = a.alloc(a.ctx, tables);
   if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory to plan a session: %llu bytes", (unsigned long long)tables);
   st = agf_prepare(memory, model, config, &s, err);
-  if (st == AGF_OK) *bytes = s->bytes + agf_pool_bytes(s->threads);
+  if (st == AGF_OK) *bytes = s->bytes;
   a.free(a.ctx, memory, tables);
   return st;
 }
@@ -3902,7 +3924,7 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
     if (config->memory_bytes >= bytes) {
       st = agf_prepare(memory, model, config, &s, err);
       if (st != AGF_OK) return st;
-      bytes = s->bytes + agf_pool_bytes(s->threads);
+      bytes = s->bytes;
     }
     if (config->memory_bytes < bytes)
       return agf_fail(err, AGF_ERR_MEMORY, "the session needs %llu bytes or more, the caller's memory has %llu",
@@ -3914,13 +3936,14 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
     memory = (unsigned char *)a.alloc(a.ctx, bytes);
     if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a session of %llu bytes", (unsigned long long)bytes);
     st = agf_prepare(memory, model, config, &s, err);
+    if (st == AGF_OK && s->bytes > bytes) st = agf_fail(err, AGF_ERR_STATE, "cores were added while the session was planned");
+    s->bytes = bytes;
   }
   s->owns_memory = !(config && config->memory);
-  s->bytes = bytes;
   if (st == AGF_OK) {
-    for (i = 0; i < s->tensors; i++) memset(agf_at(s, s->tensor[i].x), 0, s->buffer[s->tensor[i].x].bytes);
-    memset(agf_at(s, s->difference), 0, s->buffer[s->difference].bytes);
-    memset(agf_at(s, s->dz), 0, s->buffer[s->dz].bytes);
+    for (i = 0; i < s->tensors; i++) agf_clear_buffer(s, s->tensor[i].x);
+    agf_clear_buffer(s, s->difference);
+    agf_clear_buffer(s, s->dz);
     for (i = 0; i < s->steps; i++) {
       agf_fill_step(s, &s->step[i]);
       if (s->step[i].kind == AGF_STEP_POOL) agf_fill_pool(s, &s->step[i]);
@@ -4141,7 +4164,7 @@ static agf_status agf_back(agf_session *s, const float *seed, agf_back_step *ste
   float *top = agf_floats(s, logits->cam);
   int i;
   for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = s->tensor[i].wants_g = 0;
-  memset(top, 0, agf_tensor_elements(logits) * sizeof *top);
+  memset(top, 0, (size_t)agf_tensor_elements(logits) * sizeof *top);
   memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
   for (i = s->steps - 1; i >= 0 && !pass->found; i--) {
     double t0 = agf_now();
@@ -4669,7 +4692,7 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
     inside->act = AGF_ACT_NONE;
     if (inside->norm >= 0 && pass->edge == inside->node + 1) {
       const agf_node *n = &s->model->node[inside->node];
-      memset(agf_at(s, s->own_bias), 0, s->buffer[s->own_bias].bytes);
+      agf_clear_buffer(s, s->own_bias);
       if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, s->own_bias));
       inside->scale = -1;
       inside->bias = s->own_bias;
@@ -4828,7 +4851,7 @@ static void agf_lrp_conv(agf_session *s, agf_step *st, int alpha, float *out) {
       split.sign = terms[i].negative ? -1 : 1;
       split.out = part = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
       split.mask = mask = (uint16_t *)agf_at(s, st->half_mask);
-      memset(half, 0, s->buffer[st->half].bytes);
+      agf_clear_buffer(s, st->half);
       agf_parallel(s, ti->h, agf_lrp_half_task, &split);
     }
     agf_job_input(s, &j, st, ti, part, mask);
@@ -5241,9 +5264,10 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   const agf_input *in;
   agf_resample h, v;
   size_t bytes, row;
+  uint64_t need;
   unsigned char *memory;
   uint8_t *wide;
-  int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
+  int rh, rw, top, left, y, x, c, k, y0, y1, channels;
   if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 ||
       width < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT,
@@ -5267,13 +5291,14 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   v.count = height;
   h.taps = agf_resample_taps(picture_width, rw);
   v.taps = agf_resample_taps(picture_height, rh);
-  row = agf_mul_size((size_t)width, (size_t)channels, &overflow);
-  bytes = agf_mul_size((size_t)width, ((size_t)h.taps + 2) * sizeof(int32_t), &overflow) +
-          agf_mul_size((size_t)height, ((size_t)v.taps + 2) * sizeof(int32_t), &overflow) +
-          agf_mul_size(row, (size_t)picture_height, &overflow);
-  memory = overflow ? NULL : (unsigned char *)model->allocator.alloc(model->allocator.ctx, bytes);
+  row = (size_t)width * (size_t)channels;
+  need = ((uint64_t)width * ((uint64_t)h.taps + 2) + (uint64_t)height * ((uint64_t)v.taps + 2)) * sizeof(int32_t) +
+         (uint64_t)row * (uint64_t)picture_height; /* sides below 2^17: far from 2^64 */
+  bytes = (size_t)need;
+  memory = need > SIZE_MAX / 2 ? NULL : (unsigned char *)model->allocator.alloc(model->allocator.ctx, bytes);
   if (!memory)
-    return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels", picture_width, picture_height);
+    return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels: %llu bytes", picture_width,
+                    picture_height, (unsigned long long)need);
   h.start = (int *)(void *)memory;
   h.length = h.start + width;
   h.weight = (int32_t *)(h.length + width);

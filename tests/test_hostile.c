@@ -184,29 +184,10 @@ static void big_edge(big *b, int from) {
   tiny_put32(p, tiny_u32(p) + 1);
 }
 
-/* One 1 x 1 convolution's weights (1 to 1 channels, f32) are shared by all convolutions. */
+/* All convolutions share one 1 x 1 convolution's weights, as many groups as channels; conv 0: there are none. */
 static unsigned char *big_file(const big *b, int channels, int height, int width, int conv, size_t *bytes) {
-  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)b->nodes * TINY_NODE + (size_t)b->edges * 4 + (conv ? TINY_TENSOR : 0) + 1,
-         header;
-  unsigned char *data, *p;
-  void *memory;
-  header = tiny_up(tables);
-  *bytes = header + (conv ? 128 : 0);
-  if (posix_memalign(&memory, 64, *bytes)) exit(2);
-  data = (unsigned char *)memory;
-  memset(data, 0, *bytes);
-  memcpy(data,
-         "\x89"
-         "AGF\r\n\x1a\n",
-         8);
-  tiny_put32(data + 8, 1);
-  tiny_put32(data + 12, (uint32_t)header);
-  tiny_put64(data + 16, *bytes);
-  tiny_put32(data + 32, (uint32_t)b->nodes);
-  tiny_put32(data + 36, (uint32_t)b->edges);
-  tiny_put32(data + 40, conv != 0);
-  tiny_put32(data + 48, 1);
-  p = data + TINY_HEADER;
+  size_t header, weight_bytes = !conv ? 0 : channels > 1 ? tiny_up((size_t)(channels + 15) / 16 * 64) : 128;
+  unsigned char *data = tiny_header(b->nodes, b->edges, conv != 0, 0, 1, weight_bytes, &header, bytes), *p = data + TINY_HEADER;
   tiny_put32(p, (uint32_t)channels);
   tiny_put32(p + 4, (uint32_t)height);
   tiny_put32(p + 8, (uint32_t)width);
@@ -215,20 +196,21 @@ static unsigned char *big_file(const big *b, int channels, int height, int width
   memcpy(p, b->edge, (size_t)b->edges * 4), p += (size_t)b->edges * 4;
   if (conv) {
     tiny_put32(p, TINY_F32);
-    tiny_put32(p + 4, TINY_CONV);
-    tiny_put32(p + 8, 1);
+    tiny_put32(p + 4, channels > 1 ? TINY_GROUPED : TINY_CONV);
+    tiny_put32(p + 8, (uint32_t)channels);
     tiny_put32(p + 12, 1);
     tiny_put32(p + 16, 1);
     tiny_put32(p + 20, 1);
     tiny_put64(p + 24, header);
-    tiny_put64(p + 32, 128);
+    tiny_put64(p + 32, weight_bytes);
     tiny_put32(data + header, 0x3f800000);
   }
   tiny_seal(data, *bytes);
   return data;
 }
 
-static void big_conv(big *b, int from, int stride, int pad) {
+/* `pad` rows above and below and, for more than one channel, columns on either side. */
+static void big_conv(big *b, int from, int channels, int stride, int pad) {
   unsigned char *p = big_node(b, AGF_OP_CONV);
   int i;
   big_edge(b, from);
@@ -237,9 +219,9 @@ static void big_conv(big *b, int from, int stride, int pad) {
     tiny_put32(p + 28 + 4 * i, (uint32_t)stride);
     tiny_put32(p + 52 + 4 * i, 1);
   }
-  for (i = 0; i < 4; i += 2) tiny_put32(p + 36 + 4 * i, (uint32_t)pad); /* above and below */
-  tiny_put32(p + 60, 1);
-  tiny_put32(p + 64, 1);
+  for (i = 0; i<4; i += channels> 1 ? 1 : 2) tiny_put32(p + 36 + 4 * i, (uint32_t)pad);
+  tiny_put32(p + 60, (uint32_t)channels);
+  tiny_put32(p + 64, (uint32_t)channels);
   tiny_put32(p + 68, 1);
 }
 
@@ -259,9 +241,9 @@ static void test_planning_time(void) {
     int h = 64, w = 64;
     b.nodes = b.edges = 0;
     if (which == 0) {
-      for (i = 0; i < 4094; i++) big_conv(&b, i, 1, 0);
+      for (i = 0; i < 4094; i++) big_conv(&b, i, 1, 1, 0);
     } else if (which == 1) { /* every tensor lives until its partner at the other end */
-      for (i = 0; i < 2047; i++) big_conv(&b, i, 1, 0);
+      for (i = 0; i < 2047; i++) big_conv(&b, i, 1, 1, 0);
       for (i = 2047; i < 4094; i++) {
         big_node(&b, AGF_OP_ADD);
         big_edge(&b, i);
@@ -269,12 +251,12 @@ static void test_planning_time(void) {
       }
     } else if (which == 2) {
       h = w = 16;
-      big_conv(&b, 0, 1, 0);
+      big_conv(&b, 0, 1, 1, 0);
       big_node(&b, AGF_OP_CONCAT);
       for (i = 0; i < (1 << 20) - 2; i++) big_edge(&b, i % 2);
     } else if (which == 3) { /* each reads as many of those before it as the edges allow */
       for (i = 0; i < 2046; i++) {
-        big_conv(&b, 2 * i, 1, 0);
+        big_conv(&b, 2 * i, 1, 1, 0);
         big_node(&b, AGF_OP_ADD);
         big_edge(&b, 2 * i + 1);
         big_edge(&b, 1);
@@ -284,8 +266,8 @@ static void test_planning_time(void) {
     } else {
       h = which == 5 ? 1 : 65535;
       w = 1;
-      big_conv(&b, 0, 1, which == 5 ? 32767 : 0);
-      for (i = 1; i < 4094; i++) big_conv(&b, which == 5 ? 0 : i, 1, which == 5 ? 32767 : 0);
+      big_conv(&b, 0, 1, 1, which == 5 ? 32767 : 0);
+      for (i = 1; i < 4094; i++) big_conv(&b, which == 5 ? 0 : i, 1, 1, which == 5 ? 32767 : 0);
     }
     big_node(&b, AGF_OP_GLOBAL_AVGPOOL);
     big_edge(&b, b.nodes - 1);
@@ -294,6 +276,88 @@ static void test_planning_time(void) {
     /* measured 0.4 s at most, and ten times that under ASan; work that grows with the square of the counts takes minutes */
     CHECK(t < 10, "%s: planned in %.2f s", what[which], t);
     if (getenv("AGF_TIMES")) printf("  %s: %.3f s\n", what[which], t);
+    free(data);
+  }
+  free(b.node);
+  free(b.edge);
+}
+
+static void *small_alloc(void *ctx, size_t bytes) {
+  void *p = NULL;
+  return bytes > *(size_t *)ctx || posix_memalign(&p, 64, bytes) ? NULL : p;
+}
+
+static void small_free(void *ctx, void *p, size_t bytes) {
+  (void)ctx;
+  (void)bytes;
+  free(p);
+}
+
+/* A session of height x width pixels that needs at least `least` bytes: the need is told, or refused by name where size_t cannot
+ * count it, and never are fewer bytes asked for. */
+static void check_need(const agf_model *model, int height, int width, double least, const char *what) {
+  static uint64_t memory[8192];
+  static const char *const word = "the session needs ";
+  agf_session_config c;
+  agf_session *s;
+  agf_allocator a;
+  agf_error err;
+  agf_status st;
+  size_t bytes = 1, cap = 32 << 20; /* more than the tables of a plan take */
+  double told;
+  memset(&c, 0, sizeof c);
+  c.height = height;
+  c.width = width;
+  c.threads = 1;
+  a.alloc = small_alloc;
+  a.free = small_free;
+  a.ctx = &cap;
+  c.allocator = &a;
+  st = agf_session_bytes(model, &c, &bytes, &err);
+  told = st == AGF_OK ? (double)bytes : !strncmp(err.message, word, strlen(word)) ? strtod(err.message + strlen(word), NULL) : 0;
+  CHECK(told >= least &&
+            (st == AGF_OK || (least > (double)(SIZE_MAX / 4) && !bytes && refused(st, &err, AGF_ERR_LIMIT, "address"))),
+        "%s at %d x %d: %s, %.0f bytes: %s", what, height, width, agf_status_name(st), told, err.message);
+  st = agf_session_create(model, &c, &s, &err);
+  CHECK(!s && (refused(st, &err, AGF_ERR_MEMORY, "no memory") || (st == AGF_ERR_LIMIT && told > (double)(SIZE_MAX / 2))),
+        "%s at %d x %d is created: %s", what, height, width, err.message);
+  c.max_bytes = 1 << 30;
+  CHECK(refused(agf_session_create(model, &c, &s, &err), &err, AGF_ERR_LIMIT, "more than max_bytes 1073741824") && !s &&
+            strtod(err.message + strlen(word), NULL) == told,
+        "%s at %d x %d, at most 1 GiB: %s", what, height, width, err.message);
+  c.max_bytes = 0;
+  c.memory = (unsigned char *)memory + (64 - (uintptr_t)memory % 64) % 64;
+  c.memory_bytes = sizeof memory - 64;
+  st = agf_session_create(model, &c, &s, &err);
+  CHECK(!s && (st == AGF_ERR_MEMORY || st == AGF_ERR_LIMIT), "%s at %d x %d in 64 KiB: %s", what, height, width, err.message);
+}
+
+/* Sizes whose bytes do not fit 32 bits, among them some whose products of sides are 0 in 32 bits, and sums that do not fit 64. */
+static void test_sizes(void) {
+  static const int sides[][2] = {{8192, 8192}, {16384, 8192}, {20000, 20000}, {65536, 1024}, {1025, 65536}, {26000, 26000}};
+  size_t bytes, i;
+  unsigned char *data = tiny_model(3, &bytes);
+  agf_model *m;
+  agf_error err;
+  big b;
+  int convs;
+  CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
+  for (i = 0; m && i < sizeof sides / sizeof *sides; i++) /* the image, in blocks of 16 floats, is the least of it */
+    check_need(m, sides[i][0], sides[i][1], 64.0 * sides[i][0] * sides[i][1], tiny_names[3]);
+  agf_model_close(m);
+  free(data);
+  /* 2^20 channels padded to 2^17 x 2^17 pixels: 2^56 bytes before each convolution */
+  b.node = (unsigned char *)malloc(512 * TINY_NODE);
+  b.edge = (unsigned char *)malloc(512 * 4);
+  for (convs = 1; convs <= 300; convs += 299) {
+    b.nodes = b.edges = 0;
+    for (i = 0; i < (size_t)convs; i++) big_conv(&b, (int)i, 1 << 20, 1 << 16, 1 << 16);
+    big_node(&b, AGF_OP_GLOBAL_AVGPOOL);
+    big_edge(&b, b.nodes - 1);
+    data = big_file(&b, 1 << 20, 1, 1, 1, &bytes);
+    CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
+    if (m) check_need(m, 0, 0, convs > 1 ? 9223372036854775807.0 : 72057594037927936.0, "convolutions of padding");
+    agf_model_close(m);
     free(data);
   }
   free(b.node);
@@ -418,7 +482,10 @@ static void test_extremes(void) {
   free(data);
 }
 
-int main(void) {
+/* test_hostile sizes: test_sizes() alone, for the processors of 32 bits, which run in an emulator. */
+int main(int argc, char **argv) {
+  test_sizes();
+  if (argc > 1 && !strcmp(argv[1], "sizes")) return tests_end();
   test_models();
   test_fields();
   test_truncations();

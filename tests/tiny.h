@@ -222,15 +222,14 @@ static inline void tiny_labels(tiny *t, int n) {
   }
 }
 
-/* The file, 64-byte aligned, for the caller to free; *bytes its size. */
-static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
-  size_t tables = TINY_HEADER + TINY_INPUT + (size_t)t->nodes * TINY_NODE + (size_t)t->edges * 4 +
-                  (size_t)t->tensors * TINY_TENSOR + (size_t)t->labels * 4 + t->string_bytes;
-  size_t header = tiny_up(tables);
-  unsigned char *data, *p;
+/* A file of zeros, 64-byte aligned, with its header but for the CRCs. *header: where the weights begin; *bytes: its size. */
+static inline unsigned char *tiny_header(int nodes, int edges, int tensors, int labels, size_t string_bytes, size_t weight_bytes,
+                                         size_t *header, size_t *bytes) {
+  unsigned char *data;
   void *memory;
-  int i;
-  *bytes = header + t->weight_bytes;
+  *header = tiny_up(TINY_HEADER + TINY_INPUT + (size_t)nodes * TINY_NODE + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR +
+                    (size_t)labels * 4 + string_bytes);
+  *bytes = *header + weight_bytes;
   if (posix_memalign(&memory, 64, *bytes)) exit(2);
   data = (unsigned char *)memory;
   memset(data, 0, *bytes);
@@ -239,13 +238,22 @@ static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
          "AGF\r\n\x1a\n",
          8);
   tiny_put32(data + 8, 1);
-  tiny_put32(data + 12, (uint32_t)header);
+  tiny_put32(data + 12, (uint32_t)*header);
   tiny_put64(data + 16, *bytes);
-  tiny_put32(data + 32, (uint32_t)t->nodes);
-  tiny_put32(data + 36, (uint32_t)t->edges);
-  tiny_put32(data + 40, (uint32_t)t->tensors);
-  tiny_put32(data + 44, (uint32_t)t->labels);
-  tiny_put32(data + 48, (uint32_t)t->string_bytes);
+  tiny_put32(data + 32, (uint32_t)nodes);
+  tiny_put32(data + 36, (uint32_t)edges);
+  tiny_put32(data + 40, (uint32_t)tensors);
+  tiny_put32(data + 44, (uint32_t)labels);
+  tiny_put32(data + 48, (uint32_t)string_bytes);
+  return data;
+}
+
+/* The file, 64-byte aligned, for the caller to free; *bytes its size. */
+static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
+  size_t header;
+  unsigned char *data = tiny_header(t->nodes, t->edges, t->tensors, t->labels, t->string_bytes, t->weight_bytes, &header, bytes);
+  unsigned char *p;
+  int i;
   for (i = 0; i < t->tensors; i++) {
     p = t->tensor + TINY_TENSOR * i + 24;
     tiny_put64(p, header + tiny_u32(p));
