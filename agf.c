@@ -10,6 +10,9 @@
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE 1 /* the number of cores, which is no part of POSIX */
+#endif
 #if defined(__FAST_MATH__)
 #error "AGF promises the same bits everywhere: build it without -ffast-math"
 #endif
@@ -744,35 +747,55 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
 }
 
 #if !defined(AGF_NO_FILE)
+/* Whether a file of that size is worth opening, before any of it is read or mapped. */
+static agf_status agf_check_size(const char *path, int64_t bytes, size_t max_bytes, agf_error *err) {
+  if (bytes <= 0 || (uint64_t)bytes > SIZE_MAX / 2)
+    return agf_fail(err, AGF_ERR_FORMAT, "%s: not an .agf model file (%lld bytes)", path, (long long)bytes);
+  if (max_bytes && (uint64_t)bytes > max_bytes)
+    return agf_fail(err, AGF_ERR_LIMIT, "%s: %lld bytes, more than max_bytes %llu", path, (long long)bytes,
+                    (unsigned long long)max_bytes);
+  return AGF_OK;
+}
+
 #if defined(_WIN32)
 /* No mmap here: the file is read into memory of its own. */
-static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
+static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_error *err) {
   FILE *f = fopen(path, "rb");
-  long end;
+  agf_status st;
+  int64_t end;
+  size_t bytes;
   void *p;
   if (!f) return agf_fail(err, AGF_ERR_IO, "%s: cannot be opened", path);
-  if (fseek(f, 0, SEEK_END) || (end = ftell(f)) < 0 || fseek(f, 0, SEEK_SET)) {
+  if (_fseeki64(f, 0, SEEK_END) || (end = _ftelli64(f)) < 0 || _fseeki64(f, 0, SEEK_SET)) {
     fclose(f);
     return agf_fail(err, AGF_ERR_IO, "%s: cannot be read", path);
   }
-  p = m->allocator.alloc(m->allocator.ctx, (size_t)end + 1);
-  if (!p || fread(p, 1, (size_t)end, f) != (size_t)end) {
+  st = agf_check_size(path, end, max_bytes, err);
+  if (st != AGF_OK) {
     fclose(f);
-    if (p) m->allocator.free(m->allocator.ctx, p, (size_t)end + 1);
-    return agf_fail(err, p ? AGF_ERR_IO : AGF_ERR_MEMORY, "%s: cannot be read into memory", path);
+    return st;
+  }
+  bytes = (size_t)end;
+  p = m->allocator.alloc(m->allocator.ctx, bytes);
+  if (!p || fread(p, 1, bytes, f) != bytes) {
+    fclose(f);
+    if (p) m->allocator.free(m->allocator.ctx, p, bytes);
+    return agf_fail(err, p ? AGF_ERR_IO : AGF_ERR_MEMORY, "%s: %llu bytes cannot be read into memory", path,
+                    (unsigned long long)bytes);
   }
   fclose(f);
   m->data = (const unsigned char *)p;
-  m->bytes = (size_t)end;
+  m->bytes = bytes;
   m->mapped = 1;
   return AGF_OK;
 }
 static void agf_unmap(agf_model *m) {
-  if (m->mapped) m->allocator.free(m->allocator.ctx, (void *)m->data, m->bytes + 1);
+  if (m->mapped) m->allocator.free(m->allocator.ctx, (void *)(uintptr_t)m->data, m->bytes);
 }
 #else
-static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
+static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_error *err) {
   struct stat st;
+  agf_status fits;
   void *p;
   int fd = open(path, O_RDONLY);
   if (fd < 0) return agf_fail(err, AGF_ERR_IO, "%s: %s", path, strerror(errno));
@@ -780,9 +803,10 @@ static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
     close(fd);
     return agf_fail(err, AGF_ERR_IO, "%s: not a regular file", path);
   }
-  if (st.st_size <= 0 || (uint64_t)st.st_size > SIZE_MAX / 2) {
+  fits = agf_check_size(path, st.st_size, max_bytes, err);
+  if (fits != AGF_OK) {
     close(fd);
-    return agf_fail(err, AGF_ERR_FORMAT, "%s: not an .agf model file (%lld bytes)", path, (long long)st.st_size);
+    return fits;
   }
   p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
@@ -817,7 +841,7 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
   m->data = (const unsigned char *)data;
   m->bytes = bytes;
 #if !defined(AGF_NO_FILE)
-  if (path) st = agf_map(path, m, err);
+  if (path) st = agf_map(path, config ? config->max_bytes : 0, m, err);
 #else
   (void)path;
 #endif
@@ -1943,6 +1967,8 @@ static int agf_cores(void) {
 #if defined(_SC_NPROCESSORS_ONLN)
   long n = sysconf(_SC_NPROCESSORS_ONLN);
   return n < 1 ? 1 : n > 256 ? 256 : (int)n;
+#elif defined(_WIN32) && !defined(AGF_NO_THREADS)
+  return agf_imin(agf_imax(pthread_num_processors_np(), 1), 256); /* of MinGW-w64's pthreads */
 #else
   return 1;
 #endif
