@@ -138,6 +138,9 @@ static void agf_clear(agf_error *err) {
   }
 }
 
+/* Whether a caller's pointer can be one to numbers of 4 bytes. */
+static inline int agf_aligned4(const void *p) { return (uintptr_t)p % 4 == 0; }
+
 /* a * b, or 0 with *overflow set. Every size that comes from a file or a caller goes through here. */
 static size_t agf_mul_size(size_t a, size_t b, int *overflow) {
   if (b && a > SIZE_MAX / b) {
@@ -3944,6 +3947,9 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   if (config && config->memory) { /* planned where it will live: no other memory is needed */
     if ((uintptr_t)config->memory % AGF_ALIGN)
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory is not 64-byte aligned");
+    if ((uintptr_t)config->memory < (uintptr_t)model->data + model->bytes &&
+        (uintptr_t)model->data < (uintptr_t)config->memory + config->memory_bytes)
+      return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory overlaps the model's file in memory");
     memory = (unsigned char *)config->memory;
     bytes = agf_table_sizes(model).total;
     st = AGF_OK;
@@ -4125,8 +4131,8 @@ AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flag
   agf_fp_state fp;
   agf_status st;
   agf_clear(err);
-  if (!session || !chw || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL argument or unknown flags 0x%x", flags);
+  if (!session || !chw || !agf_aligned4(chw) || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL or misaligned argument or unknown flags 0x%x", flags);
   fp = agf_fp_enter();
   st = agf_run_steps(session, chw, flags, err);
   agf_fp_leave(fp);
@@ -4154,7 +4160,8 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
   const float *x;
   int c, r, p;
   agf_clear(err);
-  if (!session || !latent) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: a NULL argument");
+  if (!session || !latent || !agf_aligned4(latent))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: a NULL or misaligned argument");
   if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_latent before agf_run");
   t = agf_latent_tensor(session);
   x = agf_x(session, t);
@@ -5192,6 +5199,9 @@ AGF_API agf_status agf_explain(agf_session *session, const agf_request *request,
   int i;
   agf_clear(err);
   if (!session || !request || !maps) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: a NULL argument");
+  if (!agf_aligned4(maps) || !agf_aligned4(request->classes) || !agf_aligned4(request->difference) ||
+      !agf_aligned4(request->explained))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: maps or an array of the request is misaligned");
   if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
   st = agf_check_method(session, request, err);
   if (st != AGF_OK) return st;
@@ -5294,11 +5304,11 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   unsigned char *memory;
   uint8_t *wide;
   int rh, rw, top, left, y, x, c, k, y0, y1, channels;
-  if (!model || !rgb || !chw || picture_width < 1 || picture_height < 1 || stride / 3 < (size_t)picture_width || height < 0 ||
-      width < 0)
+  if (!model || !rgb || !chw || !agf_aligned4(chw) || picture_width < 1 || picture_height < 1 ||
+      stride / 3 < (size_t)picture_width || height < 0 || width < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT,
-                    "agf_picture_to_input: a NULL argument, or a picture of %d x %d pixels with rows of %llu bytes", picture_width,
-                    picture_height, (unsigned long long)stride);
+                    "agf_picture_to_input: a NULL or misaligned argument, or a picture of %d x %d pixels with rows of %llu bytes",
+                    picture_width, picture_height, (unsigned long long)stride);
   in = &model->input;
   if (!in->is_picture)
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "the model file does not say how pictures are prepared for it (mean, std, size)");
@@ -5449,10 +5459,10 @@ static double agf_map_scale(const float *map, int mh, int mw, float vmax) {
 
 static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w,
                                 int h, size_t stride, int channels, agf_error *err) {
-  if (!map || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) ||
+  if (!map || !agf_aligned4(map) || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) ||
       stride / (size_t)channels < (size_t)w || (unsigned)cmap > AGF_CMAP_GRAY)
     return agf_fail(err, AGF_ERR_ARGUMENT,
-                    "%s: a NULL argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
+                    "%s: a NULL or misaligned argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
                     "with %d channels and rows of %llu bytes",
                     who, mw, mh, w, h, channels, (unsigned long long)stride);
   return AGF_OK;

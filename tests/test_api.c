@@ -372,6 +372,84 @@ static void test_run_errors(void) {
   close_case(&f);
 }
 
+/* Memory of the caller's that lies where it should not: across the model's, at odd addresses; and in one place for input and output,
+ * which is allowed. */
+static void test_callers_memory(void) {
+  fixture f = open_case("squeeze_tiny");
+  size_t bytes, file = (size_t)agf_model_file_bytes(f.model), latents;
+  agf_session_config c;
+  agf_session *s;
+  agf_model *m;
+  agf_request q;
+  agf_error err;
+  float *want, *both, *difference, *maps;
+  unsigned char *memory, *odd;
+  uint8_t rgb[3 * 4 * 4] = {9};
+  int classes[2] = {2, 0};
+  char path[1024];
+  FILE *from;
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  c.threads = 1;
+  agf_session_bytes(f.model, &c, &bytes, &err);
+  bytes = (bytes + 63) / 64 * 64;
+  snprintf(path, sizeof path, "%s/golden/squeeze_tiny/squeeze_tiny.agf", tests_folder());
+  from = fopen(path, "rb");
+  if (!from || posix_memalign((void **)&memory, 64, bytes + file) || fread(memory + bytes, 1, file, from) != file) exit(2);
+  fclose(from);
+  CHECK(agf_model_open_memory(memory + bytes, file, NULL, &m, &err) == AGF_OK, "%s", err.message);
+  c.memory = memory;
+  c.memory_bytes = bytes + 64;
+  CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "overlaps"), "a session on its model: %s",
+        err.message);
+  c.memory_bytes = bytes;
+  CHECK(agf_session_create(m, &c, &s, &err) == AGF_OK, "right before its model: %s", err.message);
+
+  want = explain(&f, NULL, 0, 1, &err);
+  both = (float *)malloc(sizeof(float) * (size_t)(3 * f.pixels) + 4);
+  memcpy(both, f.x, sizeof(float) * (size_t)(3 * f.pixels));
+  odd = (unsigned char *)both + 1;
+  CHECK(agf_run(s, both, 0, &err) == AGF_OK && agf_explain(s, &q, both, &err) == AGF_OK &&
+            !memcmp(both, want, sizeof(float) * (size_t)f.pixels),
+        "a map over its image has other bits");
+  latents = (size_t)agf_latent_size(s);
+  difference = (float *)malloc(sizeof(float) * (latents + (size_t)(2 * f.pixels)));
+  maps = (float *)malloc(sizeof(float) * (size_t)(2 * f.pixels));
+  q.count = 2;
+  q.classes = classes;
+  q.difference = difference;
+  CHECK(agf_latent(s, difference, &err) == AGF_OK && agf_explain(s, &q, maps, &err) == AGF_OK, "%s", err.message);
+  q.explained = classes;
+  CHECK(agf_explain(s, &q, difference, &err) == AGF_OK && !memcmp(difference, maps, sizeof(float) * (size_t)(2 * f.pixels)) &&
+            classes[0] == 2 && classes[1] == 0,
+        "maps over the difference, classes over classes: other bits");
+
+  q.difference = NULL;
+  CHECK(refused(agf_run(s, (float *)(void *)odd, 0, &err), &err, AGF_ERR_ARGUMENT, "misaligned"), "an odd image: %s", err.message);
+  CHECK(refused(agf_explain(s, &q, (float *)(void *)odd, &err), &err, AGF_ERR_ARGUMENT, "misaligned"), "odd maps: %s", err.message);
+  q.difference = (float *)(void *)odd;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "misaligned"), "an odd difference: %s", err.message);
+  q.difference = NULL;
+  q.classes = (int *)(void *)odd;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "misaligned"), "odd classes: %s", err.message);
+  CHECK(refused(agf_latent(s, (float *)(void *)odd, &err), &err, AGF_ERR_ARGUMENT, "misaligned"), "an odd latent: %s", err.message);
+  CHECK(refused(agf_render((float *)(void *)odd, 1, 1, AGF_CMAP_JET, 0, rgb, 4, 4, 12, 3, &err), &err, AGF_ERR_ARGUMENT,
+                "misaligned"),
+        "an odd map: %s", err.message);
+  CHECK(
+      refused(agf_picture_to_input(m, 0, 0, rgb, 4, 4, 12, (float *)(void *)odd, NULL, &err), &err, AGF_ERR_ARGUMENT, "misaligned"),
+      "an odd input: %s", err.message);
+  agf_session_destroy(s);
+  agf_model_close(m);
+  free(memory);
+  free(want);
+  free(both);
+  free(difference);
+  free(maps);
+  close_case(&f);
+}
+
 /* Every truncation is refused, and so is any changed byte; with an explanation that is not empty. */
 static void test_damaged_files(void) {
   char path[1024];
@@ -379,8 +457,10 @@ static void test_damaged_files(void) {
   FILE *f;
   long n, i;
   int accepted = 0, silent = 0;
+  agf_model_config mc;
   agf_error err;
   agf_model *m;
+  memset(&mc, 0, sizeof mc);
   snprintf(path, sizeof path, "%s/golden/squeeze_tiny/squeeze_tiny.agf", tests_folder());
   f = fopen(path, "rb");
   if (!f || fseek(f, 0, SEEK_END) || (n = ftell(f)) <= 0) exit(2);
@@ -410,6 +490,9 @@ static void test_damaged_files(void) {
   CHECK(refused(agf_model_open("no/such.agf", NULL, &m, &err), &err, AGF_ERR_IO, "no/such.agf"), "no such file: %s", err.message);
   snprintf(path, sizeof path, "%s/testing.h", tests_folder());
   CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_FORMAT, "not an .agf"), "not a model: %s", err.message);
+  mc.max_bytes = 100;
+  CHECK(refused(agf_model_open(path, &mc, &m, &err), &err, AGF_ERR_LIMIT, path) && strstr(err.message, "max_bytes 100"),
+        "a file beyond max_bytes: %s", err.message);
 }
 
 static void test_rendering(void) {
@@ -443,6 +526,7 @@ int main(void) {
   test_sizes();
   test_memory();
   test_run_errors();
+  test_callers_memory();
   test_damaged_files();
   test_rendering();
   return tests_end();
