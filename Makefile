@@ -57,9 +57,10 @@ test-full: build/test_golden
 	for n in vgg19 vgg16_bn resnet50 resnet18; do build/venv/bin/python tests/make_golden.py --full $$n --out build/full && echo $$n; done >build/full/cases.txt
 	build/test_golden --full build/full
 
-# PyTorch, and what the battery of experiments needs, into the tests' environment: then nothing in Python is skipped.
+# PyTorch, what the battery of experiments needs, and a compiler for Windows and macOS into the tests' environment: then nothing in
+# Python is skipped.
 torch:
-	sh tests/environment.sh torch eval
+	sh tests/environment.sh torch eval zig
 
 # How fast it is here: kernels, stages, whole programs, and beside its peers where they are installed.
 bench: build/agf build/libagf.so build/check_kernels

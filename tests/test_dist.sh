@@ -1,6 +1,7 @@
 #!/bin/sh
 # The drop-in pair, alone in a folder: the same bytes every time, no warning from any compiler, standard or target at hand, only agf_
-# symbols, each switch of its own, and the golden cases through it. What is not installed is skipped aloud.
+# symbols, each switch of its own; then the suites of golden cases, kernels and hostile sizes on it, here and for other processors in an
+# emulator (tests/test_bits.sh has the bits). What is not installed is skipped aloud.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -51,21 +52,78 @@ strict='-Wall -Wextra -Wpedantic -Wconversion'
     [ $switch = AGF_NO_THREADS ] && nm -u agf.o | grep -q pthread && fail "$switch: pthread is still used"
     [ $switch = AGF_NO_FILE ] && nm -u agf.o | grep -qE ' (mmap|open)$' && fail "$switch: files are still used"
   done
-  zig=$(ls "$root"/build/venv/bin/python 2>/dev/null)
-  if [ "$zig" ] && "$zig" -m ziglang version >/dev/null 2>&1; then
-    for target in x86_64-windows-gnu aarch64-macos x86_64-macos aarch64-windows-gnu; do # compiled, not run
-      compiles "zig $target" "$zig" -m ziglang cc -target $target -std=c99 -Wall -Wextra -O2
+  zig=$root/build/venv/bin/python
+  if "$zig" -m ziglang version >/dev/null 2>&1; then
+    export ZIG_GLOBAL_CACHE_DIR="$root/build/zig" ZIG_LOCAL_CACHE_DIR="$root/build/zig"
+    for target in x86_64-windows-gnu aarch64-macos x86_64-macos; do # compiled, not run
+      compiles "zig $target" "$zig" -m ziglang cc -target $target -std=c99 $strict -O2
     done
   else
-    skip "Windows and macOS targets: the Python package ziglang is not in build/venv"
+    skip "Windows and macOS targets: ziglang is not in build/venv (sh tests/environment.sh zig)"
   fi
 }
 cc -O2 -c agf.c -o agf.o
 others=$(nm --defined-only -g agf.o | awk '{ print $3 }' | grep -v '^agf_')
 [ -z "$others" ] && ok || fail "symbols that do not begin with agf_: $others"
-cp "$root/tests/test_golden.c" "$root/tests/testing.h" .
-sed 's|"../agf.h"|"agf.h"|' test_golden.c >golden.c
-cc -std=c99 golden.c agf.o -o golden -lm -lpthread && AGF_TESTS="$root/tests" ./golden >golden.log && ok || fail "the golden cases through the pair: $(tail -n 3 golden.log)"
+
+# Beside the pair now the tests, which include ../agf.h or ../agf.c.
+mkdir tests
+cp "$root"/tests/*.[ch] tests
+export AGF_TESTS="$root/tests"
+
+# passes LABEL COMMAND...: its closing line says that nothing failed
+passes() {
+  label=$1
+  shift
+  if "$@" >log 2>&1; then
+    passed=$((passed + $(sed -n 's/^\([0-9]*\) passed, 0 failed.*/\1/p' log | tail -n 1)))
+  else
+    fail "$label through the pair: $(grep FAIL log | head -n 3) $(tail -n 1 log)"
+  fi
+}
+
+# Every op in few pixels: all golden cases take armv7's emulated processor and its fmaf in software minutes.
+few='corners conv_logits grouped_odd linear_middle long_strides'
+mkdir few
+for name in $few; do
+  ln -s "$root"/tests/golden*/$name few/
+  echo $name >>few/cases.txt
+done
+
+# suites TARGET COMPILER RUNNER CASES: golden cases and hostile sizes, and where there are kernels besides the portable ones, those
+suites() {
+  target=$1 compiler=$2 runner=$3 cases=$4
+  if ! have "$compiler" || { [ "$runner" ] && ! have "$runner"; }; then
+    skip "suites for $target: $compiler or $runner is not installed"
+    return
+  fi
+  if [ "$compiler" = cc ]; then
+    cp agf.o $target.o
+  elif ! $compiler -std=c99 -O2 -c agf.c -o $target.o; then
+    fail "$target: does not compile"
+    return
+  fi
+  static=-static
+  [ "$runner" ] || static=
+  for test in test_golden test_hostile; do
+    $compiler -std=c99 $static tests/$test.c $target.o -o $target-$test -lm -lpthread || fail "$target: $test does not link"
+  done
+  # shellcheck disable=SC2086 # no runner, all cases: no word
+  {
+    passes "$target: golden cases" $runner ./$target-test_golden $cases
+    passes "$target: hostile sizes" $runner ./$target-test_hostile sizes
+    [ "$cases" ] && return # a processor without kernels of its own
+    for test in 'check_kernels --rounds 100' check_conv; do # make test has 400 rounds of the same text
+      name=${test%% *}
+      $compiler -std=c99 -O1 $static tests/$name.c -o $target-$name -lm -lpthread || fail "$target: $name does not compile"
+      passes "$target: $name" $runner ./$target-$test
+    done
+  }
+}
+suites "$(uname -m)" cc '' ''
+[ "$(uname -m)" = aarch64 ] || suites aarch64 aarch64-linux-gnu-gcc qemu-aarch64 ''
+suites armv7 arm-linux-gnueabihf-gcc qemu-arm few
+suites i686 i686-linux-gnu-gcc qemu-i386 few
 
 if [ $skipped -gt 0 ]; then echo "$passed passed, $failed failed, $skipped skipped"; else echo "$passed passed, $failed failed"; fi
 [ $failed -eq 0 ]
