@@ -52,8 +52,10 @@ else
 fi
 if command -v python3 >/dev/null; then
   AGF_DEMO=$PWD/tests/demo/demo.agf run test_cli python3 tests/test_cli.py
+  run test_hostile_cli python3 tests/test_hostile_cli.py
 else
   skip test_cli "python3 is not installed"
+  skip test_hostile_cli "python3 is not installed"
 fi
 if reason=$(sh tests/environment.sh); then
   for t in $PYTHON_TESTS; do run "$t" build/venv/bin/python tests/"$t".py; done

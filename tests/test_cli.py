@@ -362,10 +362,12 @@ def save(path, data):
 class Run:
     """One run: code, out and err (text)."""
 
-    def __init__(self, *args, limit=None, user=None, stdout=subprocess.PIPE, timeout=PATIENCE):
+    def __init__(self, *args, limit=None, memory=None, user=None, stdout=subprocess.PIPE, timeout=PATIENCE):
         def before():
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             if user is not None:
                 os.setuid(user)
 
