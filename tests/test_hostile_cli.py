@@ -85,7 +85,8 @@ def test_sizes_in_headers():
     line = b"\0" * 27
     bmp = bytearray(bmp_bytes(scene(9, 7)))
     cases = {}
-    for width, height in [(0, 7), (9, 0), (0, 0), (2**31 - 1, 1), (1, 2**31 - 1), (2**32 - 1, 2**32 - 1), (16385, 1), (16384, 16384)]:
+    most = 2**31 - 1
+    for width, height in [(0, 7), (9, 0), (0, 0), (most, 1), (1, most), (2**32 - 1, 2**32 - 1), (16385, 1), (16384, 16384)]:
         cases["%dx%d.png" % (width, height)] = png_of([line], width, height)
         cases["%dx%d.ppm" % (width, height)] = b"P6 %d %d 255\n" % (width, height) + line
         cases["%dx%d.npy" % (width, height)] = npy_bytes([0.0] * 27, (3, height, width))
@@ -232,7 +233,7 @@ def test_arguments():
         for value in ("", huge, lines, "%s%n%p"):
             refused("explain", "m.agf", "photo.png", option, value, "-o", "out.png")
     for option in ("-o", "--npy", "--logits"):
-        for value in ("", "x" * 300 + ".png", "x" * 5000 + ".png", "photo.png/out.png", "m.agf/", "/dev/null/x.png", "a/../b/c.png"):
+        for value in ("", "x" * 300 + ".png", "x" * 5000 + ".png", "photo.png/out.png", "m.agf/", "/dev/null/x.png", "a/../b.png"):
             refused("explain", "m.agf", "photo.png", option, value, says=option if not value else "")
     for args in (
         [],
@@ -270,8 +271,9 @@ def test_broken_pipes():
         read_png(os.path.join("out", name))
     os.mkfifo("pipe")
     for option in ("--npy", "-o"):
-        process = subprocess.Popen([AGF, "explain", "m.agf", "photo.png", option, "pipe", "--npy" if option == "-o" else "-o",
-                                    "file.npy" if option == "-o" else "file.png"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        other = ["--npy", "file.npy"] if option == "-o" else ["-o", "file.png"]
+        process = subprocess.Popen([AGF, "explain", "m.agf", "photo.png", option, "pipe", *other], stderr=subprocess.PIPE,
+                                   stdout=subprocess.DEVNULL)
         os.close(os.open("pipe", os.O_RDONLY))
         process.communicate(timeout=PATIENCE)
         check(not [name for name in os.listdir(".") if name.startswith(".agf")], "%s: a temporary file is left" % option)
