@@ -194,17 +194,18 @@ static void on_signal(int number) {
   interrupted = number;
 }
 
-/* SIGINT, SIGTERM and SIGHUP end the run in order, temporaries removed; a second one of the same kind ends it at once. A
- * signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file size limit is an error, not a death. */
+/* SIGINT, SIGTERM, SIGHUP and, when nobody reads stdout any more, SIGPIPE end the run in order, temporaries removed; a second
+ * one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file
+ * size limit is an error, not a death. */
 static void catch_signals(void) {
-  static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+  static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
   struct sigaction action, old;
   size_t i;
 
   for (i = 0; i < sizeof signals / sizeof *signals; i++) {
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;
-    action.sa_flags = (int)SA_RESETHAND;
+    action.sa_flags = signals[i] == SIGPIPE ? 0 : (int)SA_RESETHAND; /* each write to a closed pipe raises one */
     sigemptyset(&action.sa_mask);
     if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
       sigaction(signals[i], &action, NULL);
