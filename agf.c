@@ -2733,10 +2733,10 @@ static void agf_copy_channels(const float *from, ptrdiff_t fb, int c0, float *to
   }
 }
 
-/* Lanes beyond a tensor's last channel, in a row of an array [cb][..][16]. */
+/* Lanes beyond a tensor's last channel, in a row of an array [cb][..][16]; NULL: there is no array. */
 static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
   int p, from = channels % AGF_CB;
-  if (!from) return;
+  if (!from || !row) return;
   row += channels / AGF_CB * block;
   for (p = 0; p < n; p++) memset(row + p * AGF_CB + from, 0, (size_t)(AGF_CB - from) * sizeof(float));
 }
@@ -3823,7 +3823,7 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
   agf_clear_buffer(s, st->scale);
   if (bias && n->b >= 0) agf_load_vector(&m->weight[n->b], bias);
   if (st->kind == AGF_STEP_NORM) agf_load_vector(&m->weight[n->w], scale);
-  if (st->norm >= 0) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
+  if (st->norm >= 0 && bias && scale) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
     const agf_node *norm = &m->node[st->norm];
     agf_load_vector(&m->weight[norm->w], scale);
     for (i = 0; i < to->c; i++)
@@ -3894,6 +3894,7 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
                               agf_error *err) {
   agf_session *s = agf_session_at(memory, model);
   agf_status st;
+  *session = s;
   if (config) s->config = *config;
   if (!s->config.height) s->config.height = model->input.height;
   if (!s->config.width) s->config.width = model->input.width;
@@ -3914,7 +3915,6 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
   st = agf_choose_isa(s, err);
   if (st == AGF_OK) st = agf_plan(s, err);
   if (st == AGF_OK) st = agf_check_bytes(s, err);
-  *session = s;
   return st;
 }
 
@@ -5321,7 +5321,7 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   if (rh == AGF_HUGE_SIDE || rw == AGF_HUGE_SIDE)
     return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d would be resized beyond all bounds",
                     picture_width, picture_height, width, height);
-  channels = in->channels;
+  channels = in->channels == 1 ? 1 : 3;
 
   h.count = width;
   v.count = height;
