@@ -1412,8 +1412,10 @@ static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, 
 
 static agf_conv_shape agf_shape_of(const agf_axis *a) {
   if (a->k == 1) return AGF_SHAPE_1;
-  if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->pad - 2 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down) return AGF_SHAPE_ANY;
+  if ((a->k != 3 && a->k != 7) || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
+  if (a->pad - a->k + 1 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down)
+    return AGF_SHAPE_ANY;
+  if (a->k == 7) return a->up == 2 ? AGF_SHAPE_7_UP : AGF_SHAPE_ANY;
   return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
 }
 
@@ -1430,6 +1432,7 @@ typedef struct agf_conv_cut {
 static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *rows, const agf_axis *columns, int co) {
   agf_conv_cut c;
   c.shape = agf_shape_of(columns);
+  if (!s->k.conv[c.shape][kind][0].row) c.shape = AGF_SHAPE_ANY;
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
   c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));

@@ -64,16 +64,17 @@ typedef struct agf_conv_row {
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
 
-enum { AGF_MARGIN = 2 };
+enum { AGF_MARGIN = 3 };
 
-/* Kernel rows that have kernels of their own. The 3-tap shapes are undilated, and all that the walk over their windows touches is
- * outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
+/* Kernel rows that have kernels of their own. The 3- and 7-tap shapes are undilated, and all that the walk over their windows touches
+ * is outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
 typedef enum agf_conv_shape {
   AGF_SHAPE_ANY,
   AGF_SHAPE_1,
   AGF_SHAPE_3,      /* down = up = 1 */
   AGF_SHAPE_3_DOWN, /* down = 2 */
   AGF_SHAPE_3_UP,   /* up = 2 */
+  AGF_SHAPE_7_UP,   /* up = 2; only for the kinds and instruction sets that need it */
   AGF_SHAPES
 } agf_conv_shape;
 

@@ -399,13 +399,16 @@ static void setup_conv(operands *o) {
   size_t masks;
   agf_axis a;
   do {
-    up = o->shape == AGF_SHAPE_3_UP || (o->shape != AGF_SHAPE_3_DOWN && rnd_below(2));
+    up = o->shape == AGF_SHAPE_3_UP || o->shape == AGF_SHAPE_7_UP || (o->shape != AGF_SHAPE_3_DOWN && rnd_below(2));
     stride = o->shape == AGF_SHAPE_3 ? 1 : o->shape >= AGF_SHAPE_3_DOWN ? 2 : benching ? 1 : rnd_from(1, 3);
     r->down = up ? 1 : stride;
     r->up = up ? stride : 1;
     r->w_in = benching ? 56 : rnd_from(1, 20);
     r->w_out = benching ? r->w_in * r->up / r->down : rnd_from(1, 40);
-    r->kw = o->shape == AGF_SHAPE_1 ? 1 : o->shape == AGF_SHAPE_ANY ? benching ? 5 : rnd_from(1, 7) : 3;
+    r->kw = o->shape == AGF_SHAPE_ANY    ? benching ? 5 : rnd_from(1, 7)
+               : o->shape == AGF_SHAPE_1 ? 1
+            : o->shape == AGF_SHAPE_7_UP ? 7
+                                         : 3;
     r->dilation = o->shape == AGF_SHAPE_ANY && !benching ? rnd_from(1, 3) : 1;
     r->pad = benching ? r->kw / 2 : rnd_from(-3, 8);
     a.k = r->kw, a.down = r->down, a.up = r->up, a.dilation = r->dilation, a.pad = r->pad, a.in = r->w_in, a.out = r->w_out;
@@ -577,7 +580,7 @@ enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KIN
 /* The tests of a table: those listed, and one for each convolution that it has. */
 static int tests_of(const agf_kernels *k, kernel_test *tests) {
   static const char *const kinds[] = {"W", "D", "A", "FWD", "FLAT", "TRIPLE", "APAIR"};
-  static const char *const shapes[] = {"any", "1", "3", "3down", "3up"};
+  static const char *const shapes[] = {"any", "1", "3", "3down", "3up", "7up"};
   int n = LISTED, shape, kind, size;
   memcpy(tests, listed, sizeof listed);
   for (kind = 0; kind < AGF_RHS_KINDS; kind++) {
