@@ -183,6 +183,10 @@ typedef struct agf_kernels {
   /* Whether all n numbers are finite. */
   int (*finite)(const float *w, size_t n);
   int (*finite_half)(const uint16_t *h, size_t n);
+  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n finite numbers, + 0. */
+  void (*range)(const float *x, size_t n, float *lo, float *hi);
+  /* The mask of each pixel's nonzeros. */
+  void (*nonzeros)(const float *x, int n, uint16_t *mask);
 
   /* y = act(scale ? fmaf(acc, scale, bias) : acc + bias); mask of y. acc is read `as` floats apart. Returns nonzero if a value
    * before the activation is not finite. act: RELU is x <= 0 ? +0 : x, RELU6 also x > 6 ? 6 : x. */

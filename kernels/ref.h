@@ -260,6 +260,26 @@ static int agf_finite_half__ref(const uint16_t *h, size_t n) {
   return !bad;
 }
 
+static void agf_range__ref(const float *x, size_t n, float *lo, float *hi) {
+  float l = *lo, h = *hi;
+  size_t i;
+  for (i = 0; i < n; i++) {
+    l = x[i] < l ? x[i] : l;
+    h = x[i] > h ? x[i] : h;
+  }
+  *lo = l + 0.0f;
+  *hi = h + 0.0f;
+}
+
+static void agf_nonzeros__ref(const float *x, int n, uint16_t *mask) {
+  int p, l;
+  for (p = 0; p < n; p++, x += AGF_CB) {
+    unsigned m = 0;
+    for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[l] != 0) << l;
+    mask[p] = (uint16_t)m;
+  }
+}
+
 /* ---- Epilogues ---- */
 
 static inline float agf_act_apply(float v, agf_act act) {
@@ -606,6 +626,8 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->crc32 = agf_crc32__ref;
   k->finite = agf_finite_all__ref;
   k->finite_half = agf_finite_half__ref;
+  k->range = agf_range__ref;
+  k->nonzeros = agf_nonzeros__ref;
   k->store_y = agf_store_y__ref;
   k->store = agf_store__ref;
   k->store_c = agf_store_c__ref;

@@ -171,6 +171,12 @@ static void setup_finite(operands *o) {
   }
 }
 static void call_finite(const agf_kernels *k, operands *o) { o->result = k->finite(o->f[0], o->count); }
+static void setup_range(operands *o) {
+  o->count = numbers();
+  o->f[0] = in_floats(o->count, FINITE);
+  o->f[1] = in_floats(2, FINITE);
+}
+static void call_range(const agf_kernels *k, operands *o) { k->range(o->f[0], o->count, o->f[1], o->f[1] + 1); }
 static void call_finite_half(const agf_kernels *k, operands *o) { o->result = k->finite_half(o->m, o->count); }
 
 static void setup_transpose(operands *o) {
@@ -274,6 +280,12 @@ static void setup_add(operands *o) {
   o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
 }
 static void call_add(const agf_kernels *k, operands *o) { o->result = k->add(o->f[0], o->f[1], o->act, o->n, o->f[2], o->m) != 0; }
+
+static void setup_nonzeros(operands *o) {
+  setup_rows(o);
+  o->m = out_masks((size_t)o->n);
+}
+static void call_nonzeros(const agf_kernels *k, operands *o) { k->nonzeros(o->f[0], o->n, o->m); }
 
 /* Pools: windows of up to 4 x 4 in any place, overlapping or not. */
 static void setup_pool(operands *o) {
@@ -559,6 +571,7 @@ typedef struct kernel_test {
 static const kernel_test listed[] = {
     TEST(widen, setup_widen),         TEST(crc32, setup_bytes),
     TEST(finite, setup_finite),       TEST(finite_half, setup_finite),
+    TEST(range, setup_range),         TEST(nonzeros, setup_nonzeros),
     TEST(transpose, setup_transpose), TEST(store_y, setup_store_y),
     TEST(store, setup_store),         TEST(store_c, setup_store_c),
     TEST(store_z, setup_store_z),     TEST(store_box, setup_store_box),
