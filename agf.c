@@ -2188,9 +2188,10 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int
   return count * 256 >= (uint64_t)n * (uint64_t)j->ci * (uint64_t)s->k.dense_from;
 }
 
-/* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0. */
-static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
-                              float *panel) {
+/* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0, +0
+ * or, if `fresh`, not set yet. */
+static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int fresh,
+                              float *acc, float *panel) {
   const agf_conv_entry *entries = s->k.conv[j->cut.shape][j->kind];
   int full = j->ci / AGF_CB, kw = j->columns.k, b, kr, r, l, blocks;
   agf_conv_row q;
@@ -2209,6 +2210,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   for (b = 0; b * AGF_CB < j->ci; b += blocks) {
     blocks = b < full ? agf_imin(j->cut.blocks, full - b) : 1;
     q.blocks = blocks;
+    q.fresh = fresh && !b;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
       int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
@@ -2234,7 +2236,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   }
 }
 
-/* The same over every element; forward only. */
+/* The same over every element; forward only, and every accumulator is set. */
 static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
                            float *panel) {
   const agf_node *n = &s->model->node[j->step->node];
@@ -2256,6 +2258,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
     blocks = b < full ? agf_imin(most, full - b) : 1;
     q.blocks = blocks;
     q.lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
+    q.fresh = !b;
     for (l = 0; l < outputs; l += AGF_OCG) {
       size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG;
       at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
@@ -2280,6 +2283,11 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   }
 }
 
+/* Whether one tap reaches every output along an axis. */
+static inline int agf_reaches_all(const agf_axis *a) {
+  return a->k == 1 && a->up == 1 && a->pad == 0 && (int64_t)(a->out - 1) * a->down < a->in;
+}
+
 static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
   int first = index / j->tiles * j->cut.group, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
@@ -2287,11 +2295,12 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
   ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
   float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->ho) * 4));
-  memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
-  if (agf_is_dense(s, j, r0, rows))
+  int dense = agf_is_dense(s, j, r0, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
+  if (!dense && !fresh) memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
+  if (dense)
     agf_conv_dense(s, j, first, outputs, r0, rows, acc, panel);
   else
-    agf_conv_skipping(s, j, first, outputs, r0, rows, acc, panel);
+    agf_conv_skipping(s, j, first, outputs, r0, rows, fresh, acc, panel);
   for (block = 0; block * AGF_CB < outputs; block++)
     for (r = 0; r < rows; r++)
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);

@@ -188,8 +188,10 @@ typedef void agf_conv_side__neon(const agf_conv_row *r, const float *x, const fl
 AGF_NEON_FN void agf_dense_6x16__neon(const agf_dense_row *r, int o, int at, int magnitude) {
   const ptrdiff_t xo = r->xo, lane = (ptrdiff_t)r->kw * AGF_OCG;
   float *acc = r->acc + o * r->ap + at;
-  agf_v16 y0 = agf_load16__neon(acc), y1 = agf_load16__neon(acc + r->ap), y2 = agf_load16__neon(acc + 2 * r->ap);
-  agf_v16 y3 = agf_load16__neon(acc + 3 * r->ap), y4 = agf_load16__neon(acc + 4 * r->ap), y5 = agf_load16__neon(acc + 5 * r->ap);
+  const float zeros[AGF_CB] = {0}, *from = r->fresh ? zeros : acc;
+  const ptrdiff_t ap = r->fresh ? 0 : r->ap;
+  agf_v16 y0 = agf_load16__neon(from), y1 = agf_load16__neon(from + ap), y2 = agf_load16__neon(from + 2 * ap);
+  agf_v16 y3 = agf_load16__neon(from + 3 * ap), y4 = agf_load16__neon(from + 4 * ap), y5 = agf_load16__neon(from + 5 * ap);
   int b, k, t, i;
   for (b = 0; b < r->blocks; b++)
     for (k = 0; k < r->kh; k++)
@@ -225,8 +227,9 @@ AGF_NEON_FN void agf_dense_6x16__neon(const agf_dense_row *r, int o, int at, int
 /* All 32 outputs of pixel o: what six do not divide. */
 AGF_NEON_FN void agf_dense_1x32__neon(const agf_dense_row *r, int o, int magnitude) {
   const ptrdiff_t lane = (ptrdiff_t)r->kw * AGF_OCG;
+  const float zeros[AGF_OCG] = {0};
   float *acc = r->acc + o * r->ap;
-  agf_v32 y = agf_load32__neon(acc);
+  agf_v32 y = agf_load32__neon(r->fresh ? zeros : acc);
   int b, k, t, i;
   for (b = 0; b < r->blocks; b++)
     for (k = 0; k < r->kh; k++)

@@ -61,6 +61,7 @@ typedef struct agf_conv_row {
   float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side are scratch */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
+  int fresh; /* one tap that reaches every output: the accumulators are not read but begin at +0 */
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
 
@@ -99,6 +100,7 @@ typedef struct agf_dense_row {
   float *acc;
   ptrdiff_t ap;             /* floats from output pixel to output pixel */
   int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n outputs */
+  int fresh;                    /* the accumulators are not read but begin at +0 */
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
 

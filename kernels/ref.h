@@ -114,6 +114,8 @@ static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
 static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int outputs) {
   const agf_rhs_form f = agf_rhs_get(kind);
   int b, p, t, i, j, l;
+  for (p = 0; r->fresh && p < r->w_out; p++)
+    for (j = 0; j < f.n; j++) memset(r->acc + p * r->ap + j * r->ar, 0, (size_t)outputs * sizeof(float));
   for (b = 0; b < r->blocks; b++)
     for (p = 0; p < r->w_in; p++) {
       const float *x = r->x + b * r->xb + p * r->xp;
@@ -139,7 +141,8 @@ static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int ou
 
 static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
   int o, b, k, t, i, l;
-  for (o = 0; o < r->n; o++)
+  for (o = 0; o < r->n; o++) {
+    if (r->fresh) memset(r->acc + o * r->ap, 0, AGF_OCG * sizeof(float));
     for (b = 0; b < r->blocks; b++)
       for (k = 0; k < r->kh; k++)
         for (t = 0; t < r->kw; t++)
@@ -149,6 +152,7 @@ static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
             for (l = 0; l < AGF_OCG; l++)
               acc[l] = magnitude ? agf_fmaf(fabsf(x), fabsf(w[l]), acc[l]) : agf_fmaf(x, w[l], acc[l]);
           }
+  }
 }
 
 static void agf_dense_w__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 0); }

@@ -445,7 +445,9 @@ static void setup_conv(operands *o) {
   for (i = 0; i < (int)masks; i++)
     for (o->m[i] = 0, l = 0; l < AGF_CB; l++) o->m[i] |= (uint16_t)((unsigned)(rnd_from(1, 16) <= density) << l);
   r->mask = o->m;
-  o->f[2] = in_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)), FINITE);
+  r->fresh = o->shape == AGF_SHAPE_1 && agf_reaches_all(&a) && rnd_below(2);
+  o->f[2] = r->fresh ? out_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)))
+                     : in_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)), FINITE);
   r->acc = o->f[2] + AGF_MARGIN * r->ap;
   if (o->shape != AGF_SHAPE_3_UP) o->flops = 2.0 * AGF_CB * r->kw * agf_imin(r->w_out, r->w_in) * r->blocks * outputs * out;
 }
@@ -493,7 +495,8 @@ static void setup_dense(operands *o) {
   r->ap = AGF_OCG + AGF_CB * rnd_below(2);
   r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
   r->w = in_floats((size_t)(r->wb * r->blocks), FINITE);
-  r->acc = in_floats((size_t)(r->ap * r->n), FINITE);
+  r->fresh = rnd_below(2);
+  r->acc = r->fresh ? out_floats((size_t)(r->ap * r->n)) : in_floats((size_t)(r->ap * r->n), FINITE);
   o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * AGF_OCG;
 }
 static void call_dense_w(const agf_kernels *k, operands *o) { k->dense_w(&o->dense); }
