@@ -2170,8 +2170,9 @@ static inline unsigned agf_popcount64(uint64_t v) {
   return (unsigned)(v * UINT64_C(0x0101010101010101) >> 56);
 }
 
-/* Whether the rows of a forward convolution that output rows [r0, r0 + rows) read hold so many nonzeros that skipping zeros does not pay. */
-static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int rows) {
+/* Whether the rows of a forward convolution that `outputs` channels of output rows [r0, r0 + rows) read hold so many nonzeros that skipping
+ * zeros does not pay. */
+static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs, int r0, int rows) {
   int h0 = agf_imax(r0 * j->rows.down - j->rows.pad, 0), b;
   int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
   size_t n = h1 > h0 ? (size_t)(h1 - h0) * (size_t)j->wi : 0, i;
@@ -2185,7 +2186,8 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int
     }
     for (; i < n; i++) count += agf_popcount64(m[i]);
   }
-  return count * 256 >= (uint64_t)n * (uint64_t)j->ci * (uint64_t)s->k.dense_from;
+  for (i = 0; i + 1 < AGF_CONV_SIZES && AGF_CB << (i + 1) <= outputs; i++) continue;
+  return count * 100 >= (uint64_t)n * (uint64_t)j->ci * s->k.dense_from[j->cut.shape][j->kind == AGF_RHS_FWD ? 2 : j->kind][i];
 }
 
 /* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0, +0
@@ -2295,7 +2297,7 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
   ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
   float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->ho) * 4));
-  int dense = agf_is_dense(s, j, r0, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
+  int dense = agf_is_dense(s, j, outputs, r0, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
   if (!dense && !fresh) memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
   if (dense)
     agf_conv_dense(s, j, first, outputs, r0, rows, acc, panel);

@@ -166,10 +166,11 @@ typedef struct agf_kernels {
   const char *isa;
 
   agf_conv_entry conv[AGF_SHAPES][AGF_RHS_KINDS][AGF_CONV_SIZES];
-  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken.
-   * */
+  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the percentage of nonzeros from which on they are taken, for kinds W, D
+   * and FWD, by the outputs of the first call: 16, 32, ... 256. Skipping W x for few outputs makes few chains of additions, which
+   * wait for each other. */
   agf_dense_row_fn *dense_w, *dense_d;
-  int dense_from;
+  unsigned char dense_from[AGF_SHAPES][3][AGF_CONV_SIZES];
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
   /* acc[l] = the chain from acc[l] on over k < rows, ascending, of fmaf(value, f(w[k * ws + l])), l < lanes (16 or 32).

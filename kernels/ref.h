@@ -623,7 +623,7 @@ static void agf_kernels_ref(agf_kernels *k) {
 #undef AGF_REF_ENTRY
   k->dense_w = agf_dense_w__ref;
   k->dense_d = agf_dense_d__ref;
-  k->dense_from = 205;
+  memset(k->dense_from, 80, sizeof k->dense_from);
   k->border = agf_border__ref;
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
