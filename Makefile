@@ -34,7 +34,8 @@ build/libagf.so: build/agf.o
 build/libagf.a: build/agf.o
 	$(AR) rcs $@ build/agf.o
 
-build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h
+build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h tests/ledger.h
+build/test_api: tests/ledger.h
 
 build/test_%: tests/test_%.c tests/testing.h build/agf.o
 	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
@@ -92,7 +93,7 @@ SANITIZED = $(CLANG) -std=c99 -Wall -Wextra -O1 -g -fno-omit-frame-pointer
 build/%-asan: SANITIZE = -fsanitize=address -DAGF_NO_SIMD
 build/%-ubsan: SANITIZE = -fsanitize=undefined -fno-sanitize-recover=undefined -DAGF_NO_SIMD
 build/%-tsan: SANITIZE = -fsanitize=thread -DAGF_NO_SIMD
-build/%-asan build/%-ubsan build/%-tsan: tests/%.c tests/testing.h tests/tiny.h tests/exercise.h $(ENGINE) | build
+build/%-asan build/%-ubsan build/%-tsan: tests/%.c tests/testing.h tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
 	$(SANITIZED) $(SANITIZE) $< agf.c -o $@ $(LDLIBS)
 
 asan: $(CHECKED:%=build/%-asan)
@@ -118,7 +119,7 @@ build/soak: tests/soak.c tests/testing.h tests/tiny.h build/agf.o
 # Coverage-guided fuzzing of model files with ASan and UBSan: libFuzzer, 10 minutes unless FUZZ_SECONDS says otherwise. What it finds is
 # in build/fuzz. `make coverage` then prints the line coverage of what reads, infers and plans.
 FUZZ_SECONDS ?= 600
-build/fuzz_model: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h $(ENGINE) | build
+build/fuzz_model: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
 	$(SANITIZED) -DAGF_NO_SIMD -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< agf.c -o $@ $(LDLIBS)
 
 fuzz: build/fuzz_model
@@ -135,7 +136,7 @@ fuzz-pictures: build/fuzz_picture
 	build/fuzz_picture -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=1500 -timeout=20 -artifact_prefix=build/fuzz/ \
 	  build/pictures tests/demo
 
-build/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h $(ENGINE) | build
+build/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
 	$(SANITIZED) -DAGF_NO_SIMD -DFUZZ_REPLAY -fprofile-instr-generate -fcoverage-mapping $< agf.c -o $@ $(LDLIBS)
 
 coverage: build/fuzz_replay

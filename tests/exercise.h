@@ -4,34 +4,10 @@
 #define AGF_EXERCISE_H
 
 #include "tiny.h"
+#include "ledger.h"
 #include <math.h>
 
 enum { EXERCISE_MAX_BYTES = 8 << 20 };
-
-/* What a model took, and the most it held at once. */
-typedef struct exercise_ledger {
-  size_t live, most;
-  long blocks, calls;
-  long fail_at; /* this call gives NULL; 0: none */
-} exercise_ledger;
-
-static inline void *exercise_alloc(void *ctx, size_t bytes) {
-  exercise_ledger *l = (exercise_ledger *)ctx;
-  void *p = NULL;
-  if (++l->calls == l->fail_at || posix_memalign(&p, 64, bytes + 1)) return NULL;
-  l->live += bytes;
-  l->blocks++;
-  if (l->live > l->most) l->most = l->live;
-  return p;
-}
-
-static inline void exercise_free(void *ctx, void *p, size_t bytes) {
-  exercise_ledger *l = (exercise_ledger *)ctx;
-  if (!p) return;
-  l->live -= bytes;
-  l->blocks--;
-  free(p);
-}
 
 /* What a caller could have been promised and did not get; each is a failure. */
 typedef struct exercise_report {
@@ -39,7 +15,7 @@ typedef struct exercise_report {
   const char *broken; /* NULL: every promise was kept */
 } exercise_report;
 
-static inline void exercise_session(const agf_model *model, exercise_ledger *l, agf_session_config *c, unsigned flags, double limit,
+static inline void exercise_session(const agf_model *model, ledger *l, agf_session_config *c, unsigned flags, double limit,
                                     exercise_report *r) {
   agf_session *s = NULL;
   agf_error err;
@@ -116,7 +92,7 @@ static inline void exercise_observer(void *ctx, const agf_observation *o) {
  * bits 12 to 15 one more method. */
 static inline exercise_report exercise(const unsigned char *data, size_t bytes, unsigned flags, double limit) {
   static const uint8_t photo[5 * 4 * 3] = {1, 200, 30, 90, 255};
-  exercise_ledger l;
+  ledger l;
   agf_allocator a;
   agf_model_config mc;
   agf_session_config c;
@@ -128,11 +104,8 @@ static inline exercise_report exercise(const unsigned char *data, size_t bytes, 
   float sink = 0;
   int i, j, inputs = 0;
   memset(&r, 0, sizeof r);
-  memset(&l, 0, sizeof l);
   memset(&c, 0, sizeof c);
-  a.alloc = exercise_alloc;
-  a.free = exercise_free;
-  a.ctx = &l;
+  a = ledger_allocator(&l);
   mc.allocator = &a;
   mc.max_bytes = 0;
   if (agf_model_open_memory(data, bytes, &mc, &model, &err) != AGF_OK) {

@@ -3,6 +3,7 @@
 
 #include "testing.h"
 #include "../agf.h"
+#include "ledger.h"
 #include <fenv.h>
 
 typedef struct fixture {
@@ -231,29 +232,6 @@ static void test_sizes(void) {
   free(map);
 }
 
-typedef struct ledger {
-  long live, calls;
-  size_t bytes;
-  long fail_at; /* this call gives NULL; 0: none */
-} ledger;
-
-static void *ledger_alloc(void *ctx, size_t bytes) {
-  ledger *l = (ledger *)ctx;
-  void *p = NULL;
-  if (++l->calls == l->fail_at || posix_memalign(&p, 64, bytes + 1)) return NULL;
-  l->live++;
-  l->bytes += bytes;
-  return p;
-}
-
-static void ledger_free(void *ctx, void *p, size_t bytes) {
-  ledger *l = (ledger *)ctx;
-  if (!p) return;
-  l->live--;
-  l->bytes -= bytes;
-  free(p);
-}
-
 /* Nothing is allocated while running and explaining, nothing leaks, and every allocation may fail. */
 static void test_memory(void) {
   fixture f = open_case("squeeze_tiny");
@@ -273,9 +251,7 @@ static void test_memory(void) {
   long calls, fail;
   memset(&q, 0, sizeof q);
   q.count = 1;
-  a.alloc = ledger_alloc;
-  a.free = ledger_free;
-  a.ctx = &l;
+  a = ledger_allocator(&l);
   memset(&mc, 0, sizeof mc);
   mc.allocator = &a;
   memset(&c, 0, sizeof c);
@@ -290,8 +266,8 @@ static void test_memory(void) {
     if (st == AGF_OK) {
       l.fail_at = 0;
       agf_session_bytes(model, &c, &bytes, &err);
-      CHECK(l.bytes >= bytes && l.bytes < bytes + 65536, "announced %lu bytes, taken %lu", (unsigned long)bytes,
-            (unsigned long)l.bytes);
+      CHECK(l.live >= bytes && l.live < bytes + 65536, "announced %lu bytes, taken %lu", (unsigned long)bytes,
+            (unsigned long)l.live);
       calls = l.calls;
       CHECK(agf_run(s, f.x, 0, &err) == AGF_OK && agf_explain(s, &q, map, &err) == AGF_OK, "%s", err.message);
       CHECK(l.calls == calls, "%ld allocations while running and explaining", l.calls - calls);
@@ -300,7 +276,7 @@ static void test_memory(void) {
     }
     agf_session_destroy(s);
     agf_model_close(model);
-    CHECK(l.live == 0 && l.bytes == 0, "%ld blocks leak after allocation %ld failed", l.live, fail);
+    CHECK(l.blocks == 0 && l.live == 0, "%ld blocks leak after allocation %ld failed", l.blocks, fail);
   }
   CHECK(st == AGF_OK && fail > 3, "opening and creating never succeeded");
 

@@ -9,6 +9,7 @@ that every value in them is known.
 """
 
 import glob
+import importlib
 import json
 import math
 import os
@@ -34,6 +35,17 @@ PATIENCE = 120  # seconds; nothing here takes more than a few, even on a Pi
 
 class Skip(Exception):
     """Raised by a test that this machine cannot run."""
+
+
+def needs(*modules):
+    """End the test program with a skip, said aloud, where one of these modules cannot be imported."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as missing:
+            print("SKIP %s: %s" % (os.path.basename(sys.argv[0])[:-3], missing))
+            print("0 passed, 0 failed, 1 skipped")
+            sys.exit(0)
 
 
 def check(condition, message):

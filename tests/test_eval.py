@@ -20,20 +20,13 @@ import tempfile
 import time
 import warnings
 
-from test_cli import ROOT, Skip, check, run_tests
+from test_cli import ROOT, Skip, check, needs, run_tests
 
-try:
-    import matplotlib  # noqa: F401
-    import numpy as np
-    import scipy.ndimage
-    import scipy.stats
-    import sklearn.metrics  # noqa: F401
-    import tqdm  # noqa: F401
-    from PIL import Image
-except ImportError as missing:
-    print(f"SKIP test_eval: {missing}")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+needs("matplotlib", "numpy", "PIL.Image", "scipy", "sklearn", "tqdm")
+import numpy as np  # noqa: E402
+import scipy.ndimage  # noqa: E402
+import scipy.stats  # noqa: E402
+from PIL import Image  # noqa: E402
 
 TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)

@@ -282,17 +282,6 @@ static void test_planning_time(void) {
   free(b.edge);
 }
 
-static void *small_alloc(void *ctx, size_t bytes) {
-  void *p = NULL;
-  return bytes > *(size_t *)ctx || posix_memalign(&p, 64, bytes) ? NULL : p;
-}
-
-static void small_free(void *ctx, void *p, size_t bytes) {
-  (void)ctx;
-  (void)bytes;
-  free(p);
-}
-
 /* A session of height x width pixels that needs at least `least` bytes: the need is told, or refused by name where size_t cannot
  * count it, and never are fewer bytes asked for. */
 static void check_need(const agf_model *model, int height, int width, double least, const char *what) {
@@ -303,15 +292,15 @@ static void check_need(const agf_model *model, int height, int width, double lea
   agf_allocator a;
   agf_error err;
   agf_status st;
-  size_t bytes = 1, cap = 32 << 20; /* more than the tables of a plan take */
+  size_t bytes = 1;
+  ledger l;
   double told;
   memset(&c, 0, sizeof c);
   c.height = height;
   c.width = width;
   c.threads = 1;
-  a.alloc = small_alloc;
-  a.free = small_free;
-  a.ctx = &cap;
+  a = ledger_allocator(&l);
+  l.largest = 32 << 20; /* more than the tables of a plan take */
   c.allocator = &a;
   st = agf_session_bytes(model, &c, &bytes, &err);
   told = st == AGF_OK ? (double)bytes : !strncmp(err.message, word, strlen(word)) ? strtod(err.message + strlen(word), NULL) : 0;
@@ -378,7 +367,7 @@ static void test_failing_allocations(void) {
     long fail;
     agf_status st = AGF_ERR_MEMORY;
     for (fail = 1; st == AGF_ERR_MEMORY && fail < 100; fail++) {
-      exercise_ledger l;
+      ledger l;
       agf_allocator a;
       agf_model_config mc;
       agf_session_config c;
@@ -386,12 +375,9 @@ static void test_failing_allocations(void) {
       agf_session *s = NULL;
       agf_layer layer;
       agf_error err;
-      memset(&l, 0, sizeof l);
+      a = ledger_allocator(&l);
       memset(&mc, 0, sizeof mc);
       memset(&c, 0, sizeof c);
-      a.alloc = exercise_alloc;
-      a.free = exercise_free;
-      a.ctx = &l;
       mc.allocator = &a;
       c.allocator = &a;
       c.threads = 2;
@@ -414,18 +400,6 @@ static void test_failing_allocations(void) {
   free(data);
 }
 
-static void *no_alloc(void *ctx, size_t bytes) {
-  (void)bytes;
-  ++*(int *)ctx;
-  return NULL;
-}
-
-static void no_free(void *ctx, void *p, size_t bytes) {
-  (void)ctx;
-  (void)p;
-  (void)bytes;
-}
-
 /* A caller that hands in the memory needs no heap. */
 static void test_no_heap(void) {
   size_t bytes, n = 0;
@@ -436,19 +410,17 @@ static void test_no_heap(void) {
   agf_allocator none;
   agf_error err;
   void *memory;
-  int asked = 0;
+  ledger l;
   memset(&c, 0, sizeof c);
   c.threads = 1;
-  none.alloc = no_alloc;
-  none.free = no_free;
-  none.ctx = &asked;
+  none = ledger_allocator(&l);
   CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK && agf_session_bytes(m, &c, &n, &err) == AGF_OK, "%s",
         err.message);
   if (posix_memalign(&memory, 64, n)) exit(2);
   c.allocator = &none;
   c.memory = memory;
   c.memory_bytes = n;
-  CHECK(agf_session_create(m, &c, &s, &err) == AGF_OK && !asked, "in the caller's memory, without a heap: %s", err.message);
+  CHECK(agf_session_create(m, &c, &s, &err) == AGF_OK && !l.calls, "in the caller's memory, without a heap: %s", err.message);
   agf_session_destroy(s);
   c.memory_bytes = n - 1;
   CHECK(refused(agf_session_create(m, &c, &s, &err), &err, AGF_ERR_MEMORY, "needs") && !s, "a byte too little: %s", err.message);

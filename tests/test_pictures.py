@@ -13,14 +13,11 @@ import glob
 import os
 import sys
 
-from test_cli import AGF, ROOT, Skip, check, good, run_tests, write_model
+from test_cli import AGF, ROOT, Skip, check, good, needs, run_tests, write_model
 
-try:
-    import numpy as np
-    from PIL import Image, ImageOps
-except ImportError as missing:
-    np = None
-    reason = missing
+needs("numpy", "PIL.Image")
+import numpy as np  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 LIBRARY = os.path.abspath(os.environ.get("AGF_LIBRARY", os.path.join(ROOT, "build", "libagf.so")))
 REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
@@ -209,10 +206,6 @@ def test_normalisation():
 
 
 if __name__ == "__main__":
-    if np is None:
-        print("SKIP test_pictures: %s" % reason)
-        print("0 passed, 0 failed, 1 skipped")
-        sys.exit(0)
     for path in (AGF, LIBRARY):
         if not os.path.exists(path):
             print("FAIL: %s is not built" % path)

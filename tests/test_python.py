@@ -18,15 +18,11 @@ import sys
 import threading
 import time
 
-from test_cli import ROOT, Skip, check, run_tests
+from test_cli import ROOT, Skip, check, needs, run_tests
 
-try:
-    import numpy as np
-    from PIL import Image
-except ImportError as missing:
-    print(f"SKIP test_python: {missing}")
-    print("0 passed, 0 failed, 1 skipped")
-    sys.exit(0)
+needs("numpy", "PIL.Image")
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
