@@ -4026,7 +4026,7 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
     memory = (unsigned char *)a.alloc(a.ctx, bytes);
     if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a session of %llu bytes", (unsigned long long)bytes);
     st = agf_prepare(memory, model, config, &s, err);
-    if (st == AGF_OK && s->bytes > bytes) st = agf_fail(err, AGF_ERR_STATE, "cores were added while the session was planned");
+    if (st == AGF_OK && s->bytes > bytes) st = agf_fail(err, AGF_ERR_MEMORY, "cores were added while the session was planned");
     s->bytes = bytes;
   }
   s->owns_memory = !(config && config->memory);

@@ -55,7 +55,7 @@ typedef enum agf_status {
   AGF_ERR_UNSUPPORTED, /* valid, but outside what the method can explain (a last layer without a seed, one class) */
   AGF_ERR_SHAPE,       /* an input size that the network cannot take */
   AGF_ERR_MEMORY,      /* the allocator gave NULL, or the caller's memory is too small */
-  AGF_ERR_LIMIT,       /* more than max_bytes, or a count beyond the engine's caps */
+  AGF_ERR_LIMIT,       /* more than max_bytes or the address space, or a count beyond the engine's caps */
   AGF_ERR_NUMERIC,     /* a non-finite activation, or a map without support (all zeros before normalisation) */
   AGF_ERR_STATE,       /* called in the wrong order (agf_explain before agf_run) */
   AGF_ERR_CANCELLED,   /* the progress callback asked to stop */
