@@ -2155,8 +2155,15 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
-/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. */
-static void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
+#if defined(__GNUC__)
+#define AGF_PREFETCHES static inline __attribute__((always_inline))
+#else
+#define AGF_PREFETCHES static inline
+#endif
+
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. Inline, because
+ * gcc may drop calls of a function that does nothing but prefetch. */
+AGF_PREFETCHES void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
 #if defined(__GNUC__)
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
@@ -2229,7 +2236,7 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs
 static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int fresh,
                               float *acc, float *panel) {
   const agf_conv_entry *entries = s->k.conv[j->cut.shape][j->kind];
-  int full = j->ci / AGF_CB, kw = j->columns.k, b, kr, r, l, blocks;
+  int full = j->ci / AGF_CB, in_blocks = agf_ceil_div(j->ci, AGF_CB), kw = j->columns.k, b, kr, r, l, blocks;
   agf_conv_row q;
   q.xp = j->xp;
   q.xb = j->xb;
@@ -2249,11 +2256,12 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.fresh = fresh && !b;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
-      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
+      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks, group = first; /* what comes after this */
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
-      if (next * AGF_CB < j->ci && j->co <= j->to->c)
-        agf_panels_ahead(s, j, next, agf_imin(blocks, agf_ceil_div(j->ci, AGF_CB) - next), more ? kr + 1 : 0, first);
+      if (next >= in_blocks && r0 + rows == j->ho) next = 0, group += j->cut.group;
+      if (next < in_blocks && group < j->co && j->co <= j->to->c)
+        agf_panels_ahead(s, j, next, agf_imin(j->cut.blocks, in_blocks - next), more ? kr + 1 : 0, group);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
