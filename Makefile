@@ -127,14 +127,14 @@ fuzz: build/fuzz_model
 	build/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=24576 -timeout=10 -dict=tests/fuzz/model.dict -print_final_stats=1 \
 	  -artifact_prefix=build/fuzz/ build/corpus tests/fuzz/model
 
-# The program's picture decoders, from the demo's scenes.
+# The program's picture decoders, from small files of every kind.
 build/fuzz_picture: tests/fuzz/fuzz_picture.c $(CLI) build/agf.o
 	$(CLANG) -std=gnu99 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< build/agf.o -o $@ $(LDLIBS)
 
 fuzz-pictures: build/fuzz_picture
 	mkdir -p build/fuzz build/pictures
 	build/fuzz_picture -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=1500 -timeout=20 -artifact_prefix=build/fuzz/ \
-	  build/pictures tests/demo
+	  build/pictures tests/fuzz/picture
 
 build/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
 	$(SANITIZED) -DAGF_NO_SIMD -DFUZZ_REPLAY -fprofile-instr-generate -fcoverage-mapping $< agf.c -o $@ $(LDLIBS)
