@@ -106,7 +106,7 @@ tsan: build/soak-tsan build/test_api-tsan
 	build/soak-tsan 10 && build/test_api-tsan
 
 valgrind: build/soak build/test_api
-	valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
+	AGF_CHECKED=1 valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
 	AGF_ISA=avx2 valgrind -q --error-exitcode=1 --leak-check=full build/test_api
 
 # Eight threads, a session each on one model, and 2,000 explanations in one: the same bits, no growth.

@@ -26,6 +26,7 @@ needs("matplotlib", "numpy", "PIL.Image", "scipy", "sklearn", "tqdm")
 import numpy as np  # noqa: E402
 import scipy.ndimage  # noqa: E402
 import scipy.stats  # noqa: E402
+import sklearn.metrics  # noqa: E402
 from PIL import Image  # noqa: E402
 
 TOOLS = os.path.join(ROOT, "tools")
