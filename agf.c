@@ -1540,7 +1540,11 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (st->box || plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
   st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
   if (!last) {
-    st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+    /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
+    if (st->rhs_vectors == 1 && !s->config.observer && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
+      st->rhs = agf_part(s, to->cam, 0, pixels * AGF_CB * 4, gate, back);
+    else
+      st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
     st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   }
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
