@@ -1572,7 +1572,11 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
   st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
   if (!last) {
-    st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+    /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
+    if (st->rhs_vectors == 1 && !s->config.observer && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
+      st->rhs = agf_part(s, to->cam, 0, pixels * AGF_CB * 4, gate, back);
+    else
+      st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
     st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   }
   agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
@@ -3241,8 +3245,8 @@ static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int r
   const agf_tensor *t = j->to;
   (void)rs;
   if (block) return;
-  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, agf_row_x(s, t, 0, row), s->lo, s->hi, agf_row_of(j->c, t, 0, row));
-  agf_clear_lanes(agf_row_of(j->c, t, 0, row), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
+  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, t->c, agf_row_x(s, t, 0, row), s->lo, s->hi,
+                 agf_row_of(j->c, t, 0, row));
 }
 
 static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -3252,9 +3256,9 @@ static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     float *c = agf_row_of(j->c, t, b, r), *a = agf_row_of(j->a, t, b, r);
-    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_row_x(s, t, b, r), s->lo, s->hi, c);
+    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_imin(AGF_CB, t->c - b * AGF_CB), agf_row_x(s, t, b, r),
+                   s->lo, s->hi, c);
   }
-  agf_clear_lanes(agf_row_of(j->c, t, 0, r), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
 }
 
 /* An adjoint of step st: from right-hand sides at its output to its input's size. */
@@ -5100,17 +5104,17 @@ static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_err
   const agf_tensor *t = &s->tensor[0];
   const float *cam = agf_floats(s, t->cam);
   size_t plane = (size_t)t->h * (size_t)t->w, p;
-  float max;
-  int c, bad = 0;
+  float max, lanes[AGF_CB];
+  int b, c, bad = 0;
   agf_finish_tensor(s, 0, -1, target);
   max = cam[0];
-  for (c = 0; c < t->c; c++)
-    for (p = 0; p < plane; p++) {
-      float v = cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
-      bad |= !agf_finite(v);
-      max = v > max ? v : max;
-    }
-  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
+  for (b = 0; b < t->cb; b++) {
+    memcpy(lanes, cam + (size_t)b * plane * AGF_CB, sizeof lanes);
+    for (p = 0; p < (size_t)t->h; p++) s->k.row_max(cam + ((size_t)b * plane + p * (size_t)t->w) * AGF_CB, t->w, lanes);
+    for (c = 0; c < AGF_CB && b * AGF_CB + c < t->c; c++) max = lanes[c] > max ? lanes[c] : max;
+  }
+  if (!s->k.finite(cam, (size_t)agf_tensor_elements(t)))
+    return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
   if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", target);
   for (p = 0; p < plane; p++) {
     float sum = 0.0f;
@@ -5156,6 +5160,7 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   int *order = (int *)agf_at(s, s->order);
   int i, classes = s->model->classes;
   agf_explain_state e;
+  agf_status st = AGF_OK;
   e.options = q->options;
   if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   if (q->difference) {
@@ -5175,11 +5180,10 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     z = zd;
     at = d;
   }
-  agf_rank(z, classes, order);
-  for (i = 0; i < q->count; i++) {
+  if (q->difference) agf_rank(z, classes, order);
+  for (i = 0; i < q->count && st == AGF_OK; i++) {
     float *map = maps + (size_t)i * (size_t)s->tensor[0].h * (size_t)s->tensor[0].w;
     double base = (double)i / q->count, share = 1.0 / q->count;
-    agf_status st;
     e.target = q->classes ? q->classes[i] : order[i];
     if (q->explained) q->explained[i] = e.target;
 #ifndef AGF_NO_METHODS
@@ -5188,13 +5192,9 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     else
 #endif
       st = agf_explain_class(s, q->method, &e, z, at, base, share, map, err);
-    if (st != AGF_OK) {
-      agf_rank(agf_floats(s, s->logits), classes, order);
-      return st;
-    }
   }
-  agf_rank(agf_floats(s, s->logits), classes, order);
-  return AGF_OK;
+  if (q->difference) agf_rank(agf_floats(s, s->logits), classes, order);
+  return st;
 }
 
 /* What a request asks of its method. */

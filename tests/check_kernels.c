@@ -231,15 +231,19 @@ static void setup_store_box(operands *o) {
   o->f[4] = in_floats((size_t)(o->n * o->stride), ANY);
   o->value = rnd_value(FINITE);
   o->value2 = rnd_value(FINITE);
+  o->blocks = rnd_from(1, AGF_CB);
 }
 static void call_store_box(const agf_kernels *k, operands *o) {
-  k->store_box(o->f[0], o->f[3], o->f[4], o->stride, o->n, o->f[2], o->value, o->value2, o->f[1]);
+  k->store_box(o->f[0], o->f[3], o->f[4], o->stride, o->n, o->blocks, o->f[2], o->value, o->value2, o->f[1]);
 }
 
 static void setup_gate(operands *o) {
   agf_gate_row *q = &o->gate;
+  float *cam;
+  int vectors;
   o->n = row_pixels();
-  q->cam = row(ANY, o);
+  cam = row(ANY, o);
+  q->cam = cam;
   q->g = rnd_below(4) ? row(ANY, o) : NULL;
   q->act = rnd_act();
   q->y = q->act == AGF_ACT_NONE ? NULL : row(POSITIVE, o);
@@ -250,7 +254,8 @@ static void setup_gate(operands *o) {
     q->b = in_floats(5 * 32, POSITIVE);
     q->column_class = in_bytes((size_t)o->n, 5);
   }
-  q->rhs = out_floats((size_t)o->n * AGF_CB * (size_t)(1 + (q->g != NULL) + (q->b != NULL)));
+  vectors = 1 + (q->g != NULL) + (q->b != NULL);
+  q->rhs = vectors == 1 && rnd_below(2) ? cam : out_floats((size_t)o->n * AGF_CB * (size_t)vectors);
   q->mask = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
   q->cam_mask = rnd_below(2) ? out_masks((size_t)o->n) : NULL;
 }
