@@ -10,6 +10,9 @@
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
+#if defined(__linux__) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise */
+#endif
 #if defined(__FAST_MATH__)
 #error "AGF promises the same bits everywhere: build it without -ffast-math"
 #endif
@@ -786,6 +789,12 @@ static agf_status agf_map(const char *path, agf_model *m, agf_error *err) {
   p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (p == MAP_FAILED) return agf_fail(err, AGF_ERR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
+#ifdef MADV_HUGEPAGE
+  /* What is not in the page cache yet is then read in pieces of 2 MB, where the file system can, and mapped as such: here and in
+   * every later process a page fault for each of them, not for each 64 KB, and fewer misses of the TLB whenever W is streamed. A
+   * file that is cached in pages of 4 KB keeps them: populating those (MADV_POPULATE_READ) takes longer than their faults. */
+  madvise(p, (size_t)st.st_size, MADV_HUGEPAGE);
+#endif
   m->data = (const unsigned char *)p;
   m->bytes = (size_t)st.st_size;
   m->mapped = 1;
