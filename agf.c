@@ -1073,21 +1073,24 @@ typedef enum agf_step_kind {
 typedef struct agf_buffer {
   size_t bytes, offset;
   int first, last;
+  int within; /* the buffer that it is a part of, `at` bytes from its start; -1: it has a place of its own */
+  size_t at;
 } agf_buffer;
 
 /* An activation, [cb][h + 2 bh][w + 2 bw][16] with a zero border for the convolutions that read it; mask [cb][h][w]; cam and g
  * [cb][h][w][16]. */
 typedef struct agf_tensor {
   int c, h, w, cb, bh, bw;
-  ptrdiff_t xr, xb;    /* floats from row to row and block to block of x */
-  int readers;         /* (step, slot) pairs that read it */
-  int needs_g;         /* a rule of AGF below it uses its gradient */
-  int wants_g;         /* the same for the explanation under way, which may leave rules out */
-  int is_signed;       /* it may hold values below 0 */
-  int needs_mask;      /* a convolution reads it */
-  int first_reader;    /* the step that delivers to it first, going backwards */
-  int x, mask, cam, g; /* buffers, -1: none */
-  int delivered;       /* readers that have delivered, in the explanation under way */
+  ptrdiff_t xr, xb;         /* floats from row to row and block to block of x */
+  int readers;              /* (step, slot) pairs that read it */
+  int needs_g;              /* a rule of AGF below it uses its gradient */
+  int wants_g;              /* the same for the explanation under way, which may leave rules out */
+  int is_signed;            /* it may hold values below 0 */
+  int needs_mask;           /* a convolution reads it */
+  int first_reader;         /* the step that delivers to it first, going backwards */
+  int part_of, first_block; /* the tensor of a Concat that it lies in, from that block on; -1: it stands alone */
+  int x, mask, cam, g;      /* buffers, -1: none */
+  int delivered;            /* readers that have delivered, in the explanation under way */
   int max_known;
   float max; /* over all elements; of the last run */
 } agf_tensor;
@@ -1209,7 +1212,17 @@ static int agf_buf(agf_session *s, size_t bytes, int first, int last) {
   b->bytes = agf_align_up(bytes ? bytes : 1);
   b->first = first;
   b->last = last;
+  b->within = -1;
   return s->buffers++;
+}
+
+/* A part of another buffer, which then lives as long as the part. */
+static int agf_part(agf_session *s, int within, size_t at, size_t bytes, int first, int last) {
+  agf_buffer *whole = &s->buffer[within], *b = &s->buffer[agf_buf(s, bytes, first, last)];
+  b->within = within;
+  b->at = at;
+  if (last > whole->last) whole->last = last;
+  return s->buffers - 1;
 }
 
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
@@ -1256,7 +1269,7 @@ static int agf_new_tensor(agf_session *s, int c, int h, int w) {
   t->h = h;
   t->w = w;
   t->cb = agf_ceil_div(c, AGF_CB);
-  t->first_reader = -1;
+  t->first_reader = t->part_of = -1;
   t->x = t->mask = t->cam = t->g = -1;
   return s->tensors++;
 }
@@ -1321,6 +1334,23 @@ static int agf_step_signed(const agf_session *s, const agf_step *st) {
   return is_signed && st->act == AGF_ACT_NONE;
 }
 
+/* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is copied. */
+static void agf_join(agf_session *s, const agf_step *st) {
+  agf_tensor *whole = &s->tensor[st->out];
+  int j, at = 0;
+  for (j = 0; j < st->inputs; at += s->tensor[s->in[st->in + j++]].c) {
+    int t = s->in[st->in + j];
+    agf_tensor *part = &s->tensor[t];
+    if (t == 0 || part->readers > 1 || at % AGF_CB || (part->c % AGF_CB && j + 1 < st->inputs)) continue;
+    part->part_of = st->out;
+    part->first_block = at / AGF_CB;
+    part->needs_mask = whole->needs_mask;
+    part->needs_g = whole->needs_g;
+    part->bh = whole->bh;
+    part->bw = whole->bw;
+  }
+}
+
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
  * gradient at their output, and whatever lies above them hands it down. */
 static void agf_connect(agf_session *s) {
@@ -1344,6 +1374,8 @@ static void agf_connect(agf_session *s) {
     s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
     s->tensor[st->out].is_signed = agf_step_signed(s, st);
   }
+  for (i = s->steps - 1; i >= 0; i--)
+    if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
 }
 
 enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
@@ -1421,8 +1453,10 @@ static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, 
 
 static agf_conv_shape agf_shape_of(const agf_axis *a) {
   if (a->k == 1) return AGF_SHAPE_1;
-  if (a->k != 3 || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->pad - 2 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down) return AGF_SHAPE_ANY;
+  if ((a->k != 3 && a->k != 7) || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
+  if (a->pad - a->k + 1 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down)
+    return AGF_SHAPE_ANY;
+  if (a->k == 7) return a->up == 2 ? AGF_SHAPE_7_UP : AGF_SHAPE_ANY;
   return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
 }
 
@@ -1439,6 +1473,7 @@ typedef struct agf_conv_cut {
 static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *rows, const agf_axis *columns, int co) {
   agf_conv_cut c;
   c.shape = agf_shape_of(columns);
+  if (!s->k.conv[c.shape][kind][0].row) c.shape = AGF_SHAPE_ANY;
   c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
   c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
   c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
@@ -1561,13 +1596,22 @@ static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
          (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
 }
 
+/* A tensor's buffer of so many bytes a block: its own, or its blocks of the whole's. */
+static int agf_blocks_buf(agf_session *s, const agf_tensor *x, int whole, size_t block, int first, int last) {
+  if (x->part_of < 0) return agf_buf(s, (size_t)x->cb * block, first, last);
+  return agf_part(s, whole, (size_t)x->first_block * block, (size_t)x->cb * block, first, last);
+}
+
+/* Tensor t, the output of step `made`; what it is a part of has been planned. */
 static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
+  const agf_tensor *whole = x->part_of < 0 ? x : &s->tensor[x->part_of];
+  size_t pixels = (size_t)x->h * (size_t)x->w;
   int end = agf_end(s), from, until;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   x->xb = (ptrdiff_t)(x->h + 2 * x->bh) * x->xr;
-  x->x = agf_buf(s, (size_t)x->cb * (size_t)x->xb * 4, 0, end);
-  if (x->needs_mask) x->mask = agf_buf(s, (size_t)x->cb * (size_t)x->h * (size_t)x->w * 2, 0, end);
+  x->x = agf_blocks_buf(s, x, whole->x, (size_t)x->xb * 4, 0, end);
+  if (x->needs_mask) x->mask = agf_blocks_buf(s, x, whole->mask, pixels * 2, 0, end);
   if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods begin there */
     if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS))
       x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
@@ -1578,8 +1622,8 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   until = !t                                                                         ? end
           : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
                                                                                      : agf_adjoint_moment(s, made);
-  x->cam = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
-  if (x->needs_g) x->g = agf_buf(s, agf_tensor_elements(x) * 4, from, until);
+  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
+  if (x->needs_g) x->g = agf_blocks_buf(s, x, whole->g, pixels * AGF_CB * 4, from, until);
 }
 
 /* Whether buffer a is placed before b: by size, or by time; the other decides where they agree, then the order of making. */
@@ -1622,6 +1666,7 @@ static size_t agf_place(agf_session *s, int by_time) {
   for (i = 0; i < s->buffers; i++) {
     agf_buffer *b = &s->buffer[i];
     b->offset = SIZE_MAX;
+    if (b->within >= 0) continue;
     if (b->first != 0 || b->last != end) {
       if (i != later) s->turn[n++] = i;
       continue;
@@ -1645,6 +1690,8 @@ static size_t agf_place(agf_session *s, int by_time) {
     for (j = s->placed_count++; j > 0 && s->buffer[s->placed[j - 1]].offset > b->offset; j--) s->placed[j] = s->placed[j - 1];
     s->placed[j] = s->turn[i];
   }
+  for (i = 0; i < s->buffers; i++) /* a whole was made before its parts */
+    if (s->buffer[i].within >= 0) s->buffer[i].offset = s->buffer[s->buffer[i].within].offset + s->buffer[i].at;
   return top;
 }
 
@@ -1723,8 +1770,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
         p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = -1;
     p->window = -1;
   }
+  for (i = s->steps - 1; i >= 0; i--) agf_plan_tensor(s, s->step[i].out, i);
   agf_plan_tensor(s, 0, -1);
-  for (i = 0; i < s->steps; i++) agf_plan_tensor(s, s->step[i].out, i);
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
     const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
@@ -1771,7 +1818,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
     agf_buffer *b = &s->buffer[s->local];
     size_t at;
     for (s->placed_count = i = 0; i < s->buffers; i++)
-      if (s->buffer[i].offset >= s->stay_bytes && i != s->local) s->placed[s->placed_count++] = i;
+      if (s->buffer[i].offset >= s->stay_bytes && i != s->local && s->buffer[i].within < 0) s->placed[s->placed_count++] = i;
     agf_sort(s->placed, s->placed_count, agf_lies_before, s->buffer);
     at = agf_free_place(s, b);
     if (at <= s->arena_bytes && b->bytes <= s->arena_bytes - at)
@@ -2132,8 +2179,9 @@ static inline unsigned agf_popcount64(uint64_t v) {
   return (unsigned)(v * UINT64_C(0x0101010101010101) >> 56);
 }
 
-/* Whether the rows of a forward convolution that output rows [r0, r0 + rows) read hold so many nonzeros that skipping zeros does not pay. */
-static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int rows) {
+/* Whether the rows of a forward convolution that `outputs` channels of output rows [r0, r0 + rows) read hold so many nonzeros that skipping
+ * zeros does not pay. */
+static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs, int r0, int rows) {
   int h0 = agf_imax(r0 * j->rows.down - j->rows.pad, 0), b;
   int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
   size_t n = h1 > h0 ? (size_t)(h1 - h0) * (size_t)j->wi : 0, i;
@@ -2147,12 +2195,14 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int r0, int
     }
     for (; i < n; i++) count += agf_popcount64(m[i]);
   }
-  return count * 256 >= (uint64_t)n * (uint64_t)j->ci * (uint64_t)s->k.dense_from;
+  for (i = 0; i + 1 < AGF_CONV_SIZES && AGF_CB << (i + 1) <= outputs; i++) continue;
+  return count * 100 >= (uint64_t)n * (uint64_t)j->ci * s->k.dense_from[j->cut.shape][j->kind == AGF_RHS_FWD ? 2 : j->kind][i];
 }
 
-/* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0. */
-static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
-                              float *panel) {
+/* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0, +0
+ * or, if `fresh`, not set yet. */
+static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int fresh,
+                              float *acc, float *panel) {
   const agf_conv_entry *entries = s->k.conv[j->cut.shape][j->kind];
   int full = j->ci / AGF_CB, kw = j->columns.k, b, kr, r, l, blocks;
   agf_conv_row q;
@@ -2171,6 +2221,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   for (b = 0; b * AGF_CB < j->ci; b += blocks) {
     blocks = b < full ? agf_imin(j->cut.blocks, full - b) : 1;
     q.blocks = blocks;
+    q.fresh = fresh && !b;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
       int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
@@ -2196,7 +2247,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   }
 }
 
-/* The same over every element; forward only. */
+/* The same over every element; forward only, and every accumulator is set. */
 static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
                            float *panel) {
   const agf_node *n = &s->model->node[j->step->node];
@@ -2218,6 +2269,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
     blocks = b < full ? agf_imin(most, full - b) : 1;
     q.blocks = blocks;
     q.lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
+    q.fresh = !b;
     for (l = 0; l < outputs; l += AGF_OCG) {
       size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG;
       at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
@@ -2242,6 +2294,11 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   }
 }
 
+/* Whether one tap reaches every output along an axis. */
+static inline int agf_reaches_all(const agf_axis *a) {
+  return a->k == 1 && a->up == 1 && a->pad == 0 && (int64_t)(a->out - 1) * a->down < a->in;
+}
+
 static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
   int first = index / j->tiles * j->cut.group, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
@@ -2249,11 +2306,12 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
   ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
   float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->ho) * 4));
-  memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
-  if (agf_is_dense(s, j, r0, rows))
+  int dense = agf_is_dense(s, j, outputs, r0, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
+  if (!dense && !fresh) memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
+  if (dense)
     agf_conv_dense(s, j, first, outputs, r0, rows, acc, panel);
   else
-    agf_conv_skipping(s, j, first, outputs, r0, rows, acc, panel);
+    agf_conv_skipping(s, j, first, outputs, r0, rows, fresh, acc, panel);
   for (block = 0; block * AGF_CB < outputs; block++)
     for (r = 0; r < rows; r++)
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
@@ -2718,23 +2776,16 @@ static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
 static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
-  int i, b, p, l, at = 0;
+  int i, b, at = 0;
   (void)scratch;
   for (i = 0; i < j->st->inputs; i++) {
     const agf_tensor *ti = &s->tensor[s->in[j->st->in + i]];
-    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at, ti->c, t->w);
+    int first = at / AGF_CB;
     at += ti->c;
-  }
-  agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
-  if (t->mask < 0) return;
-  for (b = 0; b < t->cb; b++) {
-    const float *x = agf_row_x(s, t, b, r);
-    uint16_t *mask = (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
-    for (p = 0; p < t->w; p++) {
-      unsigned m = 0;
-      for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[p * AGF_CB + l] != 0) << l;
-      mask[p] = (uint16_t)m;
-    }
+    if (ti->part_of >= 0) continue;
+    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at - ti->c, ti->c, t->w);
+    if (i + 1 == j->st->inputs) agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
+    for (b = first; t->mask >= 0 && b * AGF_CB < at; b++) s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
   }
 }
 
@@ -2970,6 +3021,14 @@ static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char 
   }
 }
 
+/* To the input of j goes what came to the step: of a Concat its channels, where it is not a part that has them already. */
+static void agf_hand_on(agf_session *s, const agf_rows_job *j) {
+  if (j->st->kind != AGF_STEP_CONCAT)
+    agf_parallel(s, j->to->h, agf_copy_task, j);
+  else if (j->ti->part_of < 0)
+    agf_parallel(s, j->to->h, agf_split_task, j);
+}
+
 static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   const agf_tensor *t = &s->tensor[st->out];
   agf_elementwise_job e;
@@ -3004,7 +3063,7 @@ static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
     j.to_input = &d;
     j.out = d.cam;
     j.out_g = t->wants_g ? d.g : NULL;
-    agf_parallel(s, t->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+    agf_hand_on(s, &j);
     at += j.ti->c;
   }
 }
@@ -3975,11 +4034,11 @@ typedef struct agf_image_job {
   uint16_t *mask;
 } agf_image_job;
 
-/* Row r of a CHW array into a tensor's blocks. */
+/* Row r of a CHW array into a tensor's blocks, and its masks. */
 static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_image_job *j = (const agf_image_job *)arg;
   const agf_tensor *t = j->t;
-  int c, p, bad = 0;
+  int b, c, p, bad = 0;
   (void)scratch;
   for (c = 0; c < t->c; c++) {
     const float *from = j->chw + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
@@ -3989,22 +4048,8 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
       to[p * AGF_CB] = from[p] + 0.0f;
     }
   }
+  for (b = 0; j->mask && b < t->cb; b++) s->k.nonzeros(j->x + b * t->xb + r * t->xr, t->w, j->mask + agf_row_at(t, b, r));
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-static void agf_image_mask_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_image_job *j = (const agf_image_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, p, l;
-  (void)s;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    for (p = 0; p < t->w; p++) {
-      const float *x = j->x + b * t->xb + r * t->xr + p * AGF_CB;
-      unsigned m = 0;
-      for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[l] != 0) << l;
-      j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
-    }
 }
 
 /* A CHW array into tensor t's form at x, with its mask where one is wanted. Returns nonzero if a value is not finite. */
@@ -4016,7 +4061,6 @@ static int agf_import(agf_session *s, const float *chw, const agf_tensor *t, flo
   j.x = x;
   s->bad = 0;
   agf_parallel(s, t->h, agf_image_task, &j);
-  if (mask) agf_parallel(s, t->h, agf_image_mask_task, &j);
   return (s->bad & AGF_BAD_VALUE) != 0;
 }
 
@@ -4054,18 +4098,12 @@ static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_
 
 static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags, agf_error *err) {
   const agf_tensor *image = &s->tensor[0];
-  size_t n = (size_t)image->c * (size_t)image->h * (size_t)image->w, k;
   float *z = agf_floats(s, s->logits), *x;
   agf_status st;
   int i;
   s->ran = 0;
-  s->lo = s->hi = chw[0] + 0.0f;
-  for (k = 1; k < n; k++) {
-    s->lo = chw[k] < s->lo ? chw[k] : s->lo;
-    s->hi = chw[k] > s->hi ? chw[k] : s->hi;
-  }
-  s->lo += 0.0f;
-  s->hi += 0.0f;
+  s->lo = s->hi = chw[0];
+  s->k.range(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w, &s->lo, &s->hi);
   if (agf_import(s, chw, image, agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
     return agf_fail(err, AGF_ERR_NUMERIC, "the image [%d, %d, %d] holds an infinity or NaN", image->c, image->h, image->w);
   for (i = 0; i < s->tensors; i++) s->tensor[i].max_known = 0;
@@ -4321,17 +4359,14 @@ static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char
     const float *y = agf_row_x(s, t, b, r), *scale = j->scale ? j->scale + b * AGF_CB : NULL;
     const float *g = j->g + agf_row_at(t, b, r) * AGF_CB;
     float *out = agf_row_of(j->out, t, b, r);
-    for (p = 0; p < t->w; p++, y += AGF_CB, g += AGF_CB, out += AGF_CB) {
-      unsigned m = 0;
+    for (p = 0; p < t->w; p++, y += AGF_CB, g += AGF_CB, out += AGF_CB)
       for (l = 0; l < AGF_CB; l++) {
         float v = g[l];
         if (j->act != AGF_ACT_NONE && (!(y[l] > 0) || (j->act == AGF_ACT_RELU6 && !(y[l] < 6.0f)))) v = 0.0f;
         if (scale) v *= scale[l];
         out[l] = v;
-        m |= (unsigned)(v != 0) << l;
       }
-      if (j->mask) j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
-    }
+    if (j->mask) s->k.nonzeros(agf_row_of(j->out, t, b, r), t->w, j->mask + agf_row_at(t, b, r));
   }
 }
 
@@ -4423,7 +4458,7 @@ static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
       } else {
         j.cam = g;
         j.out = out;
-        agf_parallel(s, to->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+        agf_hand_on(s, &j);
         at += ti->c;
       }
     }
@@ -4540,17 +4575,14 @@ static void agf_other_image_task(agf_session *s, const void *arg, int r, unsigne
   for (b = 0; b < t->cb; b++) {
     float *x = agf_row_x(s, t, b, r);
     uint16_t *mask = agf_row_mask(s, t, b, r);
-    for (p = 0; p < t->w; p++, x += AGF_CB) {
-      unsigned m = 0;
+    for (p = 0; p < t->w; p++)
       for (l = 0; l < agf_imin(AGF_CB, t->c - b * AGF_CB); l++) {
         size_t at = ((size_t)(b * AGF_CB + l) * (size_t)t->h + (size_t)r) * (size_t)t->w + (size_t)p;
         double v = j->image[at] * j->factor;
         if (j->deviation != 0) v += j->deviation * agf_normal(j->seed, j->sample, (uint32_t)at);
-        x[l] = (float)v + 0.0f;
-        m |= (unsigned)(x[l] != 0) << l;
+        x[p * AGF_CB + l] = (float)v + 0.0f;
       }
-      if (mask) mask[p] = (uint16_t)m;
-    }
+    if (mask) s->k.nonzeros(x, t->w, mask);
   }
 }
 
@@ -4724,39 +4756,27 @@ typedef struct agf_lrp_job {
 static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_lrp_job *j = (const agf_lrp_job *)arg;
   const agf_tensor *t = j->t;
-  int b, p, l;
-  (void)s;
+  int b, i;
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    for (p = 0; p < t->w; p++) {
-      size_t at = agf_row_at(t, b, r) + (size_t)p;
-      unsigned m = 0;
-      for (l = 0; l < AGF_CB; l++) {
-        float v = agf_sdiv(j->R[at * AGF_CB + (size_t)l], j->z[at * AGF_CB + (size_t)l]);
-        j->out[at * AGF_CB + (size_t)l] = v;
-        m |= (unsigned)(v != 0) << l;
-      }
-      j->mask[at] = (uint16_t)m;
-    }
+  for (b = 0; b < t->cb; b++) {
+    size_t row = agf_row_at(t, b, r), at = row * AGF_CB;
+    for (i = 0; i < t->w * AGF_CB; i++, at++) j->out[at] = agf_sdiv(j->R[at], j->z[at]);
+    s->k.nonzeros(j->out + row * AGF_CB, t->w, j->mask + row);
+  }
 }
 
 /* The positive (sign 1) or negative (-1) part of activation t, with its mask; out has t's layout. */
 static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_lrp_job *j = (const agf_lrp_job *)arg;
   const agf_tensor *t = j->t;
-  int b, p, l;
+  int b, i;
   (void)scratch;
-  for (b = 0; b < t->cb; b++)
-    for (p = 0; p < t->w; p++) {
-      const float *x = agf_row_x(s, t, b, r) + p * AGF_CB;
-      float *out = j->out + b * t->xb + r * t->xr + p * AGF_CB;
-      unsigned m = 0;
-      for (l = 0; l < AGF_CB; l++) {
-        out[l] = (j->sign > 0 ? x[l] > 0 : x[l] < 0) ? x[l] : 0.0f;
-        m |= (unsigned)(out[l] != 0) << l;
-      }
-      j->mask[agf_row_at(t, b, r) + (size_t)p] = (uint16_t)m;
-    }
+  for (b = 0; b < t->cb; b++) {
+    const float *x = agf_row_x(s, t, b, r);
+    float *out = j->out + b * t->xb + r * t->xr;
+    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x[i] > 0 : x[i] < 0) ? x[i] : 0.0f;
+    s->k.nonzeros(out, t->w, j->mask + agf_row_at(t, b, r));
+  }
 }
 
 /* x_i * sdiv(R, x0 + x1): the sum is made anew, as an activation behind it has been at the one that is kept. */
@@ -4932,7 +4952,7 @@ static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
       if (st->kind == AGF_STEP_POOL)
         agf_parallel(s, to->cb, agf_pool_back_task, &j);
       else
-        agf_parallel(s, to->h, st->kind == AGF_STEP_CONCAT ? agf_split_task : agf_copy_task, &j);
+        agf_hand_on(s, &j);
       at += ti->c;
     }
     agf_deliver(s, st, slot);

@@ -92,7 +92,7 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
   memset(&s, 0, sizeof s), memset(&m, 0, sizeof m), memset(&n, 0, sizeof n), memset(&j, 0, sizeof j);
   agf_kernels_ref(&s.k);
   agf_kernels_x86(&s.k, isa);
-  s.k.dense_from = dense ? 0 : 1000;
+  memset(s.k.dense_from, dense ? 0 : 101, sizeof s.k.dense_from);
   n.kernel[0] = n.kernel[1] = kernel;
   n.stride[0] = n.stride[1] = stride;
   n.dilation[0] = n.dilation[1] = 1;

@@ -188,8 +188,10 @@ typedef void agf_conv_side__neon(const agf_conv_row *r, const float *x, const fl
 AGF_NEON_FN void agf_dense_6x16__neon(const agf_dense_row *r, int o, int at, int magnitude) {
   const ptrdiff_t xo = r->xo, lane = (ptrdiff_t)r->kw * AGF_OCG;
   float *acc = r->acc + o * r->ap + at;
-  agf_v16 y0 = agf_load16__neon(acc), y1 = agf_load16__neon(acc + r->ap), y2 = agf_load16__neon(acc + 2 * r->ap);
-  agf_v16 y3 = agf_load16__neon(acc + 3 * r->ap), y4 = agf_load16__neon(acc + 4 * r->ap), y5 = agf_load16__neon(acc + 5 * r->ap);
+  const float zeros[AGF_CB] = {0}, *from = r->fresh ? zeros : acc;
+  const ptrdiff_t ap = r->fresh ? 0 : r->ap;
+  agf_v16 y0 = agf_load16__neon(from), y1 = agf_load16__neon(from + ap), y2 = agf_load16__neon(from + 2 * ap);
+  agf_v16 y3 = agf_load16__neon(from + 3 * ap), y4 = agf_load16__neon(from + 4 * ap), y5 = agf_load16__neon(from + 5 * ap);
   int b, k, t, i;
   for (b = 0; b < r->blocks; b++)
     for (k = 0; k < r->kh; k++)
@@ -225,8 +227,9 @@ AGF_NEON_FN void agf_dense_6x16__neon(const agf_dense_row *r, int o, int at, int
 /* All 32 outputs of pixel o: what six do not divide. */
 AGF_NEON_FN void agf_dense_1x32__neon(const agf_dense_row *r, int o, int magnitude) {
   const ptrdiff_t lane = (ptrdiff_t)r->kw * AGF_OCG;
+  const float zeros[AGF_OCG] = {0};
   float *acc = r->acc + o * r->ap;
-  agf_v32 y = agf_load32__neon(acc);
+  agf_v32 y = agf_load32__neon(r->fresh ? zeros : acc);
   int b, k, t, i;
   for (b = 0; b < r->blocks; b++)
     for (k = 0; k < r->kh; k++)
@@ -396,6 +399,15 @@ static void agf_transpose__neon(const float *from, ptrdiff_t fs, int rows, float
     for (c = 0; c < AGF_CB; c++) to[c * ts + r] = from[r * fs + c];
 }
 
+/* By llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at 0.64 and 0.67 for
+ * one right-hand side, at 0.75 and 0.79 for the forward pair. */
+#define AGF_ONE_TAP {{65, 65, 65, 65, 65}, {65, 65, 65, 65, 65}, {77, 77, 77, 77, 77}}
+#define AGF_THREE_TAPS {{87, 87, 87, 87, 87}, {87, 87, 87, 87, 87}, {87, 87, 87, 87, 87}}
+static const unsigned char agf_dense_from__neon[AGF_SHAPES][3][AGF_CONV_SIZES] = {AGF_ONE_TAP, AGF_ONE_TAP, AGF_THREE_TAPS,
+                                                                                   AGF_THREE_TAPS};
+#undef AGF_ONE_TAP
+#undef AGF_THREE_TAPS
+
 /* The kernels of `isa`, NULL: the best that there is. Returns 0 and leaves k alone if there are none of that name here. */
 static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   if (isa && strcmp(isa, "neon")) return 0;
@@ -406,9 +418,7 @@ static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   k->magnitudes = 1;
   k->dense_w = agf_dense_w__neon;
   k->dense_d = agf_dense_d__neon;
-  /* 0.8: by llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at
-   * 0.64 and 0.67 for one right-hand side, at 0.75 and 0.79 for the forward pair. */
-  k->dense_from = 205;
+  memcpy(k->dense_from, agf_dense_from__neon, sizeof k->dense_from);
 #define AGF_GCONV_ENTRY(kind) k->gconv[AGF_RHS_##kind] = agf_gconv_##kind##__neon
   AGF_GCONV_ENTRY(W);
   AGF_GCONV_ENTRY(D);

@@ -61,19 +61,21 @@ typedef struct agf_conv_row {
   float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side are scratch */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
+  int fresh; /* one tap that reaches every output: the accumulators are not read but begin at +0 */
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
 
-enum { AGF_MARGIN = 2 };
+enum { AGF_MARGIN = 3 };
 
-/* Kernel rows that have kernels of their own. The 3-tap shapes are undilated, and all that the walk over their windows touches is
- * outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
+/* Kernel rows that have kernels of their own. The 3- and 7-tap shapes are undilated, and all that the walk over their windows touches
+ * is outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
 typedef enum agf_conv_shape {
   AGF_SHAPE_ANY,
   AGF_SHAPE_1,
   AGF_SHAPE_3,      /* down = up = 1 */
   AGF_SHAPE_3_DOWN, /* down = 2 */
   AGF_SHAPE_3_UP,   /* up = 2 */
+  AGF_SHAPE_7_UP,   /* up = 2; only for the kinds and instruction sets that need it */
   AGF_SHAPES
 } agf_conv_shape;
 
@@ -98,6 +100,7 @@ typedef struct agf_dense_row {
   float *acc;
   ptrdiff_t ap;             /* floats from output pixel to output pixel */
   int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n outputs */
+  int fresh;                    /* the accumulators are not read but begin at +0 */
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
 
@@ -163,10 +166,11 @@ typedef struct agf_kernels {
   const char *isa;
 
   agf_conv_entry conv[AGF_SHAPES][AGF_RHS_KINDS][AGF_CONV_SIZES];
-  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the share of nonzeros, in 1/256, from which on they are taken.
-   * */
+  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the percentage of nonzeros from which on they are taken, for kinds W, D
+   * and FWD, by the outputs of the first call: 16, 32, ... 256. Skipping W x for few outputs makes few chains of additions, which
+   * wait for each other. */
   agf_dense_row_fn *dense_w, *dense_d;
-  int dense_from;
+  unsigned char dense_from[AGF_SHAPES][3][AGF_CONV_SIZES];
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
   /* acc[l] = the chain from acc[l] on over k < rows, ascending, of fmaf(value, f(w[k * ws + l])), l < lanes (16 or 32).
@@ -182,6 +186,10 @@ typedef struct agf_kernels {
   /* Whether all n numbers are finite. */
   int (*finite)(const float *w, size_t n);
   int (*finite_half)(const uint16_t *h, size_t n);
+  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n finite numbers, + 0. */
+  void (*range)(const float *x, size_t n, float *lo, float *hi);
+  /* The mask of each pixel's nonzeros. */
+  void (*nonzeros)(const float *x, int n, uint16_t *mask);
 
   /* y = act(scale ? fmaf(acc, scale, bias) : acc + bias); mask of y. acc is read `as` floats apart. Returns nonzero if a value
    * before the activation is not finite. act: RELU is x <= 0 ? +0 : x, RELU6 also x > 6 ? 6 : x. */

@@ -114,6 +114,8 @@ static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
 static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int outputs) {
   const agf_rhs_form f = agf_rhs_get(kind);
   int b, p, t, i, j, l;
+  for (p = 0; r->fresh && p < r->w_out; p++)
+    for (j = 0; j < f.n; j++) memset(r->acc + p * r->ap + j * r->ar, 0, (size_t)outputs * sizeof(float));
   for (b = 0; b < r->blocks; b++)
     for (p = 0; p < r->w_in; p++) {
       const float *x = r->x + b * r->xb + p * r->xp;
@@ -139,7 +141,8 @@ static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int ou
 
 static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
   int o, b, k, t, i, l;
-  for (o = 0; o < r->n; o++)
+  for (o = 0; o < r->n; o++) {
+    if (r->fresh) memset(r->acc + o * r->ap, 0, AGF_OCG * sizeof(float));
     for (b = 0; b < r->blocks; b++)
       for (k = 0; k < r->kh; k++)
         for (t = 0; t < r->kw; t++)
@@ -149,6 +152,7 @@ static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
             for (l = 0; l < AGF_OCG; l++)
               acc[l] = magnitude ? agf_fmaf(fabsf(x), fabsf(w[l]), acc[l]) : agf_fmaf(x, w[l], acc[l]);
           }
+  }
 }
 
 static void agf_dense_w__ref(const agf_dense_row *r) { agf_dense_row__ref(r, 0); }
@@ -258,6 +262,26 @@ static int agf_finite_half__ref(const uint16_t *h, size_t n) {
   int bad = 0;
   for (i = 0; i < n; i++) bad |= (h[i] & 0x7c00) == 0x7c00;
   return !bad;
+}
+
+static void agf_range__ref(const float *x, size_t n, float *lo, float *hi) {
+  float l = *lo, h = *hi;
+  size_t i;
+  for (i = 0; i < n; i++) {
+    l = x[i] < l ? x[i] : l;
+    h = x[i] > h ? x[i] : h;
+  }
+  *lo = l + 0.0f;
+  *hi = h + 0.0f;
+}
+
+static void agf_nonzeros__ref(const float *x, int n, uint16_t *mask) {
+  int p, l;
+  for (p = 0; p < n; p++, x += AGF_CB) {
+    unsigned m = 0;
+    for (l = 0; l < AGF_CB; l++) m |= (unsigned)(x[l] != 0) << l;
+    mask[p] = (uint16_t)m;
+  }
 }
 
 /* ---- Epilogues ---- */
@@ -599,13 +623,15 @@ static void agf_kernels_ref(agf_kernels *k) {
 #undef AGF_REF_ENTRY
   k->dense_w = agf_dense_w__ref;
   k->dense_d = agf_dense_d__ref;
-  k->dense_from = 205;
+  memset(k->dense_from, 80, sizeof k->dense_from);
   k->border = agf_border__ref;
   k->transpose = agf_transpose__ref;
   k->widen = agf_widen__ref;
   k->crc32 = agf_crc32__ref;
   k->finite = agf_finite_all__ref;
   k->finite_half = agf_finite_half__ref;
+  k->range = agf_range__ref;
+  k->nonzeros = agf_nonzeros__ref;
   k->store_y = agf_store_y__ref;
   k->store = agf_store__ref;
   k->store_c = agf_store_c__ref;

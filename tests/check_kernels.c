@@ -171,6 +171,12 @@ static void setup_finite(operands *o) {
   }
 }
 static void call_finite(const agf_kernels *k, operands *o) { o->result = k->finite(o->f[0], o->count); }
+static void setup_range(operands *o) {
+  o->count = numbers();
+  o->f[0] = in_floats(o->count, FINITE);
+  o->f[1] = in_floats(2, FINITE);
+}
+static void call_range(const agf_kernels *k, operands *o) { k->range(o->f[0], o->count, o->f[1], o->f[1] + 1); }
 static void call_finite_half(const agf_kernels *k, operands *o) { o->result = k->finite_half(o->m, o->count); }
 
 static void setup_transpose(operands *o) {
@@ -274,6 +280,12 @@ static void setup_add(operands *o) {
   o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
 }
 static void call_add(const agf_kernels *k, operands *o) { o->result = k->add(o->f[0], o->f[1], o->act, o->n, o->f[2], o->m) != 0; }
+
+static void setup_nonzeros(operands *o) {
+  setup_rows(o);
+  o->m = out_masks((size_t)o->n);
+}
+static void call_nonzeros(const agf_kernels *k, operands *o) { k->nonzeros(o->f[0], o->n, o->m); }
 
 /* Pools: windows of up to 4 x 4 in any place, overlapping or not. */
 static void setup_pool(operands *o) {
@@ -399,13 +411,16 @@ static void setup_conv(operands *o) {
   size_t masks;
   agf_axis a;
   do {
-    up = o->shape == AGF_SHAPE_3_UP || (o->shape != AGF_SHAPE_3_DOWN && rnd_below(2));
+    up = o->shape == AGF_SHAPE_3_UP || o->shape == AGF_SHAPE_7_UP || (o->shape != AGF_SHAPE_3_DOWN && rnd_below(2));
     stride = o->shape == AGF_SHAPE_3 ? 1 : o->shape >= AGF_SHAPE_3_DOWN ? 2 : benching ? 1 : rnd_from(1, 3);
     r->down = up ? 1 : stride;
     r->up = up ? stride : 1;
     r->w_in = benching ? 56 : rnd_from(1, 20);
     r->w_out = benching ? r->w_in * r->up / r->down : rnd_from(1, 40);
-    r->kw = o->shape == AGF_SHAPE_1 ? 1 : o->shape == AGF_SHAPE_ANY ? benching ? 5 : rnd_from(1, 7) : 3;
+    r->kw = o->shape == AGF_SHAPE_ANY    ? benching ? 5 : rnd_from(1, 7)
+               : o->shape == AGF_SHAPE_1 ? 1
+            : o->shape == AGF_SHAPE_7_UP ? 7
+                                         : 3;
     r->dilation = o->shape == AGF_SHAPE_ANY && !benching ? rnd_from(1, 3) : 1;
     r->pad = benching ? r->kw / 2 : rnd_from(-3, 8);
     a.k = r->kw, a.down = r->down, a.up = r->up, a.dilation = r->dilation, a.pad = r->pad, a.in = r->w_in, a.out = r->w_out;
@@ -430,7 +445,9 @@ static void setup_conv(operands *o) {
   for (i = 0; i < (int)masks; i++)
     for (o->m[i] = 0, l = 0; l < AGF_CB; l++) o->m[i] |= (uint16_t)((unsigned)(rnd_from(1, 16) <= density) << l);
   r->mask = o->m;
-  o->f[2] = in_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)), FINITE);
+  r->fresh = o->shape == AGF_SHAPE_1 && agf_reaches_all(&a) && rnd_below(2);
+  o->f[2] = r->fresh ? out_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)))
+                     : in_floats((size_t)(r->ap * (r->w_out + 2 * AGF_MARGIN)), FINITE);
   r->acc = o->f[2] + AGF_MARGIN * r->ap;
   if (o->shape != AGF_SHAPE_3_UP) o->flops = 2.0 * AGF_CB * r->kw * agf_imin(r->w_out, r->w_in) * r->blocks * outputs * out;
 }
@@ -478,7 +495,8 @@ static void setup_dense(operands *o) {
   r->ap = AGF_OCG + AGF_CB * rnd_below(2);
   r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
   r->w = in_floats((size_t)(r->wb * r->blocks), FINITE);
-  r->acc = in_floats((size_t)(r->ap * r->n), FINITE);
+  r->fresh = rnd_below(2);
+  r->acc = r->fresh ? out_floats((size_t)(r->ap * r->n)) : in_floats((size_t)(r->ap * r->n), FINITE);
   o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * AGF_OCG;
 }
 static void call_dense_w(const agf_kernels *k, operands *o) { k->dense_w(&o->dense); }
@@ -556,6 +574,7 @@ typedef struct kernel_test {
 static const kernel_test listed[] = {
     TEST(widen, setup_widen),         TEST(crc32, setup_bytes),
     TEST(finite, setup_finite),       TEST(finite_half, setup_finite),
+    TEST(range, setup_range),         TEST(nonzeros, setup_nonzeros),
     TEST(transpose, setup_transpose), TEST(store_y, setup_store_y),
     TEST(store, setup_store),         TEST(store_c, setup_store_c),
     TEST(store_z, setup_store_z),     TEST(store_box, setup_store_box),
@@ -577,7 +596,7 @@ enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KIN
 /* The tests of a table: those listed, and one for each convolution that it has. */
 static int tests_of(const agf_kernels *k, kernel_test *tests) {
   static const char *const kinds[] = {"W", "D", "A", "FWD", "FLAT", "TRIPLE", "APAIR"};
-  static const char *const shapes[] = {"any", "1", "3", "3down", "3up"};
+  static const char *const shapes[] = {"any", "1", "3", "3down", "3up", "7up"};
   int n = LISTED, shape, kind, size;
   memcpy(tests, listed, sizeof listed);
   for (kind = 0; kind < AGF_RHS_KINDS; kind++) {
