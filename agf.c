@@ -2155,8 +2155,15 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   return scratch;
 }
 
-/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. */
-static void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
+#if defined(__GNUC__)
+#define AGF_PREFETCHES static inline __attribute__((always_inline))
+#else
+#define AGF_PREFETCHES static inline
+#endif
+
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. Inline, because
+ * gcc may drop calls of a function that does nothing but prefetch. */
+AGF_PREFETCHES void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
 #if defined(__GNUC__)
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
@@ -2229,7 +2236,7 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs
 static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int fresh,
                               float *acc, float *panel) {
   const agf_conv_entry *entries = s->k.conv[j->cut.shape][j->kind];
-  int full = j->ci / AGF_CB, kw = j->columns.k, b, kr, r, l, blocks;
+  int full = j->ci / AGF_CB, in_blocks = agf_ceil_div(j->ci, AGF_CB), kw = j->columns.k, b, kr, r, l, blocks;
   agf_conv_row q;
   q.xp = j->xp;
   q.xb = j->xb;
@@ -2249,11 +2256,12 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
     q.fresh = fresh && !b;
     for (kr = 0; kr < j->rows.k; kr++) {
       const float *w = agf_panels(s, j, b, blocks, kr, first, panel, &q.wb);
-      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks; /* what comes after this */
+      int more = kr + 1 < j->rows.k, next = more ? b : b + blocks, group = first; /* what comes after this */
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
-      if (next * AGF_CB < j->ci && j->co <= j->to->c)
-        agf_panels_ahead(s, j, next, agf_imin(blocks, agf_ceil_div(j->ci, AGF_CB) - next), more ? kr + 1 : 0, first);
+      if (next >= in_blocks && r0 + rows == j->ho) next = 0, group += j->cut.group;
+      if (next < in_blocks && group < j->co && j->co <= j->to->c)
+        agf_panels_ahead(s, j, next, agf_imin(j->cut.blocks, in_blocks - next), more ? kr + 1 : 0, group);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
         while (e->outputs > outputs - l) e++;
@@ -3239,8 +3247,8 @@ static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int r
   const agf_tensor *t = j->to;
   (void)rs;
   if (block) return;
-  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, agf_row_x(s, t, 0, row), s->lo, s->hi, agf_row_of(j->c, t, 0, row));
-  agf_clear_lanes(agf_row_of(j->c, t, 0, row), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
+  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, t->c, agf_row_x(s, t, 0, row), s->lo, s->hi,
+                 agf_row_of(j->c, t, 0, row));
 }
 
 static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -3250,9 +3258,9 @@ static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     float *c = agf_row_of(j->c, t, b, r), *a = agf_row_of(j->a, t, b, r);
-    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_row_x(s, t, b, r), s->lo, s->hi, c);
+    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_imin(AGF_CB, t->c - b * AGF_CB), agf_row_x(s, t, b, r),
+                   s->lo, s->hi, c);
   }
-  agf_clear_lanes(agf_row_of(j->c, t, 0, r), (ptrdiff_t)t->h * t->w * AGF_CB, t->c, t->w);
 }
 
 /* An adjoint of step st: from right-hand sides at its output to its input's size. */
@@ -5093,17 +5101,17 @@ static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_err
   const agf_tensor *t = &s->tensor[0];
   const float *cam = agf_floats(s, t->cam);
   size_t plane = (size_t)t->h * (size_t)t->w, p;
-  float max;
-  int c, bad = 0;
+  float max, lanes[AGF_CB];
+  int b, c, bad = 0;
   agf_finish_tensor(s, 0, -1, target);
   max = cam[0];
-  for (c = 0; c < t->c; c++)
-    for (p = 0; p < plane; p++) {
-      float v = cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
-      bad |= !agf_finite(v);
-      max = v > max ? v : max;
-    }
-  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
+  for (b = 0; b < t->cb; b++) {
+    memcpy(lanes, cam + (size_t)b * plane * AGF_CB, sizeof lanes);
+    for (p = 0; p < (size_t)t->h; p++) s->k.row_max(cam + ((size_t)b * plane + p * (size_t)t->w) * AGF_CB, t->w, lanes);
+    for (c = 0; c < AGF_CB && b * AGF_CB + c < t->c; c++) max = lanes[c] > max ? lanes[c] : max;
+  }
+  if (!s->k.finite(cam, agf_tensor_elements(t)))
+    return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
   if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", target);
   for (p = 0; p < plane; p++) {
     float sum = 0.0f;
@@ -5149,6 +5157,7 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   int *order = (int *)agf_at(s, s->order);
   int i, classes = s->model->classes;
   agf_explain_state e;
+  agf_status st = AGF_OK;
   e.options = q->options;
   if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   if (q->difference) {
@@ -5168,11 +5177,10 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     z = zd;
     at = d;
   }
-  agf_rank(z, classes, order);
-  for (i = 0; i < q->count; i++) {
+  if (q->difference) agf_rank(z, classes, order);
+  for (i = 0; i < q->count && st == AGF_OK; i++) {
     float *map = maps + (size_t)i * (size_t)s->tensor[0].h * (size_t)s->tensor[0].w;
     double base = (double)i / q->count, share = 1.0 / q->count;
-    agf_status st;
     e.target = q->classes ? q->classes[i] : order[i];
     if (q->explained) q->explained[i] = e.target;
 #ifndef AGF_NO_METHODS
@@ -5181,13 +5189,9 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     else
 #endif
       st = agf_explain_class(s, q->method, &e, z, at, base, share, map, err);
-    if (st != AGF_OK) {
-      agf_rank(agf_floats(s, s->logits), classes, order);
-      return st;
-    }
   }
-  agf_rank(agf_floats(s, s->logits), classes, order);
-  return AGF_OK;
+  if (q->difference) agf_rank(agf_floats(s, s->logits), classes, order);
+  return st;
 }
 
 /* What a request asks of its method. */

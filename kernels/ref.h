@@ -327,13 +327,13 @@ static void agf_store_z__ref(const float *acc, ptrdiff_t as, int n, const float 
     for (l = 0; l < AGF_CB; l++) z[l] = (acc[l] - lo[column_class[p] * stride + l]) - hi[column_class[p] * stride + l] + 0.0f;
 }
 
-static void agf_store_box__ref(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, const float *x, float lo,
-                               float hi, float *out) {
+static void agf_store_box__ref(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, int lanes, const float *x,
+                               float lo, float hi, float *out) {
   int p, l;
   for (p = 0; p < n; p++, t0 += as, t1 += as, t2 += as, x += AGF_CB, out += AGF_CB)
     for (l = 0; l < AGF_CB; l++) {
       float a = x[l] * t0[l], b = lo * t1[l], c = hi * t2[l];
-      out[l] = (a - b) - c + 0.0f;
+      out[l] = l < lanes ? (a - b) - c + 0.0f : 0.0f;
     }
 }
 

@@ -231,9 +231,10 @@ static void setup_store_box(operands *o) {
   o->f[4] = in_floats((size_t)(o->n * o->stride), ANY);
   o->value = rnd_value(FINITE);
   o->value2 = rnd_value(FINITE);
+  o->blocks = rnd_from(1, AGF_CB);
 }
 static void call_store_box(const agf_kernels *k, operands *o) {
-  k->store_box(o->f[0], o->f[3], o->f[4], o->stride, o->n, o->f[2], o->value, o->value2, o->f[1]);
+  k->store_box(o->f[0], o->f[3], o->f[4], o->stride, o->n, o->blocks, o->f[2], o->value, o->value2, o->f[1]);
 }
 
 static void setup_gate(operands *o) {
