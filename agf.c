@@ -1566,9 +1566,13 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (st->box || plain) st->border = agf_buf(s, classes * (size_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
   st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
   if (!last) {
-    size_t vectors = pixels * (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1);
-    if (apart && pixels + agf_tensor_elements(ti) / AGF_CB > vectors) vectors = pixels + agf_tensor_elements(ti) / AGF_CB;
-    st->rhs = agf_buf(s, vectors * AGF_CB * 4, gate, back);
+    size_t vectors = (size_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
+    if (apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
+    /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
+    if (vectors == 1 && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
+      st->rhs = agf_part(s, to->cam, 0, elements * 4, gate, back);
+    else
+      st->rhs = agf_buf(s, elements * 4, gate, back);
     st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   }
   agf_need_scratch(s, agf_conv_scratch(s, st, apart ? AGF_RHS_FLAT : st->back, 1));

@@ -146,7 +146,7 @@ typedef struct agf_gate_row {
   const float *b;       /* [classes][b_stride]: conv(1, |w|) by border class; NULL: no third right-hand side */
   const uint8_t *column_class; /* [n], the row of b */
   ptrdiff_t b_stride;
-  float *rhs;           /* [n][right-hand sides][16] */
+  float *rhs;           /* [n][right-hand sides][16]; one right-hand side: may be cam */
   uint16_t *mask;       /* [n]: any right-hand side nonzero; NULL: not wanted */
   uint16_t *cam_mask;   /* [n]: cam' nonzero; NULL: not wanted */
   agf_act act;

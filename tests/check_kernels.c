@@ -239,8 +239,11 @@ static void call_store_box(const agf_kernels *k, operands *o) {
 
 static void setup_gate(operands *o) {
   agf_gate_row *q = &o->gate;
+  float *cam;
+  int vectors;
   o->n = row_pixels();
-  q->cam = row(ANY, o);
+  cam = row(ANY, o);
+  q->cam = cam;
   q->g = rnd_below(4) ? row(ANY, o) : NULL;
   q->act = rnd_act();
   q->y = q->act == AGF_ACT_NONE ? NULL : row(POSITIVE, o);
@@ -251,7 +254,8 @@ static void setup_gate(operands *o) {
     q->b = in_floats(5 * 32, POSITIVE);
     q->column_class = in_bytes((size_t)o->n, 5);
   }
-  q->rhs = out_floats((size_t)o->n * AGF_CB * (size_t)(1 + (q->g != NULL) + (q->b != NULL)));
+  vectors = 1 + (q->g != NULL) + (q->b != NULL);
+  q->rhs = vectors == 1 && rnd_below(2) ? cam : out_floats((size_t)o->n * AGF_CB * (size_t)vectors);
   q->mask = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
   q->cam_mask = rnd_below(2) ? out_masks((size_t)o->n) : NULL;
 }
