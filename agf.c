@@ -1654,15 +1654,23 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
 }
 
-/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree, then the order of making. */
+/* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the order of
+ * making. */
 static int agf_places_before_by_size(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
-  return a->bytes != b->bytes ? a->bytes > b->bytes : a->first != b->first ? a->first < b->first : i < j;
+  int life_a = a->last - a->first, life_b = b->last - b->first;
+  return a->bytes != b->bytes   ? a->bytes > b->bytes
+         : life_a != life_b     ? life_a > life_b
+         : a->first != b->first ? a->first < b->first
+                                : i < j;
 }
 
 static int agf_places_before_by_time(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
-  return a->first != b->first ? a->first < b->first : a->bytes != b->bytes ? a->bytes > b->bytes : i < j;
+  return a->first != b->first   ? a->first < b->first
+         : a->last != b->last   ? a->last > b->last
+         : a->bytes != b->bytes ? a->bytes > b->bytes
+                                : i < j;
 }
 
 static int agf_lies_before(const void *buffers, int i, int j) {
