@@ -13,6 +13,9 @@
 #if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE 1 /* the number of cores, which is no part of POSIX */
 #endif
+#if defined(__linux__) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise */
+#endif
 #if defined(__FAST_MATH__)
 #error "AGF promises the same bits everywhere: build it without -ffast-math"
 #endif
@@ -814,6 +817,12 @@ static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_
   p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (p == MAP_FAILED) return agf_fail(err, AGF_ERR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
+#ifdef MADV_HUGEPAGE
+  /* What is not in the page cache yet is then read in pieces of 2 MB, where the file system can, and mapped as such: here and in
+   * every later process a page fault for each of them, not for each 64 KB, and fewer misses of the TLB whenever W is streamed. A
+   * file that is cached in pages of 4 KB keeps them: populating those (MADV_POPULATE_READ) takes longer than their faults. */
+  madvise(p, (size_t)st.st_size, MADV_HUGEPAGE);
+#endif
   m->data = (const unsigned char *)p;
   m->bytes = (size_t)st.st_size;
   m->mapped = 1;
@@ -1123,6 +1132,7 @@ typedef struct agf_step {
   int inputs, in, out;             /* inputs: tensors at session->in[in ...] */
   int box;                         /* a convolution that reads the image: the box rule */
   int plain;                       /* neither flat nor box: the full rule */
+  int apart;                       /* A by a walk of its own: agf_find_apart */
   int flattened;                   /* a linear layer whose input is a flattened tensor */
   agf_rhs back;                    /* right-hand sides of its adjoint */
   int rhs_vectors;                 /* what a pixel of the rhs buffer holds */
@@ -1401,6 +1411,22 @@ static void agf_connect(agf_session *s) {
     if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
 }
 
+/* Which plain convolutions form A by a walk of its own, after C and G, with A and its right-hand side where theirs were. With P the bytes
+ * of a plane at the output, Q at the input, the gate then needs 5 P instead of 6 P and the adjoint P + max(2 P, P + Q) + 2 Q instead of
+ * 3 P + 3 Q, for another read of the weights. With low_memory, the largest do: the others find room in what these need. */
+static void agf_find_apart(agf_session *s) {
+  uint64_t most = 0;
+  int i, pass;
+  for (pass = 0; pass < 2 && s->config.low_memory; pass++)
+    for (i = 0; i < s->steps - 1; i++) { /* the last one is the seed */
+      agf_step *st = &s->step[i];
+      uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
+      if (!st->plain) continue;
+      if (pass == 0 && planes > most) most = planes;
+      st->apart = pass == 1 && planes > most / 2;
+    }
+}
+
 enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
 
 /* Kernel rows [lo, hi) of output o whose input lies inside. */
@@ -1544,7 +1570,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
-  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0;
+  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0, apart = st->apart;
   uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
@@ -1559,7 +1585,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
     if (!lrp) return AGF_OK;
   }
   st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
-  st->rhs_vectors = agf_rhs_in(st->back);
+  st->rhs_vectors = agf_rhs_in(apart ? AGF_RHS_FLAT : st->back);
   st->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
   st->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
   if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
@@ -1572,14 +1598,20 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
   st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
   if (!last) {
+    uint64_t vectors = (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
+    if (apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
     /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
-    if (st->rhs_vectors == 1 && !s->config.observer && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
-      st->rhs = agf_part(s, to->cam, 0, pixels * AGF_CB * 4, gate, back);
+    if (vectors == 1 && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
+      st->rhs = agf_part(s, to->cam, 0, elements * 4, gate, back);
     else
-      st->rhs = agf_buf(s, pixels * AGF_CB * 4 * (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), gate, back);
+      st->rhs = agf_buf(s, elements * 4, gate, back);
     st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
   }
-  agf_need_scratch(s, agf_conv_scratch(s, st, st->back, 1));
+  agf_need_scratch(s, agf_conv_scratch(s, st, apart ? AGF_RHS_FLAT : st->back, 1));
+  if (apart) {
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_A, 1));
+    agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
+  }
   if (!st->box) agf_need_scratch(s, agf_conv_scratch(s, st, st->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
   if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
@@ -1590,7 +1622,7 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
   if (plain) {
     uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
     st->cam_mask = agf_buf(s, pixels * 2, gate, back);
-    st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
+    if (!apart) st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
     st->maps = agf_buf(s, hw * 4 * 4, back, back);                      /* phi, M, Fx, Fdx */
     st->sums = agf_buf(s, (uint64_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
     st->coef = agf_buf(s, lanes * 5 * 4, back, back);
@@ -1650,19 +1682,28 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   until = !t                                                                         ? end
           : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
                                                                                      : agf_adjoint_moment(s, made);
-  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
   if (x->needs_g) x->g = agf_blocks_buf(s, x, whole->g, pixels * AGF_CB * 4, from, until);
+  if (t && s->step[made].apart) until = agf_adjoint_moment(s, made);
+  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
 }
 
-/* Whether buffer a is placed before b: by size, or by time; the other decides where they agree, then the order of making. */
+/* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the order of
+ * making. */
 static int agf_places_before_by_size(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
-  return a->bytes != b->bytes ? a->bytes > b->bytes : a->first != b->first ? a->first < b->first : i < j;
+  int life_a = a->last - a->first, life_b = b->last - b->first;
+  return a->bytes != b->bytes   ? a->bytes > b->bytes
+         : life_a != life_b     ? life_a > life_b
+         : a->first != b->first ? a->first < b->first
+                                : i < j;
 }
 
 static int agf_places_before_by_time(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
-  return a->first != b->first ? a->first < b->first : a->bytes != b->bytes ? a->bytes > b->bytes : i < j;
+  return a->first != b->first   ? a->first < b->first
+         : a->last != b->last   ? a->last > b->last
+         : a->bytes != b->bytes ? a->bytes > b->bytes
+                                : i < j;
 }
 
 static int agf_lies_before(const void *buffers, int i, int j) {
@@ -1794,6 +1835,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   agf_find_live(s);
   agf_make_steps(s);
   agf_connect(s);
+  agf_find_apart(s);
   end = agf_end(s);
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
@@ -2974,8 +3016,8 @@ static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
 
 typedef struct agf_gate_job {
   const agf_step *st;
-  const agf_tensor *t; /* the step's output */
-  const float *d, *b, *scale;
+  const agf_tensor *t;        /* the step's output */
+  const float *d, *b, *scale; /* b alone: it is what cam' is divided by */
   const float *cam, *g;
   float *rhs;
   uint16_t *mask, *cam_mask;
@@ -2989,7 +3031,7 @@ static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char 
   const agf_tensor *t = j->t;
   agf_piece p = agf_piece_at(t, i);
   agf_gate_row q;
-  (void)scratch;
+  int k;
   for (; p.r < p.end; p.r++) {
     size_t at = agf_row_at(t, p.b, p.r);
     q.cam = j->cam + at * AGF_CB;
@@ -3004,6 +3046,12 @@ static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char 
       q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
       q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
             (size_t)p.b * AGF_CB;
+    }
+    if (j->b && !j->d) {
+      float *row = (float *)(void *)scratch;
+      for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, q.b + q.column_class[k] * q.b_stride, AGF_CB * sizeof(float));
+      q.d = row;
+      q.b = NULL;
     }
     q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
     q.mask = j->mask ? j->mask + at : NULL;
@@ -3351,6 +3399,7 @@ typedef struct agf_plain_job {
   float *phi, *m, *fx, *fdx;
   float x_max, g_max, mean;
   const agf_delivery *delivery;
+  const agf_gate_job *apart; /* A is formed when it is needed, from this right-hand side; NULL: it is there */
   unsigned options;
   int want_max;
 } agf_plain_job;
@@ -3485,6 +3534,13 @@ static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigne
 static void agf_plain_finish(agf_session *s, agf_plain_job *j) {
   double sum = 0, count = 0;
   int r, l;
+  if (j->apart) {
+    agf_conv_job a;
+    agf_parallel(s, agf_pieces(j->apart->t), agf_gate_task, j->apart);
+    agf_job_adjoint(s, &a, j->st, AGF_RHS_A, j->apart->rhs, 1, j->apart->mask);
+    a.a = j->a;
+    agf_conv(s, &a);
+  }
   agf_parallel(s, agf_pieces(j->t), agf_plain_combine_task, j);
   for (r = 0; r < j->t->h; r++) {
     const double *row = agf_plain_sums(s, j, r, 0);
@@ -3590,11 +3646,11 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   agf_gate_job gate;
   agf_conv_job j, late;
   agf_delivery d;
-  int outside, vectors;
-  agf_rhs back = st->back;
+  int outside, vectors, apart = st->apart, no_g = !ti->wants_g && (!st->plain || agf_bare(e->options));
+  agf_rhs back = apart ? AGF_RHS_FLAT : st->back;
 
-  if (st->plain && agf_bare(e->options) && !ti->wants_g) back = AGF_RHS_APAIR;
-  if (st->back == AGF_RHS_FLAT && !ti->wants_g) back = AGF_RHS_A;
+  if (back == AGF_RHS_TRIPLE && no_g) back = AGF_RHS_APAIR;
+  if (back == AGF_RHS_FLAT && no_g) back = AGF_RHS_A;
   vectors = agf_rhs_in(back);
   if (!st->d_known || s->config.low_memory)
     agf_conv_forward(s, st, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), NULL, NULL, 1);
@@ -3606,7 +3662,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   gate.rhs = rhs;
   if (s->config.observer) agf_observe_inside(s, st, &gate, e->target);
   gate.d = agf_floats(s, st->d);
-  gate.b = st->plain ? agf_floats(s, st->border) : NULL;
+  gate.b = st->plain && !apart ? agf_floats(s, st->border) : NULL;
   if (back != AGF_RHS_TRIPLE && back != AGF_RHS_FLAT) gate.g = NULL;
   gate.mask = mask;
   gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
@@ -3625,7 +3681,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   agf_job_adjoint(s, &j, st, back, rhs, vectors, mask);
   j.g = gate.g ? g : NULL;
   j.c = cam;
-  j.a = st->plain ? agf_floats(s, st->a) : NULL;
+  j.a = st->plain && !apart ? agf_floats(s, st->a) : NULL;
   j.delivery = st->plain ? NULL : &d;
   /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
   if (st->plain && outside) {
@@ -3643,6 +3699,14 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
     p.a = j.a;
     p.delivery = &d;
     p.options = e->options;
+    if (apart) {
+      p.a = rhs + agf_tensor_elements(gate.t);
+      gate.d = gate.g = NULL;
+      gate.b = agf_floats(s, st->border);
+      gate.cam_mask = NULL;
+      gate.vectors = 1;
+      p.apart = &gate;
+    }
     if (outside) {
       agf_conv(s, &late);
       late.mask = mask;

@@ -1481,6 +1481,8 @@ static int run_bench(const options *asked) {
   memset(&p, 0, sizeof p);
   memset(&b, 0, sizeof b);
   e.asked = asked;
+  b.runs = asked->runs ? asked->runs : 7;
+  bench_opening(&b, asked->arguments.items[0]);
   e.model = b.model = open_model(asked->arguments.items[0]);
   agf_model_input(e.model, &e.input);
   b.name = agf_model_name(b.model);
@@ -1500,7 +1502,7 @@ static int run_bench(const options *asked) {
   config.threads = asked->threads;
   config.low_memory = asked->low_memory;
   config.isa = asked->isa;
-  bench_run(&b, &config, p.chw, asked->runs ? asked->runs : 7, asked->json, asked->verbose, asked->quiet);
+  bench_run(&b, &config, p.chw, asked->json, asked->verbose, asked->quiet);
   prepared_free(&p);
   agf_model_close(e.model);
   return EXIT_SUCCESS;

@@ -1,7 +1,8 @@
 /* agf bench: how fast a model runs and explains here, beside what the machine can do.
  *
  * The peak is the rate of independent fused multiply-adds in registers, the bandwidth that of reading a buffer larger than the caches;
- * both are probed between the measured runs, on as many threads, so that a machine that slows down slows both. Times are medians. */
+ * both are probed between the measured runs, on as many threads, so that a machine that slows down slows both. Times are medians.
+ * Opening the file, with the check of its weights, is measured before the rest, each time beside the bandwidth of one thread. */
 #ifndef CLI_BENCH_H
 #define CLI_BENCH_H
 
@@ -72,11 +73,10 @@ static probe_function *find_probe(const char *isa) {
 /* One thread's part of a probe; both quantities count over the same span of time on all threads. */
 typedef struct probe {
   probe_function *peak;
-  const uint64_t *data; /* [PROBE_BYTES / 8] */
+  const unsigned char *data; /* [PROBE_BYTES] of 1 */
   pthread_barrier_t *start;
   double done, begin, end;
   float keep;
-  uint64_t sum;
 } probe;
 
 static void *probe_peak(void *argument) {
@@ -89,19 +89,14 @@ static void *probe_peak(void *argument) {
   return NULL;
 }
 
+/* The C library's search for a byte that is not there: it reads with the widest vectors that the machine has, and narrower loads do
+ * not reach the bandwidth. */
 static void *probe_bandwidth(void *argument) {
   probe *p = argument;
-  uint64_t s[8] = {0};
-  size_t i;
-  int k;
 
   pthread_barrier_wait(p->start);
   p->begin = seconds_now();
-  for (i = 0; i < PROBE_BYTES / 8; i += 8)
-    for (k = 0; k < 8; k++)
-      s[k] += p->data[i + (size_t)k];
-  for (k = 0; k < 8; k++)
-    p->sum += s[k];
+  p->keep += memchr(p->data, 2, PROBE_BYTES) != NULL;
   p->done = (double)PROBE_BYTES;
   p->end = seconds_now();
   return NULL;
@@ -167,14 +162,15 @@ static double layer_operations(const agf_model *model, int i, int height, int wi
   return 2.0 * layer.shape[0] * layer.shape[1] * layer.shape[2] * (channels / layer.groups) * layer.kernel[0] * layer.kernel[1];
 }
 
-enum { FORWARD, EXPLAINED, NEXT, STAGES };
+enum { OPENING, FORWARD, EXPLAINED, NEXT, STAGES };
 
 typedef struct bench {
   agf_model *model;
   agf_session *session;
   const char *name;
   int height, width, threads, runs, layers;
-  double *stage[STAGES];               /* [runs] seconds: plain forward pass; forward pass and one class; a further class */
+  double *stage[STAGES];               /* [runs] seconds: opening; plain forward pass; forward pass and one class; a further class */
+  double *opening_share;               /* [runs] the file's bytes a second while it is opened, of the bandwidth */
   double *layer_forward, *layer_next;  /* [layers][runs] seconds */
   double *peak, *bandwidth;            /* [runs] a second */
   double convolutions, convolution_seconds; /* operations; medians of the layers' forward times */
@@ -194,9 +190,46 @@ static float *noise_tensor(size_t count) {
   return x;
 }
 
+/* What the bandwidth probes read. */
+static unsigned char *probe_data(void) {
+  unsigned char *data = allocate(PROBE_BYTES, 1);
+
+  memset(data, 1, PROBE_BYTES);
+  return data;
+}
+
+/* Before the model is open for the rest, so that the process holds one mapping of it at a time. The first opening, which may have to
+ * read from the disk, warms up. */
+static void bench_opening(bench *b, const char *path) {
+  agf_model *model;
+  agf_error error;
+  probe p;
+  double bandwidth, t;
+  unsigned char *data = probe_data();
+  int r;
+
+  memset(&p, 0, sizeof p);
+  p.data = data;
+  b->stage[OPENING] = allocate((size_t)b->runs, sizeof *b->stage[OPENING]);
+  b->opening_share = allocate((size_t)b->runs, sizeof *b->opening_share);
+  for (r = -1; r < b->runs; r++) {
+    int at = r < 0 ? 0 : r;
+
+    bandwidth = probe_rate(&p, 1, probe_bandwidth);
+    t = seconds_now();
+    if (agf_model_open(path, NULL, &model, &error))
+      fatal("%s", error.message); /* it begins with the path */
+    b->stage[OPENING][at] = seconds_now() - t;
+    b->opening_share[at] = (double)agf_model_file_bytes(model) / b->stage[OPENING][at] / bandwidth;
+    agf_model_close(model);
+    stop_if_interrupted();
+  }
+  free(data);
+}
+
 static void bench_measure(bench *b, const float *x) {
   probe probes[PROBE_THREADS];
-  uint64_t *data = allocate(PROBE_BYTES / 8, sizeof *data);
+  unsigned char *data = probe_data();
   float *map = allocate((size_t)b->height * (size_t)b->width, sizeof *map);
   agf_request request;
   agf_times times;
@@ -205,7 +238,6 @@ static void bench_measure(bench *b, const float *x) {
   int r, i, target;
 
   memset(probes, 0, sizeof probes);
-  memset(data, 1, PROBE_BYTES);
   for (i = 0; i < b->threads; i++) {
     probes[i].peak = find_probe(agf_isa_name(b->session));
     probes[i].data = data;
@@ -253,8 +285,9 @@ static void bench_measure(bench *b, const float *x) {
 }
 
 static void bench_print(bench *b, int json, int verbose) {
-  static const char *const stages[STAGES] = {"forward_ms", "explain_ms", "next_class_ms"};
-  static const char *const said[STAGES] = {"forward pass", "one class, forward pass included", "each further class"};
+  static const char *const stages[STAGES] = {"open_ms", "forward_ms", "explain_ms", "next_class_ms"};
+  static const char *const said[STAGES] = {"opening the file, checked", "forward pass", "one class, forward pass included",
+                                            "each further class"};
   double peak = median(b->peak, b->runs), bandwidth = median(b->bandwidth, b->runs), share;
   struct rusage usage;
   agf_layer layer;
@@ -292,7 +325,11 @@ static void bench_print(bench *b, int json, int verbose) {
     if (json)
       printf(", \"%s\": %.6g, \"%s_min\": %.6g, \"%s_max\": %.6g", stages[i], 1e3 * middle, stages[i], 1e3 * least, stages[i], 1e3 * most);
     else
-      printf("  %-34s %9.2f ms   (%.2f to %.2f)\n", said[i], 1e3 * middle, 1e3 * least, 1e3 * most);
+      printf("  %-34s %9.2f ms   (%.2f to %.2f)", said[i], 1e3 * middle, 1e3 * least, 1e3 * most);
+    if (i == OPENING)
+      printf(json ? ", \"open_share_of_bandwidth\": %.6g" : ", %.2f of one thread's bandwidth", median(b->opening_share, b->runs));
+    if (!json)
+      printf("\n");
   }
   if (json)
     printf(", \"session_bytes\": %zu, \"peak_rss_bytes\": %.0f, \"layers\": [", b->session_bytes, usage.ru_maxrss * 1024.0);
@@ -320,8 +357,9 @@ static void bench_print(bench *b, int json, int verbose) {
     printf("]}\n");
 }
 
-/* x: [C][height][width], NULL: noise. */
-static void bench_run(bench *b, const agf_session_config *config, const float *x, int runs, int json, int verbose, int quiet) {
+/* After bench_opening. x: [C][height][width], NULL: noise. */
+static void bench_run(bench *b, const agf_session_config *config, const float *x, int json, int verbose, int quiet) {
+  size_t runs = (size_t)b->runs;
   agf_input input;
   agf_error error;
   float *noise = NULL;
@@ -333,22 +371,22 @@ static void bench_run(bench *b, const agf_session_config *config, const float *x
   b->threads = agf_session_threads(b->session);
   if (b->threads > PROBE_THREADS)
     fatal("bench takes at most %d threads", PROBE_THREADS);
-  b->runs = runs;
   b->layers = agf_model_layers(b->model);
-  for (i = 0; i < STAGES; i++)
-    b->stage[i] = allocate((size_t)runs, sizeof *b->stage[i]);
-  b->layer_forward = allocate((size_t)b->layers * (size_t)runs, sizeof *b->layer_forward);
-  b->layer_next = allocate((size_t)b->layers * (size_t)runs, sizeof *b->layer_next);
-  b->peak = allocate((size_t)runs, sizeof *b->peak);
-  b->bandwidth = allocate((size_t)runs, sizeof *b->bandwidth);
+  for (i = FORWARD; i < STAGES; i++)
+    b->stage[i] = allocate(runs, sizeof *b->stage[i]);
+  b->layer_forward = allocate((size_t)b->layers * runs, sizeof *b->layer_forward);
+  b->layer_next = allocate((size_t)b->layers * runs, sizeof *b->layer_next);
+  b->peak = allocate(runs, sizeof *b->peak);
+  b->bandwidth = allocate(runs, sizeof *b->bandwidth);
   if (!x)
     x = noise = noise_tensor((size_t)input.channels * (size_t)b->height * (size_t)b->width);
-  progress_begin(runs + 1, quiet);
+  progress_begin(b->runs + 1, quiet);
   bench_measure(b, x);
   progress_clear();
   bench_print(b, json, verbose);
   for (i = 0; i < STAGES; i++)
     free(b->stage[i]);
+  free(b->opening_share);
   free(b->layer_forward);
   free(b->layer_next);
   free(b->peak);
