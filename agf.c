@@ -41,6 +41,7 @@
 
 #ifndef AGF_NO_THREADS
 #include <pthread.h>
+#include <sched.h>
 #endif
 #include <time.h>
 #if !defined(AGF_NO_FILE) && !defined(_WIN32)
@@ -1969,18 +1970,19 @@ struct agf_pool {
 /* Between tasks of a call: 20 to 30 microseconds on x86, less on ARM. */
 enum { AGF_LOOKS = 2000 };
 
-/* Looks out for *at to become `wanted`, for a while. Whoever changes it holds the mutex, which the caller takes next. */
+/* Looks out for *at to become `wanted`, for a while; now and then another program may have the core. Whoever changes *at holds the mutex,
+ * which the caller takes next. */
 static void agf_look_out(const agf_pool *p, const int *at, int wanted) {
 #if defined(__GNUC__)
   int i;
-  for (i = 0; i < p->looks && __atomic_load_n(at, __ATOMIC_RELAXED) != wanted; i++)
+  for (i = 0; i < p->looks && __atomic_load_n(at, __ATOMIC_RELAXED) != wanted; i++) {
+    if (i % 64 == 63) sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__) || defined(__ARM_ARCH_7A__)
     __asm__ volatile("yield");
-#else
-    continue;
 #endif
+  }
 #else
   (void)p, (void)at, (void)wanted;
 #endif
