@@ -1083,6 +1083,19 @@ def test_ablations():
     good("explain", "m.agf", "photo.png", "-c", 1, "-m", "agf")
 
 
+def test_gradcam_layer():
+    setup()
+    maps = {}
+    for layer in (None, "layer1", "1", "layer4", "4"):
+        asked = ["--layer", layer] if layer else []
+        good("explain", "m.agf", "photo.png", "-m", "gradcam", "--npy", "m.npy", *asked)
+        maps[layer] = everything(".")["./m.npy"]
+    check(maps["layer1"] == maps["1"] and maps["layer4"] == maps["4"], "a layer by its name and by its number")
+    check(maps["layer1"] != maps["layer4"] == maps[None], "another layer, another map; the last one is the default")
+    refused("explain", "m.agf", "photo.png", "-m", "gradcam", "--layer", "layer99", says=["layer99", "agf info"])
+    refused("explain", "m.agf", "photo.png", "--layer", "layer1", says="gradcam")
+
+
 def test_bank():
     setup()
     os.mkdir("bank")

@@ -21,7 +21,7 @@ typedef struct options {
   text_list classes, masks;
   int top;
   const char *out, *npy, *logits;
-  const char *method, *ablations, *cmap, *layout, *isa, *bank;
+  const char *method, *layer, *ablations, *cmap, *layout, *isa, *bank;
   double alpha, vmax;
   int overlay, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
@@ -74,6 +74,8 @@ static const option options_known[] = {
   {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD",
    "agf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
    "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare; all: a contact sheet"},
+  {"layer", 0, EXPLAIN, TEXT, FIELD(layer), 0, 0, "NAME",
+   "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
   {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
   {"samples", 0, EXPLAIN, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
   {"seed", 0, EXPLAIN, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
@@ -323,6 +325,7 @@ typedef struct explainer {
   int ranks;         /* how many of the best classes to explain besides */
   agf_method methods[AGF_METHODS];
   int method_count;
+  int layer;         /* gradcam's, as agf_request has it */
   unsigned ablations;
   style style;
   bool bare;         /* pictures without photograph beside them, captions and margins */
@@ -413,6 +416,27 @@ static void check_output(const explainer *e, const char *path, const char *shown
   if ((!exists || !S_ISCHR(status.st_mode)) && access(folder, W_OK))
     fatal("%s %s: cannot write to the folder %s: %s", shown, path, folder, strerror(errno));
   free(folder);
+}
+
+/* gradcam's layer, as agf_request has it; 0: the default. */
+static int find_layer(const explainer *e) {
+  const char *text = e->asked->layer;
+  int layers = agf_model_layers(e->model), i, index;
+  agf_layer layer;
+
+  for (i = 0; text && i < e->method_count && e->methods[i] != AGF_METHOD_GRADCAM; i++)
+    continue;
+  if (!text)
+    return 0;
+  if (i == e->method_count)
+    fatal("--layer is gradcam's: give -m gradcam or -m all with it");
+  for (i = 0; i < layers; i++)
+    if (!agf_model_layer(e->model, i, 0, 0, &layer, NULL) && !strcmp(layer.name, text))
+      return i + 1;
+  if (parse_whole(text, 0, layers - 1, &index))
+    return index + 1;
+  fatal("--layer %s: the model has no such layer; agf info %s lists them", text, e->asked->arguments.items[0]);
+  return 0;
 }
 
 static void choose_classes(explainer *e) {
@@ -606,6 +630,7 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
 
   memset(&request, 0, sizeof request);
   request.options = e->ablations;
+  request.layer = e->layer;
   request.steps = e->asked->steps;
   request.samples = e->asked->samples;
   request.seed = (uint64_t)e->asked->seed;
@@ -1212,6 +1237,7 @@ static int run_explain(const options *asked) {
   if (!*e.model_name)
     e.model_name = base_name(asked->arguments.items[0]);
   agf_model_input(e.model, &e.input);
+  e.layer = find_layer(&e);
   choose_classes(&e);
   choose_looks(&e);
   /* What is wrong with the session itself (its size, its instruction set) is no fault of the first picture. */
