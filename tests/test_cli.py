@@ -1216,12 +1216,17 @@ def test_file_names_of_all_kinds():
         check(out.returncode == 2 and out.stderr.count(b"\n") == 1, "%r: %r" % (name, out.stderr))
 
 
-def slow_arguments(seconds):
-    """Arguments for a run of about `seconds`, however fast the machine is."""
+def slow_arguments(seconds, apart=False):
+    """Arguments for a run of about `seconds`, however fast the machine is, on one picture or links to it, each its own name."""
     slow = ["explain", "m.agf", "--size", "160x160", "--threads", "1", "--isa", "ref"]
     started = time.monotonic()
     good(*slow, "photo.png", "photo.png")
-    return slow + ["photo.png"] * max(4, math.ceil(2 * seconds / (time.monotonic() - started)))
+    pictures = ["photo.png"] * max(4, math.ceil(2 * seconds / (time.monotonic() - started)))
+    if apart:
+        pictures = ["p%05d.png" % i for i in range(len(pictures))]
+        for name in pictures:
+            os.link("photo.png", name)
+    return slow + pictures
 
 
 def on_a_terminal(args):
@@ -1262,12 +1267,7 @@ def test_progress_bar():
 def test_interrupted():
     setup()
     os.mkdir("out")
-    args = slow_arguments(60)
-    names = []
-    for i in range(len(args) - args.index("photo.png")):
-        names.append("p%05d.png" % i)
-        os.link("photo.png", names[-1])
-    args = args[: args.index("photo.png")] + names
+    args = slow_arguments(60, apart=True)
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = subprocess.Popen([AGF, *args, "-o", "out"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + PATIENCE

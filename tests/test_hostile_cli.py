@@ -336,12 +336,7 @@ def test_folder_that_goes_away():
     """The output folder is removed while a run writes into it."""
     setup()
     os.mkdir("out")
-    args = slow_arguments(20)
-    names = []
-    for i in range(len(args) - args.index("photo.png")):
-        names.append("p%05d.png" % i)
-        os.link("photo.png", names[-1])
-    process = subprocess.Popen([AGF, *args[: args.index("photo.png")], *names, "-o", "out"], stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([AGF, *slow_arguments(20, apart=True), "-o", "out"], stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE)
     deadline = time.monotonic() + PATIENCE
     while len(os.listdir("out")) < 2 and time.monotonic() < deadline and process.poll() is None:
