@@ -351,8 +351,8 @@ static const char *agf_string(const agf_model *m, uint32_t at, const char *what,
   return NULL;
 }
 
-/* The table as a whole, so that the time does not depend on how often a string is named. Control characters are refused: names end up
- * on terminals. */
+/* The table as a whole, so that the time does not depend on how often a string is named. Control characters are refused: names end
+ * up on terminals. */
 static agf_status agf_check_strings(const agf_model *m, agf_error *err) {
   const unsigned char *p = (const unsigned char *)m->strings;
   uint32_t i;
@@ -487,8 +487,8 @@ static agf_status agf_parse_weight(agf_model *m, int i, const unsigned char *p, 
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err);
 
-/* Outputs that fill a tensor up to its vectors of 32 or 16 must be 0: kernels compute them, and another value would make nonzeros in
- * channels that do not exist. */
+/* Outputs that fill a tensor up to its vectors of 32 or 16 must be 0: kernels compute them, and another value would make nonzeros
+ * in channels that do not exist. */
 static int agf_fill_is_zero(const agf_weight *w) {
   uint64_t width = w->layout == AGF_LAYOUT_GROUPED ? AGF_CB : AGF_OCG, size = w->type == AGF_F32 ? 4 : 2;
   uint64_t vectors = w->elements / width, outputs = (uint64_t)w->dim[0], panels = (outputs + width - 1) / width, run, rest, i, k;
@@ -580,8 +580,9 @@ static agf_status agf_check_tables(const agf_model *m, uint32_t header_bytes, ag
   return AGF_OK;
 }
 
-/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would make
- * "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen to. */
+/* One pass over the weights, a piece at a time while it is in cache: their CRC, and that all are finite, as an Inf or NaN would
+ * make "0 times w" something else than 0, and the kernels skip zeros. The tensors follow one another, as agf_parse_weight has seen
+ * to. */
 static agf_status agf_check_data(const agf_model *m, agf_error *err) {
   enum { PIECE = 1 << 17 };
   agf_kernels k;
@@ -1079,8 +1080,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
  * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
  * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
- * classes. Sizes are planned in 64 bits on every machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with padding,
- * 2^10 threads), and the sum is checked against max_bytes and the address space before any of it is taken. */
+ * classes. Sizes are planned in 64 bits on every machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with
+ * padding, 2^10 threads), and the sum is checked against max_bytes and the address space before any of it is taken. */
 
 enum {
   AGF_GRADIENT_METHODS = AGF_METHOD_BIT(AGF_METHOD_GRADIENT) | AGF_METHOD_BIT(AGF_METHOD_GRADIENT_X_INPUT) |
@@ -1263,8 +1264,8 @@ static void agf_clear_buffer(agf_session *s, int buffer) {
 }
 
 static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
-/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only
- * one of them needs does not lie in the other's way. Other steps need all at once. */
+/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's):
+ * what only one of them needs does not lie in the other's way. Other steps need all at once. */
 static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
 static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
 
@@ -1368,7 +1369,8 @@ static int agf_step_signed(const agf_session *s, const agf_step *st) {
   return is_signed && st->act == AGF_ACT_NONE;
 }
 
-/* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is copied. */
+/* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
+ * copied. */
 static void agf_join(agf_session *s, const agf_step *st) {
   agf_tensor *whole = &s->tensor[st->out];
   int j, at = 0;
@@ -1412,9 +1414,10 @@ static void agf_connect(agf_session *s) {
     if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
 }
 
-/* Which plain convolutions form A by a walk of its own, after C and G, with A and its right-hand side where theirs were. With P the bytes
- * of a plane at the output, Q at the input, the gate then needs 5 P instead of 6 P and the adjoint P + max(2 P, P + Q) + 2 Q instead of
- * 3 P + 3 Q, for another read of the weights. With low_memory, the largest do: the others find room in what these need. */
+/* Which plain convolutions form A by a walk of its own, after C and G, with A and its right-hand side where theirs were. With P
+ * the bytes of a plane at the output, Q at the input, the gate then needs 5 P instead of 6 P and the adjoint P + max(2 P, P + Q) +
+ * 2 Q instead of 3 P + 3 Q, for another read of the weights. With low_memory, the largest do: the others find room in what these
+ * need. */
 static void agf_find_apart(agf_session *s) {
   uint64_t most = 0;
   int i, pass;
@@ -1438,8 +1441,8 @@ static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n
   *lo = (int)(a < *hi ? a : *hi);
 }
 
-/* The first output after o whose range is another one, at most `outputs`. The window moves by `stride`, so its ends leave a tap after
- * a number of outputs that follows from where they are: huge padded outputs cost no more than their number of ranges. */
+/* The first output after o whose range is another one, at most `outputs`. The window moves by `stride`, so its ends leave a tap
+ * after a number of outputs that follows from where they are: huge padded outputs cost no more than their number of ranges. */
 static int agf_next_range(int o, int outputs, int stride, int pad, int dilation, int n, int lo, int hi) {
   int64_t next = outputs, at;
   if (lo > 0) { /* tap lo - 1 comes in at the first output with o * stride + (lo - 1) * dilation >= pad */
@@ -1453,7 +1456,8 @@ static int agf_next_range(int o, int outputs, int stride, int pad, int dilation,
   return next > o ? (int)next : o + 1;
 }
 
-/* Outputs in runs whose windows the border cuts alike: how many, and where `of` is not NULL, each output's run and each run's taps. */
+/* Outputs in runs whose windows the border cuts alike: how many, and where `of` is not NULL, each output's run and each run's
+ * taps. */
 static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
   int o, next, lo, hi, last_lo = -1, last_hi = -1, count = 0;
   for (o = 0; o < outputs && count <= AGF_MAX_CLASSES; o = next) {
@@ -1511,8 +1515,8 @@ static agf_conv_shape agf_shape_of(const agf_axis *a) {
 }
 
 /* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
- * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9 times the
- * time with twelve). */
+ * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9
+ * times the time with twelve). */
 typedef struct agf_conv_cut {
   agf_conv_shape shape;
   int group, lanes, blocks;
@@ -1688,8 +1692,8 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
 }
 
-/* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the order of
- * making. */
+/* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the
+ * order of making. */
 static int agf_places_before_by_size(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
   int life_a = a->last - a->first, life_b = b->last - b->first;
@@ -1777,8 +1781,8 @@ static uint64_t agf_place_all(agf_session *s) {
   return by_size < by_time ? agf_place(s, 0) : by_time;
 }
 
-/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains (agf-spec,
- * "Two variants of ours"). Returns the pooling's index; -1: another head. */
+/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains
+ * (agf-spec, "Two variants of ours"). Returns the pooling's index; -1: another head. */
 static int agf_local_head(const agf_session *s, const agf_step **linear) {
   int i = s->steps - 1;
   const agf_step *st = &s->step[i];
@@ -1905,8 +1909,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
 
 /* MARK: threads ---------------------------------------------------------------------------------------------------------------
  * agf_parallel runs a task for every index of [0, n): workers draw indices from a shared counter, so who does which index is
- * open; no result depends on it. Workers sleep between calls; within one they look out for the next task for some microseconds before,
- * as waking takes longer than many a task. With the caller's parallel_for, its threads are the workers. */
+ * open; no result depends on it. Workers sleep between calls; within one they look out for the next task for some microseconds
+ * before, as waking takes longer than many a task. With the caller's parallel_for, its threads are the workers. */
 
 typedef void agf_task(agf_session *s, const void *arg, int i, unsigned char *scratch);
 
@@ -1970,8 +1974,8 @@ struct agf_pool {
 /* Between tasks of a call: 20 to 30 microseconds on x86, less on ARM. */
 enum { AGF_LOOKS = 2000 };
 
-/* Looks out for *at to become `wanted`, for a while; now and then another program may have the core. Whoever changes *at holds the mutex,
- * which the caller takes next. */
+/* Looks out for *at to become `wanted`, for a while; now and then another program may have the core. Whoever changes *at holds the
+ * mutex, which the caller takes next. */
 static void agf_look_out(const agf_pool *p, const int *at, int wanted) {
 #if defined(__GNUC__)
   int i;
@@ -2179,9 +2183,9 @@ static inline int agf_panel_count(const agf_conv_job *j, int first) {
   return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
 }
 
-/* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them. Forward f32
- * weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed and reversed
- * into `scratch`. *wb receives the distance of blocks. */
+/* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them.
+ * Forward f32 weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed
+ * and reversed into `scratch`. *wb receives the distance of blocks. */
 static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first, float *scratch,
                                ptrdiff_t *wb) {
   const agf_node *n = &s->model->node[j->step->node];
@@ -2245,8 +2249,8 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
 #define AGF_PREFETCHES static inline
 #endif
 
-/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. Inline, because
- * gcc may drop calls of a function that does nothing but prefetch. */
+/* Asks for the weights that agf_panels reads with these arguments: they come from memory while other ones are worked on. Inline,
+ * because gcc may drop calls of a function that does nothing but prefetch. */
 AGF_PREFETCHES void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
 #if defined(__GNUC__)
   const agf_node *n = &s->model->node[j->step->node];
@@ -2295,8 +2299,8 @@ static inline unsigned agf_popcount64(uint64_t v) {
   return (unsigned)(v * UINT64_C(0x0101010101010101) >> 56);
 }
 
-/* Whether the rows of a forward convolution that `outputs` channels of output rows [r0, r0 + rows) read hold so many nonzeros that skipping
- * zeros does not pay. */
+/* Whether the rows of a forward convolution that `outputs` channels of output rows [r0, r0 + rows) read hold so many nonzeros that
+ * skipping zeros does not pay. */
 static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs, int r0, int rows) {
   int h0 = agf_imax(r0 * j->rows.down - j->rows.pad, 0), b;
   int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
@@ -2434,7 +2438,8 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
 }
 
-/* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box rule. */
+/* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box
+ * rule. */
 static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int lanes_in, float *scratch) {
   const agf_node *n = &s->model->node[j->step->node];
   const agf_weight *w = &s->model->weight[n->w];
@@ -3464,8 +3469,8 @@ static void agf_plain_sums_task(agf_session *s, const void *arg, int i, unsigned
   }
 }
 
-/* Coefficients of F: with a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot products of
- * the pixel's q with these. Lanes beyond the last channel get 0. */
+/* Coefficients of F: with a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot
+ * products of the pixel's q with these. Lanes beyond the last channel get 0. */
 static void agf_plain_solve(agf_session *s, const agf_plain_job *j, int which, long positive, long negative, float *wa, float *wb) {
   const agf_tensor *t = j->t;
   double *a = agf_plain_sums(s, j, 0, which), *b = agf_plain_sums(s, j, 0, which + 1), aa = 1, ab = 0, bb = 1, det;
@@ -3729,8 +3734,8 @@ static void agf_backward_step(agf_session *s, int i, const agf_explain_state *e)
 }
 
 /* MARK: the seed --------------------------------------------------------------------------------------------------------------
- * agf-spec, "Seed": the gradient of the softened probability of class t in the logits, and (cam, g) at the tensor that the last step
- * reads. Small; in double, with an exponential of its own so that no libm decides bits. */
+ * agf-spec, "Seed": the gradient of the softened probability of class t in the logits, and (cam, g) at the tensor that the last
+ * step reads. Small; in double, with an exponential of its own so that no libm decides bits. */
 
 static double agf_exp_double(double x) {
   double n, r, p = 1;
@@ -4046,7 +4051,8 @@ static void agf_fill_pool(agf_session *s, const agf_step *st) {
   }
 }
 
-/* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as malloc. */
+/* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as
+ * malloc. */
 static agf_status agf_check_bytes(agf_session *s, agf_error *err) {
   uint64_t bytes = agf_table_sizes(s->model).total + agf_pool_bytes(s->threads) + s->arena_bytes;
   const char *more = s->arena_bytes == AGF_TOO_MANY ? " or more" : "";
@@ -4323,9 +4329,9 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
 }
 
 /* MARK: methods ---------------------------------------------------------------------------------------------------------------
- * agf-spec, "The other methods": gradients of a logit and layer-wise relevance propagation, on the session's activations. What travels
- * back, a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. AGF_NO_METHODS leaves this
- * section out; agf_a and agf_lc are options and a seed of AGF and stay. */
+ * agf-spec, "The other methods": gradients of a logit and layer-wise relevance propagation, on the session's activations. What
+ * travels back, a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. AGF_NO_METHODS leaves
+ * this section out; agf_a and agf_lc are options and a seed of AGF and stay. */
 
 #ifndef AGF_NO_METHODS
 
@@ -4456,7 +4462,8 @@ static void agf_spread(agf_session *s, const agf_tensor *t, double *total, float
   agf_parallel(s, j.height, agf_spread_task, &j);
 }
 
-/* fullgrad's term at tensor t: psi(v), a = |v| - min |v|, a / max a, summed over channels (as the resizing is linear, before it). */
+/* fullgrad's term at tensor t: psi(v), a = |v| - min |v|, a / max a, summed over channels (as the resizing is linear, before
+ * it). */
 static void agf_fullgrad_term(agf_session *s, const agf_tensor *t, const float *g, const float *bias) {
   agf_term_job j;
   double highest = 0;
@@ -4708,7 +4715,8 @@ static double agf_cos_turns(double v) {
   return sign * (1 + p) * (sine ? a : 1);
 }
 
-/* The standard normal deviate of element `index` (CHW order) of noisy image `sample`: Box-Muller's cosine of the first two words. */
+/* The standard normal deviate of element `index` (CHW order) of noisy image `sample`: Box-Muller's cosine of the first two
+ * words. */
 static double agf_normal(uint64_t seed, uint32_t sample, uint32_t index) {
   uint32_t r[4] = {0, 0, 0, 0};
   r[0] = sample;
@@ -4967,8 +4975,8 @@ static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int r
     }
 }
 
-/* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input is
- * never negative. */
+/* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input
+ * is never negative. */
 typedef struct agf_lrp_term {
   int negative; /* part x- */
   int filter;
@@ -5361,9 +5369,9 @@ AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times 
 /* MARK: pictures --------------------------------------------------------------------------------------------------------------
  * Pixels to network input, maps to pixels. Integers and doubles in a fixed order: the same bytes everywhere. */
 
-/* Antialiased bilinear resizing of one axis, as Pillow does it for 8-bit pictures: a triangle as wide as two output pixels (two input pixels
- * when enlarging), weights normalised and rounded to 22 bits. Output pixel i of [first, first + count) reads `length[i]`
- * input pixels from start[i] on with weight[i * taps ...]. */
+/* Antialiased bilinear resizing of one axis, as Pillow does it for 8-bit pictures: a triangle as wide as two output pixels (two
+ * input pixels when enlarging), weights normalised and rounded to 22 bits. Output pixel i of [first, first + count) reads
+ * `length[i]` input pixels from start[i] on with weight[i * taps ...]. */
 typedef struct agf_resample {
   int count, taps;
   int *start, *length;
@@ -5403,9 +5411,9 @@ static inline uint8_t agf_resample_byte(int64_t sum) {
 enum { AGF_HUGE_SIDE = 1 << 30 };
 static inline int agf_side(double pixels) { return pixels < (double)AGF_HUGE_SIDE ? (int)pixels : AGF_HUGE_SIDE; }
 
-/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the picture's
- * shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other input sizes scale
- * resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
+/* Size to resize a picture to and the corner of the part that the network sees. torchvision's rule at the nominal size: the
+ * picture's shorter side becomes resize_to, the longer one follows, truncated; the crop's corner is rounded half to even. Other
+ * input sizes scale resize_to in proportion. Where the crop would reach beyond the picture, the picture is enlarged to cover it. */
 static void agf_resize_rule(const agf_input *in, int height, int width, int ph, int pw, int *rh, int *rw, int *top, int *left) {
   double tall = (double)height / in->height, wide = (double)width / in->width;
   int to = agf_side(in->resize_to * (tall > wide ? tall : wide) + 0.5);
@@ -5531,7 +5539,8 @@ AGF_API int agf_colormap_find(const char *name) {
   return -1;
 }
 
-/* Colour at t in [0, 1]: straight lines between evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions). */
+/* Colour at t in [0, 1]: straight lines between evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their
+ * definitions). */
 static void agf_color(agf_colormap cmap, double t, uint8_t *rgb) {
   static const uint32_t seismic[5] = {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000};
   static const uint32_t jet[9] = {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000};

@@ -114,7 +114,7 @@ typedef struct agf_input {
   int channels, height, width; /* the nominal input; other sizes are allowed where the network's ops allow them */
   int is_picture;              /* 1: the fields below hold; 0: the network was converted without preprocessing */
   int channel_order;           /* AGF_CHANNELS_* */
-  int resize;                  /* AGF_RESIZE_STRETCH: to height x width; AGF_RESIZE_CROP: shorter side to resize_to, then a centre crop */
+  int resize;                  /* AGF_RESIZE_STRETCH: to height x width; AGF_RESIZE_CROP: shorter side to resize_to, then cropped */
   int resize_to;               /* pixels, at the nominal size; scaled with other sizes */
   float range;                 /* what 255 becomes before mean and std: 1 or 255 */
   float mean[4], std[4];
@@ -331,8 +331,8 @@ typedef enum agf_colormap {
 AGF_API int agf_colormap_find(const char *name);
 
 /* map [map_height][map_width] to a picture of out_width x out_height, bilinear. channels 3: RGB8; 4: RGBA8 whose alpha is the
- * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: the map's largest magnitude. The
- * scale is symmetric, -vmax .. vmax, for seismic, and 0 .. vmax for the others. */
+ * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: the map's largest magnitude.
+ * The scale is symmetric, -vmax .. vmax, for seismic, and 0 .. vmax for the others. */
 AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err);
 

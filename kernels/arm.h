@@ -399,8 +399,8 @@ static void agf_transpose__neon(const float *from, ptrdiff_t fs, int rows, float
     for (c = 0; c < AGF_CB; c++) to[c * ts + r] = from[r * fs + c];
 }
 
-/* By llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at 0.64 and 0.67 for
- * one right-hand side, at 0.75 and 0.79 for the forward pair. */
+/* By llvm-mca (bench/mca.sh) the three-tap walk breaks even at 0.85 on Cortex-A72 and 0.90 on Neoverse N1, one tap at 0.64 and
+ * 0.67 for one right-hand side, at 0.75 and 0.79 for the forward pair. */
 #define AGF_ONE_TAP {{65, 65, 65, 65, 65}, {65, 65, 65, 65, 65}, {77, 77, 77, 77, 77}}
 #define AGF_THREE_TAPS {{87, 87, 87, 87, 87}, {87, 87, 87, 87, 87}, {87, 87, 87, 87, 87}}
 static const unsigned char agf_dense_from__neon[AGF_SHAPES][3][AGF_CONV_SIZES] = {AGF_ONE_TAP, AGF_ONE_TAP, AGF_THREE_TAPS,

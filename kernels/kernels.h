@@ -67,8 +67,8 @@ typedef void agf_conv_row_fn(const agf_conv_row *r);
 
 enum { AGF_MARGIN = 3 };
 
-/* Kernel rows that have kernels of their own. The 3- and 7-tap shapes are undilated, and all that the walk over their windows touches
- * is outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
+/* Kernel rows that have kernels of their own. The 3- and 7-tap shapes are undilated, and all that the walk over their windows
+ * touches is outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
 typedef enum agf_conv_shape {
   AGF_SHAPE_ANY,
   AGF_SHAPE_1,
@@ -166,9 +166,9 @@ typedef struct agf_kernels {
   const char *isa;
 
   agf_conv_entry conv[AGF_SHAPES][AGF_RHS_KINDS][AGF_CONV_SIZES];
-  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the percentage of nonzeros from which on they are taken, for kinds W, D
-   * and FWD, by the outputs of the first call: 16, 32, ... 256. Skipping W x for few outputs makes few chains of additions, which
-   * wait for each other. */
+  /* W x, and |W| |x|; NULL: skipping is never slower. `dense_from`: the percentage of nonzeros from which on they are taken, for
+   * kinds W, D and FWD, by the outputs of the first call: 16, 32, ... 256. Skipping W x for few outputs makes few chains of
+   * additions, which wait for each other. */
   agf_dense_row_fn *dense_w, *dense_d;
   unsigned char dense_from[AGF_SHAPES][3][AGF_CONV_SIZES];
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */

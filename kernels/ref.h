@@ -18,8 +18,8 @@ static inline float agf_from_bits(uint32_t u) {
 
 /* Fused multiply-add, rounded once. Where the target has the instruction the compiler's builtin is it; elsewhere libm's is slow
  * and in places wrong, so: the product of two floats is exact in double, and the double sum rounds to the right float unless its
- * lowest 29 bits, those a float drops, are a tie or the result is subnormal. There the sum is first rounded to odd, which keeps on which
- * side of the tie the exact value lies (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+ * lowest 29 bits, those a float drops, are a tie or the result is subnormal. There the sum is first rounded to odd, which keeps on
+ * which side of the tie the exact value lies (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
 static inline float agf_fmaf(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);

@@ -1,5 +1,6 @@
-/* Sessions side by side: eight threads, each with its own session on one model, make and explain for the seconds given (2 without an
- * argument): always the same bits. Rounds of 2,000 explanations in one session, and sessions made and destroyed: the process does not grow. */
+/* Sessions side by side: eight threads, each with its own session on one model, make and explain for the seconds given (2 without
+ * an argument): always the same bits. Rounds of 2,000 explanations in one session, and sessions made and destroyed: the process
+ * does not grow. */
 #include "testing.h"
 #include "tiny.h"
 #include <pthread.h>

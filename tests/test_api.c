@@ -348,8 +348,8 @@ static void test_run_errors(void) {
   close_case(&f);
 }
 
-/* Memory of the caller's that lies where it should not: across the model's, at odd addresses; and in one place for input and output,
- * which is allowed. */
+/* Memory of the caller's that lies where it should not: across the model's, at odd addresses; and in one place for input and
+ * output, which is allowed. */
 static void test_callers_memory(void) {
   fixture f = open_case("squeeze_tiny");
   size_t bytes, file = (size_t)agf_model_file_bytes(f.model), latents;

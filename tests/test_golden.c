@@ -114,8 +114,8 @@ static void compare_map(const char *root, const char *name, const char *file, in
   free(expected.data);
 }
 
-/* methods.txt: `FILE METHOD TARGET STEPS REL_L2`; STEPS: of integrated_gradients, samples of smoothgrad. Then layers.txt: `FILE LAYER
- * TARGET REL_L2`, gradcam at a layer's output. */
+/* methods.txt: `FILE METHOD TARGET STEPS REL_L2`; STEPS: of integrated_gradients, samples of smoothgrad. Then layers.txt: `FILE
+ * LAYER TARGET REL_L2`, gradcam at a layer's output. */
 static void run_methods(const char *root, const char *name, int full, const agf_model *model, agf_session *session, float *map) {
   char path[1024], file[256], word[64];
   agf_layer layer;

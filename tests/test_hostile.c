@@ -1,6 +1,7 @@
 /* Hostile model files: every truncation and every single-bit flip of a small file that has every op, with the CRCs as they were and
- * repaired, is refused or gives a model that can be planned, run and explained: no crash, no hang, no memory beyond what was announced.
- * Then files made to hurt: counts at the caps, graphs that would make planning slow, values at the borders of their types. */
+ * repaired, is refused or gives a model that can be planned, run and explained: no crash, no hang, no memory beyond what was
+ * announced. Then files made to hurt: counts at the caps, graphs that would make planning slow, values at the borders of their
+ * types. */
 #include "testing.h"
 #include "exercise.h"
 #include <time.h>
@@ -34,8 +35,8 @@ static void test_models(void) {
   }
 }
 
-/* Every length below the whole; with repaired CRCs and sizes, cut at multiples of 64 too, the file is consistent as far as the header
- * can tell. */
+/* Every length below the whole; with repaired CRCs and sizes, cut at multiples of 64 too, the file is consistent as far as the
+ * header can tell. */
 static void test_truncations(void) {
   size_t bytes, n;
   unsigned char *data = tiny_model(0, &bytes), *cut;

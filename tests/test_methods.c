@@ -1,6 +1,6 @@
-/* The comparison methods as a user relies on them: what their maps add up to, the same bits under every instruction set, thread count
- * and memory mode, an untouched session afterwards, and errors that say what is wrong. Whether the maps are right, test_golden
- * tells. */
+/* The comparison methods as a user relies on them: what their maps add up to, the same bits under every instruction set, thread
+ * count and memory mode, an untouched session afterwards, and errors that say what is wrong. Whether the maps are right,
+ * test_golden tells. */
 
 #include "testing.h"
 #include "../agf.h"
@@ -88,8 +88,8 @@ static double sum_of(const float *map, int n) {
 
 /* --- completeness --- */
 
-/* Integrated gradients add up to z(image) - z(0). The logits are piecewise linear on the way there, so the midpoint rule is exact but for
- * the steps that hold a kink: the error falls as 1 / steps. 200 of them leave 1e-4 to 5e-4 of the largest logit here. */
+/* Integrated gradients add up to z(image) - z(0). The logits are piecewise linear on the way there, so the midpoint rule is exact
+ * but for the steps that hold a kink: the error falls as 1 / steps. 200 of them leave 1e-4 to 5e-4 of the largest logit here. */
 static void test_integrated_gradients(const char *name) {
   fixture f = open_case("golden", name);
   agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS));
@@ -160,8 +160,8 @@ static void add_term(void *ctx, const agf_observation *o) {
       }
 }
 
-/* FullGrad's terms before psi, image * gradient and every bias * gradient at its output, add up to the logit exactly (not with ReLU6,
- * whose upper bound is a bias too). The gradients come from the observer, inside fused steps too. */
+/* FullGrad's terms before psi, image * gradient and every bias * gradient at its output, add up to the logit exactly (not with
+ * ReLU6, whose upper bound is a bias too). The gradients come from the observer, inside fused steps too. */
 static void test_full_gradients(const char *folder, const char *name) {
   fixture f = open_case(folder, name);
   agf_session_config config = config_of(&f, AGF_METHOD_BIT(AGF_METHOD_FULLGRAD));
@@ -190,8 +190,8 @@ static void test_full_gradients(const char *folder, const char *name) {
   free(map);
 }
 
-/* Where no layer reads negative values and no sum that R is divided by is 0, each rule of LRP hands on all the relevance that it gets:
- * the map adds up to the logit. alphas: how many of the two rules find such sums in this network. */
+/* Where no layer reads negative values and no sum that R is divided by is 0, each rule of LRP hands on all the relevance that it
+ * gets: the map adds up to the logit. alphas: how many of the two rules find such sums in this network. */
 static void test_relevance(const char *name, int alphas) {
   static const agf_method methods[] = {AGF_METHOD_LRP_A1B0, AGF_METHOD_LRP_A2B1};
   fixture f = open_case("golden", name);

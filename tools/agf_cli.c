@@ -1,7 +1,8 @@
 /* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
  *
  * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`.
- * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on cli_base.h's. */
+ * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on
+ * cli_base.h's. */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
 #include <stddef.h>

@@ -1,8 +1,9 @@
 /* agf bench: how fast a model runs and explains here, beside what the machine can do.
  *
- * The peak is the rate of independent fused multiply-adds in registers, the bandwidth that of reading a buffer larger than the caches;
- * both are probed between the measured runs, on as many threads, so that a machine that slows down slows both. Times are medians.
- * Opening the file, with the check of its weights, is measured before the rest, each time beside the bandwidth of one thread. */
+ * The peak is the rate of independent fused multiply-adds in registers, the bandwidth that of reading a buffer larger than the
+ * caches; both are probed between the measured runs, on as many threads, so that a machine that slows down slows both. Times are
+ * medians. Opening the file, with the check of its weights, is measured before the rest, each time beside the bandwidth of one
+ * thread. */
 #ifndef CLI_BENCH_H
 #define CLI_BENCH_H
 
@@ -198,8 +199,8 @@ static unsigned char *probe_data(void) {
   return data;
 }
 
-/* Before the model is open for the rest, so that the process holds one mapping of it at a time. The first opening, which may have to
- * read from the disk, warms up. */
+/* Before the model is open for the rest, so that the process holds one mapping of it at a time. The first opening, which may have
+ * to read from the disk, warms up. */
 static void bench_opening(bench *b, const char *path) {
   agf_model *model;
   agf_error error;

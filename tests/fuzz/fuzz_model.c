@@ -1,8 +1,8 @@
 /* Fuzz target: a model file opened, asked, planned, run and explained (tests/exercise.h). Built for libFuzzer or AFL++
  * (`make fuzz`; `afl-clang-fast -fsanitize=fuzzer` takes it as it is), and with -DFUZZ_REPLAY as a program that runs files.
  *
- * The mutator knows the format: it changes whole fields, tables and weights, keeps the header's counts and sizes in step, and repairs
- * both CRCs, or nothing behind them would be reached. */
+ * The mutator knows the format: it changes whole fields, tables and weights, keeps the header's counts and sizes in step, and
+ * repairs both CRCs, or nothing behind them would be reached. */
 #include "../exercise.h"
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
-/* Fuzz target for libFuzzer or AFL++: the program's decoders of pictures (PNG, JPEG, BMP, PNM, EXIF) and of .npy files, as it calls them. A
- * refusal names its reason; what is accepted has the size it says. The mutator repairs a PNG's checksums, or nothing behind them would
- * be reached. */
+/* Fuzz target for libFuzzer or AFL++: the program's decoders of pictures (PNG, JPEG, BMP, PNM, EXIF) and of .npy files, as it
+ * calls them. A refusal names its reason; what is accepted has the size it says. The mutator repairs a PNG's checksums, or nothing
+ * behind them would be reached. */
 #define _XOPEN_SOURCE 700
 #include "../../tools/cli_base.h"
 #include "../../tools/cli_picture.h"
