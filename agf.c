@@ -1248,13 +1248,14 @@ static int agf_buf(agf_session *s, uint64_t bytes, int first, int last) {
   return s->buffers++;
 }
 
-/* A part of another buffer, which then lives as long as the part. */
+/* A part of another buffer, which then lives as long as the part, as does what that is a part of. */
 static int agf_part(agf_session *s, int within, uint64_t at, uint64_t bytes, int first, int last) {
-  agf_buffer *whole = &s->buffer[within], *b = &s->buffer[agf_buf(s, bytes, first, last)];
-  b->within = within;
-  b->at = at;
-  if (last > whole->last) whole->last = last;
-  return s->buffers - 1;
+  int i = agf_buf(s, bytes, first, last);
+  s->buffer[i].within = within;
+  s->buffer[i].at = at;
+  for (; within >= 0; within = s->buffer[within].within)
+    if (last > s->buffer[within].last) s->buffer[within].last = last;
+  return i;
 }
 
 static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
