@@ -1248,9 +1248,10 @@ static int agf_buf(agf_session *s, uint64_t bytes, int first, int last) {
   return s->buffers++;
 }
 
-/* A part of another buffer, which then lives as long as the part, as does what that is a part of. */
+/* A part of another buffer, which, like all that it is itself a part of, then lives as long as the part. */
 static int agf_part(agf_session *s, int within, uint64_t at, uint64_t bytes, int first, int last) {
   int i = agf_buf(s, bytes, first, last);
+  s->buffer[i].bytes = bytes; /* not rounded up: what follows may be another part */
   s->buffer[i].within = within;
   s->buffer[i].at = at;
   for (; within >= 0; within = s->buffer[within].within)

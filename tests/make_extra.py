@@ -228,6 +228,17 @@ def concat_odd(b):
     return 3, 11, 12
 
 
+def concat_parts(b):
+    """Inputs of Concats that fill blocks of 16 channels, or do not: convolutions of the image, BatchNorms, pools, a Concat of
+    Concats, one that several read, and one in which a tensor stands twice."""
+    x = b.relu(b.add("concat", [b.conv(IMAGE, 3, 16, 3, p=1), b.conv(IMAGE, 3, 16, 1)]))
+    y = b.add("concat", [b.conv_relu(x, 32, 16, 3, p=1), b.conv_relu(x, 32, 5, 1)])
+    z = b.add("concat", [b.batchnorm(b.conv(x, 32, 16, 1), 16), b.pool("maxpool", x, 3, 1, p=1), x, x])
+    w = b.add("concat", [z, y, b.conv_relu(y, 21, 16, 3, p=1)])
+    b.head(b.conv_relu(w, 149, 24, 3, p=1), 24, 5)
+    return 3, 9, 10
+
+
 def add_self(b):
     """A tensor added to itself; a flat 3x3 convolution, and another one behind a BatchNorm and a pool."""
     x = b.conv_relu(IMAGE, 3, 12, 3, p=1)
@@ -260,8 +271,8 @@ def one_class(b):
 
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
-         asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, add_self,
-         pooled_logits, black_image, one_class)
+         asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
+         add_self, pooled_logits, black_image, one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
 LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")

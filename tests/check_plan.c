@@ -1,0 +1,94 @@
+/* The plan of a session's memory, for every network of tests/golden and tests/golden-extra and the demo's: buffers that live at the
+ * same moment do not overlap, a part lies within its whole and lives no longer, and all lie in the arena. A plan that breaks this
+ * gives wrong maps for some sizes and numbers of threads only, which comparing maps may miss. Reads the engine's own tables. */
+#include "testing.h"
+#include "../agf.c"
+
+static void observe(void *ctx, const agf_observation *o) { (void)ctx, (void)o; }
+
+/* The first broken rule of a plan in words, or an empty string. */
+static void judge(const agf_session *s, char *text, size_t size) {
+  int i, j;
+  *text = 0;
+  for (i = 0; i < s->buffers; i++) {
+    const agf_buffer *a = &s->buffer[i], *whole = a->within < 0 ? NULL : &s->buffer[a->within];
+    if (a->offset == SIZE_MAX && s->local < 0) continue; /* agf_lc's, which found no room and is not used */
+    if (a->offset > s->arena_bytes || a->bytes > s->arena_bytes - a->offset) {
+      snprintf(text, size, "buffer %d ends behind the arena", i);
+      return;
+    }
+    if (whole && (a->offset < whole->offset || a->offset + a->bytes > whole->offset + whole->bytes)) {
+      snprintf(text, size, "buffer %d is no part of buffer %d", i, a->within);
+      return;
+    }
+    if (whole && (a->first < whole->first || a->last > whole->last)) {
+      snprintf(text, size, "buffer %d lives from %d to %d, buffer %d around it from %d to %d", i, a->first, a->last, a->within,
+               whole->first, whole->last);
+      return;
+    }
+    for (j = 0; j < i; j++) {
+      const agf_buffer *b = &s->buffer[j];
+      if (whole || b->within >= 0 || b->offset == SIZE_MAX || a->last < b->first || b->last < a->first) continue;
+      if (a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes) {
+        snprintf(text, size, "buffers %d and %d share memory while both live", j, i);
+        return;
+      }
+    }
+  }
+}
+
+static void test_model(const char *path) {
+  agf_model *model;
+  agf_input input;
+  agf_error err;
+  int k, plans = 0;
+  if (agf_model_open(path, NULL, &model, &err) != AGF_OK) {
+    CHECK(0, "%s", err.message);
+    return;
+  }
+  agf_model_input(model, &input);
+  for (k = 0; k < 32; k++) {
+    agf_session_config c;
+    agf_session *s;
+    char text[160];
+    int grown = k >> 4 & 1; /* another size, where the network takes it */
+    memset(&c, 0, sizeof c);
+    c.threads = k & 1 ? 3 : 1;
+    c.low_memory = k >> 1 & 1;
+    c.methods = k >> 2 & 1 ? (1u << AGF_METHODS) - 1 : 0;
+    c.observer = k >> 3 & 1 ? observe : NULL;
+    c.height = input.height * (1 + 2 * grown);
+    c.width = input.width * (1 + grown);
+    if (agf_session_create(model, &c, &s, &err) != AGF_OK) {
+      CHECK(grown && err.code == AGF_ERR_SHAPE, "%s: %s", path, err.message);
+      continue;
+    }
+    judge(s, text, sizeof text);
+    CHECK(!*text, "%s at %dx%d, threads %d, low_memory %d, methods %#x, %s observer: %s", path, c.width, c.height, c.threads,
+          c.low_memory, c.methods, c.observer ? "an" : "no", text);
+    plans++;
+    agf_session_destroy(s);
+  }
+  CHECK(plans >= 16, "%s: %d plans", path, plans);
+  agf_model_close(model);
+}
+
+int main(void) {
+  static const char *const folders[] = {"golden", "golden-extra"};
+  char path[1024], name[128];
+  size_t i;
+  for (i = 0; i < 2; i++) {
+    FILE *f;
+    snprintf(path, sizeof path, "%s/%s/cases.txt", tests_folder(), folders[i]);
+    f = fopen(path, "r");
+    CHECK(f != NULL, "%s cannot be read", path);
+    while (f && fscanf(f, "%127s", name) == 1) {
+      snprintf(path, sizeof path, "%s/%s/%s/%s.agf", tests_folder(), folders[i], name, name);
+      test_model(path);
+    }
+    if (f) fclose(f);
+  }
+  snprintf(path, sizeof path, "%s/demo/demo.agf", tests_folder());
+  test_model(path);
+  return tests_end();
+}
