@@ -757,8 +757,9 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
 #if !defined(AGF_NO_FILE)
 /* Whether a file of that size is worth opening, before any of it is read or mapped. */
 static agf_status agf_check_size(const char *path, int64_t bytes, size_t max_bytes, agf_error *err) {
-  if (bytes <= 0 || (uint64_t)bytes > SIZE_MAX / 2)
-    return agf_fail(err, AGF_ERR_FORMAT, "%s: not an .agf model file (%lld bytes)", path, (long long)bytes);
+  if (bytes <= 0) return agf_fail(err, AGF_ERR_FORMAT, "%s: not an .agf model file (%lld bytes)", path, (long long)bytes);
+  if ((uint64_t)bytes > SIZE_MAX / 2)
+    return agf_fail(err, AGF_ERR_LIMIT, "%s: %lld bytes, more than this machine can map", path, (long long)bytes);
   if (max_bytes && (uint64_t)bytes > max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "%s: %lld bytes, more than max_bytes %llu", path, (long long)bytes,
                     (unsigned long long)max_bytes);
@@ -1078,7 +1079,8 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
 
 /* MARK: plan ------------------------------------------------------------------------------------------------------------------
  * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
- * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory.
+ * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory. One
+ * may be part of another, as a Concat's inputs are of its output: then the whole lives as long as its parts.
  * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
  * classes. Sizes are planned in 64 bits on every machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with
  * padding, 2^10 threads), and the sum is checked against max_bytes and the address space before any of it is taken. */
@@ -1134,7 +1136,7 @@ typedef struct agf_step {
   int inputs, in, out;             /* inputs: tensors at session->in[in ...] */
   int box;                         /* a convolution that reads the image: the box rule */
   int plain;                       /* neither flat nor box: the full rule */
-  int apart;                       /* A by a walk of its own: agf_find_apart */
+  int apart;                       /* A is formed after C and G: agf_find_apart */
   int flattened;                   /* a linear layer whose input is a flattened tensor */
   agf_rhs back;                    /* right-hand sides of its adjoint */
   int rhs_vectors;                 /* what a pixel of the rhs buffer holds */
@@ -1416,10 +1418,9 @@ static void agf_connect(agf_session *s) {
     if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
 }
 
-/* Which plain convolutions form A by a walk of its own, after C and G, with A and its right-hand side where theirs were. With P
- * the bytes of a plane at the output, Q at the input, the gate then needs 5 P instead of 6 P and the adjoint P + max(2 P, P + Q) +
- * 2 Q instead of 3 P + 3 Q, for another read of the weights. With low_memory, the largest do: the others find room in what these
- * need. */
+/* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
+ * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
+ * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
 static void agf_find_apart(agf_session *s) {
   uint64_t most = 0;
   int i, pass;
@@ -1911,8 +1912,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
 
 /* MARK: threads ---------------------------------------------------------------------------------------------------------------
  * agf_parallel runs a task for every index of [0, n): workers draw indices from a shared counter, so who does which index is
- * open; no result depends on it. Workers sleep between calls; within one they look out for the next task for some microseconds
- * before, as waking takes longer than many a task. With the caller's parallel_for, its threads are the workers. */
+ * open; no result depends on it. After each job the workers look out for the next one for some microseconds, because waking takes
+ * longer than many a job, and then sleep. With the caller's parallel_for, its threads are the workers. */
 
 typedef void agf_task(agf_session *s, const void *arg, int i, unsigned char *scratch);
 
@@ -1973,7 +1974,7 @@ struct agf_pool {
   agf_job *job;
 };
 
-/* Between tasks of a call: 20 to 30 microseconds on x86, less on ARM. */
+/* Looks between jobs: 60 microseconds on Zen 5, where a look takes longest. */
 enum { AGF_LOOKS = 2000 };
 
 /* Looks out for *at to become `wanted`, for a while; now and then another program may have the core. Whoever changes *at holds the
@@ -3026,7 +3027,7 @@ static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
 typedef struct agf_gate_job {
   const agf_step *st;
   const agf_tensor *t;        /* the step's output */
-  const float *d, *b, *scale; /* b alone: it is what cam' is divided by */
+  const float *d, *b, *scale; /* b without d: A's own walk, cam' is divided by b */
   const float *cam, *g;
   float *rhs;
   uint16_t *mask, *cam_mask;

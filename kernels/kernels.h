@@ -65,7 +65,7 @@ typedef struct agf_conv_row {
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
 
-enum { AGF_MARGIN = 3 };
+enum { AGF_MARGIN = 3 }; /* 7 taps of stride 2 padded by 3 reach that far beyond either end */
 
 /* Kernel rows that have kernels of their own. The 3- and 7-tap shapes are undilated, and all that the walk over their windows
  * touches is outputs [-AGF_MARGIN, w_out + AGF_MARGIN). 1: one tap, any stride, 0 <= o < w_out for every p that meets an output. */
@@ -75,7 +75,7 @@ typedef enum agf_conv_shape {
   AGF_SHAPE_3,      /* down = up = 1 */
   AGF_SHAPE_3_DOWN, /* down = 2 */
   AGF_SHAPE_3_UP,   /* up = 2 */
-  AGF_SHAPE_7_UP,   /* up = 2; only for the kinds and instruction sets that need it */
+  AGF_SHAPE_7_UP,   /* up = 2; W alone (the image's box rule), on x86: agf_cut falls back on ANY */
   AGF_SHAPES
 } agf_conv_shape;
 
@@ -115,9 +115,8 @@ typedef enum agf_reads {
 /* Grouped and depthwise convolutions and their adjoints: one row of one output block, all kernel rows and input blocks,
  *   acc[o][j][l] = sum over (input block b, kernel row k, tap t, lane i of the block) of x_j * w[b][k][t][i][l],
  * ascending, from +0, zeros included; each output lane l reads its own group's channel index[16 * (16 * b + i) + l]. Taps join
- * pixels
- * and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from the
- * border. */
+ * pixels and outputs as in agf_conv_row, in both directions; those that meet no pixel of the input are left out, or read 0 from
+ * the border. */
 typedef struct agf_gconv_row {
   const float *x;             /* row 0, pixel 0, block 0 */
   ptrdiff_t xp, xr, xb;       /* floats from pixel to pixel, row to row, block to block */
@@ -186,7 +185,7 @@ typedef struct agf_kernels {
   /* Whether all n numbers are finite. */
   int (*finite)(const float *w, size_t n);
   int (*finite_half)(const uint16_t *h, size_t n);
-  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n finite numbers, + 0. */
+  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n numbers, + 0; open what comes out where one is NaN. */
   void (*range)(const float *x, size_t n, float *lo, float *hi);
   /* The mask of each pixel's nonzeros. */
   void (*nonzeros)(const float *x, int n, uint16_t *mask);
@@ -254,8 +253,7 @@ typedef struct agf_kernels {
    * d[o] += the same with |x|, |W| (d NULL: not wanted); rows with x[k] == 0 are not read. */
   void (*linear)(const float *x, int rows, const float *w, ptrdiff_t ld, int columns, float *y, float *d);
   /* Adjoint, rows whose x is 0 skipped unless all: tg[k] = dot32(W[k], g), ts[k] = dot32(|W[k]|, s). dot32: lane m is the chain
-   * over
-   * k = m, m + 32, ...; then lane m += lane m + 16, then tree16, + 0. columns is a multiple of 32. tg or ts may be NULL. */
+   * over k = m, m + 32, ...; then lane m += lane m + 16, then tree16, + 0. columns is a multiple of 32. tg or ts may be NULL. */
   void (*linear_back)(const float *x, int all, int rows, const float *w, ptrdiff_t ld, int columns, const float *g, const float *s,
                       float *tg, float *ts);
 } agf_kernels;
