@@ -115,7 +115,7 @@ def test_sizes_in_headers():
 
 
 def test_a_small_file_of_many_pixels():
-    """Half a megabyte that unpacks to 100 million pixels: within the caps, so it is taken, in the memory that they say."""
+    """Half a megabyte that unpacks to 100 million pixels: within the caps, so it is taken, in the memory they allow."""
     setup()
     lines = [b"\0" * 30000] * 10000
     save("bomb.png", png_of(lines, 10000, 10000))
