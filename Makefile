@@ -106,10 +106,10 @@ tsan: build/soak-tsan build/test_api-tsan
 	build/soak-tsan 10 && build/test_api-tsan
 
 valgrind: build/soak build/test_api
-	AGF_CHECKED=1 valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
+	SOAK_CHECKED=1 valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
 	AGF_ISA=avx2 valgrind -q --error-exitcode=1 --leak-check=full build/test_api
 
-# Eight threads, a session each on one model, and 2,000 explanations in one: the same bits, no growth.
+# 2,000 explanations in one session, three times, and eight threads with sessions on one model: the same bits, no growth.
 soak: build/soak
 	build/soak 60
 

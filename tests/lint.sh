@@ -24,5 +24,9 @@ check cppcheck cppcheck --quiet --std=c99 --enable=warning,performance,portabili
   --suppress=invalidPointerCast -DAGF_NO_SIMD=1 --error-exitcode=1 agf.c
 check 'clang-tidy agf.c' clang-tidy --quiet agf.c -- -std=c99 -DAGF_NO_SIMD
 check 'gcc -fanalyzer' gcc -std=c99 -O1 -DAGF_NO_SIMD -fanalyzer -c agf.c -o build/lint.o
+# what clang-format leaves as it is: comments, tables, the kernels, the program
+check 'lines over 140 columns, comments closed on a line of their own' awk \
+  'length > 140 || /^ *[*]? *[*]\/ *$/ { print FILENAME ":" FNR ": error: " $0; bad = 1 } END { exit bad }' \
+  agf.h agf.c kernels/* tools/*.[ch] tests/*.[ch]
 if [ $skipped -gt 0 ]; then echo "$passed passed, $failed failed, $skipped skipped"; else echo "$passed passed, $failed failed"; fi
 [ $failed -eq 0 ]

@@ -1217,7 +1217,8 @@ def test_file_names_of_all_kinds():
 
 
 def slow_arguments(seconds, apart=False):
-    """Arguments for a run of about `seconds`, however fast the machine is, on one picture or links to it, each its own name."""
+    """Arguments for a run of about `seconds`, however fast the machine is, on one picture or, `apart`, on links to it
+    of different names."""
     slow = ["explain", "m.agf", "--size", "160x160", "--threads", "1", "--isa", "ref"]
     started = time.monotonic()
     good(*slow, "photo.png", "photo.png")

@@ -213,14 +213,14 @@ static unsigned char *big_file(const big *b, int channels, int height, int width
 /* `pad` rows above and below and, for more than one channel, columns on either side. */
 static void big_conv(big *b, int from, int channels, int stride, int pad) {
   unsigned char *p = big_node(b, AGF_OP_CONV);
-  int i;
+  int i, step = channels > 1 ? 1 : 2;
   big_edge(b, from);
   for (i = 0; i < 2; i++) {
     tiny_put32(p + 20 + 4 * i, 1);
     tiny_put32(p + 28 + 4 * i, (uint32_t)stride);
     tiny_put32(p + 52 + 4 * i, 1);
   }
-  for (i = 0; i<4; i += channels> 1 ? 1 : 2) tiny_put32(p + 36 + 4 * i, (uint32_t)pad);
+  for (i = 0; i < 4; i += step) tiny_put32(p + 36 + 4 * i, (uint32_t)pad);
   tiny_put32(p + 60, (uint32_t)channels);
   tiny_put32(p + 64, (uint32_t)channels);
   tiny_put32(p + 68, 1);

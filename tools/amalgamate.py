@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Write the drop-in pair: dist/agf.h, and dist/agf.c with every quoted #include but "agf.h" replaced by the file's text.
+"""Write the drop-in pair: agf.h, and agf.c with every quoted #include but "agf.h" replaced by the file's text.
 
-Nothing else is changed, so the pair has the same bytes every time. A file is inlined where it is named; a second #include of a
-file without parameters (its head has an include guard) is dropped, as its guard would do.
+Nothing else is changed, so the pair has the same bytes every time. A file is inlined where it is named; a second
+#include of a file without parameters (its head has an include guard) is dropped, as its guard would do.
 """
+import argparse
 import os
 import re
 import sys
@@ -34,17 +35,18 @@ def inlined(path, seen):
 
 
 def main():
-    if len(sys.argv) != 2:
-        sys.exit("usage: amalgamate.py FOLDER")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", metavar="FOLDER", help="where agf.h and agf.c are written; made if it is missing")
+    folder = parser.parse_args().folder
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    os.makedirs(sys.argv[1], exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     with open(os.path.join(root, "agf.h"), encoding="utf-8") as f:
         header = f.read()
     for name, text in (("agf.h", header), ("agf.c", inlined(os.path.join(root, "agf.c"), set()))):
-        temporary = os.path.join(sys.argv[1], name + ".new")
+        temporary = os.path.join(folder, name + ".new")
         with open(temporary, "w", encoding="utf-8", newline="\n") as f:
             f.write(text)
-        os.replace(temporary, os.path.join(sys.argv[1], name))
+        os.replace(temporary, os.path.join(folder, name))
 
 
 if __name__ == "__main__":
