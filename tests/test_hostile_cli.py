@@ -387,11 +387,12 @@ def test_interrupted_anywhere():
             save("out/p%04d.png" % i, png_bytes(scene(4, 4)))
         arguments = ["explain", "m.agf", *names, "--layout", "bare", "-o", "out", "--npy", "out/%p.npy"]
         process = subprocess.Popen([AGF, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        time.sleep(0.02 + rng.random() * 0.3)  # starting takes a few ms: the signal is then handled
+        time.sleep(0.02 + rng.random() * 0.3)
         process.send_signal(number)
         error = process.communicate(timeout=PATIENCE)[1]
         code = process.returncode
-        check(code == codes[number] and not error, "signal %d: code %d, %r" % (number, code, error))
+        # -number: on a busy machine it may not have begun to handle signals
+        check(code in (codes[number], -number) and not error, "signal %d: code %d, %r" % (number, code, error))
         for name in os.listdir("out"):
             check(not name.startswith("."), "a temporary file is left: %s" % name)
             if name.endswith(".npy"):
