@@ -3649,6 +3649,22 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
   }
 }
 
+/* g * m, g where cam is not 0, in the second vector of a right-hand side, whose convolution is done: grouped kernels read every element,
+ * no mask. */
+static void agf_mask_g_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  agf_piece p = agf_piece_at(j->t, i);
+  int k, l;
+  (void)s;
+  (void)scratch;
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(j->t, p.b, p.r);
+    float *g = j->rhs + at * AGF_CB * (size_t)j->vectors;
+    for (k = 0; k < j->t->w; k++, g += AGF_CB * j->vectors)
+      for (l = 0; l < AGF_CB; l++) g[AGF_CB + l] = j->cam_mask[at + (size_t)k] >> l & 1 ? g[l] : 0.0f;
+  }
+}
+
 static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_state *e) {
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   float *rhs = agf_floats(s, st->rhs), *cam, *g;
@@ -3709,6 +3725,13 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
     p.a = j.a;
     p.delivery = &d;
     p.options = e->options;
+    if (outside) {
+      agf_parallel(s, agf_pieces(gate.t), agf_mask_g_task, &gate);
+      late.x = rhs + AGF_CB;
+      agf_conv(s, &late);
+      late.x = rhs;
+      late.mask = mask;
+    }
     if (apart) {
       p.a = rhs + agf_tensor_elements(gate.t);
       gate.d = gate.g = NULL;
@@ -3716,10 +3739,6 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
       gate.cam_mask = NULL;
       gate.vectors = 1;
       p.apart = &gate;
-    }
-    if (outside) {
-      agf_conv(s, &late);
-      late.mask = mask;
     }
     agf_plain_rule(s, &p, outside ? &late : NULL);
   }
@@ -5266,10 +5285,29 @@ static agf_status agf_explain_class(agf_session *s, agf_method method, const agf
   return agf_finish_map(s, e->target, map, err);
 }
 
-static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *maps, agf_error *err) {
+/* The label-free procedure's latent vector into `difference` and its logits into `logits_difference`; *at: the vector's element (0, 0,
+ * 0). The last step works on it in its own tensors, and then on the run's latent again: other methods read those. */
+static agf_status agf_take_difference(agf_session *s, const float *chw, const float **at, agf_error *err) {
   agf_step *last = &s->step[s->steps - 1];
-  const agf_tensor *latent = agf_latent_tensor(s);
-  const float *z = agf_floats(s, s->logits), *at = agf_x(s, latent);
+  const agf_tensor *latent = agf_latent_tensor(s), *to = &s->tensor[last->out];
+  float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB, *y = agf_x(s, to);
+  float *z = agf_floats(s, s->logits_difference);
+  uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask), *y_mask = (uint16_t *)agf_at(s, to->mask);
+  int i, bad = -1;
+  if (agf_import(s, chw, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
+  agf_forward_step(s, s->steps - 1, d, mask, y, y_mask, 0);
+  for (i = 0; i < s->model->classes; i++) {
+    z[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
+    if (!agf_finite(z[i])) bad = i;
+  }
+  agf_forward_step(s, s->steps - 1, agf_x(s, latent), (const uint16_t *)agf_at(s, latent->mask), y, y_mask, 0);
+  if (bad >= 0) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d of the difference is infinite or NaN", bad);
+  *at = d;
+  return AGF_OK;
+}
+
+static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *maps, agf_error *err) {
+  const float *z = agf_floats(s, s->logits), *at = agf_x(s, agf_latent_tensor(s));
   int *order = (int *)agf_at(s, s->order);
   int i, classes = s->model->classes;
   agf_explain_state e;
@@ -5277,23 +5315,11 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   e.options = q->options;
   if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   if (q->difference) {
-    float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB;
-    float *zd = agf_floats(s, s->logits_difference);
-    const agf_tensor *to = &s->tensor[last->out];
-    float *y = agf_x(s, to);
-    uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask);
-    if (agf_import(s, q->difference, latent, d, mask))
-      return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
-    agf_forward_step(s, s->steps - 1, d, mask, y, (uint16_t *)agf_at(s, to->mask), 0);
-    if (s->bad & AGF_BAD_VALUE) return agf_fail(err, AGF_ERR_NUMERIC, "a logit of the difference is infinite or NaN");
-    for (i = 0; i < classes; i++) {
-      zd[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
-      if (!agf_finite(zd[i])) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d of the difference is infinite or NaN", i);
-    }
-    z = zd;
-    at = d;
+    st = agf_take_difference(s, q->difference, &at, err);
+    if (st != AGF_OK) return st;
+    z = agf_floats(s, s->logits_difference);
+    agf_rank(z, classes, order);
   }
-  if (q->difference) agf_rank(z, classes, order);
   for (i = 0; i < q->count && st == AGF_OK; i++) {
     float *map = maps + (size_t)i * (size_t)s->tensor[0].h * (size_t)s->tensor[0].w;
     double base = (double)i / q->count, share = 1.0 / q->count;

@@ -166,6 +166,15 @@ def grouped_odd(b):
     return 3, 12, 14
 
 
+def grouped_silent(b):
+    """Depthwise convolutions without bias, whose outputs are 0 where all that they read is: cam is 0 there, the
+    gradient is not."""
+    x = b.conv_relu(IMAGE, 3, 8, 3, p=1)
+    x = b.conv(x, 8, 16, (1, 2), g=8, bias=False)
+    b.head(b.conv(b.relu(x), 16, 32, (2, 1), g=16, bias=False), 32, 5)
+    return 3, 11, 12
+
+
 def asymmetric(b):
     """1x7 and 7x1 kernels, four different pads, strides of two sizes, rows of outputs that see nothing but padding."""
     x = b.conv_relu(IMAGE, 3, 10, (1, 7), p=(0, 3))
@@ -271,7 +280,7 @@ def one_class(b):
 
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
-         asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
+         grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
          add_self, pooled_logits, black_image, one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")

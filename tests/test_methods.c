@@ -240,16 +240,21 @@ static void test_contrast(const char *name) {
 /* --- bits --- */
 
 /* Every method's map of one class, one after the other; a method that the network does not allow leaves zeros. */
-static float *all_maps(const fixture *f, agf_session *s, uint64_t seed) {
+static float *all_maps(const fixture *f, agf_session *s, uint64_t seed, const float *difference) {
   float *maps = (float *)calloc((size_t)f->pixels * AGF_METHODS, sizeof *maps);
   int m, target = agf_ranked(s, 0);
   for (m = 0; m < AGF_METHODS; m++) {
+    float *map = maps + (size_t)m * (size_t)f->pixels;
     agf_request q = request_of((agf_method)m, &target);
     agf_error err;
+    if (difference) { /* what it leaves behind must not be seen */
+      agf_request label_free = request_of(AGF_METHOD_AGF, &target);
+      label_free.difference = difference;
+      CHECK(agf_explain(s, &label_free, map, &err) == AGF_OK, "%s", err.message);
+    }
     q.steps = 3;
     q.seed = seed;
-    if (agf_explain(s, &q, maps + (size_t)m * (size_t)f->pixels, &err) != AGF_OK)
-      memset(maps + (size_t)m * (size_t)f->pixels, 0, sizeof *maps * (size_t)f->pixels);
+    if (agf_explain(s, &q, map, &err) != AGF_OK) memset(map, 0, sizeof *map * (size_t)f->pixels);
   }
   return maps;
 }
@@ -277,11 +282,11 @@ static void test_bits(const char *folder, const char *name) {
   int i;
   config.isa = "ref";
   s = begin(&f, &config);
-  first = all_maps(&f, s, 7);
-  maps = all_maps(&f, s, 7);
+  first = all_maps(&f, s, 7, NULL);
+  maps = all_maps(&f, s, 7, NULL);
   compare_all(&f, name, first, maps, "a second time in the same session");
   free(maps);
-  maps = all_maps(&f, s, UINT64_C(7) << 32);
+  maps = all_maps(&f, s, UINT64_C(7) << 32, NULL);
   CHECK(memcmp(maps + AGF_METHOD_SMOOTHGRAD * f.pixels, first + AGF_METHOD_SMOOTHGRAD * f.pixels, sizeof *maps * (size_t)f.pixels),
         "%s: smoothgrad ignores its seed's upper half", name);
   free(maps);
@@ -307,7 +312,7 @@ static void test_bits(const char *folder, const char *name) {
       continue;
     }
     agf_run(s, f.x, 0, &err);
-    maps = all_maps(&f, s, 7);
+    maps = all_maps(&f, s, 7, NULL);
     compare_all(&f, name, first, maps, what);
     free(maps);
     agf_session_destroy(s);
@@ -362,7 +367,7 @@ static void test_session(const char *folder, const char *name) {
   agf_session_config config = config_of(&f, AGF_METHODS_ALL), plain;
   agf_allocator allocator = {counting_alloc, counting_free, NULL};
   agf_session *s;
-  float *latent[2], *map[2], *logits, *maps;
+  float *latent[2], *map[2], *logits, *maps, *again;
   int i, before, target, classes = agf_model_classes(f.model);
   size_t bytes[2];
   agf_request q;
@@ -380,7 +385,7 @@ static void test_session(const char *folder, const char *name) {
   before = allocations;
   agf_latent(s, latent[0], NULL);
   CHECK(agf_explain(s, &q, map[0], &err) == AGF_OK, "%s: %s", name, err.message);
-  maps = all_maps(&f, s, 0);
+  maps = all_maps(&f, s, 0, NULL);
   agf_latent(s, latent[1], NULL);
   CHECK(agf_explain(s, &q, map[1], &err) == AGF_OK, "%s: %s", name, err.message);
   CHECK(allocations == before, "%s: %d allocations while explaining", name, allocations - before);
@@ -388,6 +393,10 @@ static void test_session(const char *folder, const char *name) {
         name);
   CHECK(!memcmp(latent[0], latent[1], sizeof(float) * (size_t)agf_latent_size(s)), "%s: the latent vector changed", name);
   CHECK(!memcmp(map[0], map[1], sizeof(float) * (size_t)f.pixels), "%s: AGF's map after the other methods has other bits", name);
+  for (i = 0; i < agf_latent_size(s); i++) latent[1][i] *= i % 2 ? -0.5f : 0.25f;
+  again = all_maps(&f, s, 0, latent[1]);
+  compare_all(&f, name, maps, again, "a label-free explanation before");
+  free(again);
   agf_session_destroy(s);
   plain = config_of(&f, 0);
   agf_session_bytes(f.model, &plain, &bytes[0], NULL);
@@ -509,7 +518,7 @@ static void test_errors(void) {
 
 int main(void) {
   static const char *const golden[] = {"vgg_tiny", "resnet_bottleneck", "dense_tiny", "grouped_dilated", "squeeze_tiny", "corners"};
-  static const char *const extra[] = {"relu6_inverted", "add_self", "image_readers", "conv_logits"};
+  static const char *const extra[] = {"relu6_inverted", "add_self", "image_readers", "conv_logits", "pooled_logits"};
   size_t i;
   for (i = 0; i < sizeof golden / sizeof *golden; i++) {
     test_integrated_gradients(golden[i]);
