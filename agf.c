@@ -2919,6 +2919,7 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
                              int want_d) {
   agf_step *st = &s->step[i];
   agf_rows_job j;
+  int k;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.ti = &s->tensor[s->in[st->in]];
@@ -2932,7 +2933,10 @@ static void agf_forward_step(agf_session *s, int i, const float *x, const uint16
     case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
     case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
     case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
-    default: agf_parallel(s, j.to->h, agf_concat_task, &j); break;
+    default:
+      for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
+      if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
+      break;
   }
 }
 
