@@ -20,7 +20,7 @@ import tempfile
 import time
 import warnings
 
-from test_cli import ROOT, Skip, check, needs, run_tests
+from test_cli import ROOT, Skip, check, missing_library, needs, run_tests
 
 needs("matplotlib", "numpy", "PIL.Image", "scipy", "sklearn", "tqdm")
 import numpy as np  # noqa: E402
@@ -594,13 +594,7 @@ def test_help():
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    try:
-        agf.library()
-    except OSError as problem:
-        print(f"FAIL: {problem}")
-        print("0 passed, 1 failed")
-        sys.exit(1)
-    code = run_tests(dict(globals()), sys.argv[1:])
+    code = run_tests(dict(globals()), sys.argv[1:], missing_library(agf))
     if scenes.cache_info().currsize:
         shutil.rmtree(scenes())
     sys.exit(code)

@@ -13,7 +13,7 @@ import glob
 import os
 import sys
 
-from test_cli import AGF, ROOT, Skip, check, good, needs, run_tests, write_model
+from test_cli import AGF, ROOT, Skip, check, good, missing_file, needs, run_tests, write_model
 
 needs("numpy", "PIL.Image")
 import numpy as np  # noqa: E402
@@ -206,9 +206,4 @@ def test_normalisation():
 
 
 if __name__ == "__main__":
-    for path in (AGF, LIBRARY):
-        if not os.path.exists(path):
-            print("FAIL: %s is not built" % path)
-            print("0 passed, 1 failed")
-            sys.exit(1)
-    sys.exit(run_tests(dict(globals()), sys.argv[1:]))
+    sys.exit(run_tests(dict(globals()), sys.argv[1:], missing_file(AGF, LIBRARY)))

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 
-from test_cli import ROOT, Skip, check, needs, run_tests
+from test_cli import ROOT, Skip, check, missing_library, needs, run_tests
 
 needs("numpy", "PIL.Image")
 import numpy as np  # noqa: E402
@@ -524,10 +524,4 @@ def test_struct_layouts():
 
 
 if __name__ == "__main__":
-    try:
-        agf.library()
-    except OSError as problem:
-        print(f"FAIL: {problem}")
-        print("0 passed, 1 failed")
-        sys.exit(1)
-    sys.exit(run_tests(dict(globals()), sys.argv[1:]))
+    sys.exit(run_tests(dict(globals()), sys.argv[1:], missing_library(agf)))
