@@ -12,7 +12,7 @@ static void judge(const agf_session *s, char *text, size_t size) {
   *text = 0;
   for (i = 0; i < s->buffers; i++) {
     const agf_buffer *a = &s->buffer[i], *whole = a->within < 0 ? NULL : &s->buffer[a->within];
-    if (a->offset == SIZE_MAX && s->local < 0) continue; /* agf_lc's, which found no room and is not used */
+    if (a->offset == UINT64_MAX && s->local < 0) continue; /* agf_lc's, which found no room and is not used */
     if (a->offset > s->arena_bytes || a->bytes > s->arena_bytes - a->offset) {
       snprintf(text, size, "buffer %d ends behind the arena", i);
       return;
@@ -28,7 +28,7 @@ static void judge(const agf_session *s, char *text, size_t size) {
     }
     for (j = 0; j < i; j++) {
       const agf_buffer *b = &s->buffer[j];
-      if (whole || b->within >= 0 || b->offset == SIZE_MAX || a->last < b->first || b->last < a->first) continue;
+      if (whole || b->within >= 0 || b->offset == UINT64_MAX || a->last < b->first || b->last < a->first) continue;
       if (a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes) {
         snprintf(text, size, "buffers %d and %d share memory while both live", j, i);
         return;
