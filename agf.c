@@ -3,8 +3,8 @@
  *   status and errors - allocator - floating-point environment - model file - graph and shapes - plan (layout, arena) -
  *   threads - forward pass - attribution rules - the seed - sessions - running - methods - explaining - pictures - kernels
  *
- * "agf-spec" in comments is the description of the algorithm after Gur, Ali, Wolf, "Visualization of Supervised and
- * Self-Supervised Neural Networks via Attribution Guided Factorization", AAAI 2021. Names follow it: x a tensor's activation, w
+ * "agf-spec" in comments is tests/agf-spec.md, the description of the algorithm after Gur, Ali, Wolf, "Visualization of Supervised
+ * and Self-Supervised Neural Networks via Attribution Guided Factorization", AAAI 2021. Names follow it: x a tensor's activation, w
  * weights, z logits, cam the attribution of a tensor, g the gradient of the seed's probability, C, A, M, Fx, Fdx, R the terms of
  * the rule for plain convolutions, phi the attribution of a pixel. */
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)

@@ -6,7 +6,7 @@
     oracle.py MODEL.agf INPUT.npy -c 3 --nodes DIR          cam and g at every node, DIR/cam_NAME.npy and DIR/g_NAME.npy
     oracle.py MODEL.agf INPUT.npy -c 3 -c 5 --make-case DIR a test case like those in tests/golden
 
-Written from agf-spec.md and agf.h alone, with a reader of model files of its own. It is made to be compared: every rule
+Written from agf-spec.md (beside it) and agf.h alone, with a reader of model files of its own. It is made to be compared: every rule
 stands beside its sentence of the specification, nothing is shared between classes, fused or skipped. Names are the
 specification's: x input, w weights, y output, s a quotient on its way back, cam, g, C, G, Gm, M, A, Fx, Fdx, R.
 
