@@ -89,6 +89,7 @@ class Node:
     include_pad: bool
     w: Optional[np.ndarray] = None   # conv [O, I / groups, kh, kw]; linear [O, CHW order]; batchnorm scale [C]
     b: Optional[np.ndarray] = None   # [O] or [C]
+    cancels: bool = False            # an add or average pool whose summands may cancel (find_cancelling)
 
 
 @dataclass
@@ -367,7 +368,37 @@ def pool_t(node, x, s):
     return rows.T @ s @ columns
 
 
-POOLS = ("maxpool", "avgpool", "adaptive_avgpool", "global_avgpool")
+AVERAGE_POOLS = ("avgpool", "adaptive_avgpool", "global_avgpool")
+POOLS = ("maxpool",) + AVERAGE_POOLS
+
+
+# Sums and average pools that may cancel
+
+CLEARS_SIGN = ("relu", "relu6")                         # "A tensor may be negative unless ... made it,
+KEEPS_SIGN = POOLS + ("flatten", "concat", "add")       # or ... all of whose inputs may not (the image may)."
+
+
+def find_cancelling(nodes):
+    """Sets .cancels: "An average pool of a tensor that may be negative cancels, and an Add with an input that may be,
+    except where every reader of the Add is a ReLU ...". Readers: of the nodes that the logits depend on."""
+    negative = [True]
+    for node in nodes:
+        kept = node.op in KEEPS_SIGN and not any(negative[i] for i in node.inputs)
+        negative.append(not (kept or node.op in CLEARS_SIGN))
+    live = {len(nodes)}
+    for tensor in range(len(nodes), 0, -1):
+        if tensor in live:
+            live.update(nodes[tensor - 1].inputs)
+    for tensor, node in enumerate(nodes, 1):
+        signed = any(negative[i] for i in node.inputs)
+        readers = [reader for n, reader in enumerate(nodes, 1) if n in live and tensor in reader.inputs]
+        rectified = bool(readers) and all(reader.op in CLEARS_SIGN for reader in readers)
+        node.cancels = signed and (node.op in AVERAGE_POOLS or node.op == "add" and not rectified)
+
+
+def summand(node, x):
+    """What an add or a pool shares its output's attribution by: x, or |x| where the x may cancel."""
+    return np.abs(x) if node.cancels else x
 
 
 # The network: forward, and the ordinary gradient of each op
@@ -442,7 +473,10 @@ def absolute_rule(node, x, cam):
 def box_rule(node, x, cam):
     """A convolution that reads the image itself. lo, hi = min and max of the image over all its elements;
     w+ = max(w,0), w- = min(w,0); Z = conv(x, w) - conv(lo*1, w+) - conv(hi*1, w-) (no bias; zero padding also pads
-    the constant images); s = sdiv(cam, Z); cam = x*convT(w, s) - lo*convT(w+, s) - hi*convT(w-, s)."""
+    the constant images); s = sdiv(cam, Z); cam = x*convT(w, s) - lo*convT(w+, s) - hi*convT(w-, s).
+    Where lo == hi, Z is 0 but for rounding, and there is no map."""
+    if x.min() == x.max():
+        raise OracleError(f"every value of the image is {x.min():g}: there is no evidence to share")
     w, positive, negative = node.w, np.maximum(node.w, 0), np.minimum(node.w, 0)
     lo, hi = np.full_like(x, x.min()), np.full_like(x, x.max())
     Z = conv(node, x, w) - conv(node, lo, positive) - conv(node, hi, negative)
@@ -521,12 +555,14 @@ def agf_rule(node, xs, cam, g, flattened, options):
         y = forward(node, xs)
         cams = [np.where(x > 0, y * cam / (y + np.asarray(EPS, y.dtype)), np.zeros_like(cam))]
     elif node.op in POOLS:
-        # "y = pool(x) masked by nz(cam); x * poolT(sdiv(cam, y))"
-        cams = [x * pool_t(node, x, sdiv(cam, pool(node, x) * nz(cam)))]
+        # "y = pool(x) masked by nz(cam); x * poolT(sdiv(cam, y))"; "|x| * poolT(sdiv(cam, pool(|x|) masked by nz(cam)))"
+        a = summand(node, x)
+        cams = [a * pool_t(node, a, sdiv(cam, pool(node, a) * nz(cam)))]
     elif node.op == "add":
-        # "y = x0 + x1 masked by nz(cam), s = sdiv(cam, y) masked; cam_i = x_i * s"
-        s = sdiv(cam, (xs[0] + xs[1]) * nz(cam))
-        cams = [x * s for x in xs]
+        # "y = sum of x_i masked by nz(cam), s = sdiv(cam, y) masked; cam_i = x_i * s"; "y = sum of |x_i| ..."
+        parts = [summand(node, x) for x in xs]
+        s = sdiv(cam, sum(parts) * nz(cam))
+        cams = [part * s for part in parts]
     elif node.op == "batchnorm":
         cams = [cam]
     elif node.op in ("flatten", "concat"):
@@ -645,10 +681,12 @@ def lrp_rule(node, xs, R, alpha):
     if node.op in ("conv", "linear"):
         return [alpha_beta_rule(node, x, R, alpha)]
     if node.op in POOLS:
-        return [x * pool_t(node, x, sdiv(R, pool(node, x)))]
+        a = summand(node, x)
+        return [a * pool_t(node, a, sdiv(R, pool(node, a)))]
     if node.op == "add":
-        s = sdiv(R, xs[0] + xs[1])
-        return [x * s for x in xs]
+        parts = [summand(node, x) for x in xs]
+        s = sdiv(R, sum(parts))
+        return [part * s for part in parts]
     if node.op in ("relu", "relu6", "batchnorm"):
         return [R]
     return structural(node, xs, R)
@@ -694,6 +732,7 @@ class Network:
     def __init__(self, path, dtype=np.float64):
         self.model = read_model(path)
         self.nodes, self.dtype = self.model.nodes, dtype
+        find_cancelling(self.nodes)
         for node in self.nodes:
             node.w, node.b = (None if t is None else t.astype(dtype) for t in (node.w, node.b))
         self.values = None
@@ -822,7 +861,8 @@ class Network:
             return agf_rule(node, xs, cam, g, self._flattened(node), options)
 
         cam = self._backward(self.values, {tensor: (x * g, g)}, rule, seen)[0][0]
-        peak = cam.max()
+        # "M = max(cam) over all elements where that is > 0, else -min(cam)"
+        peak = cam.max() if cam.max() > 0 else -cam.min()
         heat = cam.sum(axis=0) / peak if peak != 0 else None
         if heat is None or not np.isfinite(heat).all():
             raise OracleError(f"class {t}: the map has no support, or is not finite")
@@ -945,7 +985,7 @@ class Network:
         if len(z) == 1:
             raise OracleError(f"{method} needs two classes")
         if method == "clrp":
-            target, others = z[t] * e, (1 - e) / (len(z) - 1) * z[t]
+            target, others = np.abs(z[t]) * e, (1 - e) / (len(z) - 1) * np.abs(z[t])
         else:
             p = softmax(z)
             target, others = e * (p * (1 - p) + self.dtype(1e-8)), (1 - e) * p[t] * p
