@@ -7,12 +7,14 @@ Uses the golden cases in tests/golden and the shared library ($AGF_LIBRARY, else
 Pillow.
 """
 
+import copy
 import ctypes
 import gc
 import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -382,7 +384,7 @@ def test_no_leaks():
 
 
 def test_threads():
-    """Sessions side by side and one session shared: the same bits. The interpreter's lock is free meanwhile."""
+    """Sessions side by side: the same bits. The interpreter's lock is free meanwhile."""
     x = load("vgg_tiny", "input.npy")
     with agf.Model(path_of("vgg_tiny")) as model:
         with model.session(threads=1) as session:
@@ -400,14 +402,14 @@ def test_threads():
                     own.run(x)
                     explain_often(own)
 
-            workers = [threading.Thread(target=explain_often, args=(session,)) for _ in range(3)]
-            workers += [threading.Thread(target=run_and_explain) for _ in range(3)]
+            workers = [threading.Thread(target=run_and_explain) for _ in range(3)]
             for worker in workers:
                 worker.start()
+            explain_often(session)
             for worker in workers:
                 worker.join()
             check(not wrong, f"{len(wrong)} maps differ")
-    with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=1, height=96, width=96) as session:
+    with agf.Model(path_of("vgg_tiny")) as model, model.session(**LARGE, any_thread=True) as session:
         session.run(np.random.RandomState(0).randn(*session.input_shape))
         worker = threading.Thread(target=lambda: session.explain(top=10))
         switch, steps, longest, last = sys.getswitchinterval(), 0, 0.0, time.perf_counter()
@@ -421,6 +423,206 @@ def test_threads():
             sys.setswitchinterval(switch)
         worker.join()
         check(steps > 100, f"only {steps} steps of Python ran beside the engine, the longest pause was {longest:.3f} s")
+
+
+LARGE = {"threads": 1, "height": 96, "width": 96}  # a session of vgg_tiny whose calls take milliseconds
+
+
+def in_thread(call):
+    """What call() raised in another thread, or None."""
+    raised = []
+
+    def caught():
+        try:
+            call()
+        except BaseException as problem:
+            raised.append(problem)
+
+    worker = threading.Thread(target=caught)
+    worker.start()
+    worker.join()
+    return raised[0] if raised else None
+
+
+def test_threads_that_share_a_session():
+    """Nobody gets the map of another thread's picture: calls that overlap or follow each other are refused by name."""
+    with agf.Model(path_of("vgg_tiny")) as model:
+        inside, go_on = threading.Event(), threading.Event()
+
+        def wait(share):
+            inside.set()
+            go_on.wait(60)
+
+        with model.session(threads=1, progress=wait) as session:
+            x = load("vgg_tiny", "input.npy")
+            worker = threading.Thread(target=session.run, args=(x,))
+            worker.start()
+            check(inside.wait(60), "the other thread runs")
+            try:
+                for call in (lambda: session.run(x), session.explain, session.latent, lambda: session.logits):
+                    raises(RuntimeError, call, "in use", "each thread")
+            finally:
+                go_on.set()
+                worker.join()
+            for call in (session.explain, session.latent, session.ranked, lambda: session.logits):
+                raises(RuntimeError, call, "in use", "last run")
+            session.run(x)
+            session.explain()
+            problem = in_thread(session.explain)
+            check(isinstance(problem, RuntimeError) and "last run" in str(problem), f"{problem!r}")
+        with model.session(threads=1, any_thread=True) as session:
+            session.run(x)
+            check(in_thread(session.explain) is None, "any_thread")
+
+
+def test_close_while_others_use_the_model():
+    """What other threads are doing ends well or is refused as closed; the process lives."""
+    code = f"""
+import sys, threading, time
+sys.path.insert(0, {os.path.join(ROOT, "tools")!r})
+import agf
+import numpy as np
+
+picture = np.zeros((200, 200, 3), np.uint8)
+uses = [
+    lambda model: model.layers(),
+    lambda model: model.session(threads=1).close(),
+    lambda model: model.preprocess(picture),
+    lambda model: model.session(threads=1).run(np.ones(model.session(threads=1).input_shape, np.float32)),
+]
+for round in range(30):
+    model = agf.Model({os.path.abspath(picture_model())!r})
+    wrong = []
+
+    def use(call):
+        try:
+            while True:
+                call(model)
+        except ValueError as problem:
+            if "closed" not in str(problem):
+                wrong.append(problem)
+
+    workers = [threading.Thread(target=use, args=(call,)) for call in uses]
+    for worker in workers:
+        worker.start()
+    time.sleep(0.01)
+    model.close()
+    for worker in workers:
+        worker.join()
+    assert not wrong, wrong
+print("fine")
+"""
+    command = [sys.executable, "-X", "faulthandler", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    check(done.returncode == 0 and done.stdout == "fine\n", f"exit code {done.returncode}: {done.stderr[-800:]}")
+
+
+def test_copies():
+    """No handle can be copied: a copy would free twice, or stand for memory of another process."""
+    with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=1) as session:
+        for handle in (model, session, model._handle):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                raises(TypeError, lambda: copied(handle), "cannot be copied")
+        session.run(load("vgg_tiny", "input.npy"))
+        check(copy.deepcopy(model.layers()) == model.layers() and copy.copy(model.input) == model.input, "plain values")
+
+
+def test_fork():
+    """A child of os.fork() is told that the session is its parent's, makes its own, and exits without hanging."""
+    if not hasattr(os, "fork"):
+        raise Skip("no os.fork")
+    code = f"""
+import os, sys
+sys.path.insert(0, {os.path.join(ROOT, "tools")!r})
+import agf
+import numpy as np
+
+model = agf.Model({path_of("vgg_tiny")!r})
+session = model.session(threads=2)
+x = np.load({os.path.join(GOLDEN, "vgg_tiny", "input.npy")!r})
+logits = session.run(x)
+child = os.fork()
+if child == 0:
+    try:
+        session.run(x)
+    except agf.Error as problem:
+        assert problem.status == "AGF_ERR_STATE" and "fork" in str(problem), problem
+    else:
+        raise AssertionError("the parent's session ran")
+    with model.session(threads=2) as own:
+        assert np.array_equal(own.run(x), logits)
+    session.close()
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert np.array_equal(session.run(x), logits)
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    check(done.returncode == 0 and done.stdout == "fine\n", f"exit code {done.returncode}: {done.stderr[-800:]}")
+
+
+def test_interrupt():
+    """Ctrl-C, or any handler of a signal that raises, ends a long call soon, with and without progress."""
+    if not hasattr(signal, "setitimer"):
+        raise Skip("no setitimer")
+
+    class Alarm(Exception):
+        pass
+
+    def alarmed(number, frame):
+        raise Alarm
+
+    x = np.random.RandomState(0).randn(3, 96, 96)
+    with agf.Model(path_of("vgg_tiny")) as model:
+        for number, handler, kind in (
+            (signal.SIGINT, signal.default_int_handler, KeyboardInterrupt),
+            (signal.SIGALRM, alarmed, Alarm),
+        ):
+            before = signal.signal(number, handler)
+            try:
+                for progress in (None, lambda share: None):
+                    with model.session(**LARGE, methods=["agf", "smoothgrad"], progress=progress) as session:
+                        session.run(x)
+                        kill = threading.Timer(0.2, os.kill, (os.getpid(), number))
+                        start = time.perf_counter()
+                        kill.start()
+                        raises(kind, lambda: session.explain(method="smoothgrad", samples=10**6))
+                        # A million samples would take hours; a layer takes milliseconds, a busy machine its time.
+                        check(time.perf_counter() - start < 20, f"{kind.__name__} came late")
+                        check(signal.getsignal(number) is handler, "the handler is put back")
+                        session.run(x)
+                        session.explain()
+            finally:
+                signal.signal(number, before)
+
+
+def test_arrays_of_every_kind():
+    """Whatever an array's place in memory, order of bytes and strides: the same map, or a refusal by name."""
+    x = load("vgg_tiny", "input.npy")
+    buffer = bytearray(x.nbytes + 1)
+    unaligned = np.frombuffer(buffer, np.float32, x.size, offset=1).reshape(x.shape)
+    unaligned[...] = x
+    check(not unaligned.flags.aligned, "an unaligned array to try")
+    frozen = x.copy()
+    frozen.setflags(write=False)
+    taken = []
+    with agf.Model(path_of("vgg_tiny")) as model, model.session(threads=1) as session:
+        session.run(x)
+        expected, latent = session.explain(), session.latent()
+        kinds = [unaligned, frozen, x[:, ::-1][:, ::-1], x.astype(">f8"), np.asfortranarray(x), x.astype(np.longdouble)]
+        for same in kinds:
+            session.run(same)
+            check(np.array_equal(session.explain(), expected), f"{same.dtype}, {same.flags}")
+            taken.append(agf.as_floats(same, x.shape, "x"))
+        check(all(a.flags.aligned and a.flags.c_contiguous for a in taken), "what the engine gets is aligned")
+        buffer = bytearray(latent.nbytes + 1)
+        difference = np.frombuffer(buffer, np.float32, latent.size, offset=1)
+        difference[...] = latent
+        session.run(x)
+        check(np.isfinite(session.explain(difference=difference)).all(), "an unaligned difference")
+        masked = np.ma.masked_array(x, mask=x > 0)
+        raises(TypeError, lambda: session.run(masked), "masked")
+        raises(TypeError, lambda: model.render(np.ma.masked_array(expected[0], mask=expected[0] > 0)), "masked")
 
 
 def test_progress():
@@ -480,6 +682,28 @@ def test_library_search():
     check(run().stdout.split()[0] == os.path.abspath("tools/libagf.so"), "beside the file")
     check(run(AGF_LIBRARY=real).stdout.split()[0] == real, "AGF_LIBRARY")
     check("nowhere.so" in run(AGF_LIBRARY="nowhere.so").stderr, "a wrong AGF_LIBRARY is named")
+    # A relative name without a slash is a file here, not one that the loader knows.
+    shutil.copy(real, "mine.so")
+    check(run(AGF_LIBRARY="mine.so").stdout.split()[0] == os.path.abspath("mine.so"), "a relative AGF_LIBRARY")
+
+
+def test_installed_library():
+    """A copy of agf.py by itself finds what `make install` has put below a prefix: by the loader, or Python's own."""
+    os.mkdir("prefix")
+    os.mkdir("prefix/lib")
+    shutil.copy(agf.library_path(), "prefix/lib/libagf.so.1")
+    os.symlink("libagf.so.1", "prefix/lib/libagf.so")
+    shutil.copy(os.path.join(ROOT, "tools", "agf.py"), ".")
+    env = {k: v for k, v in os.environ.items() if k != "AGF_LIBRARY"}
+    lib = os.path.abspath("prefix/lib")
+    for code, more in (
+        ("import agf; print(agf.version())", {"LD_LIBRARY_PATH": lib}),
+        (f"import sys; sys.prefix = {os.path.dirname(lib)!r}; import agf; print(agf.version())", {}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**env, **more}, check=False
+        )
+        check(done.stdout.strip() == agf.version(), f"{more}: {done.stderr[-400:]}")
 
 
 def test_struct_layouts():

@@ -7,16 +7,22 @@
         seen = model.render(maps[0], "seismic", over=picture)
 
 One file; needs numpy and the engine's shared library (`make` builds it), which is looked for where AGF_LIBRARY says,
-beside this file, and in ../build. What the calls mean is written in agf.h; here stand the Python types. Errors of the
-engine arrive as agf.Error with the engine's message. A wrong argument is a TypeError or ValueError before the engine
-sees it.
+beside this file, in ../build, and where `make install` puts it. What the calls mean is written in agf.h; here stand the
+Python types. Errors of the engine arrive as agf.Error with the engine's message. A wrong argument is a TypeError or
+ValueError before the engine sees it.
 
-The engine works with the interpreter lock released. A Model may be shared by threads. A Session does one thing at a
-time: a second thread that calls it waits.
+The engine works with the interpreter lock released. A Model may be shared by threads, and closed while others use it:
+what they are doing ends well, what they begin afterwards is refused. A Session belongs to one thread at a time: a
+second one that calls it meanwhile, or that asks for results of a run that it did not make, gets a RuntimeError. After
+os.fork() the child uses the Model and makes Sessions of its own. Neither can be copied or pickled. Ctrl-C ends a call
+at the next layer.
 """
 
+import contextlib
 import ctypes
+import ctypes.util
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -242,19 +248,30 @@ FUNCTIONS = {  # name: (result, arguments)
 
 
 def library_path():
-    """Path of the engine: AGF_LIBRARY if set, else beside this file, else in ../build. OSError: there is none."""
+    """Where the engine is: AGF_LIBRARY if set, else beside this file, in ../build, or installed. OSError: nowhere.
+
+    An absolute path, or a bare name that the system's loader finds.
+    """
     named = os.environ.get("AGF_LIBRARY")
     if named:
         if not os.path.isfile(named):
             raise OSError(f"AGF_LIBRARY names {named}, which is not a file")
-        return named
+        return os.path.abspath(named)  # a bare name would be looked for in the loader's folders
     file_name = {"win32": "agf.dll", "darwin": "libagf.dylib"}.get(sys.platform, "libagf.so")
     here = os.path.dirname(os.path.abspath(__file__))
-    candidates = [os.path.join(here, file_name), os.path.join(os.path.dirname(here), "build", file_name)]
-    for path in candidates:
+    near = [os.path.join(here, file_name), os.path.join(os.path.dirname(here), "build", file_name)]
+    # Where `make install` puts it. The loader is asked last: its cache may be older than the file.
+    installed = [os.path.join(prefix, "lib", file_name) for prefix in (sys.prefix, "/usr/local", "/usr")]
+    for path in near + installed:
         if os.path.isfile(path):
             return path
-    raise OSError(f"the engine is not at {' or '.join(candidates)}: build it with make, or set AGF_LIBRARY to its path")
+    found = ctypes.util.find_library("agf")
+    if found:
+        return found
+    raise OSError(
+        f"the engine is not at {' or '.join(near)}, nor installed: build it with make, install it with make install, "
+        "or set AGF_LIBRARY to its path"
+    )
 
 
 _library = None
@@ -297,6 +314,7 @@ def check(code, error):
 
 def as_floats(values, shape, what):
     """values as a C-contiguous float32 array of this shape; a leading 1 (a batch of one) may be left over."""
+    refuse_mask(values, what)
     array = np.asarray(values)
     if array.dtype.kind != "f":
         hint = "; a picture becomes an input through preprocess()" if array.dtype.kind in "iu" else ""
@@ -306,11 +324,18 @@ def as_floats(values, shape, what):
     if array.shape != shape:
         raise ValueError(f"{what} must have the shape {list(shape)}, not {list(array.shape)}")
     with np.errstate(over="ignore"):  # a double beyond float32 becomes Inf, which the engine names
-        return np.ascontiguousarray(array, np.float32)
+        return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def refuse_mask(values, what):
+    """TypeError for a masked array: numpy.asarray would count what is masked out."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array: fill what is masked, as with .filled(0)")
 
 
 def as_picture(image):
     """image as a C-contiguous uint8 array [height, width, 3]."""
+    refuse_mask(image, "a picture")
     if not isinstance(image, np.ndarray) and callable(getattr(image, "convert", None)):
         image = image.convert("RGB")
     array = np.asarray(image)
@@ -323,6 +348,7 @@ def as_picture(image):
 
 def as_map(values):
     """values as a C-contiguous float32 array [H, W]."""
+    refuse_mask(values, "a map")
     array = np.asarray(values)
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
@@ -361,36 +387,50 @@ def method_number(name):
 # Objects
 
 
-class _ModelHandle:
-    """Owns the engine's model. Every session's finalizer refers to it, so it outlives them in any order of release."""
+class _Uncopyable:
+    """What owns something of the engine's: a copy would free it twice, and another process does not have it."""
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"{type(self).__module__}.{type(self).__name__} cannot be copied or pickled: it stands for memory of this "
+            "process; open the model file, or make a session, where it is needed"
+        )
+
+
+class _ModelHandle(_Uncopyable):
+    """Owns the engine's model, which is closed when nothing refers to this any more.
+
+    A call holds it while it works, a session's finalizer as long as the session lives: Model.close() lets go of it.
+    """
 
     def __init__(self, path):
         engine = library()
         pointer, error = c_void_p(), CError()
         check(engine.agf_model_open(os.fsencode(path), None, byref(pointer), byref(error)), error)
         self.pointer = pointer
-        self.close = weakref.finalize(self, engine.agf_model_close, pointer)
+        weakref.finalize(self, engine.agf_model_close, pointer)
 
 
-def _destroy_session(pointer, model_handle):
+def _destroy_session(pointer, model_handle, process):
     """model_handle is not used: its being an argument keeps the model open until here."""
-    library().agf_session_destroy(pointer)
+    if os.getpid() == process:  # a forked child has the memory, not the threads
+        library().agf_session_destroy(pointer)
 
 
-class Model:
+class Model(_Uncopyable):
     """A model file, opened and checked. A context manager; close() also closes the sessions made from it.
 
     path: str, bytes or os.PathLike. Error if the file cannot be opened, is damaged, or is not a model file.
     """
 
     def __init__(self, path):
-        self._sessions = weakref.WeakSet()
+        self._sessions, self._lock = weakref.WeakSet(), threading.RLock()
         self._handle = None
         self.path = os.fspath(path)
         if isinstance(path, bool) or b"\0" in os.fsencode(path):
             raise ValueError(f"a path without NUL characters is needed, not {path!r}")
         self._handle = _ModelHandle(path)
-        engine, pointer = library(), self._pointer
+        engine, pointer = library(), self._handle.pointer
         #: str: the network's name and what it was converted from; "" if the file does not say
         self.name = engine.agf_model_name(pointer).decode("utf-8", "replace")
         self.source = engine.agf_model_source(pointer).decode("utf-8", "replace")
@@ -418,11 +458,12 @@ class Model:
             tuple(found.std)[: found.channels],
         )
 
-    @property
-    def _pointer(self):
-        if self._handle is None:
+    def _open(self):
+        """The handle, to be held for as long as its pointer is used: another thread may close the model meanwhile."""
+        handle = self._handle
+        if handle is None:
             raise ValueError("the model is closed")
-        return self._handle.pointer
+        return handle
 
     def __repr__(self):
         return f"<agf.Model {self.name or self.path}, {self.classes} classes{'' if self._handle else ', closed'}>"
@@ -434,21 +475,21 @@ class Model:
         self.close()
 
     def close(self):
-        """Close the model and every session of it. May be called again."""
-        for session in list(self._sessions):
+        """Close the model and every session of it. May be called again; waits for what sessions do in other threads."""
+        with self._lock:  # from here on no session joins
+            self._handle = None
+            sessions = list(self._sessions)
+        for session in sessions:
             session.close()
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
 
     def layers(self, height=0, width=0):
         """The network's nodes in topological order, as a list of Layer, at an input size (0, 0: nominal)."""
-        engine, layers = library(), []
+        engine, handle, layers = library(), self._open(), []
         height, width = as_int(height, "height"), as_int(width, "width")
-        for i in range(engine.agf_model_layers(self._pointer)):
+        for i in range(engine.agf_model_layers(handle.pointer)):
             c, error = CLayer(), CError()
-            check(engine.agf_model_layer(self._pointer, i, height, width, byref(c), byref(error)), error)
-            inputs = tuple(engine.agf_model_layer_input(self._pointer, i, j) for j in range(c.inputs))
+            check(engine.agf_model_layer(handle.pointer, i, height, width, byref(c), byref(error)), error)
+            inputs = tuple(engine.agf_model_layer_input(handle.pointer, i, j) for j in range(c.inputs))
             layers.append(
                 Layer(
                     c.name.decode("utf-8", "replace"),
@@ -492,7 +533,7 @@ class Model:
         return self._to_input(image, height, width)[1]
 
     def _to_input(self, image, height, width):
-        picture = as_picture(image)
+        handle, picture = self._open(), as_picture(image)
         height = as_int(height, "height") or self.input.height
         width = as_int(width, "width") or self.input.width
         if height * width > 2**28:
@@ -500,7 +541,7 @@ class Model:
         chw, seen, error = np.empty((self.input.channels, height, width), np.float32), CRect(), CError()
         check(
             library().agf_picture_to_input(
-                self._pointer,
+                handle.pointer,
                 height,
                 width,
                 picture.ctypes.data,
@@ -572,7 +613,7 @@ class Model:
         return out
 
 
-class Session:
+class Session(_Uncopyable):
     """The memory and threads that run and explain one picture at a time. A context manager.
 
     height, width: input size (0, 0: nominal). threads: 0 for all cores. low_memory: less memory, more time, the same
@@ -580,8 +621,10 @@ class Session:
     cap).
     methods: those that explain() will be asked for: the memory is sized for them.
     progress: called as progress(share) between layers, 0 <= share <= 1; a true result cancels (Error,
-    AGF_ERR_CANCELLED), an exception cancels and is raised from the call. Error if the network cannot take the size or
-    the machine cannot give the rest.
+    AGF_ERR_CANCELLED), an exception cancels and is raised from the call.
+    any_thread: let a thread read and explain a run that another thread made; without it that is refused, because
+    threads that share a session would get each other's maps. Calls that overlap in time are refused either way.
+    Error if the network cannot take the size or the machine cannot give the rest.
     """
 
     def __init__(
@@ -596,10 +639,12 @@ class Session:
         max_bytes=0,
         methods=("agf",),
         progress=None,
+        any_thread=False,
     ):
         self._finalize = None
-        self._lock, self._owner = threading.Lock(), None
-        self._failure = None
+        self._lock, self._caller, self._runner = threading.Lock(), None, None
+        self._any_thread, self._process = bool(any_thread), os.getpid()
+        self._signals, self._failure = None, None
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -616,14 +661,18 @@ class Session:
             max_bytes=as_int(max_bytes, "max_bytes", most=2**63 - 1),
         )
         # The engine calls it as long as the session lives; it must not itself keep the session alive.
-        self._callback = PROGRESS(_progress(progress, weakref.ref(self))) if progress else PROGRESS()
+        self._callback = PROGRESS(_progress(progress, weakref.ref(self)))
         config.progress = self._callback
-        engine, pointer, size, error = library(), c_void_p(), c_size_t(), CError()
-        check(engine.agf_session_bytes(model._pointer, byref(config), byref(size), byref(error)), error)
-        check(engine.agf_session_create(model._pointer, byref(config), byref(pointer), byref(error)), error)
+        engine, handle, pointer, size, error = library(), model._open(), c_void_p(), c_size_t(), CError()
+        check(engine.agf_session_bytes(handle.pointer, byref(config), byref(size), byref(error)), error)
+        check(engine.agf_session_create(handle.pointer, byref(config), byref(pointer), byref(error)), error)
         self._pointer = pointer
-        self._finalize = weakref.finalize(self, _destroy_session, pointer, model._handle)
-        model._sessions.add(self)
+        self._finalize = weakref.finalize(self, _destroy_session, pointer, handle, self._process)
+        with model._lock:
+            if model._handle is None:
+                self._finalize()
+                raise ValueError("the model was closed while this session was made")
+            model._sessions.add(self)
         self.model = model
         #: (channels, H, W) of what run() takes
         self.input_shape = (
@@ -650,9 +699,12 @@ class Session:
 
     def close(self):
         """Free the session. May be called again; waits for a call in another thread."""
-        with _Use(self, closing=True):
-            if self._finalize is not None:
-                self._finalize()
+        if self._finalize is None or os.getpid() != self._process:
+            return
+        if self._caller == threading.get_ident():
+            raise RuntimeError("the session is in use by the call that this callback belongs to")
+        with self._lock:
+            self._finalize()
 
     def preprocess(self, image):
         """model.preprocess() at this session's input size."""
@@ -664,16 +716,16 @@ class Session:
         x: floats [C, H, W], preprocessed. explain: prepare for explain() on the way, which makes the first one faster.
         """
         chw, error = as_floats(x, self.input_shape, "the input"), CError()
-        with _Use(self):
-            self._check(
-                library().agf_run(self._pointer, chw.ctypes.data, RUN_EXPLAIN if explain else 0, byref(error)), error
-            )
+        with self._use():
+            self._runner = None  # a run that fails leaves no results
+            self._call(library().agf_run, chw.ctypes.data, RUN_EXPLAIN if explain else 0, error)
+            self._runner = threading.get_ident()
             return self._logits()
 
     @property
     def logits(self):
         """The logits of the last run, float32 [classes]; Error before one."""
-        with _Use(self):
+        with self._use(results=True):
             return self._logits()
 
     def _logits(self):
@@ -685,15 +737,15 @@ class Session:
     def ranked(self, r=0):
         """The class of the r-th largest logit of the last run; r = 0: the prediction."""
         r = as_int(r, "the rank", most=self.model.classes - 1)
-        with _Use(self):
+        with self._use(results=True):
             self._logits()
             return library().agf_ranked(self._pointer, r)
 
     def latent(self):
         """The latent vector of the last run, float32 [n] in CHW order: the input of the layer that makes the logits."""
-        with _Use(self):
+        with self._use(results=True):
             values, error = np.empty(library().agf_latent_size(self._pointer), np.float32), CError()
-            self._check(library().agf_latent(self._pointer, values.ctypes.data, byref(error)), error)
+            check(library().agf_latent(self._pointer, values.ctypes.data, byref(error)), error)
             return values
 
     def explain(self, classes=None, top=None, method="agf", difference=None, **options):
@@ -732,57 +784,114 @@ class Session:
                 setattr(request, name, as_int(value, name, 1))
         explained = (c_int * request.count)()
         request.explained = explained
-        with _Use(self):
+        with self._use(results=True):
             if difference is not None:
                 vector = as_floats(difference, (library().agf_latent_size(self._pointer),), "the difference")
                 request.difference = vector.ctypes.data
             maps = np.empty((request.count,) + self.input_shape[1:], np.float32)
-            self._check(library().agf_explain(self._pointer, byref(request), maps.ctypes.data, byref(error)), error)
+            self._call(library().agf_explain, byref(request), maps.ctypes.data, error)
             self.explained = list(explained)
             return maps
 
     def times(self, i):
         """What layer i took in the last run() and the explain() calls since, as Times."""
         found = CTimes()
-        with _Use(self):
+        with self._use(results=True):
             code = library().agf_layer_times(self._pointer, as_int(i, "a layer"), byref(found))
         check(code, CError(message=f"there is no layer {i}".encode()))
         return Times(found.forward, found.explain)
 
-    def _check(self, code, error):
-        failure, self._failure = self._failure, None
+    @contextlib.contextmanager
+    def _use(self, results=False):
+        """Hold the session for one call, which wants results of the last run or makes one; refuse to mix threads."""
+        me = threading.get_ident()
+        if os.getpid() != self._process:
+            raise Error(STATUS.index("AGF_ERR_STATE"), "the session was made before fork(): make one in this process")
+        if self._caller == me:
+            raise RuntimeError("the session is in use by the call that this callback belongs to")
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("the session is in use by another thread: make a session for each thread")
+        try:
+            self._caller = me
+            if self._finalize is None or not self._finalize.alive:
+                raise ValueError("the session is closed")
+            if results and not self._any_thread and self._runner not in (None, me):
+                raise RuntimeError(
+                    "the session is in use by another thread, which made the last run: make a session for each thread "
+                    "(or any_thread=True, to explain here what was run there)"
+                )
+            yield
+        finally:
+            self._caller = None
+            self._lock.release()
+
+    def _call(self, function, first, second, error):
+        """function(session, first, second, &error) of the engine, which signals and callbacks may cancel."""
+        self._signals, self._failure = _Signals(), None
+        try:
+            with self._signals:
+                code = function(self._pointer, first, second, byref(error))
+        finally:
+            failure, self._failure, self._signals = self._failure, None, None
         if failure is not None:
             raise failure
         check(code, error)
 
 
+class _Signals:
+    """Holds back Python's handlers of signals while the main thread is in the engine.
+
+    Python runs them on the way into the progress callback, where ctypes prints and drops what they raise, such as
+    KeyboardInterrupt. deliver() runs them where that can be kept; those that come too late for it run at the end.
+    """
+
+    def __enter__(self):
+        self.waiting, self.handlers = [], {}
+        if threading.current_thread() is threading.main_thread():
+            try:
+                for number in HANDLED_SIGNALS:
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        self.handlers[number] = handler
+                        signal.signal(number, self._note)
+            except BaseException:  # a handler that was not yet held back
+                self.__exit__()
+                raise
+        return self
+
+    def _note(self, number, frame):
+        self.waiting.append((number, frame))
+
+    def deliver(self):
+        while self.waiting:
+            number, frame = self.waiting.pop(0)
+            self.handlers[number](number, frame)
+
+    def __exit__(self, *exception):
+        for number in reversed(self.handlers):
+            if signal.getsignal(number) == self._note:  # a handler may have set another one
+                signal.signal(number, self.handlers[number])
+        self.deliver()
+
+
+# The first ones are the last whose handlers are put back: these may raise at once.
+HANDLED_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGALRM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+
+
 def _progress(progress, session):
+    """The engine's progress callback: signals, then the caller's own progress. session: a weak reference."""
+
     def report(context, share):
+        own = session()
         try:
-            return 1 if progress(share) else 0
+            own._signals.deliver()
+            return 1 if progress is not None and progress(share) else 0
         except BaseException as problem:  # ctypes would only print it
-            session()._failure = problem
+            own._failure = problem
             return 1
 
     return report
-
-
-class _Use:
-    """Holds a session for one call: other threads wait, and a callback that calls its own session gets an error."""
-
-    def __init__(self, session, closing=False):
-        self.session, self.closing = session, closing
-
-    def __enter__(self):
-        session = self.session
-        if session._owner == threading.get_ident():
-            raise RuntimeError("the session is in use by the call that this callback belongs to")
-        session._lock.acquire()
-        session._owner = threading.get_ident()
-        if not self.closing and not (session._finalize is not None and session._finalize.alive):
-            self.__exit__()
-            raise ValueError("the session is closed")
-
-    def __exit__(self, *exception):
-        self.session._owner = None
-        self.session._lock.release()
