@@ -185,7 +185,7 @@ typedef struct agf_kernels {
   /* Whether all n numbers are finite. */
   int (*finite)(const float *w, size_t n);
   int (*finite_half)(const uint16_t *h, size_t n);
-  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n numbers, + 0; open what comes out where one is NaN. */
+  /* lo = min(lo, x[i]), hi = max(hi, x[i]) over n numbers, + 0; lo <= hi on entry; open what comes out where one is NaN. */
   void (*range)(const float *x, size_t n, float *lo, float *hi);
   /* The mask of each pixel's nonzeros. */
   void (*nonzeros)(const float *x, int n, uint16_t *mask);

@@ -1,11 +1,12 @@
 /* Every kernel of every instruction set that this machine has against kernels/ref.h, bit for bit; with --bench their speed.
  *
- *   check_kernels [--seed N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]
+ *   check_kernels [--seed N] [--seeds N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]
  *
  * A test sets up a kernel's operands as buffers, each between canaries, outputs poisoned with NaN. The reference and the kernel
  * run on equal copies of them, and then every byte of every buffer must agree: outputs, operands that are inputs only, canaries.
  * A NaN equals any other NaN: which one an operation returns differs between processors. Sizes are random and small, so that they
- * reach every tail; values hold zeros of both signs, subnormals, huge numbers and, in one round of four, infinities and NaN. */
+ * reach every tail; values hold zeros of both signs, subnormals, huge numbers and, in one round of four, infinities and NaN.
+ * --seeds: so many seeds, from --seed on; each draws its own rounds. */
 #include "../agf.c"
 
 #include "testing.h"
@@ -175,6 +176,11 @@ static void setup_range(operands *o) {
   o->count = numbers();
   o->f[0] = in_floats(o->count, FINITE);
   o->f[1] = in_floats(2, FINITE);
+  if (o->f[1][0] > o->f[1][1]) { /* lo <= hi */
+    const float lo = o->f[1][1];
+    o->f[1][1] = o->f[1][0];
+    o->f[1][0] = lo;
+  }
 }
 static void call_range(const agf_kernels *k, operands *o) { k->range(o->f[0], o->count, o->f[1], o->f[1] + 1); }
 static void call_finite_half(const agf_kernels *k, operands *o) { o->result = k->finite_half(o->m, o->count); }
@@ -805,7 +811,7 @@ int main(int argc, char **argv) {
   static const char *const isas[] = {"avx2", "avx512", "neon"};
   const char *only_isa = NULL, *only_kernel = NULL;
   unsigned long long seed = (unsigned long long)time(NULL);
-  long rounds = 400;
+  long rounds = 400, seeds = 1;
   static kernel_test tests[MAX_TESTS];
   agf_kernels ref, table[3];
   double bandwidth = 0;
@@ -815,6 +821,8 @@ int main(int argc, char **argv) {
       timed = 1;
     else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
       seed = strtoull(argv[++i], NULL, 0);
+    else if (i + 1 < argc && !strcmp(argv[i], "--seeds"))
+      seeds = strtol(argv[++i], NULL, 0);
     else if (i + 1 < argc && !strcmp(argv[i], "--rounds"))
       rounds = strtol(argv[++i], NULL, 0);
     else if (i + 1 < argc && !strcmp(argv[i], "--isa"))
@@ -822,12 +830,16 @@ int main(int argc, char **argv) {
     else if (i + 1 < argc && !strcmp(argv[i], "--kernel"))
       only_kernel = argv[++i];
     else {
-      fprintf(stderr, "usage: %s [--seed N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]\n", argv[0]);
+      fprintf(stderr, "usage: %s [--seed N] [--seeds N] [--rounds N] [--isa NAME] [--kernel NAME] [--bench]\n", argv[0]);
       return 2;
     }
   }
+  if (seeds < 1 || rounds < 1) {
+    fprintf(stderr, "%s: --seeds and --rounds are at least 1\n", argv[0]);
+    return 2;
+  }
   agf_kernels_ref(&ref);
-  if (!timed) printf("seed %llu\n", seed);
+  if (!timed) printf("seed %llu, seeds %ld, rounds %ld\n", seed, seeds, rounds);
   for (i = 0; i < 3; i++) {
     agf_kernels_ref(&table[i]);
     if (only_isa && strcmp(only_isa, isas[i])) continue;
@@ -842,7 +854,8 @@ int main(int argc, char **argv) {
     }
     for (t = 0; t < count; t++) {
       any_fn *f = entry(&table[i], tests[t].entry);
-      long r;
+      unsigned long long first = seed;
+      long r, left;
       int failed = 0;
       if (!f || f == entry(&ref, tests[t].entry) || (only_kernel && strcmp(only_kernel, tests[t].name))) continue;
       for (before = 0, j = 0; j < i; j++) before |= f == entry(&table[j], tests[t].entry); /* tested already */
@@ -852,8 +865,9 @@ int main(int argc, char **argv) {
         bench(&tests[t], &ref, &table[i], bandwidth);
         continue;
       }
-      for (r = 0; r < rounds && !failed; r++) failed = round_of(&tests[t], &ref, &table[i], seed * 1000003 + (uint64_t)r + 1);
-      CHECK(!failed, "%s.%s: replay with --seed %llu --isa %s --kernel %s", isas[i], tests[t].name, seed, isas[i], tests[t].name);
+      for (left = seeds; left > 0 && !failed; left--, first += !failed)
+        for (r = 0; r < rounds && !failed; r++) failed = round_of(&tests[t], &ref, &table[i], first * 1000003 + (uint64_t)r + 1);
+      CHECK(!failed, "%s.%s: replay with --seed %llu --isa %s --kernel %s", isas[i], tests[t].name, first, isas[i], tests[t].name);
     }
   }
   if (!ran && !tests_skipped) CHECK(0, "nothing ran: no kernel of that name");

@@ -43,6 +43,7 @@ skip() { # NAME REASON
 
 export OMP_NUM_THREADS=2
 for t in $TESTS; do run "$t" build/"$t"; done
+if [ "${CI:-}" ]; then run 'check_kernels, 200 seeds' build/check_kernels --seeds 200 --rounds 20; fi
 
 run test_bits sh tests/test_bits.sh
 if [ "${CI:-}" ]; then
