@@ -806,7 +806,7 @@ static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_
   struct stat st;
   agf_status fits;
   void *p;
-  int fd = open(path, O_RDONLY);
+  int fd = open(path, O_RDONLY | O_NONBLOCK); /* a pipe that nobody writes to is refused, not waited for */
   if (fd < 0) return agf_fail(err, AGF_ERR_IO, "%s: %s", path, strerror(errno));
   if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
     close(fd);

@@ -17,6 +17,7 @@ import pty
 import random
 import resource
 import select
+import shutil
 import signal
 import stat
 import struct
@@ -425,7 +426,7 @@ def everything(folder):
     for path, _, names in os.walk(folder):
         for name in names:
             full = os.path.join(path, name)
-            if stat.S_ISREG(os.stat(full).st_mode):
+            if os.path.isfile(full):
                 with open(full, "rb") as f:
                     found[full] = f.read()
     return found
@@ -877,7 +878,7 @@ def test_outputs_refused():
     os.mkdir("dir")
     pictures = ["photo.png", "other.png"]
     refused("explain", "m.agf", "photo.png", "-o", "missing/out.png", says="missing")
-    refused("explain", "m.agf", "photo.png", "-o", "missing/", says="missing")
+    refused("explain", "m.agf", "photo.png", "-o", "missing/folder/", says="missing")
     refused("explain", "m.agf", "photo.png", "-o", "out.jpg", says=".png")
     refused("explain", "m.agf", "photo.png", "--npy", "dir", says="dir")
     refused("explain", "m.agf", "photo.png", "--npy", "missing/maps.npy", says="missing")
@@ -893,6 +894,102 @@ def test_outputs_refused():
     refused("explain", "m.agf", "photo.png", "-o", "same.png", "--npy", "same.png", says="two results")
     refused("explain", "m.agf", "photo.png", "-o", "fine.png", "--npy", "link.png", says="overwritten")
     refused("explain", "m.agf", "photo.png", "-c", "dog", "-o", "taken.png", says="dog")
+
+
+def test_two_folders_that_hold_one_name():
+    """Each picture keeps its result: below -o their folders are mirrored, from the first on that they do not share."""
+    setup()
+    wanted = {}
+    for i, path in enumerate(["a/x.png", "a/deep/x.png", "b/X.png", "b/other.png", "b/other.ppm"]):
+        os.makedirs("in/" + os.path.dirname(path), exist_ok=True)
+        save("in/" + path, (ppm_bytes if path.endswith("ppm") else png_bytes)(scene(30, 20, seed=i)))
+        good("explain", "m.agf", "in/" + path, "--layout", "bare", "-o", "alone.png", "--npy", "alone.npy")
+        wanted["in/" + path] = read_png("alone.png"), read_npy("alone.npy")
+    pictures = [*wanted]
+    for out in ("out/", "again"):
+        for _ in range(2):  # the second time, the files exist
+            runs = good("explain", "m.agf", *pictures, "--layout", "bare", "-o", out, "--npy", "%p.npy", "--json").out
+            files = [(json.loads(line)["maps"][0]["file"], json.loads(line)["npy"]) for line in runs.splitlines()]
+            folder = out.rstrip("/") + "/"
+            names = ["a/x.png", "a/deep/x.png", "b/X.png", "b/other.png.png", "b/other.ppm.png"]
+            check([name for name, _ in files] == [folder + n for n in names], "mirrored: %s" % files)
+            for (name, tensor), picture in zip(files, pictures):
+                check((read_png(name), read_npy(tensor)) == wanted[picture], "%s has another's map" % name)
+    os.makedirs("c")
+    save("c/x.png", png_bytes(scene(30, 20)))
+    good("explain", "m.agf", "in/a", "c", "-o", "two")
+    check(os.path.exists("two/in/a/x.png") and os.path.exists("two/c/x.png"), "two folders: %s" % os.listdir("two"))
+
+
+def test_names_that_clash():
+    """Found before the first picture: nothing is written, and no result takes the place of another or of an input."""
+    setup()
+    save("x.png", png_bytes(scene(20, 20)))
+    save("mask.png", png_bytes([[(255, 255, 255)] * 50] * 36))
+    os.mkdir("sub")
+    os.symlink("sub", "link")
+    os.symlink("nowhere.png", "dangling.png")
+    twice = "two results"
+    for args, says in [
+        (["photo.png", "-o", "c.png", "--npy", "./c.png"], twice),
+        (["photo.png", "-o", "c.png", "--npy", "sub/../c.png"], twice),
+        (["photo.png", "-o", "sub/c.png", "--logits", "link/c.png"], twice),
+        (["photo.png", "--npy", "sub/c.npy", "--logits", os.path.abspath("sub/c.npy")], twice),
+        (["photo.png", "x.png", "photo.png", "-o", "sub"], twice),
+        (["photo.png", "./photo.png", "-o", "new/"], twice),
+        (["x.png", "photo.png", "-o", "."], "overwritten"),
+        (["photo.png", "--mask", "mask.png", "-o", "mask.png"], "mask.png: is input"),
+        (["photo.png", "--mask", "mask.png", "--npy", "sub/../mask.png"], "is input"),
+        (["photo.png", "-o", "dangling.png"], "dangling.png"),
+    ]:
+        for _ in range(2):
+            refused("explain", "m.agf", *args, says=says)
+            check(not os.listdir("sub") and not os.path.exists("new"), "something was written: %s" % args)
+            save("c.png", b"was here before")
+        os.remove("c.png")
+    os.symlink("sub/real.png", "link.png")
+    save("sub/real.png", b"old")
+    refused("explain", "m.agf", "photo.png", "-o", "sub/real.png", "--npy", "link.png", says=twice)
+    # with %s the class decides: the picture whose name is taken is reported, the others are done
+    write_model("dash.agf", labels=["a", "a-b", "c"])
+    save("b-c.png", png_bytes(scene(20, 20)))
+    save("c.png", png_bytes(scene(20, 20, seed=1)))
+    run = Run("explain", "dash.agf", "b-c.png", "c.png", "-c", "a", "-c", "a-b", "-o", "sub/%s-%p.png")
+    check(run.code == 1 and "c.png" in run.err and twice in run.err and run.err.count("\n") == 1, str(run))
+    check(sorted(os.listdir("sub")) == ["a-b-b-c.png", "a-b-c.png", "real.png"], "written: %s" % os.listdir("sub"))
+
+
+def test_folder_that_is_made():
+    setup()
+    save("other.png", png_bytes(scene(20, 20)))
+    good("explain", "m.agf", "photo.png", "-o", "one/")
+    check(os.listdir("one") == ["photo.png"], "a folder for one picture")
+    good("explain", "m.agf", "photo.png", "other.png", "-o", "two")
+    check(sorted(os.listdir("two")) == ["other.png", "photo.png"], "a folder for two")
+    save("broken.png", b"\x89PNG\r\n\x1a\n")
+    refused("explain", "m.agf", "broken.png", "-o", "three/", says="broken.png")
+    check(not os.path.exists("three"), "no folder without a picture for it")
+
+
+def test_more_files_than_may_be_open():
+    setup(labels=["class %d" % i for i in range(100)])
+
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+
+    done = subprocess.run([AGF, "explain", "m.agf", "photo.png", "--top", "100", "--layout", "bare", "-o", "m_%s.png", "-q"],
+                          preexec_fn=few, stderr=subprocess.PIPE, timeout=PATIENCE)
+    check(done.returncode == 0, "code %d, %r" % (done.returncode, done.stderr))
+    check(len(glob.glob("m_class_*.png")) == 100 and not glob.glob(".agf*"), "a file for each class")
+
+
+def test_leftovers_of_a_killed_run():
+    """A temporary of the same process number does not stand in the way."""
+    setup()
+    script = "for i in 0 1 2; do : > .agf-$$-$i.tmp; done; exec \"$0\" explain m.agf photo.png -o out.png"
+    done = subprocess.run(["sh", "-c", script, AGF], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE)
+    check(done.returncode == 0, "code %d, %r" % (done.returncode, done.stderr))
+    read_png("out.png")
 
 
 def test_unwritable_folder():
@@ -1150,6 +1247,28 @@ def test_layer_times():
         sum(layer["forward"] for layer in layers) > 0 and sum(layer["explain"] for layer in layers) > 0,
         "times are measured",
     )
+
+
+def test_costs_grow_with_the_pictures():
+    """System calls a picture are the same for 60 pictures and for 240: no name is compared with every other one."""
+    if not shutil.which("strace"):
+        raise Skip("strace is not installed")
+    setup()
+    counts = []
+    for count in (60, 240):
+        folder = "in%d" % count
+        os.mkdir(folder)
+        for i in range(count):
+            os.link("photo.png", "%s/p%03d.png" % (folder, i))
+        args = ["explain", "m.agf", folder, "--layout", "bare", "-o", "out%d/" % count, "-q", "--threads", "1"]
+        strace = ["strace", "-c", "-o", "calls.txt", "-e", "trace=file,fstat,lseek"]
+        done = subprocess.run([*strace, AGF, *args], stderr=subprocess.PIPE, timeout=PATIENCE)
+        if done.returncode and not os.path.exists("out%d" % count):
+            raise Skip("strace may not trace here: %r" % done.stderr)
+        with open("calls.txt") as f:
+            counts.append(int([line.split()[3] if len(line.split()) > 4 else line.split()[2]
+                               for line in f if line.endswith("total\n")][0]) / count)
+    check(counts[1] <= counts[0] + 1, "%.1f calls a picture among 60, %.1f among 240" % tuple(counts))
 
 
 def test_info():

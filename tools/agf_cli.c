@@ -1,8 +1,8 @@
 /* agf, the command line program: explains pictures with a model file, and tells what a model file holds.
  *
  * It stands on agf.h alone. A command is a row of `commands`, an option a row of `options_known`.
- * Reading and checking files is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, what both stand on
- * cli_base.h's. */
+ * Reading and checking pictures is cli_picture.h's, drawing cli_figure.h's, measuring cli_bench.h's, files that are written whole
+ * cli_output.h's, what all stand on cli_base.h's. */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
 #include <stddef.h>
@@ -11,6 +11,7 @@
 #include "cli_base.h"
 #include "cli_bench.h"
 #include "cli_figure.h"
+#include "cli_output.h"
 #include "cli_picture.h"
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
@@ -302,7 +303,9 @@ static agf_model *open_model(const char *path) {
 /* A picture to be explained. */
 typedef struct subject {
   const char *path;
-  char *name; /* of its output in a folder: the file's name without its ending, unless two would be the same */
+  file_identity identity;
+  char *name; /* of its output below a folder: see name_subjects() */
+  char *flat; /* the same without folders, for %p */
   /* Label-free procedure: the picture's latent vector, its nearest neighbour's, and which picture that is. */
   float *latent, *nearest;
   const char *neighbour;
@@ -320,6 +323,7 @@ typedef struct explainer {
   subject *subjects;
   int count;
   bool many;         /* several pictures or a folder: a bad one does not end the run */
+  bool out_is_folder;
   bool some_failed;
   int *classes;      /* [class_count]: the classes asked for with -c */
   int class_count;
@@ -332,24 +336,110 @@ typedef struct explainer {
   bool bare;         /* pictures without photograph beside them, captions and margins */
 } explainer;
 
+/* `text` in small letters, in memory of its own. */
+static char *lowered(const char *text) {
+  char *low = text_of("%s", text), *at;
+
+  for (at = low; *at; at++)
+    *at = (char)lower((unsigned char)*at);
+  return low;
+}
+
+/* How many of the texts are the same, in any letter case: file systems differ in whether they tell such names apart. */
+static text_map count_alike(const text_list *texts) {
+  text_map counts = {0};
+  int i;
+
+  for (i = 0; i < texts->count; i++) {
+    char *low = lowered(texts->items[i]);
+
+    ++*text_map_at(&counts, low);
+    free(low);
+  }
+  return counts;
+}
+
+static bool is_unique(const text_map *counts, const char *text) {
+  char *low = lowered(text);
+  bool unique = counts->values[text_map_slot(counts, low)] == 1;
+
+  free(low);
+  return unique;
+}
+
+/* The folder that holds `path`, absolute and ended by '/', in memory of its own. */
+static char *absolute_folder_of(const char *path) {
+  char *folder = folder_of(path), *whole = realpath(folder, NULL), *ended;
+
+  ended = text_of("%s/", whole ? strcmp(whole, "/") ? whole : "" : folder);
+  free(folder);
+  free(whole);
+  return ended;
+}
+
+/* The length of the common part of the folders, whole folders of it. */
+static size_t common_length(const text_list *folders) {
+  size_t common = strlen(folders->items[0]);
+  int i;
+
+  for (i = 1; i < folders->count; i++) {
+    size_t j = 0;
+
+    while (j < common && folders->items[0][j] == folders->items[i][j])
+      j++;
+    while (j && folders->items[0][j - 1] != '/')
+      j--;
+    common = j;
+  }
+  return common;
+}
+
+/* A picture's output is called after its file, without the ending unless two files differ in nothing else. Where two folders hold
+ * a file of the same name, their outputs lie in folders as the pictures do, from the first folder on that they do not share. */
 static void name_subjects(explainer *e) {
-  text_list stems = {0};
-  int i, j;
+  text_list stems = {0}, bases = {0}, folders = {0}, whole_stems = {0};
+  text_map like_stem, like_base, like_whole = {0};
+  bool mirrored = false;
+  size_t common = 0;
+  int i;
 
   for (i = 0; i < e->count; i++) {
     const char *base = base_name(e->paths.items[i]), *dot = strrchr(base, '.');
 
     text_list_add(&stems, dot && dot > base ? text_of("%.*s", (int)(dot - base), base) : text_of("%s", base));
+    text_list_add(&bases, text_of("%s", base));
+  }
+  like_stem = count_alike(&stems);
+  like_base = count_alike(&bases);
+  for (i = 0; i < e->count && !mirrored; i++)
+    mirrored = !is_unique(&like_base, bases.items[i]);
+  if (mirrored) {
+    for (i = 0; i < e->count; i++) {
+      text_list_add(&folders, absolute_folder_of(e->paths.items[i]));
+      text_list_add(&whole_stems, text_of("%s%s", folders.items[i], stems.items[i]));
+    }
+    common = common_length(&folders);
+    like_whole = count_alike(&whole_stems);
   }
   for (i = 0; i < e->count; i++) {
-    bool unique = true;
+    subject *s = &e->subjects[i];
+    bool unique = mirrored ? is_unique(&like_whole, whole_stems.items[i]) : is_unique(&like_stem, stems.items[i]);
+    char *at;
 
-    for (j = 0; j < e->count && unique; j++)
-      unique = i == j || compare_ignoring_case(stems.items[i], stems.items[j]);
-    e->subjects[i].path = e->paths.items[i];
-    e->subjects[i].name = text_of("%s", unique ? stems.items[i] : base_name(e->paths.items[i]));
+    s->path = e->paths.items[i];
+    s->identity = identify(s->path);
+    s->name = text_of("%s%s", mirrored ? folders.items[i] + common : "", unique ? stems.items[i] : bases.items[i]);
+    s->flat = text_of("%s", s->name);
+    for (at = s->flat; *at; at++)
+      *at = *at == '/' ? '-' : *at;
   }
+  text_map_free(&like_stem);
+  text_map_free(&like_base);
+  text_map_free(&like_whole);
   text_list_free(&stems);
+  text_list_free(&bases);
+  text_list_free(&folders);
+  text_list_free(&whole_stems);
 }
 
 /* Folders among the arguments become the pictures in them. */
@@ -387,36 +477,110 @@ static bool has_placeholder(const char *pattern, char which) {
   return false;
 }
 
-/* An output that cannot work is refused before the work, not after it. `path` may be NULL: not asked for. */
-static void check_output(const explainer *e, const char *path, const char *shown, bool folder_allowed) {
+/* An output that cannot work is refused before the work, not after it. `path` may be NULL: not asked for. A folder is allowed for
+ * pictures; one that does not exist is made by the first of them, where only a folder can be meant. */
+static void check_output(explainer *e, const char *path, const char *shown, bool is_picture) {
   struct stat status;
-  bool exists, per_picture;
+  bool exists, per_picture, ended;
   char *folder;
 
   if (!path)
     return;
   exists = !stat(path, &status);
-  per_picture = has_placeholder(path, 'p') || (!folder_allowed && has_placeholder(path, 's'));
+  ended = path[strlen(path) - 1] == '/';
+  per_picture = has_placeholder(path, 'p') || (!is_picture && has_placeholder(path, 's'));
   if (exists && S_ISDIR(status.st_mode)) {
-    if (!folder_allowed)
+    if (!is_picture)
       fatal("%s %s: a folder, but a file's name is needed", shown, path);
     folder = text_of("%s", path);
-    per_picture = true;
+    per_picture = e->out_is_folder = true;
   } else {
-    if (folder_allowed && path[strlen(path) - 1] == '/')
-      fatal("%s %s: no such folder", shown, path);
-    if (folder_allowed && !ends_with(path, ".png") && (!exists || S_ISREG(status.st_mode)))
+    char *named = text_of("%.*s", (int)(strlen(path) - ended), path);
+
+    if (is_picture && !exists && !strchr(path, '%') && (ended || (e->many && !ends_with(path, ".png")))) {
+      per_picture = e->out_is_folder = true;
+      make_folder_later(named);
+    } else if (is_picture && !ends_with(path, ".png") && (!exists || S_ISREG(status.st_mode))) {
       fatal("%s %s: no such folder, and no name that ends in .png", shown, path);
-    folder = folder_of(path);
+    }
+    folder = folder_of(named);
+    free(named);
     if (!is_folder(folder))
       fatal("%s %s: no such folder: %s", shown, path, folder);
   }
   if (e->many && !per_picture)
-    fatal("%s %s: several pictures need %s%s in the name (the picture's name)", shown, path,
-          folder_allowed ? "a folder that exists, or " : "", "%p");
-  if ((!exists || !S_ISCHR(status.st_mode)) && access(folder, W_OK))
+    fatal("%s %s: several pictures need %s%s in the name (the picture's name)", shown, path, is_picture ? "a folder, or " : "",
+          "%p");
+  if ((!exists || S_ISREG(status.st_mode) || S_ISDIR(status.st_mode)) && access(folder, W_OK))
     fatal("%s %s: cannot write to the folder %s: %s", shown, path, folder, strerror(errno));
   free(folder);
+}
+
+/* `pattern` with %s and %p replaced, in memory of its own. */
+static char *fill_in(const char *pattern, const char *for_s, const char *for_p) {
+  size_t length = 1;
+  const char *at;
+  char *filled, *end;
+
+  for (at = pattern; *at; at++)
+    length += at[0] == '%' && at[1] == 's' ? strlen(for_s) : at[0] == '%' && at[1] == 'p' ? strlen(for_p) : 1;
+  filled = end = allocate(length + 1, 1);
+  for (at = pattern; *at; at++) {
+    const char *piece = at[0] == '%' && at[1] == 's' ? for_s : at[0] == '%' && at[1] == 'p' ? for_p : NULL;
+
+    if (piece) {
+      memcpy(end, piece, strlen(piece));
+      end += strlen(piece);
+      at++;
+    } else {
+      *end++ = *at;
+    }
+  }
+  return filled;
+}
+
+/* The name of the picture of `s` where it is no pattern with %s, in memory of its own. */
+static char *picture_name(const explainer *e, const subject *s) {
+  const char *out = e->asked->out;
+
+  return e->out_is_folder ? text_of("%s%s%s.png", out, out[strlen(out) - 1] == '/' ? "" : "/", s->name)
+                          : fill_in(out, "", s->flat);
+}
+
+/* Every name that the run will write, before its first picture. Those with %s in them are known when the picture's classes are:
+ * then they are held against all others. */
+static void reserve_outputs(const explainer *e) {
+  const options *o = e->asked;
+  problem why;
+  int i, k;
+
+  for (i = 0; i < e->count; i++) {
+    const subject *s = &e->subjects[i];
+    char *names[3] = {NULL, NULL, NULL};
+
+    if (o->out && (e->out_is_folder || !has_placeholder(o->out, 's'))) {
+      names[0] = picture_name(e, s);
+      if (e->out_is_folder) { /* the folders that mirror those of the pictures */
+        char *at;
+
+        for (at = strchr(names[0] + strlen(o->out), '/'); at; at = strchr(at + 1, '/')) {
+          *at = 0;
+          if (!is_folder(names[0]))
+            make_folder_later(names[0]);
+          *at = '/';
+        }
+      }
+    }
+    if (o->npy)
+      names[1] = fill_in(o->npy, s->flat, s->flat);
+    if (o->logits)
+      names[2] = fill_in(o->logits, s->flat, s->flat);
+    for (k = 0; k < 3; k++) {
+      if (names[k] && !output_reserve(names[k], &why))
+        fatal("%s", why.text);
+      free(names[k]);
+    }
+  }
 }
 
 /* gradcam's layer, as agf_request has it; 0: the default. */
@@ -734,69 +898,39 @@ static char *file_safe(const char *label) {
   return safe;
 }
 
-/* What %s stands for in the file of map i: the class's label, its index where it has none, both where two would be alike. */
-static char *class_in_file_name(const explainer *e, const result *r, int i) {
-  const char *label = agf_model_label(e->model, r->explained[i]);
-  bool unique = true;
-  char *name;
-  int j;
+/* What %s stands for in the files of the maps: the class's label, its index where it has none, both where two would be alike. */
+static text_list classes_in_file_names(const explainer *e, const result *r) {
+  text_list labels = {0}, names = {0};
+  text_map alike;
+  int i;
 
-  if (!*label)
-    return e->method_count > 1 ? text_of("%s-%d", agf_method_name(r->method[i]), r->explained[i]) : text_of("%d", r->explained[i]);
-  name = file_safe(label);
-  for (j = 0; j < r->count && unique; j++)
-    if (r->explained[j] != r->explained[i]) {
-      char *other = file_safe(agf_model_label(e->model, r->explained[j]));
+  for (i = 0; i < r->per_method; i++)
+    text_list_add(&labels, file_safe(agf_model_label(e->model, r->explained[i])));
+  alike = count_alike(&labels);
+  for (i = 0; i < r->count; i++) {
+    const char *label = labels.items[i % r->per_method];
+    char *name = !*label                    ? text_of("%d", r->explained[i])
+                 : is_unique(&alike, label) ? text_of("%s", label)
+                                            : text_of("%s-%d", label, r->explained[i]);
 
-      unique = compare_ignoring_case(name, other) != 0;
-      free(other);
-    }
-  if (!unique) {
-    char *longer = text_of("%s-%d", name, r->explained[i]);
-
+    text_list_add(&names, e->method_count > 1 ? text_of("%s-%s", agf_method_name(r->method[i]), name) : text_of("%s", name));
     free(name);
-    name = longer;
   }
-  if (e->method_count > 1) {
-    char *longer = text_of("%s-%s", agf_method_name(r->method[i]), name);
-
-    free(name);
-    name = longer;
-  }
-  return name;
-}
-
-/* `pattern` with %s and %p replaced, in memory of its own. */
-static char *fill_in(const char *pattern, const char *for_s, const char *for_p) {
-  char *filled = text_of("%s", "");
-
-  while (*pattern) {
-    const char *piece = pattern;
-    size_t length = 1;
-    char *longer;
-
-    if (pattern[0] == '%' && (pattern[1] == 's' || pattern[1] == 'p')) {
-      piece = pattern[1] == 's' ? for_s : for_p;
-      length = strlen(piece);
-      pattern++;
-    }
-    pattern++;
-    longer = text_of("%s%.*s", filled, (int)length, piece);
-    free(filled);
-    filled = longer;
-  }
-  return filled;
+  text_map_free(&alike);
+  text_list_free(&labels);
+  return names;
 }
 
 static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, problem *why) {
   problem detail;
   canvas c;
+  bool written;
 
   if (!(e->bare ? compose_bare : compose_figure)(&c, f, panels, count, &e->style, &detail))
     return failed(why, "%s: %.600s", path, detail.text);
-  write_png(path, &c);
+  written = write_png(path, &c, why);
   free(c.rgb);
-  return true;
+  return written;
 }
 
 /* The picture or, with %s, pictures that -o asks for. */
@@ -833,8 +967,8 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     text_list_add(&texts, share < 0.1 ? text_of("< 0.1 %%") : text_of("%.1f %%", share));
     panels[i].share = texts.items[texts.count - 1];
   }
-  if (is_folder(out)) {
-    char *path = text_of("%s%s%s.png", out, out[strlen(out) - 1] == '/' ? "" : "/", s->name);
+  if (e->out_is_folder) {
+    char *path = picture_name(e, s);
 
     done = draw_panels(e, &f, panels, r->count, path, why);
     for (i = 0; i < r->count; i++)
@@ -842,14 +976,14 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     free(path);
   } else {
     bool each = has_placeholder(out, 's');
+    text_list classes = classes_in_file_names(e, r);
 
     for (i = 0; i < r->count && done; i++) {
-      name = class_in_file_name(e, r, i);
-      r->files[i] = fill_in(out, name, s->name);
-      free(name);
+      r->files[i] = fill_in(out, classes.items[i], s->flat);
       if (each || i == 0)
         done = draw_panels(e, &f, panels + i, each ? 1 : r->count, r->files[i], why);
     }
+    text_list_free(&classes);
   }
   text_list_free(&texts);
   free(panels);
@@ -860,23 +994,24 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
 static bool write_results(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
   const options *o = e->asked;
   int shape[3];
+  bool done;
 
   if (o->overlay && o->out && !p->source.rgb)
     return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
   r->files = allocate((size_t)r->count, sizeof *r->files);
-  if (o->out && !write_pictures(e, s, p, r, why)) {
-    outputs_discard();
-    return false;
-  }
+  done = !o->out || write_pictures(e, s, p, r, why);
   shape[0] = r->count;
   shape[1] = r->height;
   shape[2] = r->width;
-  if (o->npy)
-    write_npy(r->npy = fill_in(o->npy, s->name, s->name), r->maps, shape, 3);
-  if (o->logits)
-    write_npy(r->logits = fill_in(o->logits, s->name, s->name), agf_logits(e->session), &r->classes, 1);
-  outputs_complete();
-  return true;
+  if (done && o->npy)
+    done = write_npy(r->npy = fill_in(o->npy, s->flat, s->flat), r->maps, shape, 3, why);
+  if (done && o->logits)
+    done = write_npy(r->logits = fill_in(o->logits, s->flat, s->flat), agf_logits(e->session), &r->classes, 1, why);
+  if (done)
+    outputs_complete();
+  else
+    outputs_discard();
+  return done;
 }
 
 /* ---- agf explain: what it prints ------------------------------------------------------------------------------------------ */
@@ -1163,8 +1298,7 @@ static void find_neighbours(explainer *e, const text_list *bank) {
   }
   for (j = 0; j < bank->count && latents; j++) {
     const char *path = bank->items[j];
-    file_identity its = {0, 0}, mine = {0, 0};
-    bool identified = identify(path, &its);
+    file_identity identity = identify(path);
     int count = 0;
     float *latent = latent_of(e, path, &count, &why);
 
@@ -1182,7 +1316,7 @@ static void find_neighbours(explainer *e, const text_list *bank) {
       subject *s = &e->subjects[i];
       double distance;
 
-      if (!s->latent || (identified && identify(s->path, &mine) && same_file(&its, &mine)))
+      if (!s->latent || same_file(&s->identity, &identity))
         continue;
       distance = distance_between(s->latent, latent, latents);
       if (distance > 0 && (!s->nearest || distance < s->distance)) { /* 0: the same picture under another name */
@@ -1203,6 +1337,7 @@ static void explainer_free(explainer *e) {
   agf_model_close(e->model);
   for (i = 0; i < e->count; i++) {
     free(e->subjects[i].name);
+    free(e->subjects[i].flat);
     free(e->subjects[i].latent);
     free(e->subjects[i].nearest);
   }
@@ -1229,11 +1364,14 @@ static int run_explain(const options *asked) {
     for (i = 0; i < bank.count; i++)
       protect_input(bank.items[i]);
   }
+  for (i = 0; i < asked->masks.count; i++)
+    protect_input(asked->masks.items[i]);
+  protect_input(asked->arguments.items[0]);
   check_output(&e, asked->out, "-o", true);
   check_output(&e, asked->npy, "--npy", false);
   check_output(&e, asked->logits, "--logits", false);
+  reserve_outputs(&e);
   e.model = open_model(asked->arguments.items[0]);
-  protect_input(asked->arguments.items[0]);
   e.model_name = agf_model_name(e.model);
   if (!*e.model_name)
     e.model_name = base_name(asked->arguments.items[0]);

@@ -1,5 +1,5 @@
-/* What every part of the command line program stands on: messages, memory, interruption, text, and files that are written
- * whole or not at all. Nothing here knows about networks or pictures. */
+/* What every part of the command line program stands on: messages, memory, interruption, text, reading. Nothing here knows about
+ * networks or pictures. */
 #ifndef CLI_BASE_H
 #define CLI_BASE_H
 
@@ -133,6 +133,67 @@ static void text_list_free(text_list *list) {
   for (i = 0; i < list->count; i++)
     free(list->items[i]);
   free(list->items);
+}
+
+/* A number beside each of a set of texts that it owns. */
+typedef struct text_map {
+  char **keys; /* [slots], a power of two; NULL: free */
+  int *values;
+  size_t slots, used;
+} text_map;
+
+static size_t text_map_slot(const text_map *map, const char *key) {
+  uint64_t hash = 14695981039346656037u; /* FNV-1a */
+  const char *at;
+  size_t slot;
+
+  for (at = key; *at; at++)
+    hash = (hash ^ (unsigned char)*at) * 1099511628211u;
+  slot = (size_t)(hash ^ hash >> 32) & (map->slots - 1);
+  while (map->keys[slot] && strcmp(map->keys[slot], key))
+    slot = (slot + 1) & (map->slots - 1);
+  return slot;
+}
+
+/* The number beside `key`, which is added with 0 where it is new; valid until the next call. */
+static int *text_map_at(text_map *map, const char *key) {
+  size_t slot, i;
+
+  if (2 * map->used >= map->slots) {
+    text_map larger = {NULL, NULL, map->slots ? 2 * map->slots : 64, map->used};
+
+    larger.keys = allocate(larger.slots, sizeof *larger.keys);
+    larger.values = allocate(larger.slots, sizeof *larger.values);
+    for (i = 0; i < map->slots; i++)
+      if (map->keys[i]) {
+        slot = text_map_slot(&larger, map->keys[i]);
+        larger.keys[slot] = map->keys[i];
+        larger.values[slot] = map->values[i];
+      }
+    free(map->keys);
+    free(map->values);
+    *map = larger;
+  }
+  slot = text_map_slot(map, key);
+  if (!map->keys[slot]) {
+    map->keys[slot] = text_of("%s", key);
+    map->used++;
+  }
+  return &map->values[slot];
+}
+
+static bool text_map_has(const text_map *map, const char *key) {
+  return map->used && map->keys[text_map_slot(map, key)];
+}
+
+static void text_map_free(text_map *map) {
+  size_t i;
+
+  for (i = 0; i < map->slots; i++)
+    free(map->keys[i]);
+  free(map->keys);
+  free(map->values);
+  memset(map, 0, sizeof *map);
 }
 
 /* ASCII only, whatever the locale. */
@@ -318,24 +379,28 @@ static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *siz
   return true;
 }
 
-/* Which file a path leads to, whatever it is called. */
+/* Which file a path leads to, whatever it is called: the same text for the same file, "" for none. */
 typedef struct file_identity {
-  dev_t device;
-  ino_t inode;
+  char text[48];
 } file_identity;
 
-static bool identify(const char *path, file_identity *identity) {
+static file_identity identity_of(const struct stat *status) {
+  file_identity identity;
+
+  snprintf(identity.text, sizeof identity.text, "%llu:%llu", (unsigned long long)status->st_dev,
+           (unsigned long long)status->st_ino);
+  return identity;
+}
+
+static file_identity identify(const char *path) {
+  static const file_identity none;
   struct stat status;
 
-  if (stat(path, &status))
-    return false;
-  identity->device = status.st_dev;
-  identity->inode = status.st_ino;
-  return true;
+  return stat(path, &status) ? none : identity_of(&status);
 }
 
 static bool same_file(const file_identity *a, const file_identity *b) {
-  return a->device == b->device && a->inode == b->inode;
+  return *a->text && !strcmp(a->text, b->text);
 }
 
 static bool is_folder(const char *path) {
@@ -371,140 +436,6 @@ static void list_folder(const char *folder, bool (*wanted)(const char *name), te
   closedir(entries);
   if (list->count > first)
     qsort(list->items + first, (size_t)(list->count - first), sizeof *list->items, compare_texts);
-}
-
-/* ---- Writing ------------------------------------------------------------------------------------------------------------- */
-
-/* Files are written under a temporary name in their own folder and renamed when all files of a picture are complete. A
- * device or pipe is written directly: renaming would replace it. */
-typedef struct output {
-  char *path;      /* as the user named it */
-  char *target;    /* where the rename goes: path with symbolic links followed */
-  char *temporary; /* NULL: written directly */
-  FILE *file;      /* NULL once it is complete */
-  struct output *next;
-} output;
-
-static output *outputs;               /* newest first; completed ones stay, so that no file is written twice in one run */
-static file_identity *protected_files; /* the run's own input, which no output may replace */
-static int protected_count;
-
-static void protect_input(const char *path) {
-  file_identity identity;
-
-  if (identify(path, &identity)) {
-    protected_files = grow(protected_files, (size_t)protected_count + 1, sizeof *protected_files);
-    protected_files[protected_count++] = identity;
-  }
-}
-
-/* Remove whatever is not complete. */
-static void outputs_discard(void) {
-  output *o;
-
-  for (o = outputs; o; o = o->next)
-    if (o->file) {
-      fclose(o->file);
-      o->file = NULL;
-      if (o->temporary)
-        unlink(o->temporary);
-    }
-}
-
-static void output_failed(const output *o) {
-  fatal("%s: cannot be written: %s", o->path, strerror(errno));
-}
-
-/* Begin to write `path`. What cannot work is fatal: the next picture's result would meet the same obstacle. */
-static output *output_open(const char *path) {
-  static unsigned serial;
-  struct stat status;
-  file_identity identity;
-  output *o, *other;
-  bool exists = !stat(path, &status);
-  char *folder;
-  int i, descriptor;
-
-  o = allocate(1, sizeof *o);
-  o->path = text_of("%s", path);
-  if (exists && S_ISDIR(status.st_mode)) {
-    errno = EISDIR;
-    output_failed(o);
-  }
-  if (exists && !S_ISREG(status.st_mode)) {
-    o->target = text_of("%s", path);
-    o->file = fopen(path, "wb");
-    if (!o->file)
-      output_failed(o);
-  } else {
-    o->target = exists ? realpath(path, NULL) : text_of("%s", path);
-    if (!o->target)
-      output_failed(o);
-    for (i = 0; i < protected_count; i++)
-      if (identify(path, &identity) && same_file(&identity, &protected_files[i]))
-        fatal("%s: is input of this run and would be overwritten", path);
-    for (other = outputs; other; other = other->next)
-      if (!strcmp(other->target, o->target))
-        fatal("%s: two results would be written to it", path);
-    folder = folder_of(o->target);
-    o->temporary = text_of("%s/.agf-%ld-%u.tmp", folder, (long)getpid(), serial++);
-    free(folder);
-    descriptor = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
-    if (descriptor < 0)
-      output_failed(o);
-    if (exists)
-      (void)!fchmod(descriptor, status.st_mode & 0777); /* best effort, as cp does it */
-    o->file = fdopen(descriptor, "wb");
-    if (!o->file) {
-      unlink(o->temporary);
-      output_failed(o);
-    }
-  }
-  o->next = outputs;
-  outputs = o;
-  return o;
-}
-
-static void output_write(output *o, const void *data, size_t size) {
-  if (size && fwrite(data, 1, size, o->file) != size)
-    output_failed(o);
-}
-
-/* Everything written to its disk, then every open output under its own name. */
-static void outputs_complete(void) {
-  output *o;
-
-  for (o = outputs; o; o = o->next)
-    if (o->file && fflush(o->file))
-      output_failed(o);
-  stop_if_interrupted();
-  for (o = outputs; o; o = o->next)
-    if (o->file) {
-      FILE *file = o->file;
-
-      o->file = NULL;
-      if (fclose(file) || (o->temporary && rename(o->temporary, o->target))) {
-        int error = errno;
-
-        if (o->temporary)
-          unlink(o->temporary);
-        errno = error;
-        output_failed(o);
-      }
-    }
-}
-
-static void outputs_free(void) {
-  while (outputs) {
-    output *o = outputs;
-
-    outputs = o->next;
-    free(o->path);
-    free(o->target);
-    free(o->temporary);
-    free(o);
-  }
-  free(protected_files);
 }
 
 /* ---- Text out ------------------------------------------------------------------------------------------------------------ */

@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "agf.h"
-#include "cli_base.h"
+#include "cli_output.h"
 
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STBI_WRITE_NO_STDIO
@@ -519,11 +519,16 @@ static void png_bytes(void *context, void *data, int size) {
   output_write(context, data, (size_t)size);
 }
 
-static void write_png(const char *path, const canvas *c) {
-  output *o = output_open(path);
+/* False: the name is taken or forbidden. */
+static bool write_png(const char *path, const canvas *c, problem *why) {
+  output *o = output_open(path, why);
 
+  if (!o)
+    return false;
   if (!stbi_write_png_to_func(png_bytes, o, c->width, c->height, 3, c->rgb, 3 * c->width))
     fatal("%s: out of memory for a picture of %dx%d pixels", path, c->width, c->height);
+  output_close(o);
+  return true;
 }
 
 #endif

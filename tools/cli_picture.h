@@ -3,7 +3,7 @@
 #ifndef CLI_PICTURE_H
 #define CLI_PICTURE_H
 
-#include "cli_base.h"
+#include "cli_output.h"
 
 /* Caps for hostile files: a side, the pixels of a picture, and the bytes of any file that is read whole. */
 enum { MAX_SIDE = 16384, MAX_PIXELS = 100000000 };
@@ -454,14 +454,16 @@ static bool decode_npy(const uint8_t *data, size_t size, picture *p, problem *wh
   return true;
 }
 
-/* Write float32 values as .npy. */
-static void write_npy(const char *path, const float *values, const int *shape, int dimensions) {
-  output *o = output_open(path);
+/* Write float32 values as .npy; false: the name is taken or forbidden. */
+static bool write_npy(const char *path, const float *values, const int *shape, int dimensions, problem *why) {
+  output *o = output_open(path, why);
   char header[128], sizes[64];
   size_t count = 1, used = 0, i, length = 0;
   uint8_t chunk[4096];
   int d;
 
+  if (!o)
+    return false;
   for (d = 0; d < dimensions; d++) {
     count *= (size_t)shape[d];
     length += (size_t)snprintf(sizes + length, sizeof sizes - length, "%s%d", d ? ", " : "", shape[d]);
@@ -485,6 +487,8 @@ static void write_npy(const char *path, const float *values, const int *shape, i
       used = 0;
     }
   }
+  output_close(o);
+  return true;
 }
 
 /* ---- Files ---------------------------------------------------------------------------------------------------------------- */
