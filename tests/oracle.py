@@ -6,20 +6,25 @@
     oracle.py MODEL.agf INPUT.npy -c 3 --nodes DIR          cam and g at every node, DIR/cam_NAME.npy and DIR/g_NAME.npy
     oracle.py MODEL.agf INPUT.npy -c 3 -c 5 --make-case DIR a test case like those in tests/golden
 
-Written from agf-spec.md (beside it) and agf.h alone, with a reader of model files of its own. It is made to be compared: every rule
-stands beside its sentence of the specification, nothing is shared between classes, fused or skipped. Names are the
-specification's: x input, w weights, y output, s a quotient on its way back, cam, g, C, G, Gm, M, A, Fx, Fdx, R.
+Written from agf-spec.md beside it and agf.h alone, with a reader of model files of its own. It is made to be compared:
+every rule stands beside its sentence of the specification, nothing is shared between classes, fused or skipped. Names
+are the specification's: x input, w weights, y output, s a quotient on its way back, cam, g, C, G, Gm, M, A, Fx, Fdx, R.
 
 As a module: Network(path).run(x).explain(t) -> map [H, W]. With dtype=np.float32 the same code runs in single
 precision, which tells how exact a float32 map of the same network can be.
+
+What model files cannot say yet (the chapter "Newer networks") is read from a Model made in Python, or from case.json
+and weights.npz (read_case).
 """
 import argparse
+import json
+import math
 import os
 import shutil
 import struct
 import sys
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import List, Optional, Tuple
 
 import numpy as np
@@ -75,21 +80,33 @@ LAYOUTS = VECTOR, CONVOLUTION, GROUPED, LINEAR = range(4)
 
 @dataclass
 class Node:
-    """One node. Pairs are (height, width); fields that the op does not use are 0."""
+    """One node. Pairs are (height, width); fields that the op does not use keep their defaults."""
     op: str
     name: str
-    inputs: List[int]                # tensor numbers: 0 the image, n + 1 the output of node n
-    kernel: Tuple[int, int]          # adaptive_avgpool: the output's size
-    stride: Tuple[int, int]
-    pad: Tuple[int, int, int, int]   # top, left, bottom, right
-    dilation: Tuple[int, int]
-    groups: int
-    flat: bool
-    ceil: bool
-    include_pad: bool
-    w: Optional[np.ndarray] = None   # conv [O, I / groups, kh, kw]; linear [O, CHW order]; batchnorm scale [C]
+    inputs: List[int]                # tensor numbers: 0 the image, n + 1 the output of node n; mul: the signal, the gate
+    kernel: Tuple[int, int] = (0, 0)           # adaptive_avgpool: the output's size
+    stride: Tuple[int, int] = (0, 0)
+    pad: Tuple[int, int, int, int] = (0, 0, 0, 0)   # top, left, bottom, right
+    dilation: Tuple[int, int] = (0, 0)         # of convolutions and max pools, where 0 says 1
+    groups: int = 0                  # conv, norm
+    flat: bool = False
+    ceil: bool = False
+    include_pad: bool = False
+    w: Optional[np.ndarray] = None   # conv [O, I / groups, kh, kw]; linear [O, CHW order]; batchnorm's scale, norm's
+    #                                  gamma, prelu's slope [C]
     b: Optional[np.ndarray] = None   # [O] or [C]
     cancels: bool = False            # an add or average pool whose summands may cancel (find_cancelling)
+    kind: str = ""                   # act: of ACTIVATIONS
+    alpha: float = 0.0               # leaky_relu, elu, hardsigmoid, lrn
+    beta: float = 0.0                # hardsigmoid, lrn
+    lo: float = 0.0                  # clip
+    hi: float = 0.0
+    spatial: bool = False            # norm: over the pixels too
+    eps: float = 0.0                 # norm
+    size: int = 0                    # lrn
+    k: float = 0.0                   # lrn
+    channels: Tuple[int, int] = (0, 0)   # slice: first, one past the last
+    perm: Tuple[int, ...] = ()       # shuffle: output channel c is input channel perm[c]
 
 
 @dataclass
@@ -99,6 +116,7 @@ class Model:
     name: str = ""
     source: str = ""
     labels: List[str] = field(default_factory=list)
+    affine: Optional[Tuple[np.ndarray, np.ndarray]] = None   # the input's: the image is scale * input + bias, [C] each
 
 
 def read_model(path):
@@ -171,6 +189,47 @@ def read_model(path):
     return Model(struct.unpack_from("<3I", data, 64), nodes, string(name), string(source), labels)
 
 
+def read_case(directory):
+    """The network that case.json and weights.npz describe (agf-spec.md, "The golden files"). BatchNorms in float64."""
+    with open(os.path.join(directory, "case.json"), encoding="utf-8") as f:
+        case = json.load(f)
+    weights = {name: array.astype(np.float64) for name, array in np.load(os.path.join(directory, "weights.npz")).items()}
+    nodes, tensor = [], {"input": 0}
+    for n in case["nodes"]:
+        inputs = [tensor[name] for name in n["in"]]
+        if n["op"] == "dropout":
+            tensor[n["out"]] = inputs[0]
+            continue
+        node = Node({"bn": "batchnorm", "gap": "global_avgpool"}.get(n["op"], n["op"]), n["out"], inputs)
+        node.w, node.b = (weights.get(n.get(key)) for key in ("w", "b"))
+        if n["op"] in ("conv", "maxpool", "avgpool"):
+            node.kernel = tuple(n["k"]) if "k" in n else node.w.shape[2:]
+            node.stride, node.pad, node.dilation = tuple(n["stride"]), tuple(n["pad"]) * 2, tuple(n.get("dil", (1, 1)))
+            node.groups, node.flat, node.ceil = n.get("groups", 0), n.get("flat", False), n.get("ceil", False)
+            node.include_pad = n["op"] == "avgpool"
+        elif n["op"] == "bn":
+            gamma, beta, mean, var = (weights[n[key]] for key in ("gamma", "beta", "mean", "var"))
+            node.w = gamma / np.sqrt(var + n["eps"])
+            node.b = beta - mean * node.w
+        elif n["op"] == "norm":
+            node.w, node.b = weights[n["gamma"]], weights[n["beta"]]
+            node.groups, node.spatial, node.eps = n["groups"], n["spatial"], n["eps"]
+        elif n["op"] == "act":
+            node.w = weights.get(n.get("slope"))
+            node.kind, *rest = (n["kind"], *(n.get(key, 0.0) for key in ("alpha", "beta", "lo", "hi")))
+            node.alpha, node.beta, node.lo, node.hi = rest
+        elif n["op"] == "lrn":
+            node.size, node.alpha, node.beta, node.k = n["size"], n["alpha"], n["beta"], n["k"]
+        elif n["op"] == "slice":
+            node.channels = n["from"], n["to"]
+        elif n["op"] == "adaptive_avgpool":
+            node.kernel = tuple(n["size"])
+        node.perm, node.pad = tuple(n.get("perm", ())), tuple(n.get("pads", node.pad))
+        nodes.append(node)
+        tensor[n["out"]] = len(nodes)
+    return Model(tuple(case["input_shape"]), nodes)
+
+
 def unblock(stored, layout, dims, fail):
     """A tensor's elements in the order of its dimensions: agf.h, "Layouts"."""
     if layout == VECTOR:
@@ -220,9 +279,13 @@ def window_count(size, kernel, stride, before, after, dilation=1, ceil=False):
     return count if room >= 0 else 0
 
 
+def dilation_of(node):
+    return tuple(max(1, d) for d in node.dilation)
+
+
 def window_counts(node, kernel, height, width):
     top, left, bottom, right = node.pad
-    dilation = node.dilation if node.op == "conv" else (1, 1)
+    dilation = dilation_of(node)
     counts = (window_count(height, kernel[0], node.stride[0], top, bottom, dilation[0], node.ceil),
               window_count(width, kernel[1], node.stride[1], left, right, dilation[1], node.ceil))
     if min(counts) < 1:
@@ -234,7 +297,7 @@ def window_counts(node, kernel, height, width):
 def taps(node, kernel, ho, wo):
     """For every element (i, j) of the window: the rows and columns of the padded input that it meets, one
     per output."""
-    dh, dw = node.dilation if node.op == "conv" else (1, 1)
+    dh, dw = dilation_of(node)
     sh, sw = node.stride
     for i in range(kernel[0]):
         for j in range(kernel[1]):
@@ -244,7 +307,7 @@ def taps(node, kernel, ho, wo):
 def padded(node, kernel, x, ho, wo, value=0.0):
     """x with its padding, and as much more below and at the right as the last windows of ceil mode reach."""
     top, left, bottom, right = node.pad
-    dh, dw = node.dilation if node.op == "conv" else (1, 1)
+    dh, dw = dilation_of(node)
     reach_h = (ho - 1) * node.stride[0] + dh * (kernel[0] - 1) + 1 - x.shape[1] - top
     reach_w = (wo - 1) * node.stride[1] + dw * (kernel[1] - 1) + 1 - x.shape[2] - left
     return np.pad(x, ((0, 0), (top, max(bottom, reach_h)), (left, max(right, reach_w))), constant_values=value)
@@ -338,11 +401,12 @@ def max_positions(node, x):
     position = np.full(best.shape, -1)
     row = np.arange(ho)[:, None] * node.stride[0] - top
     column = np.arange(wo)[None, :] * node.stride[1] - left
+    dh, dw = dilation_of(node)
     for i, j, rows, columns in taps(node, node.kernel, ho, wo):
         value = xp[:, rows, columns]
         larger = value > best
         best = np.where(larger, value, best)
-        position = np.where(larger, (row + i) * width + column + j, position)
+        position = np.where(larger, (row + i * dh) * width + column + j * dw, position)
     if (position < 0).any():
         raise OracleError(f"node {node.name} (maxpool): a window that holds nothing but padding")
     return position
@@ -374,17 +438,28 @@ POOLS = ("maxpool",) + AVERAGE_POOLS
 
 # Sums and average pools that may cancel
 
-CLEARS_SIGN = ("relu", "relu6")                         # "A tensor may be negative unless ... made it,
-KEEPS_SIGN = POOLS + ("flatten", "concat", "add")       # or ... all of whose inputs may not (the image may)."
+def rectifies(node):
+    return node.op in ("relu", "relu6") or node.op == "act" and node.kind == "clip" and node.lo >= 0
+
+
+def clears_sign(node):
+    """"A tensor may be negative unless a ReLU, ReLU6, sigmoid, hardsigmoid, softplus or a clip with lo >= 0 made it," """
+    return rectifies(node) or node.op == "act" and node.kind in ("sigmoid", "hardsigmoid", "softplus")
+
+
+# "or a pool, flatten, reshape, concat, dropout, pad, slice, shuffle, LRN, other activation, Add or Mul all of whose
+# inputs may not (the image may)."
+KEEPS_SIGN = POOLS + ("flatten", "concat", "pad", "slice", "shuffle", "lrn", "act", "add", "mul")
 
 
 def find_cancelling(nodes):
     """Sets .cancels: "An average pool of a tensor that may be negative cancels, and an Add with an input that may be,
-    except where every reader of the Add is a ReLU ...". Readers: of the nodes that the logits depend on."""
+    except where every reader of the Add is a ReLU, ReLU6 or clip with lo >= 0". Readers: of the nodes that the logits
+    depend on."""
     negative = [True]
     for node in nodes:
         kept = node.op in KEEPS_SIGN and not any(negative[i] for i in node.inputs)
-        negative.append(not (kept or node.op in CLEARS_SIGN))
+        negative.append(not (kept or clears_sign(node)))
     live = {len(nodes)}
     for tensor in range(len(nodes), 0, -1):
         if tensor in live:
@@ -392,13 +467,140 @@ def find_cancelling(nodes):
     for tensor, node in enumerate(nodes, 1):
         signed = any(negative[i] for i in node.inputs)
         readers = [reader for n, reader in enumerate(nodes, 1) if n in live and tensor in reader.inputs]
-        rectified = bool(readers) and all(reader.op in CLEARS_SIGN for reader in readers)
+        rectified = bool(readers) and all(rectifies(reader) for reader in readers)
         node.cancels = signed and (node.op in AVERAGE_POOLS or node.op == "add" and not rectified)
 
 
 def summand(node, x):
     """What an add or a pool shares its output's attribution by: x, or |x| where the x may cancel."""
     return np.abs(x) if node.cancels else x
+
+
+# Activations y = f(x) and their slopes dy/dx. "At a kink the slope is that of the side x <= kink, of a clip 0 at both
+# ends."
+
+def softplus(x):
+    """ln(1 + e^x)"""
+    return np.logaddexp(0, x)
+
+
+def normal_cdf(x):
+    """1/2 * (1 + erf(x / sqrt 2))"""
+    return ((1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))) / 2).astype(x.dtype)
+
+
+def gelu_inner(x):
+    """sqrt(2/pi) * (x + 0.044715 x^3)"""
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)
+
+
+def inside(x, lo, hi):
+    return ((x > lo) & (x < hi)).astype(x.dtype)
+
+
+def tanh_slope(u):
+    return 1 - np.tanh(u) ** 2
+
+
+def sigmoid_slope(x):
+    return sigmoid(x) * (1 - sigmoid(x))
+
+
+ACTIVATIONS = {
+    "leaky_relu": (lambda n, x: np.where(x > 0, x, n.alpha * x),
+                   lambda n, x: np.where(x > 0, np.ones_like(x), np.full_like(x, n.alpha))),
+    "prelu": (lambda n, x: np.where(x > 0, x, per_channel(n.w, x) * x),
+              lambda n, x: np.where(x > 0, np.ones_like(x), per_channel(n.w, x))),
+    "elu": (lambda n, x: np.where(x > 0, x, n.alpha * np.expm1(np.minimum(x, 0))),
+            lambda n, x: np.where(x > 0, np.ones_like(x), n.alpha * np.exp(np.minimum(x, 0)))),
+    "silu": (lambda n, x: x * sigmoid(x),
+             lambda n, x: sigmoid(x) + x * sigmoid_slope(x)),
+    "hardswish": (lambda n, x: x * np.clip(x / 6 + 0.5, 0, 1),
+                  lambda n, x: np.clip(x / 6 + 0.5, 0, 1) + x / 6 * inside(x / 6 + 0.5, 0, 1)),
+    "gelu": (lambda n, x: x * normal_cdf(x),
+             lambda n, x: normal_cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
+    "gelu_tanh": (lambda n, x: x / 2 * (1 + np.tanh(gelu_inner(x))),
+                  lambda n, x: (1 + np.tanh(gelu_inner(x))) / 2 + x / 2 * tanh_slope(gelu_inner(x))
+                  * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)),
+    "mish": (lambda n, x: x * np.tanh(softplus(x)),
+             lambda n, x: np.tanh(softplus(x)) + x * tanh_slope(softplus(x)) * sigmoid(x)),
+    "sigmoid": (lambda n, x: sigmoid(x),
+                lambda n, x: sigmoid_slope(x)),
+    "hardsigmoid": (lambda n, x: np.clip(n.alpha * x + n.beta, 0, 1),
+                    lambda n, x: n.alpha * inside(n.alpha * x + n.beta, 0, 1)),
+    "tanh": (lambda n, x: np.tanh(x),
+             lambda n, x: tanh_slope(x)),
+    "softplus": (lambda n, x: softplus(x),
+                 lambda n, x: sigmoid(x)),
+    "clip": (lambda n, x: np.clip(x, n.lo, n.hi),
+             lambda n, x: inside(x, n.lo, n.hi)),
+}
+
+
+# Normalisations
+
+def normalise(node, x):
+    """(x - mean) / sqrt(var + eps) and sqrt(var + eps), in x's groups of channels, [G, C/G, H, W]; mean and var over
+    the channels of a group at each pixel, or over its pixels too."""
+    grouped = x.reshape(node.groups, len(x) // node.groups, *(x.shape[1:] or (1, 1)))
+    axes = norm_axes(node)
+    deviation = np.sqrt(grouped.var(axis=axes, keepdims=True) + node.eps)
+    return (grouped - grouped.mean(axis=axes, keepdims=True)) / deviation, deviation
+
+
+def norm_axes(node):
+    return (1, 2, 3) if node.spatial else (1,)
+
+
+def norm(node, x):
+    """y = (x - mean) / sqrt(var + eps) * gamma + beta"""
+    return normalise(node, x)[0].reshape(x.shape) * per_channel(node.w, x) + per_channel(node.b, x)
+
+
+def norm_t(node, x, g):
+    """The gradient "through mean and variance"."""
+    y, deviation = normalise(node, x)
+    g = (g * per_channel(node.w, x)).reshape(y.shape)
+    axes = norm_axes(node)
+    through = g.mean(axis=axes, keepdims=True) + y * (g * y).mean(axis=axes, keepdims=True)
+    return ((g - through) / deviation).reshape(x.shape)
+
+
+def lrn_window(node, x):
+    """Sums over the window of channels, as torch has it: [C, C], row c from c - size // 2 on, size channels."""
+    distance = np.arange(len(x))[None, :] - np.arange(len(x))[:, None]
+    return ((distance >= -(node.size // 2)) & (distance < node.size - node.size // 2)).astype(x.dtype)
+
+
+def lrn_base(node, x):
+    """k + alpha/size * sum of squares over the window of channels"""
+    return node.k + node.alpha / node.size * np.tensordot(lrn_window(node, x), x * x, 1)
+
+
+def lrn(node, x):
+    return x / lrn_base(node, x) ** node.beta
+
+
+def lrn_t(node, x, g):
+    base = lrn_base(node, x)
+    through = np.tensordot(lrn_window(node, x).T, g * x * base ** (-node.beta - 1), 1)
+    return g / base ** node.beta - 2 * node.beta * node.alpha / node.size * x * through
+
+
+# Products
+
+def gate_of(xs):
+    """A product's gate, shaped to meet its signal: "s is [C,1,1], [1,H,W] or of x's shape", or a vector [C]."""
+    x, s = xs
+    return per_channel(s, x) if s.ndim == 1 else s
+
+
+def mul_t(xs, g):
+    """"g_x = g*s, g_s = g*x summed to s's shape\""""
+    s = gate_of(xs)
+    g_s = g * xs[0]
+    summed = tuple(axis for axis, size in enumerate(s.shape) if size == 1)
+    return [g * s, g_s.sum(axis=summed, keepdims=True).reshape(xs[1].shape)]
 
 
 # The network: forward, and the ordinary gradient of each op
@@ -424,12 +626,29 @@ def forward(node, xs):
         return np.minimum(relu(x), 6)
     if node.op in POOLS:
         return pool(node, x)
+    if node.op == "act":
+        return ACTIVATIONS[node.kind][0](node, x)
+    if node.op == "norm":
+        return norm(node, x)
+    if node.op == "lrn":
+        return lrn(node, x)
     if node.op == "flatten":
         return x.reshape(-1)
-    try:
-        return xs[0] + xs[1] if node.op == "add" and xs[0].shape == xs[1].shape else np.concatenate(xs)
-    except ValueError:
-        raise OracleError(f"node {node.name} ({node.op}): inputs {[list(x.shape) for x in xs]} do not fit") from None
+    if node.op == "slice":
+        return x[slice(*node.channels)]
+    if node.op == "shuffle":
+        return x[list(node.perm)]
+    if node.op == "pad":
+        top, left, bottom, right = node.pad
+        return np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    fits = len({x.shape for x in xs}) == 1
+    if node.op == "add" and fits:
+        return sum(xs[1:], xs[0])
+    if node.op == "mul" and np.broadcast_shapes(x.shape, gate_of(xs).shape) == x.shape:
+        return x * gate_of(xs)
+    if node.op == "concat" and len({x.shape[1:] for x in xs}) == 1:
+        return np.concatenate(xs)
+    raise OracleError(f"node {node.name} ({node.op}): inputs {[list(x.shape) for x in xs]} do not fit")
 
 
 def adjoint(node, xs, g):
@@ -445,17 +664,38 @@ def adjoint(node, xs, g):
         return [g * ((x > 0) & (x < 6))]
     if node.op in POOLS:
         return [pool_t(node, x, g)]
-    return structural(node, xs, g)
-
-
-def structural(node, xs, t):
-    """How a quantity passes the ops that only arrange elements, and the gradient a sum: "reshaped",
-    "split by channel"."""
-    if node.op == "flatten":
-        return [t.reshape(xs[0].shape)]
+    if node.op == "act":
+        return [g * ACTIVATIONS[node.kind][1](node, x)]
+    if node.op == "norm":
+        return [norm_t(node, x, g)]
+    if node.op == "lrn":
+        return [lrn_t(node, x, g)]
+    if node.op == "mul":
+        return mul_t(xs, g)
     if node.op == "add":
-        return [t, t]
-    return np.split(t, np.cumsum([len(x) for x in xs])[:-1])
+        return [g] * len(xs)
+    return arranged(node, xs, g)
+
+
+def arranged(node, xs, t):
+    """How a quantity, and the gradient, passes the ops that only arrange elements."""
+    x = xs[0]
+    if node.op == "flatten":     # "reshaped"
+        return [t.reshape(x.shape)]
+    if node.op == "concat":      # "split by channel"
+        return np.split(t, np.cumsum([len(x) for x in xs])[:-1])
+    out = np.zeros_like(x)
+    if node.op == "slice":       # "cam goes to its place, 0 elsewhere"
+        out[slice(*node.channels)] = t
+    elif node.op == "shuffle":   # "output channel c is input channel perm[c]; cam likewise"
+        np.add.at(out, list(node.perm), t)
+    else:                        # pad: "cam is cropped"
+        top, left = node.pad[:2]
+        out = t[:, top:top + x.shape[1], left:left + x.shape[2]]
+    return [out]
+
+
+ARRANGE = ("flatten", "concat", "slice", "shuffle", "pad")
 
 
 # The rules of AGF: (cam, g) at a node's output -> cam at its inputs
@@ -563,10 +803,16 @@ def agf_rule(node, xs, cam, g, flattened, options):
         parts = [summand(node, x) for x in xs]
         s = sdiv(cam, sum(parts) * nz(cam))
         cams = [part * s for part in parts]
-    elif node.op == "batchnorm":
+    elif node.op == "act":
+        # "cam * nz(y)"
+        cams = [cam * nz(forward(node, xs))]
+    elif node.op == "mul":
+        # "cam_x = cam * nz(y), cam_s = 0"
+        cams = [cam * nz(forward(node, xs)), np.zeros_like(xs[1])]
+    elif node.op in ("batchnorm", "norm", "lrn"):
         cams = [cam]
-    elif node.op in ("flatten", "concat"):
-        cams = structural(node, xs, cam)
+    elif node.op in ARRANGE:
+        cams = arranged(node, xs, cam)
     elif node.op == "linear":
         cams = [linear_rule(node, x, cam, gs[0], flattened)]
     elif 0 in node.inputs:
@@ -613,16 +859,60 @@ def seed_gradient(z, t):
     return dz.astype(z.dtype)
 
 
-def local_contrast_seed(X, V, b, z, t):
-    """agf_lc's g at X [C,H,W]: l(h) = V X(h) + b, T = max_i |z_i - z_t|, L = l / T, P(h) = softmax(L(h))_t,
-    q(h) = softmax of L(h) over the classes other than t; g(h) = P(h) * (V_t - sum_{j != t} q_j(h) V_j) / (H*W)."""
+def local_contrast_seed(X, head, z, t):
+    """agf_lc's g at X [C,H,W]. head: the nodes that turn a pixel X(h), [C,1,1], into its logits l(h). T = max_i |z_i -
+    z_t|, L = l / T; g is the "gradient in X, T held fixed, of mean_h T * softplus(L_t(h) - log sum_{j != t} exp
+    L_j(h))": in l(h) it is P(h) * (e_t - q(h)) / (H*W), P(h) = softmax(L(h))_t, q(h) = softmax of L(h) over the classes
+    other than t."""
     T = np.abs(z - z[t]).max()
     if len(z) == 1 or T == 0:
         raise OracleError("agf_lc needs two classes whose logits differ")
-    L = (V @ X.reshape(len(X), -1) + b[:, None]) / T
     others = np.arange(len(z)) != t
-    P, q = softmax(L)[t], softmax(L[others])
-    return (P * (V[t][:, None] - V[others].T @ q) / L.shape[1]).reshape(X.shape).astype(X.dtype)
+    g = np.empty_like(X)
+    for h in np.ndindex(*X.shape[1:]):
+        xs = [X[(slice(None), *h)].reshape(-1, 1, 1)]
+        for node in head:
+            xs.append(forward(node, xs[-1:]))
+        L = xs[-1].reshape(-1) / T
+        s = np.zeros_like(L)
+        s[t], s[others] = 1, -softmax(L[others])
+        s = (softmax(L)[t] * s / X[0].size).reshape(xs[-1].shape)
+        for node, x in zip(reversed(head), reversed(xs[:-1])):
+            s, = adjoint(node, [x], s)
+        g[(slice(None), *h)] = s.reshape(-1)
+    return g
+
+
+# Heads as they are stored
+
+def fold_head(nodes):
+    """"What follows the last linear layer, convolution or pool is folded into it where it is affine (scale, temperature,
+    BatchNorm, a sum of two linear layers of one tensor); softmax, sigmoid and argmax are dropped." """
+    nodes = list(nodes)
+    while nodes[-1].op in ("act", "batchnorm", "add"):
+        last = nodes.pop()
+        made = [nodes[i - 1] for i in last.inputs if i]
+        if last.op == "act" and last.kind == "sigmoid":
+            continue
+        if any(node.op not in ("linear", "conv") for node in made) or set(last.inputs) != set(
+                range(len(nodes) - len(made) + 1, len(nodes) + 1)) or len({tuple(node.inputs) for node in made}) != 1:
+            raise OracleError(f"node {last.name} ({last.op}) cannot be folded into what makes the logits")
+        del nodes[-len(made):]
+        bias = sum(0 if node.b is None else node.b for node in made) + np.zeros(len(made[0].w))
+        w = sum(node.w for node in made)
+        if last.op == "batchnorm":
+            w, bias = w * last.w.reshape((-1,) + (1,) * (w.ndim - 1)), last.w * bias + last.b
+        nodes.append(replace(made[0], w=w, b=bias))
+    return nodes
+
+
+def two_classes(nodes):
+    """"One output z becomes two classes with the logits (-z/2, z/2), whose softmax is z's sigmoid." """
+    head = nodes[-1]
+    if head.op not in ("linear", "conv") or len(head.w) != 1:
+        raise OracleError(f"node {head.name} ({head.op}) does not make one output")
+    half = [None if t is None else np.concatenate([-t, t]) / 2 for t in (head.w, head.b)]
+    return list(nodes[:-1]) + [replace(head, w=half[0], b=half[1])]
 
 
 # SmoothGrad's noise
@@ -687,9 +977,11 @@ def lrp_rule(node, xs, R, alpha):
         parts = [summand(node, x) for x in xs]
         s = sdiv(R, sum(parts))
         return [part * s for part in parts]
-    if node.op in ("relu", "relu6", "batchnorm"):
-        return [R]
-    return structural(node, xs, R)
+    if node.op == "mul":   # "all to the signal"
+        return [R, np.zeros_like(xs[1])]
+    if node.op in ARRANGE:
+        return arranged(node, xs, R)
+    return [R]             # "ReLU, Dropout, BatchNorm pass R", "activations, normalisations and LRN pass R"
 
 
 def contrast(a, b):
@@ -724,25 +1016,30 @@ METHODS = ("agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad
 
 
 class Network:
-    """A model file and, after run(), the activations of one image.
+    """A model file, or a Model, and, after run(), the activations of one image.
 
     Tensors are numbered as in the file: 0 is the image, n + 1 the output of node n. Flattened
     tensors have shape [N]."""
 
-    def __init__(self, path, dtype=np.float64):
-        self.model = read_model(path)
-        self.nodes, self.dtype = self.model.nodes, dtype
+    def __init__(self, model, dtype=np.float64):
+        def typed(t):
+            return None if t is None else t.astype(dtype)
+
+        self.model = model if isinstance(model, Model) else read_model(model)
+        self.nodes = [replace(node, w=typed(node.w), b=typed(node.b)) for node in self.model.nodes]
+        self.dtype, self.values = dtype, None
         find_cancelling(self.nodes)
-        for node in self.nodes:
-            node.w, node.b = (None if t is None else t.astype(dtype) for t in (node.w, node.b))
-        self.values = None
 
     def name(self, tensor):
         return self.nodes[tensor - 1].name if tensor else "input"
 
     def run(self, x):
-        """Forward pass of one image [C, H, W]; returns self."""
+        """Forward pass of one input [C, H, W]; returns self. "What a network does to its input per channel before the
+        first layer is part of the model file; the image that all rules speak of is the one after it." """
         x = np.asarray(x, self.dtype)
+        if self.model.affine and len(x) == self.model.input_shape[0]:
+            scale, bias = (per_channel(t, x).astype(self.dtype) for t in self.model.affine)
+            x = scale * x + bias
         if x.ndim != 3 or x.shape[0] != self.model.input_shape[0]:
             raise OracleError(f"the input is {list(x.shape)}, the network reads [{self.model.input_shape[0]}, H, W]")
         self.values = self.activations(x)
@@ -843,9 +1140,9 @@ class Network:
         if method != "agf":
             options |= {"no_m", "no_fx", "no_fdx"}
         if method == "agf_lc":
-            tensor, V, b = self._pooled_head()
+            tensor, head = self._pooled_head()
             x = self.values[tensor]
-            g = local_contrast_seed(x, V, b, self.logits, t)
+            g = local_contrast_seed(x, head, self.logits, t)
         else:
             head = self.nodes[-1]
             tensor = head.inputs[0]
@@ -877,23 +1174,19 @@ class Network:
         return shape if len(shape) == 3 else None
 
     def _pooled_head(self):
-        """The tensor that a global average pool and at most a linear layer turn into the logits, and that
-        layer's V and b."""
-        head = self.nodes[-1]
-        source, V, b = head.inputs[0], None, None
-        pooling = head
-        if head.op == "linear":
-            V, b = head.w, head.b
-            while source and self.nodes[source - 1].op == "flatten":
-                source = self.nodes[source - 1].inputs[0]
-            pooling = self.nodes[source - 1] if source else head
-            source = pooling.inputs[0]
-        if not (pooling.op == "global_avgpool" or pooling.op == "adaptive_avgpool" and pooling.kernel == (1, 1)):
-            raise OracleError("agf_lc needs a global average pool and at most a linear layer behind it to make the "
-                              "logits")
-        K = len(self.logits)
-        V = np.eye(K, dtype=self.dtype) if V is None else V
-        return source, V, np.zeros(K, self.dtype) if b is None else b
+        """The tensor that a global average pool reads, and the nodes behind the pool: "any head that works position by
+        position behind the global pool (linear, activation, BatchNorm, normalisation over channels, flatten)"."""
+        head, tensor = [], len(self.nodes)
+        while tensor:
+            node = self.nodes[tensor - 1]
+            tensor = node.inputs[0]
+            if node.op == "global_avgpool" or node.op == "adaptive_avgpool" and node.kernel == (1, 1):
+                return tensor, head
+            if not (node.op in ("linear", "relu", "relu6", "act", "batchnorm", "flatten")
+                    or node.op == "norm" and not node.spatial):
+                break
+            head.insert(0, node)
+        raise OracleError("agf_lc needs a global average pool and behind it only what works position by position")
 
     # Gradients
 
@@ -928,27 +1221,32 @@ class Network:
         return np.abs(total / samples).sum(axis=0)
 
     def _gradcam(self, t, layer):
-        """"at the input of the last pooling to a size or global pooling before the logits, or of the flatten where
-        there is none ...: relu(sum_c act_c * mean_hw grad_c), divided by its max where that is > 0, then bilinear to
-        the image's size\""""
+        """"relu(sum_c act_c * mean_hw grad_c), divided by its max where that is > 0, then bilinear to the image's
+        size\""""
         gradients = self.gradients(self.values, t)
-        if layer is None:
-            reached = [node for n, node in enumerate(self.nodes) if n + 1 in gradients]
-            sized = [node for node in reached if node.op in ("adaptive_avgpool", "global_avgpool")]
-            readers = sized or [node for node in reached if node.op == "flatten"]
-            if not readers:
-                raise OracleError("gradcam: no pooling to a size and no flatten before the logits; name a layer")
-            tensor = readers[-1].inputs[0]
-        else:
-            names = [self.name(n) for n in range(len(self.values))]
-            if layer not in names:
-                raise OracleError(f"gradcam: no layer {layer}")
-            tensor = names.index(layer)
+        names = [self.name(n) for n in range(len(self.values))]
+        if layer is not None and layer not in names:
+            raise OracleError(f"gradcam: no layer {layer}")
+        tensor = self._gradcam_layer() if layer is None else names.index(layer)
         if tensor not in gradients or self.values[tensor].ndim != 3:
             raise OracleError(f"gradcam: the logits do not depend on {self.name(tensor)}, or it is no [C,H,W] tensor")
         x, g = self.values[tensor], gradients[tensor]
         heat = relu((x * g.mean(axis=(1, 2), keepdims=True)).sum(axis=0))
         return bilinear(heat / heat.max() if heat.max() > 0 else heat, *self.values[0].shape[1:])
+
+    def _gradcam_layer(self):
+        """"back from the logits along first inputs, the input of the first pooling to a size or global pooling, else
+        the first tensor of more than one pixel\""""
+        back = [len(self.nodes)]
+        while back[-1]:
+            node = self.nodes[back[-1] - 1]
+            back.append(node.inputs[0])
+            if node.op in ("adaptive_avgpool", "global_avgpool"):
+                return back[-1]
+        for tensor in back:
+            if self.values[tensor].ndim == 3 and self.values[tensor][0].size > 1:
+                return tensor
+        raise OracleError("gradcam: no pooling to a size and no tensor of more than one pixel before the logits")
 
     def fullgrad_terms(self, t, seen=None):
         """x * grad_x and, for every conv with a bias and every BatchNorm that the logits depend on, bias_c * gradient

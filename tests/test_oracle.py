@@ -183,7 +183,7 @@ def test_damaged_files(scratch):
 # Against direct definitions of the ops
 
 def random_node(op, random, **fields):
-    node = Node(op, op, [1], (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, False, False, False)
+    node = Node(op, op, [1], (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1)
     for key, value in fields.items():
         setattr(node, key, value)
     node.w = random.standard_normal(node.w) if isinstance(node.w, tuple) else node.w
@@ -320,7 +320,8 @@ def test_seeds():
         L = logits(X) / T
         return T * np.log1p(np.exp(L[t] - np.log(np.exp(np.delete(L, t, axis=0)).sum(axis=0)))).mean()
 
-    g = oracle.local_contrast_seed(X, V, b, z, t)
+    head = Node("flatten", "flatten", [0]), Node("linear", "linear", [1], w=V, b=b)
+    g = oracle.local_contrast_seed(X, head, z, t)
     numeric = [directional(contrast, X, direction.reshape(X.shape)) for direction in np.eye(X.size)]
     close(g.reshape(-1), numeric, 1e-8, "agf_lc's seed")
 
