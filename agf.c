@@ -4841,23 +4841,25 @@ static agf_status agf_averaged(agf_session *s, const agf_request *q, agf_pass *p
 
 /* --- gradcam --- */
 
-/* The tensor that gradcam looks at: the output of layer - 1, or by default as agf-spec says. */
+/* The tensor that gradcam looks at: the output of layer - 1, or by default, back from the logits along first inputs, the input of
+ * the first pooling to a size or global pooling, else the first tensor of more than one pixel. */
 static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, agf_error *err) {
   const agf_model *m = s->model;
-  int i, flatten = -1, sized = -1;
   *edge = layer;
   if (!layer) {
-    for (i = 0; i < m->nodes; i++)
-      if (s->live[i]) {
-        if (m->node[i].op == AGF_OP_FLATTEN) flatten = i;
-        if (m->node[i].op == AGF_OP_ADAPTIVE_AVGPOOL || m->node[i].op == AGF_OP_GLOBAL_AVGPOOL) sized = i;
-      }
-    i = sized >= 0 ? sized : flatten;
-    if (i < 0)
+    int at = m->nodes, sized = -1, wide = -1;
+    while (at > 0 && sized < 0) {
+      const agf_node *n = &m->node[at - 1];
+      const agf_shape *made = &s->shape[at - 1];
+      if (wide < 0 && !made->flattened && made->h * made->w > 1) wide = at;
+      at = m->edge[n->edge];
+      if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) sized = at;
+    }
+    if (sized < 0 && wide < 0 && s->config.height == 1 && s->config.width == 1)
       return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                      "gradcam: the network has no pooling to a size and no flatten before the logits; the "
+                      "gradcam: the network has no pooling to a size and no tensor of more than one pixel before the logits; the "
                       "request must name a layer");
-    *edge = m->edge[m->node[i].edge];
+    *edge = sized >= 0 ? sized : wide >= 0 ? wide : 0;
   }
   if (*edge && !s->live[*edge - 1])
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the logits do not depend on layer %s", m->node[*edge - 1].name);

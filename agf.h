@@ -288,8 +288,9 @@ typedef struct agf_request {
   int steps;          /* integrated_gradients: images between the zero image and this one; 0: 50 */
   int samples;        /* smoothgrad: noisy images; 0: 50 */
   uint64_t seed;      /* smoothgrad: of the noise; the same seed gives the same map on every machine */
-  int layer;          /* gradcam: n + 1 for the output of layer n (as agf_model_layer_input counts); 0: the default, the input of
-                       * the last pooling to a size, or else of the last flatten */
+  int layer;          /* gradcam: n + 1 for the output of layer n (as agf_model_layer_input counts); 0: the default: back from
+                       * the logits along first inputs, the input of the first pooling to a size, else the first tensor of
+                       * more than one pixel */
 } agf_request;
 
 /* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory; for AGF, agf_a and agf_lc 1 = the
