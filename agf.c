@@ -1138,6 +1138,7 @@ typedef struct agf_step {
   int plain;                       /* neither flat nor box: the full rule */
   int apart;                       /* A is formed after C and G: agf_find_apart */
   int flattened;                   /* a linear layer whose input is a flattened tensor */
+  int cancels;                     /* an Add or average pool whose terms may cancel: shared out by magnitude (agf-spec) */
   agf_rhs back;                    /* right-hand sides of its adjoint */
   int rhs_vectors;                 /* what a pixel of the rhs buffer holds */
   int row_classes, column_classes; /* outputs whose windows the border cuts alike */
@@ -1173,7 +1174,7 @@ struct agf_session {
   int *in;             /* inputs of steps: tensors */
   int *tensor_of;      /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
   agf_shape *shape;    /* [nodes] */
-  unsigned char *live; /* [nodes] the logits depend on it */
+  unsigned char *live; /* [nodes] AGF_LIVE, AGF_READ_SIGNED; 0: the logits do not depend on it */
   int *node_readers;   /* [nodes + 1] live readers of an edge */
   int *last_reader;    /* [nodes + 1] one of them */
   int *turn, *placed;  /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
@@ -1275,20 +1276,27 @@ static inline int agf_adjoint_moment(const agf_session *s, int step) { return s-
 
 static uint64_t agf_tensor_elements(const agf_tensor *t) { return (uint64_t)t->cb * (uint64_t)t->h * (uint64_t)t->w * AGF_CB; }
 
+static agf_act agf_act_of(agf_op op) {
+  return op == AGF_OP_RELU ? AGF_ACT_RELU : op == AGF_OP_RELU6 ? AGF_ACT_RELU6 : AGF_ACT_NONE;
+}
+
 /* Where element (0, 0, 0) of a tensor's activation lies. */
 static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
   return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
 }
 
+/* Bits of agf_session.live: the logits depend on the node; a node other than a ReLU or ReLU6 reads it. */
+enum { AGF_LIVE = 1, AGF_READ_SIGNED = 2 };
+
 static void agf_find_live(agf_session *s) {
   const agf_model *m = s->model;
   int i, j;
-  s->live[m->nodes - 1] = 1;
+  s->live[m->nodes - 1] = AGF_LIVE;
   for (i = m->nodes - 1; i >= 0; i--) {
     if (!s->live[i]) continue;
     for (j = 0; j < m->node[i].inputs; j++) {
       int e = m->edge[m->node[i].edge + j];
-      if (e) s->live[e - 1] = 1;
+      if (e) s->live[e - 1] |= AGF_LIVE | (agf_act_of(m->node[i].op) == AGF_ACT_NONE ? AGF_READ_SIGNED : 0);
       s->node_readers[e]++;
       s->last_reader[e] = i;
     }
@@ -1297,10 +1305,6 @@ static void agf_find_live(agf_session *s) {
 
 /* The node that alone reads node i's output, or -1. */
 static int agf_only_reader(const agf_session *s, int i) { return s->node_readers[i + 1] == 1 ? s->last_reader[i + 1] : -1; }
-
-static agf_act agf_act_of(agf_op op) {
-  return op == AGF_OP_RELU ? AGF_ACT_RELU : op == AGF_OP_RELU6 ? AGF_ACT_RELU6 : AGF_ACT_NONE;
-}
 
 static int agf_new_tensor(agf_session *s, int c, int h, int w) {
   agf_tensor *t = &s->tensor[s->tensors];
@@ -1373,6 +1377,15 @@ static int agf_step_signed(const agf_session *s, const agf_step *st) {
   return is_signed && st->act == AGF_ACT_NONE;
 }
 
+/* Whether what a step adds up may cancel: an average pool of a tensor that may be negative; an Add with such an input, but where
+ * every reader is a ReLU: where cam is not 0 behind those, the sum is positive. */
+static int agf_step_cancels(const agf_session *s, const agf_step *st) {
+  int j, is_signed = 0;
+  for (j = 0; j < st->inputs; j++) is_signed |= s->tensor[s->in[st->in + j]].is_signed;
+  if (st->kind == AGF_STEP_ADD) return is_signed && (s->live[st->node] & AGF_READ_SIGNED);
+  return is_signed && st->kind == AGF_STEP_POOL && s->model->node[st->node].op != AGF_OP_MAXPOOL;
+}
+
 /* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
  * copied. */
 static void agf_join(agf_session *s, const agf_step *st) {
@@ -1413,6 +1426,7 @@ static void agf_connect(agf_session *s) {
     }
     s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
     s->tensor[st->out].is_signed = agf_step_signed(s, st);
+    st->cancels = agf_step_cancels(s, st);
   }
   for (i = s->steps - 1; i >= 0; i--)
     if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
@@ -1880,7 +1894,8 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
       p->bias = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
     }
-    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
+    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 3 * 4);
+    if (p->cancels && p->kind == AGF_STEP_POOL) agf_need_scratch(s, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
   }
   s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
@@ -2857,6 +2872,7 @@ static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_
   q->w0 = window + 2 * to->h;
   q->w1 = q->w0 + to->w;
   q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : div + r * to->w;
+  q->magnitudes = 0;
   q->n = to->w;
 }
 
@@ -3093,6 +3109,8 @@ typedef struct agf_elementwise_job {
   const float *scale;
   agf_act act;
   agf_delivery to[2]; /* Add's inputs */
+  int cancels;        /* Add: agf_step.cancels */
+  int clipped;        /* Add: the output is not the sum where that is above 6 */
 } agf_elementwise_job;
 
 static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -3105,20 +3123,42 @@ static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *
                   j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
 }
 
-/* Add's rule is x * sdiv(cam, y) and g as it is. */
+/* |x| of a row of n pixels. */
+static void agf_magnitude_row(const float *x, int n, float *out) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
+}
+
+/* Add's rule is x * sdiv(cam, y), or |x| * sdiv(cam, sum of |x|) where the x may cancel, and g as it is. y is the sum before the
+ * activation: behind a ReLU it is the same where cam is not 0, behind a ReLU6 it is made anew. */
 static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
-  const agf_tensor *t = j->t;
+  const agf_tensor *t = j->t, *t0 = j->to[0].t, *t1 = j->to[1].t;
+  size_t floats = (size_t)t->w * AGF_CB, q;
   float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
+  float *sum = row + floats, *part = sum + floats;
   agf_piece p = agf_piece_at(t, i);
   int k;
   for (; p.r < p.end; p.r++) {
-    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r), *y = agf_row_x(s, t, p.b, p.r);
+    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r);
+    const float *y = agf_row_x(s, t, p.b, p.r), *x0 = agf_row_x(s, t0, p.b, p.r), *x1 = agf_row_x(s, t1, p.b, p.r);
     if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
+    if (j->cancels) {
+      for (q = 0; q < floats; q++) sum[q] = fabsf(x0[q]) + fabsf(x1[q]);
+      y = sum;
+    } else if (j->clipped) {
+      s->k.add(x0, x1, AGF_ACT_NONE, t->w, sum, NULL);
+      y = sum;
+    }
     for (k = 0; k < 2; k++) {
       const agf_delivery *d = &j->to[k];
+      const float *x = k ? x1 : x0;
       float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
-      s->k.add_back(cam, y, agf_row_x(s, d->t, p.b, p.r), t->w, out);
+      if (j->cancels) {
+        agf_magnitude_row(x, t->w, part);
+        x = part;
+      }
+      s->k.add_back(cam, y, x, t->w, out);
       if (d->first && d->g && g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
       agf_merge_row(s, d, p.b, p.r, out, g);
     }
@@ -3182,6 +3222,8 @@ static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
   }
   if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
   if (st->kind == AGF_STEP_ADD) {
+    e.cancels = st->cancels;
+    e.clipped = st->act == AGF_ACT_RELU6;
     for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
     agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
     return;
@@ -3205,16 +3247,16 @@ static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
 
 /* --- pools --- */
 
-/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)). Windows start ever lower: rows are cleared
- * when the first comes to them and finished when the last has left, so that they stay in cache. */
+/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
+ * x may cancel. Windows start ever lower: rows are cleared when the first comes to them and finished when the last has left, so that
+ * they stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *ti = j->ti, *to = j->to;
-  float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0);
+  float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0), *part = (float *)(void *)scratch;
   size_t row = (size_t)ti->w * AGF_CB;
   agf_pool_row q;
-  int r, cleared = 0, finished = 0;
-  (void)scratch;
+  int r, cleared = 0, finished = 0, cancels = t && j->st->cancels;
   for (r = 0; r < to->h; r++) {
     size_t at = agf_row_at(to, b, r) * AGF_CB;
     int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
@@ -3223,10 +3265,17 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
       if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
       if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
     }
-    s->k.pool_back(&q, agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
+    q.magnitudes = cancels;
+    if (cancels) s->k.pool(&q, part, NULL);
+    s->k.pool_back(&q, cancels ? part : agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
     for (; t && finished < next; finished++) {
       float *cam = t + (size_t)finished * row;
-      s->k.mul(cam, agf_row_x(s, ti, b, finished), ti->w);
+      const float *x = agf_row_x(s, ti, b, finished);
+      if (cancels) {
+        agf_magnitude_row(x, ti->w, part);
+        x = part;
+      }
+      s->k.mul(cam, x, ti->w);
       if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
     }
   }
@@ -4946,6 +4995,7 @@ typedef struct agf_lrp_job {
   float *out;
   uint16_t *mask;
   int sign;
+  int cancels; /* the sum's: agf_step.cancels */
 } agf_lrp_job;
 
 /* s = sdiv(R, z), with its mask. */
@@ -4975,7 +5025,8 @@ static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned c
   }
 }
 
-/* x_i * sdiv(R, x0 + x1): the sum is made anew, as an activation behind it has been at the one that is kept. */
+/* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
+ * the one that is kept. */
 static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_lrp_job *j = (const agf_lrp_job *)arg;
   const agf_tensor *t = j->t;
@@ -4984,7 +5035,10 @@ static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned ch
   for (b = 0; b < t->cb; b++) {
     const float *x0 = agf_row_x(s, j->t0, b, r), *x1 = agf_row_x(s, j->t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
     float *out = agf_row_of(j->out, t, b, r);
-    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x1[i] : x0[i]) * agf_sdiv(R[i], x0[i] + x1[i]);
+    for (i = 0; i < t->w * AGF_CB; i++) {
+      float a0 = j->cancels ? fabsf(x0[i]) : x0[i], a1 = j->cancels ? fabsf(x1[i]) : x1[i];
+      out[i] = (j->sign > 0 ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
+    }
   }
 }
 
@@ -5134,6 +5188,7 @@ static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
       j.R = R;
       j.out = out;
       j.sign = slot;
+      j.cancels = st->cancels;
       agf_parallel(s, to->h, agf_lrp_add_task, &j);
     } else {
       agf_rows_job j;
@@ -5177,11 +5232,11 @@ static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_e
   for (k = 0; k < classes; k++) sum += p[k] = agf_exp_double(z[k] - max);
   for (k = 0; k < classes; k++) p[k] /= sum;
   memset(seed, 0, (size_t)classes * sizeof *seed);
-  seed[t] = clrp ? z[t] : (float)(p[t] * (1 - p[t]) + 1e-8);
+  seed[t] = clrp ? fabsf(z[t]) : (float)(p[t] * (1 - p[t]) + 1e-8);
   pass->share /= 2;
   st = agf_relevance(s, seed, pass, map, err);
   if (st != AGF_OK) return st;
-  for (k = 0; k < classes; k++) seed[k] = (float)(k == t ? 0 : clrp ? (double)z[t] / (classes - 1) : p[t] * p[k]);
+  for (k = 0; k < classes; k++) seed[k] = (float)(k == t ? 0 : clrp ? fabs((double)z[t]) / (classes - 1) : p[t] * p[k]);
   pass->base += pass->share;
   st = agf_relevance(s, seed, pass, others, err);
   if (st != AGF_OK) return st;
@@ -5237,7 +5292,8 @@ static agf_status agf_compare(agf_session *s, const agf_request *q, int target, 
 /* MARK: explaining ------------------------------------------------------------------------------------------------------------
  * The API's second verb. It only reads what agf_run left and the caller's request, and writes the caller's maps. */
 
-/* heat = sum over the image's channels of cam / max(cam). */
+/* heat = sum over the image's channels of cam / M, M = max(cam) where that is above 0, else -min(cam): all of it is evidence
+ * against the class, and stays negative. */
 static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_error *err) {
   const agf_tensor *t = &s->tensor[0];
   const float *cam = agf_floats(s, t->cam);
@@ -5253,6 +5309,10 @@ static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_err
   }
   if (!s->k.finite(cam, (size_t)agf_tensor_elements(t)))
     return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
+  if (!(max > 0))
+    for (max = 0, b = 0; b < t->cb; b++)
+      for (p = 0; p < plane * AGF_CB; p++)
+        if (-cam[(size_t)b * plane * AGF_CB + p] > max) max = -cam[(size_t)b * plane * AGF_CB + p];
   if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", target);
   for (p = 0; p < plane; p++) {
     float sum = 0.0f;
@@ -5291,6 +5351,17 @@ static agf_status agf_explain_class(agf_session *s, agf_method method, const agf
   return agf_finish_map(s, e->target, map, err);
 }
 
+/* Where every value of the image is the same, the box rule's Z is 0 but for rounding: it has nothing to share out. AGF's seed takes
+ * the place of the last step's rule, LRP has none. */
+static agf_status agf_check_contrast(const agf_session *s, agf_method method, agf_error *err) {
+  int i, lrp = (AGF_LRP_METHODS & AGF_METHOD_BIT(method)) != 0, agf = method <= AGF_METHOD_AGF_LC;
+  for (i = 0; s->lo == s->hi && i < s->steps - agf; i++)
+    if (s->step[i].box && (agf || lrp))
+      return agf_fail(err, AGF_ERR_NUMERIC, "every value of the image is %g: %s has nothing to share out at layer %s",
+                      (double)s->lo, agf_method_name(method), s->model->node[s->step[i].node].name);
+  return AGF_OK;
+}
+
 /* The label-free procedure's latent vector into `difference` and its logits into `logits_difference`; *at: the vector's element (0, 0,
  * 0). The last step works on it in its own tensors, and then on the run's latent again: other methods read those. */
 static agf_status agf_take_difference(agf_session *s, const float *chw, const float **at, agf_error *err) {
@@ -5317,7 +5388,8 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   int *order = (int *)agf_at(s, s->order);
   int i, classes = s->model->classes;
   agf_explain_state e;
-  agf_status st = AGF_OK;
+  agf_status st = agf_check_contrast(s, q->method, err);
+  if (st != AGF_OK) return st;
   e.options = q->options;
   if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   if (q->difference) {

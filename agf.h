@@ -32,7 +32,7 @@
 #define AGF_VERSION_MINOR 0
 #define AGF_VERSION_PATCH 0
 #define AGF_FORMAT_VERSION 1
-#define AGF_BITS_VERSION 1
+#define AGF_BITS_VERSION 2
 
 /* Define AGF_API before including both files to change the linkage: `static` for a single translation unit, or
  * __declspec(dllexport) and the like. */
@@ -56,7 +56,7 @@ typedef enum agf_status {
   AGF_ERR_SHAPE,       /* an input size that the network cannot take */
   AGF_ERR_MEMORY,      /* the allocator gave NULL, or the caller's memory is too small */
   AGF_ERR_LIMIT,       /* more than max_bytes or the address space, or a count beyond the engine's caps */
-  AGF_ERR_NUMERIC,     /* a non-finite activation, or a map without support (all zeros before normalisation) */
+  AGF_ERR_NUMERIC,     /* a non-finite activation, a map without support (all zeros before normalisation), an image of one value */
   AGF_ERR_STATE,       /* called in the wrong order (agf_explain before agf_run) */
   AGF_ERR_CANCELLED,   /* the progress callback asked to stop */
   AGF_ERR_BUILD        /* compiled with options that break the promise of equal bits (-ffast-math, forced contraction) */
@@ -168,9 +168,11 @@ AGF_API int agf_model_layer_input(const agf_model *model, int i, int j);
 
 typedef struct agf_session agf_session;
 
-/* The methods (agf-spec). The first three are normalised, 1 = the strongest evidence; the others' maps are raw: signed but where
- * said otherwise, summed over the image's channels. The time of a map is given in passes through the network, about one
- * forward pass each. */
+/* The methods (agf-spec). The first three are normalised: of the attribution's elements [C, H, W] the strongest is 1 and none is
+ * above it. A pixel of the map is the sum over its C channels: a map reaches at most C, and may go far below 0, as evidence against
+ * a class has no bound. Where all of it speaks against the class the strongest element is -1 and no pixel is above 0. The others'
+ * maps are raw: signed but where said otherwise, summed over the image's channels. The time of a map is given in passes through the
+ * network, about one forward pass each. */
 typedef enum agf_method {
   AGF_METHOD_AGF = 0,             /* Attribution Guided Factorization; about 5 */
   AGF_METHOD_AGF_A,               /* AGF without M, Fx and Fdx: the paper's rules where they scale with the evidence; about 4 */
@@ -293,9 +295,11 @@ typedef struct agf_request {
                        * more than one pixel */
 } agf_request;
 
-/* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory; for AGF, agf_a and agf_lc 1 = the
- * strongest evidence for class i, negative = evidence against, for the others see agf_method. Several classes share the forward
- * half of the work. A class whose map has no support is AGF_ERR_NUMERIC (a raw map may be all zeros); maps before it are complete.
+/* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory; for AGF, agf_a and agf_lc positive =
+ * evidence for class i, negative = evidence against it, for the others and for the scale see agf_method. Several classes share the
+ * forward half of the work. A class whose map has no support is AGF_ERR_NUMERIC (a raw map may be all zeros); maps before it are
+ * complete. So is an image of one value, for the methods that share the attribution out by how a pixel differs from others: AGF,
+ * agf_a, agf_lc and LRP where a convolution reads the image.
  * smoothgrad and integrated_gradients run the network on other images; logits, latent vector and every later map are those of the
  * agf_run before all the same. */
 AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err);

@@ -158,6 +158,7 @@ typedef struct agf_pool_row {
   int h0, h1;                /* window's rows, within the input */
   const int32_t *w0, *w1;    /* [n] window's columns, within the input */
   const float *div;          /* [n] average pools: the divisor; NULL: max pool */
+  int magnitudes;            /* agf_kernels.pool averages |x| */
   int n;                     /* output pixels */
 } agf_pool_row;
 

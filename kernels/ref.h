@@ -447,7 +447,7 @@ static void agf_pool__ref(const agf_pool_row *r, float *y, uint16_t *mask) {
         for (w = r->w0[p]; w < r->w1[p]; w++) {
           float x = r->x[h * r->xr + w * AGF_CB + l];
           if (r->div)
-            v += x;
+            v += r->magnitudes ? fabsf(x) : x;
           else if (x > v)
             v = x;
         }

@@ -318,6 +318,7 @@ static void setup_pool(operands *o) {
     div[p] = (float)rnd_from(1, 16);
   }
   o->pool.div = rnd_below(2) ? div : NULL;
+  o->pool.magnitudes = rnd_below(2);
   o->f[0] = out_floats((size_t)n * AGF_CB);
   o->m = rnd_below(2) ? out_masks((size_t)n) : NULL;
   o->count = (size_t)(h * o->pool.tr);

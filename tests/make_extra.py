@@ -259,6 +259,37 @@ def add_self(b):
     return 3, 12, 14
 
 
+def add_relu6(b):
+    """ReLU6 behind Adds whose sums it clips: of two ReLUs, of a BatchNorm and a ReLU, of a tensor with itself."""
+    x = b.conv_relu(IMAGE, 3, 12, 3, p=1)
+    y = b.add("relu6", b.add("add", [b.relu(b.batchnorm(b.conv(x, 12, 12, 3, p=1), 12, gain=4)), x]))
+    y = b.add("relu6", b.add("add", [b.batchnorm(b.conv(y, 12, 12, 1), 12, gain=3), y]))
+    y = b.conv_relu(b.add("relu6", b.add("add", [y, y])), 12, 14, 3)
+    b.head(b.conv_relu(y, 14, 12, 3), 12, 5)
+    return 3, 12, 13
+
+
+def cancelling(b):
+    """Adds and average pools of tensors that may be negative: read by a convolution, by a ReLU and a max pool, by two
+    ReLUs (which leaves the plain rule), one input the image; pools of a convolution, of an Add, before the logits."""
+    x = b.add("add", [IMAGE, b.conv(IMAGE, 3, 3, 3, p=1)])
+    x = b.batchnorm(b.conv(x, 3, 20, 3, p=1), 20)
+    x = b.add("add", [b.conv(b.relu(x), 20, 20, 3, p=1), x])
+    y = b.add("concat", [b.conv_relu(b.relu(x), 20, 6, 1), b.pool("maxpool", x, 3, 1, p=1)])
+    y = b.add("add", [b.conv(y, 26, 20, 3, p=1), x])
+    y = b.add("add", [b.relu(y), b.conv(b.add("relu6", y), 20, 20, 1)])
+    y = b.pool("avgpool", y, (2, 3), (2, 2), p=(0, 1), include_pad=True)
+    y = b.adaptive(b.conv(y, 20, 12, 3, p=1), 3, 4)
+    b.add("global_avgpool", b.conv(b.relu(y), 12, 5, 1))
+    return 3, 11, 13
+
+
+def against(b):
+    """One channel behind the image: a class's attribution has one sign everywhere, also that of evidence against it."""
+    b.head(b.conv_relu(IMAGE, 3, 1, 3), 1, 3)
+    return 3, 8, 9
+
+
 def pooled_logits(b):
     """Logits out of a global average pool, two classes; a fire module."""
     q = b.conv_relu(b.pool("maxpool", b.conv_relu(IMAGE, 3, 12, 3), 3, 2, ceil=True), 12, 6, 1)
@@ -273,6 +304,13 @@ def black_image(b):
     return 3, 9, 10
 
 
+def flat_image(b):
+    """An image of one value: nothing in it differs, so the box rule has nothing to share."""
+    x = b.conv_relu(b.conv_relu(IMAGE, 3, 8, 3, p=1), 8, 6, 3)
+    b.head(x, 6, 4)
+    return 3, 9, 10
+
+
 def one_class(b):
     """One logit: no seed."""
     b.head(b.conv_relu(IMAGE, 3, 8, 3, p=1), 8, 1)
@@ -281,12 +319,14 @@ def one_class(b):
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
          grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
-         add_self, pooled_logits, black_image, one_class)
+         add_self, add_relu6, cancelling, against, pooled_logits, black_image, flat_image, one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
 LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")
 NOMINAL = {"relu6_inverted": (3, 14, 16)}                            # where the image is not of the nominal size
-ERRORS = {"black_image": [(method, 1, "AGF_ERR_NUMERIC") for method in ("agf", "agf_a", "agf_lc")],
+FLAT = {"black_image": 0, "flat_image": np.float32(0.3)}
+USE_THE_BOX_RULE = ("agf", "agf_a", "agf_lc", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp")
+ERRORS = {**{name: [(method, 1, "AGF_ERR_NUMERIC") for method in USE_THE_BOX_RULE] for name in FLAT},
           "one_class": [("agf", 0, "AGF_ERR_UNSUPPORTED")]}
 
 
@@ -402,8 +442,8 @@ def make(build, out):
         builder = Builder(seed)
         shape = build(builder)
         image = builder.normal(*shape) + np.float32(0.5)
-        if name == "black_image":
-            image[:] = 0
+        if name in FLAT:
+            image[:] = FLAT[name]
         network = Network(NOMINAL.get(name, shape), builder.nodes, name=name, source="tests/make_extra.py")
         with tempfile.TemporaryDirectory(dir=out) as scratch:
             directory = os.path.join(scratch, name)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make tests/golden from the float64 reference results in ../shared/golden.
+"""Make tests/golden from the float64 reference results in ../shared/golden-v2, full-size cases from ../shared/golden.
 
     make_golden.py                        every small case -> tests/golden/CASE/
     make_golden.py --full NAME --out DIR  a full-size network, its weights built from a fixed seed -> DIR/NAME/
@@ -30,8 +30,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from agf_convert import ModelFile, Network, Node, batchnorm_scale_bias  # noqa: E402
+from agf_convert import OPS, ModelFile, Network, Node, batchnorm_scale_bias  # noqa: E402
 
+LEFT_OUT = ("dropout",)                                    # the inference pass copies its input
 GOLDEN_OPS = {"bn": "batchnorm", "gap": "global_avgpool"}  # those that the model file calls otherwise
 OPTIONS = {"gradcam": "fx_gradcam"}                        # likewise
 
@@ -41,7 +42,7 @@ def network_of(case, weights, name):
     nodes, alias = [], {}
     for n in case["nodes"]:
         inputs = [alias.get(i, i) for i in n["in"]]
-        if n["op"] == "dropout":
+        if n["op"] in LEFT_OUT:
             alias[n["out"]] = inputs[0]
             continue
         op = GOLDEN_OPS.get(n["op"], n["op"])
@@ -104,15 +105,21 @@ def make_small(source, out):
     names = sorted(path.parent.name for path in source.glob("*/case.json"))
     if not names:
         sys.exit(f"{source}: no golden cases there")
+    made = []
     for name in names:
         case = json.loads((source / name / "case.json").read_text())
+        unknown = {n["op"] for n in case["nodes"]} - set(OPS) - set(GOLDEN_OPS) - set(LEFT_OUT)
+        if unknown:
+            print(f"{name}: left out, model files do not know {', '.join(sorted(unknown))}")
+            continue
+        made.append(name)
         methods = json.loads((source / name / "methods.json").read_text())
         network = network_of(case, np.load(source / name / "weights.npz"), name)
         write_case(out / name, name, network, np.load(source / name / "input.npy"), case["maps"],
                    np.load(source / name / "expected.npz"), methods, np.load(source / name / "methods.npz"))
         if name == "vgg_tiny":
             ModelFile(network, f16=True).write(out / name / f"{name}_f16.agf")
-    write_text(out / "cases.txt", [name + "\n" for name in names])
+    write_text(out / "cases.txt", [name + "\n" for name in made])
 
 
 def make_full(source, name, out):
@@ -128,14 +135,15 @@ def make_full(source, name, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared" / "golden", help="the reference results")
+    parser.add_argument("--source", type=Path, help="the reference results")
     parser.add_argument("--full", metavar="NAME", help="a full-size case instead of the small ones")
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "golden")
     arguments = parser.parse_args()
+    shared = ROOT.parent / "shared"
     if arguments.full:
-        make_full(arguments.source, arguments.full, arguments.out)
+        make_full(arguments.source or shared / "golden", arguments.full, arguments.out)
     else:
-        make_small(arguments.source, arguments.out)
+        make_small(arguments.source or shared / "golden-v2", arguments.out)
 
 
 if __name__ == "__main__":

@@ -795,7 +795,7 @@ def agf_rule(node, xs, cam, g, flattened, options):
         y = forward(node, xs)
         cams = [np.where(x > 0, y * cam / (y + np.asarray(EPS, y.dtype)), np.zeros_like(cam))]
     elif node.op in POOLS:
-        # "y = pool(x) masked by nz(cam); x * poolT(sdiv(cam, y))"; "|x| * poolT(sdiv(cam, pool(|x|) masked by nz(cam)))"
+        # "y = pool(x) masked by nz(cam); x * poolT(sdiv(cam, y))", or the same of |x|
         a = summand(node, x)
         cams = [a * pool_t(node, a, sdiv(cam, pool(node, a) * nz(cam)))]
     elif node.op == "add":

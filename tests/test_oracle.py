@@ -4,7 +4,7 @@ against direct definitions of the ops, and against what must hold of the methods
 
     test_oracle.py [--shared DIR]
 
-DIR is ../shared/golden: the BatchNorms' statistics in float64, which model files hold rounded to float32. Without it
+DIR is ../shared/golden-v2: the BatchNorms' statistics in float64, which model files hold rounded to float32. Without it
 the cases with a BatchNorm are compared within float32's limits only.
 """
 import argparse
@@ -178,6 +178,22 @@ def test_damaged_files(scratch):
             except OracleError:
                 pass
     check(not accepted, f"damaged files were accepted: (position, size) {accepted[:5]}")
+
+
+def test_cancelling():
+    """Which sums are split by magnitude, by name, and what that does."""
+    _, network = golden("cancelling", "golden-extra")
+    found = [node.name for node in network.nodes if node.cancels]
+    expected = ["add_2", "add_7", "add_18", "avgpool_19", "adaptive_avgpool_21", "global_avgpool_24"]
+    check(found == expected, f"may cancel: {found}")
+    check(not any(node.cancels for node in golden("resnet_basic")[1].nodes), "a ResNet's sums do not cancel")
+    node = random_node("add", np.random, cancels=True)
+    x, y, cam = np.array([3.0, -2, 0]), np.array([-1.0, 2, 0]), np.array([8.0, 8, 8])
+    cams = [cam_in for cam_in, _ in oracle.agf_rule(node, [x, y], cam, cam, None, ())]
+    close(cams, [[6, 4, 0], [2, 4, 0]], 1e-9, "a sum that cancels")  # sdiv's 1e-9
+    close(oracle.lrp_rule(node, [x, y], cam, 1), [[6, 4, 0], [2, 4, 0]], 1e-9, "LRP: a sum that cancels")
+    heat = np.load(TESTS / "golden-extra" / "against" / "heat_0.npy")
+    check(heat.max() <= 0 and heat.min() < 0, "evidence against a class stays negative where there is no other")
 
 
 # Against direct definitions of the ops
@@ -544,7 +560,7 @@ def test_command_line(scratch, networks):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", type=Path, default=TESTS.parent.parent / "shared" / "golden")
+    parser.add_argument("--shared", type=Path, default=TESTS.parent.parent / "shared" / "golden-v2")
     a = parser.parse_args()
     cases = [(name, "golden") for name in (TESTS / "golden" / "cases.txt").read_text().split()]
     cases += [(name, "golden-extra")
@@ -553,8 +569,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         for test, *arguments in (
-                (test_golden, a.shared), (test_f16,), (test_damaged_files, scratch), (test_convolutions,),
-                (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
+                (test_golden, a.shared), (test_cancelling,), (test_f16,), (test_damaged_files, scratch),
+                (test_convolutions,), (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
                 (test_completeness, networks), (test_conservation, networks), (test_variants, networks),
                 (test_relu6,), (test_label_free, networks), (test_noise, networks),
                 (test_command_line, scratch, networks)):

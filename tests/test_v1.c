@@ -1,6 +1,6 @@
-/* The compatibility promise of agf.h: the model file of format version 1 kept in tests/golden-v1 opens for ever, and as long as
- * AGF_BITS_VERSION is 1 its maps have the bits that they had. A newer format is refused by name. `test_v1 --print` prints the
- * table. */
+/* The compatibility promise of agf.h: the model file of format version 1 kept in tests/golden-v1 opens for ever, and its maps keep
+ * their bits until a version of AGF_BITS_VERSION changes the rules for its ops: version 2 does not, none of its sums may cancel.
+ * A newer format is refused by name. `test_v1 --print` prints the table. */
 #include "testing.h"
 #include "tiny.h"
 
