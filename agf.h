@@ -226,7 +226,8 @@ typedef struct agf_session_config {
   /* Called on the calling thread between layers with the share of the current call that is done, 0 to 1. Nonzero cancels. */
   int (*progress)(void *ctx, double done);
   void *progress_ctx;
-  /* Called on the calling thread with every tensor's merged cam and g as the attribution reaches it. For diagnosis. */
+  /* Called on the calling thread with every tensor's merged cam and g as the attribution reaches it. A flatten has no tensor of its
+   * own, nor has a linear layer or a BatchNorm (unless a convolution takes it along) before its activation. For diagnosis. */
   void (*observer)(void *ctx, const agf_observation *seen);
   void *observer_ctx;
   /* The methods that the memory is planned for, AGF_METHOD_BIT()s or-ed together; agf is always among them. agf_a needs no memory

@@ -29,6 +29,8 @@ static inline void exercise_session(const agf_model *model, ledger *l, agf_sessi
   l->most = l->live;
   if (agf_session_bytes(model, c, &announced, &err) != AGF_OK) {
     if (!err.message[0]) r->broken = "agf_session_bytes refuses without a message";
+    if (agf_session_create(model, c, &s, &err) == AGF_OK) r->broken = "a session is created that agf_session_bytes refuses";
+    agf_session_destroy(s);
     return;
   }
   if (l->most - before > announced) r->broken = "planning takes more memory than the session";
@@ -102,7 +104,7 @@ static inline exercise_report exercise(const unsigned char *data, size_t bytes, 
   agf_layer layer;
   exercise_report r;
   float sink = 0;
-  int i, j, inputs = 0;
+  int i, j;
   memset(&r, 0, sizeof r);
   memset(&c, 0, sizeof c);
   a = ledger_allocator(&l);
@@ -118,13 +120,18 @@ static inline exercise_report exercise(const unsigned char *data, size_t bytes, 
   r.opened = 1;
   agf_model_input(model, &in);
   for (i = 0; i < agf_model_layers(model); i++) {
-    if (agf_model_layer(model, i, 0, 0, &layer, &err) != AGF_OK) r.broken = "a layer cannot be asked";
-    for (j = 0; j < layer.inputs; j++) inputs += agf_model_layer_input(model, i, j) < 0;
-    inputs += (int)strlen(layer.name) < 0;
+    if (agf_model_layer(model, i, 0, 0, &layer, &err) != AGF_OK) {
+      r.broken = "a layer cannot be asked";
+      break;
+    }
+    for (j = 0; j < layer.inputs; j++)
+      if (agf_model_layer_input(model, i, j) < 0 || agf_model_layer_input(model, i, j) > i)
+        r.broken = "a layer's input is out of range";
+    if (strlen(layer.name) > bytes) r.broken = "a layer's name is longer than the file";
   }
-  if (inputs) r.broken = "a layer's input is out of range";
-  if (strlen(agf_model_name(model)) + strlen(agf_model_source(model)) > bytes) r.broken = "a name longer than the file";
-  for (i = 0; i < agf_model_classes(model) && i < 64; i++) inputs += (int)strlen(agf_model_label(model, i));
+  if (strlen(agf_model_name(model)) + strlen(agf_model_source(model)) > bytes) r.broken = "a name is longer than the file";
+  for (i = 0; i < agf_model_classes(model) && i < 64; i++)
+    if (strlen(agf_model_label(model, i)) > bytes) r.broken = "a label is longer than the file";
   if (in.is_picture && (double)in.height * in.width <= 1 << 16) {
     agf_rect seen;
     float *x = (float *)malloc((size_t)in.channels * (size_t)in.height * (size_t)in.width * sizeof *x);

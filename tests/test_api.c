@@ -492,18 +492,19 @@ static void test_rendering(void) {
         photo[3]);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   static const char *const cases[] = {"vgg_tiny", "squeeze_tiny", "resnet_bottleneck", "grouped_dilated", "corners", "dense_tiny"};
   size_t i;
-  for (i = 0; i < sizeof cases / sizeof *cases; i++) test_same_bits(cases[i]);
-  test_classes();
-  test_label_free("vgg_tiny");
-  test_label_free("squeeze_tiny");
-  test_sizes();
-  test_memory();
-  test_run_errors();
-  test_callers_memory();
-  test_damaged_files();
-  test_rendering();
+  tests_begin(argc, argv);
+  for (i = 0; i < sizeof cases / sizeof *cases; i++) RUN_ON(test_same_bits, cases[i]);
+  RUN(test_classes);
+  RUN_ON(test_label_free, "vgg_tiny");
+  RUN_ON(test_label_free, "squeeze_tiny");
+  RUN(test_sizes);
+  RUN(test_memory);
+  RUN(test_run_errors);
+  RUN(test_callers_memory);
+  RUN(test_damaged_files);
+  RUN(test_rendering);
   return tests_end();
 }

@@ -64,7 +64,9 @@ static void test_truncations(void) {
   free(data);
 }
 
-static void test_flips(int which, int repair) {
+/* Every bit of a model of tiny.h, one after the other, turned over; repair: with the CRCs of what there is then. */
+static void test_flips(const char *name, int repair) {
+  int which = tiny_find(name);
   size_t bytes, bit, slow_bit = 0;
   unsigned char *data = tiny_model(which, &bytes);
   int opened = 0, explained = 0, broken = 0;
@@ -80,20 +82,20 @@ static void test_flips(int which, int repair) {
     opened += r.opened;
     explained += r.explained != 0;
     if (r.broken && !broken++)
-      printf("  %s, bit %lu of byte %lu: %s\n", tiny_names[which], (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
+      printf("  %s, bit %lu of byte %lu: %s\n", name, (unsigned long)(bit % 8), (unsigned long)(bit / 8), r.broken);
     if (bit / 8 >= sizeof head) data[bit / 8] ^= (unsigned char)(1u << bit % 8);
     memcpy(data, head, sizeof head);
     if (seconds() - t0 > slowest) slowest = seconds() - t0, slow_bit = bit;
   }
-  CHECK(!broken, "%s: %d flips broke a promise", tiny_names[which], broken);
+  CHECK(!broken, "%s: %d flips broke a promise", name, broken);
   /* the work is capped at some 10 ms; the rest is room for checkers */
-  CHECK(slowest < 5, "%s: the flip of bit %lu took %.1f s", tiny_names[which], (unsigned long)slow_bit, slowest);
+  CHECK(slowest < 5, "%s: the flip of bit %lu took %.1f s", name, (unsigned long)slow_bit, slowest);
   if (repair) {
     /* most weights may have any value, so most flips give another good model: otherwise nothing behind the CRCs was reached */
-    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", tiny_names[which], explained,
+    CHECK((size_t)explained > 8 * bytes / 20, "%s: only %d of %lu flips could be explained", name, explained,
           (unsigned long)(8 * bytes));
   } else {
-    CHECK(!opened, "%s: %d flips were not noticed", tiny_names[which], opened);
+    CHECK(!opened, "%s: %d flips were not noticed", name, opened);
   }
   free(data);
 }
@@ -455,20 +457,22 @@ static void test_extremes(void) {
   free(data);
 }
 
-/* test_hostile sizes: test_sizes() alone, for the processors of 32 bits, which run in an emulator. */
+static void test_flips_seen(const char *name) { test_flips(name, 0); }
+static void test_flips_sealed(const char *name) { test_flips(name, 1); }
+
 int main(int argc, char **argv) {
-  test_sizes();
-  if (argc > 1 && !strcmp(argv[1], "sizes")) return tests_end();
-  test_models();
-  test_fields();
-  test_truncations();
-  test_flips(0, 0);
-  test_flips(0, 1);
-  test_flips(2, 1);
-  test_flips(3, 1);
-  test_planning_time();
-  test_failing_allocations();
-  test_no_heap();
-  test_extremes();
+  tests_begin(argc, argv);
+  RUN(test_sizes);
+  RUN(test_models);
+  RUN(test_fields);
+  RUN(test_truncations);
+  RUN_ON(test_flips_seen, "all_ops");
+  RUN_ON(test_flips_sealed, "all_ops");
+  RUN_ON(test_flips_sealed, "conv_logits");
+  RUN_ON(test_flips_sealed, "pool_logits");
+  RUN(test_planning_time);
+  RUN(test_failing_allocations);
+  RUN(test_no_heap);
+  RUN(test_extremes);
   return tests_end();
 }

@@ -1,4 +1,4 @@
-/* What the C test programs share: counting, and reading NumPy's .npy files. */
+/* What the C test programs share: counting, choosing tests by name, and reading NumPy's .npy files. */
 #ifndef AGF_TESTING_H
 #define AGF_TESTING_H
 
@@ -24,7 +24,33 @@ static int tests_passed, tests_failed, tests_skipped;
     }                                                                                                                              \
   } while (0)
 
+/* Which tests are to run: those whose name, or the name of what they run on, holds this text (-k TEXT); NULL: all. */
+static const char *tests_chosen;
+static int tests_matched;
+
+static inline int tests_wanted(const char *test, const char *what) {
+  int wanted = !tests_chosen || strstr(test, tests_chosen) || strstr(what, tests_chosen);
+  tests_matched += wanted;
+  return wanted;
+}
+
+/* Calls a test, unless -k chose others. RUN_ON: a test of one thing that has a name, mostly a network, its first argument. */
+#define RUN(test) ((void)(tests_wanted(#test, "") ? (test(), 0) : 0))
+#define RUN_ON(test, name) ((void)(tests_wanted(#test, name) ? (test(name), 0) : 0))
+
+/* Takes `-k TEXT` from the front of the command line. Returns the index of the first argument behind it. */
+static inline int tests_begin(int argc, char **argv) {
+  if (argc < 2 || strcmp(argv[1], "-k")) return 1;
+  if (argc < 3) {
+    fprintf(stderr, "usage: %s [-k TEXT]: tests whose name, or the name of what they run on, holds TEXT\n", argv[0]);
+    exit(2);
+  }
+  tests_chosen = argv[2];
+  return 3;
+}
+
 static int tests_end(void) {
+  if (tests_chosen && !tests_matched) CHECK(0, "no test's name holds %s", tests_chosen);
   printf("%d passed, %d failed", tests_passed, tests_failed);
   if (tests_skipped) printf(", %d skipped", tests_skipped);
   printf("\n");
@@ -43,7 +69,9 @@ typedef struct npy {
   double *data; /* float32 and float64 files alike */
 } npy;
 
-/* Reads a little-endian C-order float32 or float64 file. 0 on success; 1: no such file; 2: not readable as such. */
+enum { NPY_OK, NPY_MISSING, NPY_DAMAGED };
+
+/* Reads a little-endian C-order float32 or float64 file, all of it. NPY_DAMAGED: there is a file, but it is none of that kind. */
 static inline int npy_load(const char *path, npy *a) {
   unsigned char head[12];
   char text[65536];
@@ -52,19 +80,19 @@ static inline int npy_load(const char *path, npy *a) {
   int wide, got;
   FILE *f = fopen(path, "rb");
   memset(a, 0, sizeof *a);
-  if (!f) return 1;
+  if (!f) return NPY_MISSING;
   got = fread(head, 1, 10, f) == 10 && !memcmp(head, "\x93NUMPY", 6);
   length = got ? (size_t)head[8] | (size_t)head[9] << 8 : 0;
   if (!got || head[6] != 1 || length >= sizeof text || fread(text, 1, length, f) != length) {
     fclose(f);
-    return 2;
+    return NPY_DAMAGED;
   }
   text[length] = 0;
   wide = strstr(text, "<f8") != NULL;
   p = strstr(text, "'shape': (");
   if ((!wide && !strstr(text, "<f4")) || !p || strstr(text, "True")) {
     fclose(f);
-    return 2;
+    return NPY_DAMAGED;
   }
   a->elements = 1;
   for (p += 10; *p && *p != ')' && a->dims < 4;) {
@@ -78,11 +106,12 @@ static inline int npy_load(const char *path, npy *a) {
     if (fread(wide ? (void *)&a->data[i] : (void *)&v, wide ? 8 : 4, 1, f) != 1) break;
     if (!wide) a->data[i] = v;
   }
+  got = i == a->elements && fgetc(f) == EOF;
   fclose(f);
-  if (i == a->elements) return 0;
+  if (got) return NPY_OK;
   free(a->data);
   a->data = NULL;
-  return 2;
+  return NPY_DAMAGED;
 }
 
 static inline float *npy_floats(const npy *a) {

@@ -273,6 +273,13 @@ static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
 enum { TINY_MODELS = 4 };
 static const char *const tiny_names[TINY_MODELS] = {"all_ops", "plain", "conv_logits", "pool_logits"};
 
+static inline int tiny_find(const char *name) {
+  int i;
+  for (i = 0; i < TINY_MODELS; i++)
+    if (!strcmp(tiny_names[i], name)) return i;
+  exit(2);
+}
+
 /* Model `which`, its numbers fixed for ever: tests/golden-v1 holds what the engine made of all_ops. */
 static inline unsigned char *tiny_model(int which, size_t *bytes) {
   tiny *t = (tiny *)malloc(sizeof *t);
