@@ -9,6 +9,19 @@ PREFIX ?= /usr/local
 SONAME = libagf.so.1
 VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
+# The program also reads WebP and TIFF where what does so is installed for $(CC): libwebp-dev, libtiff-dev.
+PKG_CONFIG ?= pkg-config
+has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 'int main(void) { return 0; }' | \
+  $(CC) $(CFLAGS) -x c - $$($(PKG_CONFIG) --cflags --libs $(1)) -o /dev/null 2>/dev/null && echo $(1))
+WEBP := $(call has,libwebp)
+TIFF := $(call has,libtiff-4)
+CLI_FLAGS := $(WEBP:%=-DCLI_WEBP) $(TIFF:%=-DCLI_TIFF)
+CLI_LIBS :=
+ifneq ($(strip $(WEBP) $(TIFF)),)
+CLI_FLAGS += $(shell $(PKG_CONFIG) --cflags $(WEBP) $(TIFF))
+CLI_LIBS := $(shell $(PKG_CONFIG) --libs $(WEBP) $(TIFF))
+endif
+
 MAKEFLAGS += -j2
 
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
@@ -26,7 +39,7 @@ build/agf.o: $(ENGINE) | build
 	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -c agf.c -o $@
 
 build/agf: $(CLI) build/agf.o
-	$(CC) $(WARNINGS) $(CFLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(LDLIBS)
+	$(CC) $(WARNINGS) $(CFLAGS) $(CLI_FLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(CLI_LIBS) $(LDLIBS)
 
 build/libagf.so: build/agf.o
 	$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) build/agf.o -o $@ $(LDLIBS)

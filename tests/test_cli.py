@@ -94,6 +94,7 @@ def write_model(
     std=(0.2, 0.25, 0.3, 1.0),
     is_picture=True,
     name="tiny",
+    layer="layer",
     seed=1,
 ):
     """conv 3x3 - ReLU - max pool - conv 3x3 - ReLU - global average pool - flatten - linear, He-initialised.
@@ -138,7 +139,7 @@ def write_model(
                 "<20I",
                 op,
                 0,
-                string("layer%d" % index),
+                string("%s%d" % (layer, index)),
                 index,
                 1,
                 kernel,
@@ -835,6 +836,24 @@ def test_folder_with_a_bad_picture():
     check(single.code == 2, "one bad picture alone is bad input: %s" % single)
     good("explain", "m.agf", "in/b.png", "-o", "out/")
     check(len(os.listdir("out")) == 3, "a folder for one picture")
+
+
+def test_what_a_folder_holds_besides():
+    """Pictures of kinds that are not read are counted, once a kind; what is no picture is passed over in silence."""
+    setup()
+    os.mkdir("in")
+    for name in ("a.png", "b.gif", "c.GIF", "d.heic", "labels.csv", "e.txt", ".f.gif"):
+        save("in/" + name, png_bytes(scene(20, 20)))
+    os.mkdir("in/folder.png")
+    os.mkfifo("in/pipe.png")
+    run = Run("explain", "m.agf", "in", "--json", timeout=20)
+    lines = run.err.splitlines()
+    check(run.code == 0 and len(run.out.splitlines()) == 1 and len(lines) == 3, str(run))
+    for part in ("in: passed over 2 GIF", "in: passed over 1 HEIC", "in: passed over 1 pipes"):
+        check(any(part in line for line in lines), "%r is missing: %s" % (part, run))
+    check(not Run("explain", "m.agf", "in", "-q").err, "-q keeps it to itself")
+    save("gif.png", b"GIF89a\1\0\1\0\0\0\0;")
+    refused("explain", "m.agf", "gif.png", says=["gif.png", "a GIF file", "convert"])
 
 
 def test_output_names():

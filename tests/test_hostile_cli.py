@@ -265,6 +265,81 @@ def test_arguments():
         refused(*args)
 
 
+ESCAPES = ("\x1b[2J", "\x1b]0;title\x07", "\x7f", "\x08", "\u009b2J", "\u0085", "\u202e", "\u2028", "\u2066")
+
+
+def test_nothing_reaches_the_terminal():
+    """Names of files, labels, layers and models are data: nothing in them commands a terminal, in text, JSON or errors."""
+    evil = "".join(ESCAPES)
+    labels = [evil + "cat", "dog" + evil, "bird"]
+    write_model("m.agf", labels=labels, name="net" + evil, layer="conv" + evil)
+    names = []
+    for i, text in enumerate((*ESCAPES, "\udc9b2J", "\udc85")):  # the last two: bytes that are no UTF-8
+        names.append("p%d%s.png" % (i, text))
+        save(names[-1], png_bytes(scene(30, 20, seed=i)))
+        names.append("broken%d%s.png" % (i, text))
+        save(names[-1], b"broken")
+    save("mask%s.png" % evil, png_bytes([[(255,) * 3] * 30] * 20))
+    os.mkdir("bank" + evil)
+    for i in range(3):
+        save("bank%s/%d%s.png" % (evil, i, evil), png_bytes(scene(30, 20, seed=30 + i)))
+    save("bank%s/x%s.png" % (evil, evil), b"broken")
+    mask = "mask%s.png" % evil
+    for args in (
+        ["explain", "m.agf", *names, "-v"],
+        ["explain", "m.agf", *names, "-v", "--json"],
+        ["explain", "m.agf", names[0], "--mask", mask, "-o", "out%s.png" % evil],
+        ["explain", "m.agf", names[0], "--bank", "bank" + evil, "-o", "out/"],
+        ["explain", "m.agf", names[0], "-c", evil, "-o", "out.png"],
+        ["explain", "m.agf", names[0], "-c", "t"],
+        ["explain", "m.agf", names[0], "-m", evil],
+        ["explain", "m.agf", names[0], "--layer", evil],
+        ["explain", "m.agf", names[0], "-o", "no%s/x.png" % evil],
+        ["explain", "m" + evil, names[0]],
+        ["info", "m.agf"],
+        ["info", "m.agf", "--json"],
+        ["bench", "m.agf", "-v", "--runs", "1"],
+        ["bench", "m.agf", "--json", "--runs", "1"],
+        ["--option" + evil],
+        ["explain", "--option" + evil],
+        ["command" + evil],
+    ):
+        done = subprocess.run([AGF, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=PATIENCE)
+        for what in (done.stdout, done.stderr):
+            text = what.decode()  # and it is UTF-8
+            found = [c for c in text if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)]
+            check(not found, "%s: %r in %r" % (args[:3], found[:3], text[:300]))
+            if "--json" not in args:
+                check(not set(text) & set("\u202e\u2028\u2066"), "%s turns the writing: %r" % (args[:3], text[:300]))
+        check(done.returncode in (0, 1, 2), "%s: code %d" % (args[:3], done.returncode))
+
+
+def test_pipes_that_nobody_writes_to():
+    """Refused by name in seconds, as model, picture, mask or bank; one that is written to slowly is read."""
+    setup()
+    os.mkfifo("pipe")
+    for args in (["explain", "pipe", "photo.png"], ["info", "pipe"], ["bench", "pipe"], ["explain", "m.agf", "pipe"],
+                 ["explain", "m.agf", "photo.png", "--mask", "pipe"]):
+        refused(*args, says="pipe", timeout=30)
+    script = '(sleep 4; cat photo.png) >pipe & exec "$0" explain m.agf pipe --json'
+    slow = subprocess.run(["sh", "-c", script, AGF], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+    check(slow.returncode == 0, "code %d, %r" % (slow.returncode, slow.stderr))
+    check(json.loads(slow.stdout)["maps"] == json.loads(good("explain", "m.agf", "photo.png", "--json").out)["maps"],
+          "a picture from a slow pipe")
+
+
+def test_long_labels():
+    """A caption costs what it shows: labels of a million characters are cut, not tried at every length."""
+    write_model("m.agf", labels=["w" * 1000000, "a label of words " * 60000, "\u4e2d" * 300000])
+    save("photo.png", png_bytes(scene(50, 36)))
+    started = time.monotonic()
+    good("explain", "m.agf", "photo.png", "--top", 3, "-o", "figure.png", "-q")
+    good("explain", "m.agf", "photo.png", "--top", 3, "-o", "%s.png", "-q")
+    check(time.monotonic() - started < 20, "%.0f s for six captions" % (time.monotonic() - started))
+    read_png("figure.png")
+
+
 def test_broken_pipes():
     """Whoever reads stops reading: the program ends, and what it wrote is whole."""
     setup()

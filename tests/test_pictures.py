@@ -13,7 +13,7 @@ import glob
 import os
 import sys
 
-from test_cli import AGF, ROOT, Skip, check, good, missing_file, needs, run_tests, write_model
+from test_cli import AGF, ROOT, Skip, check, good, missing_file, needs, refused, run_tests, write_model
 
 needs("numpy", "PIL.Image")
 import numpy as np  # noqa: E402
@@ -164,6 +164,87 @@ def test_jpeg():
                 compare("a.jpg", JPEG)
         image.convert("L").save("gray.jpg", quality=90)
         compare("gray.jpg", JPEG)
+
+
+def program_reads(kind):
+    if kind not in good("--version").out:
+        raise Skip("the program was built without a library for %s" % kind)
+
+
+def test_webp():
+    program_reads("WebP")
+    write_model("m.agf", **PLAIN)
+    for i, (width, height) in enumerate([(200, 150), (321, 243), (7, 5)]):
+        image = Image.fromarray(scene(width, height, i))
+        image.save("a.webp", lossless=True)
+        compare("a.webp", EXACT)
+        image.save("a.webp", quality=80)
+        compare("a.webp", JPEG)
+    rgba = image.copy()
+    rgba.putalpha(image.convert("L"))
+    rgba.save("a.webp", lossless=True, exact=True)
+    compare("a.webp", EXACT)
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    image.save("a.webp", lossless=True, exif=tags)
+    compare("a.webp", EXACT)
+    image.save("moving.webp", save_all=True, append_images=[image.rotate(180)], duration=100)
+    refused("explain", "m.agf", "moving.webp", says=["moving.webp", "animated"])
+    with open("a.webp", "rb") as f:
+        data = f.read()
+    for length in (12, 20, 40, len(data) // 2, len(data) - 1):
+        with open("cut.webp", "wb") as f:
+            f.write(data[:length])
+        refused("explain", "m.agf", "cut.webp", says="cut.webp")
+
+
+def test_tiff():
+    program_reads("TIFF")
+    write_model("m.agf", **PLAIN)
+    image = Image.fromarray(scene(91, 63))
+    for kind in (image, image.convert("L"), image.quantize(99), image.convert("1")):
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+            kind.save("a.tiff", compression=compression)
+            compare("a.tiff", EXACT)
+    image.save("a.tiff", compression="jpeg", quality=90)
+    compare("a.tiff", JPEG)
+    rgba = image.copy()
+    rgba.putalpha(image.convert("L"))
+    rgba.save("a.tiff")
+    compare("a.tiff", EXACT)
+    for orientation in range(1, 9):
+        tags = Image.Exif()
+        tags[0x0112] = orientation
+        image.save("a.tif", exif=tags)
+        compare("a.tif", EXACT)
+    with open("a.tif", "rb") as f:
+        data = f.read()
+    for length in (4, 8, 100, len(data) // 2):
+        with open("cut.tif", "wb") as f:
+            f.write(data[:length])
+        refused("explain", "m.agf", "cut.tif", says="cut.tif")
+
+
+def test_inks():
+    """JPEGs of four inks, with Adobe's marker and without: Pillow takes both as Adobe writes them."""
+    write_model("m.agf", **PLAIN)
+    planes = [Image.fromarray(scene(96, 64, i)).convert("L") for i in range(4)]
+    Image.merge("CMYK", planes).save("marked.jpg", quality=95, subsampling=0)
+    compare("marked.jpg", JPEG)
+    with open("marked.jpg", "rb") as f:
+        data = f.read()
+    at = data.index(b"Adobe") - 4
+    with open("unmarked.jpg", "wb") as f:
+        f.write(data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :])
+    compare("unmarked.jpg", JPEG)
+
+
+def test_sixteen_bits():
+    """The upper 8 of 16 bits: of gray, Pillow would cut off what is above 255, and nearly every picture would be white."""
+    write_model("m.agf", **PLAIN)
+    gray = (scene(90, 61)[..., 0].astype(np.uint16) << 8) | 77
+    Image.fromarray(gray).save("gray.png")
+    check((decoded("gray.png", "m.agf") == (gray >> 8)[..., None]).all(), "16 bits of gray")
 
 
 def test_exif_orientation():

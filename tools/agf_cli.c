@@ -452,9 +452,9 @@ static void list_subjects(explainer *e) {
     if (is_folder(path)) {
       int before = e->paths.count;
 
-      list_folder(path, is_picture_name, &e->paths);
+      list_folder(path, why_no_picture, &e->paths, e->asked->quiet);
       if (e->paths.count == before)
-        fatal("%s: no pictures in this folder", path);
+        fatal("%s: no pictures that can be read in this folder", path);
       e->many = true;
     } else {
       text_list_add(&e->paths, text_of("%s", path));
@@ -1038,25 +1038,6 @@ static const char *shape_text(const int shape[3], char text[48]) {
   return text;
 }
 
-/* `text`, filled up with spaces to `width` columns. */
-static void print_padded(const char *text, int width) {
-  int left = width - columns(text);
-
-  print_clean(text);
-  printf("%*s", left > 0 ? left : 0, "");
-}
-
-/* The widest layer name, for tables. */
-static int name_columns(const agf_model *model) {
-  int widest = 4, i;
-  agf_layer layer;
-
-  for (i = 0; i < agf_model_layers(model); i++)
-    if (!agf_model_layer(model, i, 0, 0, &layer, NULL) && columns(layer.name) > widest)
-      widest = columns(layer.name);
-  return widest;
-}
-
 static void print_layer_times(const explainer *e) {
   int width = name_columns(e->model), i;
   double forward = 0, explain = 0;
@@ -1111,9 +1092,10 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     if (e->method_count > 1)
       printf(" by %s", agf_method_name(r->method[i]));
     printf(", %.2f %%: %.3f to %.3f", 100 * r->probability[r->explained[i]], low, high);
-    if (r->inside)
-      printf(", %.0f %% of the positive evidence on %.0f %% of the picture, inside %s", 100 * r->inside[i], 100 * r->area[i],
-             base_name(e->asked->masks.items[i % r->per_method]));
+    if (r->inside) {
+      printf(", %.0f %% of the positive evidence on %.0f %% of the picture, inside ", 100 * r->inside[i], 100 * r->area[i]);
+      print_clean(base_name(e->asked->masks.items[i % r->per_method]));
+    }
     if (r->files[i]) {
       printf(", in ");
       print_clean(r->files[i]);
@@ -1360,7 +1342,7 @@ static int run_explain(const options *asked) {
   e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
   list_subjects(&e);
   if (asked->bank) {
-    list_folder(asked->bank, is_picture_name, &bank);
+    list_folder(asked->bank, why_no_picture, &bank, asked->quiet);
     for (i = 0; i < bank.count; i++)
       protect_input(bank.items[i]);
   }
@@ -1762,7 +1744,7 @@ int main(int argc, char **argv) {
   if (!first)
     fatal("no command; `agf --help` lists the commands");
   if (!strcmp(first, "--version") || !strcmp(first, "-V"))
-    printf("agf %s (reads model files up to version %d; maps of version %d)\n", agf_version(), AGF_FORMAT_VERSION,
+    printf("agf %s (reads model files up to version %d, and " READABLE "; maps of version %d)\n", agf_version(), AGF_FORMAT_VERSION,
            AGF_BITS_VERSION);
   else if (!strcmp(first, "--help") || !strcmp(first, "-h") || (!strcmp(first, "help") && argc == 2))
     print_help();

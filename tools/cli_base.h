@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -34,18 +35,60 @@ static volatile sig_atomic_t interrupted; /* the signal that asks the program to
 static void progress_clear(void);
 static void outputs_discard(void);
 
-/* Terminals obey control characters, and an error is one line: both rule out raw names from files. UTF-8 passes. */
-static void clean_line(char *text) {
-  for (; *text; text++)
-    if ((unsigned char)*text < ' ' || *text == 127)
-      *text = '?';
+/* Bytes of the UTF-8 sequence at `text`, 0: not one. */
+static int utf8_length(const char *text) {
+  const unsigned char *s = (const unsigned char *)text;
+  int length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0, i;
+
+  for (i = 1; i < length; i++)
+    if ((s[i] & 0xC0) != 0x80)
+      return 0;
+  if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)))
+    return 0;
+  if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)))
+    return 0;
+  return length;
+}
+
+/* Whether the UTF-8 sequence of `length` bytes at `text` does something to a terminal instead of standing in it: the control
+ * characters of ASCII and those from U+0080 to U+009F (some terminals obey both), and what turns the direction of writing or ends a
+ * line. */
+static bool is_control(const char *text, int length) {
+  const unsigned char *s = (const unsigned char *)text;
+
+  if (length == 1)
+    return s[0] < ' ' || s[0] == 127;
+  if (length == 2)
+    return s[0] == 0xC2 && s[1] < 0xA0;
+  if (length == 3 && s[0] == 0xE2 && s[1] == 0x80) /* U+200E, U+200F, U+2028 to U+202E */
+    return s[2] == 0x8E || s[2] == 0x8F || (s[2] >= 0xA8 && s[2] <= 0xAE);
+  return length == 3 && s[0] == 0xE2 && s[1] == 0x81 && s[2] >= 0xA6 && s[2] <= 0xA9; /* U+2066 to U+2069 */
+}
+
+/* Text from a file (a label, a name) for a terminal, in place: what a terminal obeys and bytes that are not UTF-8 become '?'. An
+ * error is one line by the same rule. */
+static void clean_text(char *text) {
+  char *to = text;
+
+  while (*text) {
+    int length = utf8_length(text);
+
+    if (!length || is_control(text, length)) {
+      *to++ = '?';
+    } else {
+      memmove(to, text, (size_t)length);
+      to += length;
+    }
+    text += length ? length : 1;
+  }
+  *to = 0;
 }
 
 static void report(const char *format, va_list arguments) {
   char text[2048];
 
   vsnprintf(text, sizeof text, format, arguments);
-  clean_line(text);
+  clean_text(text);
   progress_clear();
   fflush(stdout);
   fprintf(stderr, "agf: %s\n", text);
@@ -333,7 +376,7 @@ static int progress_update(void *unused, double done) {
     bar[i] = i < share * CELLS ? '#' : '.';
   bar[CELLS] = 0;
   snprintf(name, sizeof name, "%s", base_name(progress.what));
-  clean_line(name);
+  clean_text(name);
   fprintf(stderr, "\r\033[K%3.0f %% %s ", share * 100, bar);
   if (left >= 90)
     fprintf(stderr, "%.0f min left  %s", left / 60, name);
@@ -347,18 +390,64 @@ static int progress_update(void *unused, double done) {
 
 /* ---- Reading ------------------------------------------------------------------------------------------------------------- */
 
-/* The whole file, in memory of its own, or false: it cannot be read, or holds more than `cap` bytes. Pipes are fine. */
-static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *size, problem *why) {
+/* Whether somebody has the other end of a pipe open that held nothing: without a writer, reading meets its end. A byte that has come
+ * in the meantime is *first. */
+static bool has_writer(int descriptor, int *first) {
+  unsigned char byte;
+  ssize_t got = read(descriptor, &byte, 1);
+
+  if (got == 1)
+    *first = byte;
+  return got == 1 || (got < 0 && errno == EAGAIN);
+}
+
+/* Open a file to read, NULL: *why. Of a pipe that nobody writes to the program waits for a moment, in which whoever started both may
+ * open its end, not for ever. */
+static FILE *open_to_read(const char *path, problem *why) {
+  const double patience = 3; /* seconds */
+  double start = seconds_now();
+  struct stat status;
+  struct pollfd pipe_end;
+  FILE *file;
+  int flags, first = -1, descriptor = open(path, O_RDONLY | O_NONBLOCK);
+
+  if (descriptor < 0 || fstat(descriptor, &status)) {
+    failed(why, "%s: %s", path, strerror(errno));
+    if (descriptor >= 0)
+      close(descriptor);
+    return NULL;
+  }
+  pipe_end.fd = descriptor;
+  pipe_end.events = POLLIN;
+  pipe_end.revents = 0;
+  while (S_ISFIFO(status.st_mode) && first < 0 && poll(&pipe_end, 1, 100) <= 0) { /* neither data nor an end */
+    stop_if_interrupted();
+    if (seconds_now() - start > patience && !has_writer(descriptor, &first)) {
+      close(descriptor);
+      failed(why, "%s: a pipe that nobody writes to", path);
+      return NULL;
+    }
+  }
+  flags = fcntl(descriptor, F_GETFL);
+  if (flags != -1)
+    (void)fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
+  file = fdopen(descriptor, "rb");
+  if (!file) {
+    failed(why, "%s: %s", path, strerror(errno));
+    close(descriptor);
+  } else if (first >= 0) {
+    ungetc(first, file);
+  }
+  return file;
+}
+
+/* The rest of an open file, in memory of its own, or false: it cannot be read, or holds more than `cap` bytes. */
+static bool read_rest(FILE *file, const char *path, size_t cap, uint8_t **data, size_t *size, problem *why) {
   size_t room = 1 << 16, used = 0;
-  uint8_t *bytes;
-  FILE *file = fopen(path, "rb");
-  int error = 0;
+  uint8_t *bytes = allocate(room, 1);
 
   *data = NULL;
   *size = 0;
-  if (!file)
-    return failed(why, "%s: %s", path, strerror(errno));
-  bytes = allocate(room, 1);
   for (;;) {
     used += fread(bytes + used, 1, room - used, file);
     stop_if_interrupted();
@@ -367,16 +456,25 @@ static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *siz
     room *= 2;
     bytes = grow(bytes, room, 1);
   }
-  if (ferror(file))
-    error = errno;
-  fclose(file);
-  if (error || used > cap) {
+  if (ferror(file) || used > cap) {
+    int error = errno;
+
     free(bytes);
-    return error ? failed(why, "%s: %s", path, strerror(error)) : failed(why, "%s: larger than %zu bytes", path, cap);
+    return ferror(file) ? failed(why, "%s: %s", path, strerror(error)) : failed(why, "%s: larger than %zu bytes", path, cap);
   }
   *data = bytes;
   *size = used;
   return true;
+}
+
+/* The whole file, or false, as above. Pipes are fine. */
+static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *size, problem *why) {
+  FILE *file = open_to_read(path, why);
+  bool done = file && read_rest(file, path, cap, data, size, why);
+
+  if (file)
+    fclose(file);
+  return done;
 }
 
 /* Which file a path leads to, whatever it is called: the same text for the same file, "" for none. */
@@ -413,27 +511,42 @@ static int compare_texts(const void *a, const void *b) {
   return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Add the files of `folder` that `wanted` accepts by name to the list, sorted by name; hidden files and subfolders are not
- * entered. */
-static void list_folder(const char *folder, bool (*wanted)(const char *name), text_list *list) {
+/* Add the files of `folder` that `wanted` accepts by name to the list, sorted by name; hidden files and subfolders are not entered.
+ * For what it does not accept, `wanted` may give a reason: those are counted, and said in a line for each kind unless `quiet`. */
+static void list_folder(const char *folder, const char *(*wanted)(const char *name), text_list *list, bool quiet) {
   DIR *entries = opendir(folder);
   struct dirent *entry;
+  struct stat status;
+  text_map passed = {0};
   int first = list->count;
+  size_t i;
 
   if (!entries)
     fatal("%s: %s", folder, strerror(errno));
   while ((entry = readdir(entries))) {
+    const char *reason;
     char *path;
 
-    if (entry->d_name[0] == '.' || !wanted(entry->d_name))
+    if (entry->d_name[0] == '.')
+      continue;
+    reason = wanted(entry->d_name);
+    if (reason && !*reason)
       continue;
     path = text_of("%s%s%s", folder, folder[strlen(folder) - 1] == '/' ? "" : "/", entry->d_name);
-    if (is_folder(path))
-      free(path);
-    else
+    if (!reason && !stat(path, &status) && !S_ISREG(status.st_mode))
+      reason = S_ISDIR(status.st_mode) ? "" : "pipes and devices: those are read where they are named themselves";
+    if (!reason)
       text_list_add(list, path);
+    else
+      free(path);
+    if (reason && *reason)
+      ++*text_map_at(&passed, reason);
   }
   closedir(entries);
+  for (i = 0; i < passed.slots && !quiet; i++)
+    if (passed.keys[i])
+      complain("%s: passed over %d %s", folder, passed.values[i], passed.keys[i]);
+  text_map_free(&passed);
   if (list->count > first)
     qsort(list->items + first, (size_t)(list->count - first), sizeof *list->items, compare_texts);
 }
@@ -442,8 +555,11 @@ static void list_folder(const char *folder, bool (*wanted)(const char *name), te
 
 /* Text from a file (a label, a name) to a terminal. */
 static void print_clean(const char *text) {
-  for (; *text; text++)
-    putchar((unsigned char)*text < ' ' || *text == 127 ? '?' : *text);
+  char *clean = text_of("%s", text);
+
+  clean_text(clean);
+  fputs(clean, stdout);
+  free(clean);
 }
 
 /* The columns that UTF-8 text takes, at one per character. */
@@ -455,19 +571,12 @@ static int columns(const char *text) {
   return count;
 }
 
-/* Bytes of the UTF-8 sequence at `text`, 0: not one. */
-static int utf8_length(const char *text) {
-  const unsigned char *s = (const unsigned char *)text;
-  int length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0, i;
+/* `text`, filled up with spaces to `width` columns. */
+static void print_padded(const char *text, int width) {
+  int left = width - columns(text);
 
-  for (i = 1; i < length; i++)
-    if ((s[i] & 0xC0) != 0x80)
-      return 0;
-  if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)))
-    return 0;
-  if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)))
-    return 0;
-  return length;
+  print_clean(text);
+  printf("%*s", left > 0 ? left : 0, "");
 }
 
 /* A JSON string; bytes that are not UTF-8, which file names may hold, become U+FFFD. */
@@ -481,8 +590,8 @@ static void json_string(const char *text) {
       length = 1;
     } else if (*text == '"' || *text == '\\') {
       printf("\\%c", *text);
-    } else if ((unsigned char)*text < ' ') {
-      printf("\\u%04x", (unsigned)*text);
+    } else if (length < 3 && is_control(text, length)) {
+      printf("\\u%04x", (unsigned char)text[length - 1]); /* of two bytes, the second one is the character's number */
     } else {
       fwrite(text, 1, (size_t)length, stdout);
     }

@@ -11,6 +11,9 @@
 #include <pthread.h>
 #include <sys/resource.h>
 
+#include "agf.h"
+#include "cli_base.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -163,6 +166,17 @@ static double layer_operations(const agf_model *model, int i, int height, int wi
   return 2.0 * layer.shape[0] * layer.shape[1] * layer.shape[2] * (channels / layer.groups) * layer.kernel[0] * layer.kernel[1];
 }
 
+/* The widest layer name, for tables. */
+static int name_columns(const agf_model *model) {
+  int widest = 4, i;
+  agf_layer layer;
+
+  for (i = 0; i < agf_model_layers(model); i++)
+    if (!agf_model_layer(model, i, 0, 0, &layer, NULL) && columns(layer.name) > widest)
+      widest = columns(layer.name);
+  return widest;
+}
+
 enum { OPENING, FORWARD, EXPLAINED, NEXT, STAGES };
 
 typedef struct bench {
@@ -289,6 +303,7 @@ static void bench_print(bench *b, int json, int verbose) {
   static const char *const stages[STAGES] = {"open_ms", "forward_ms", "explain_ms", "next_class_ms"};
   static const char *const said[STAGES] = {"opening the file, checked", "forward pass", "one class, forward pass included",
                                             "each further class"};
+  int width = name_columns(b->model);
   double peak = median(b->peak, b->runs), bandwidth = median(b->bandwidth, b->runs), share;
   struct rusage usage;
   agf_layer layer;
@@ -337,7 +352,7 @@ static void bench_print(bench *b, int json, int verbose) {
   else
     printf("  %-34s %9.1f MB, the process at most %.1f MB\n", "session", b->session_bytes / 1e6, usage.ru_maxrss * 1024.0 / 1e6);
   if (verbose && !json)
-    printf("  %-32s %-16s %10s %9s %8s %10s\n", "layer", "op", "forward ms", "GFLOP/s", "of peak", "class ms");
+    printf("  %-*s  %-16s %10s %9s %8s %10s\n", width, "layer", "op", "forward ms", "GFLOP/s", "of peak", "class ms");
   for (i = 0; (json || verbose) && i < b->layers; i++) {
     double operations = layer_operations(b->model, i, b->height, b->width);
     double forward = median(b->layer_forward + i * b->runs, b->runs), next = median(b->layer_next + i * b->runs, b->runs);
@@ -350,7 +365,9 @@ static void bench_print(bench *b, int json, int verbose) {
       printf(", \"op\": \"%s\", \"forward_ms\": %.6g, \"class_ms\": %.6g, \"gflops\": %.6g, \"share_of_peak\": %.6g}",
              agf_op_name(layer.op), 1e3 * forward, 1e3 * next, rate / 1e9, rate / peak);
     } else if (forward > 0 || next > 0) {
-      printf("  %-32.32s %-16s %10.3f %9.1f %8.2f %10.3f\n", layer.name, agf_op_name(layer.op), 1e3 * forward, rate / 1e9, rate / peak,
+      printf("  ");
+      print_padded(layer.name, width);
+      printf("  %-16s %10.3f %9.1f %8.2f %10.3f\n", agf_op_name(layer.op), 1e3 * forward, rate / 1e9, rate / peak,
              1e3 * next);
     }
   }

@@ -236,25 +236,25 @@ static void draw_text(canvas *c, double left, double baseline, double cap, const
 
 /* Draw `text`, shortened by "..." where it would be wider than `room`. */
 static void draw_text_within(canvas *c, double left, double baseline, double cap, double room, const char *text, colour ink) {
+  double units = room * CAP_HEIGHT / cap + GLYPH_GAP - 2 * HALF_STROKE, used = 0;
+  double dots = 3 * glyph_advance('.');
+  size_t fits = 0, i; /* bytes that leave room for the dots */
   char *shortened;
-  size_t length = strlen(text);
 
-  if (text_width(text, cap) <= room) {
-    draw_text(c, left, baseline, cap, text, ink);
-    return;
+  for (i = 0; text[i] && used <= units; i++) {
+    if (is_drawn((unsigned char)text[i])) {
+      if (used + dots <= units)
+        fits = i;
+      used += glyph_advance((unsigned char)text[i]);
+    }
   }
-  shortened = allocate(length + 4, 1);
-  do {
-    if (!length)
-      break;
-    length--;
-    while (length && !is_drawn((unsigned char)text[length]))
-      length--;
-    sprintf(shortened, "%.*s...", (int)length, text);
-  } while (text_width(shortened, cap) > room);
-  if (length)
+  if (used <= units) {
+    draw_text(c, left, baseline, cap, text, ink);
+  } else if (fits) {
+    shortened = text_of("%.*s...", (int)fits, text);
     draw_text(c, left, baseline, cap, shortened, ink);
-  free(shortened);
+    free(shortened);
+  }
 }
 
 /* ---- Pictures in pictures ------------------------------------------------------------------------------------------------- */

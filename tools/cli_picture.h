@@ -5,6 +5,20 @@
 
 #include "cli_output.h"
 
+#ifdef CLI_WEBP
+#include <webp/decode.h>
+#define READABLE_WEBP ", WebP"
+#else
+#define READABLE_WEBP ""
+#endif
+#ifdef CLI_TIFF
+#include <tiffio.h>
+#define READABLE_TIFF ", TIFF"
+#else
+#define READABLE_TIFF ""
+#endif
+#define READABLE "PNG, JPEG, BMP, binary PPM or PGM" READABLE_WEBP READABLE_TIFF
+
 /* Caps for hostile files: a side, the pixels of a picture, and the bytes of any file that is read whole. */
 enum { MAX_SIDE = 16384, MAX_PIXELS = 100000000 };
 #define MAX_FILE_BYTES ((size_t)1 << 30)
@@ -49,6 +63,7 @@ typedef struct picture {
   int channels, height, width;
   uint8_t *rgb;  /* [height][width][3], upright; NULL for a tensor */
   float *tensor; /* [channels][height][width]; NULL for a photograph */
+  int orientation; /* EXIF's, 1 to 8, as the file stores the picture */
 } picture;
 
 static void picture_free(picture *p) {
@@ -139,12 +154,14 @@ static bool scan_is_sane(const uint8_t *data, size_t size, unsigned defined, boo
   return true;
 }
 
-/* Walks the segments up to the end marker, through the entropy-coded data of every scan. */
-static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, problem *why) {
+/* Walks the segments up to the end marker, through the entropy-coded data of every scan. *unmarked: four inks without Adobe's marker
+ * that says so. */
+static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, bool *unmarked, problem *why) {
   size_t at = 2;
   unsigned tables = 0;
-  bool progressive = false;
+  bool progressive = false, marked = false;
 
+  *unmarked = false;
   while (at + 2 <= size) {
     unsigned marker, length;
     const uint8_t *content = data + at + 4;
@@ -169,6 +186,10 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, pr
       break;
     if (marker == 0xE1 && length >= 8 && !memcmp(content, "Exif\0\0", 6))
       *orientation = exif_orientation(content + 6, length - 8);
+    if (marker == 0xEE && length >= 14 && !memcmp(content, "Adobe", 5))
+      marked = true;
+    if (marker >= 0xC0 && marker <= 0xC2 && length >= 8)
+      *unmarked = content[5] == 4 && !marked;
     if (marker == 0xC2)
       progressive = true;
     if (marker == 0xC4 && !huffman_tables_are_sane(content, length - 2, &tables))
@@ -312,7 +333,8 @@ static bool decode_pnm(const uint8_t *data, size_t size, picture *p, problem *wh
   return true;
 }
 
-/* PNG, JPEG and BMP. Alpha is dropped, gray is repeated, of 16 bits the upper 8 remain: as Pillow's convert("RGB") does. */
+/* PNG, JPEG and BMP. Alpha is dropped, gray is repeated and inks become colours as Pillow's convert("RGB") does it; of 16 bits the upper
+ * 8 remain, of gray too, where Pillow cuts off what is above 255. */
 static bool decode_stb(const uint8_t *data, size_t size, picture *p, problem *why) {
   int channels;
 
@@ -324,6 +346,187 @@ static bool decode_stb(const uint8_t *data, size_t size, picture *p, problem *wh
     return false;
   p->rgb = stbi_load_from_memory(data, (int)size, &p->width, &p->height, &channels, 3);
   return p->rgb ? true : failed(why, "unreadable picture (%s)", stbi_failure_reason());
+}
+
+/* A JPEG of four inks is taken as Adobe writes it (inverted CMYK), marker or not, as Pillow does: stb_image needs the marker. */
+static bool decode_jpeg(const uint8_t *data, size_t size, picture *p, problem *why) {
+  static const uint8_t marker[16] = {0xFF, 0xEE, 0, 14, 'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, 0};
+  bool unmarked, done;
+  uint8_t *with;
+
+  if (!jpeg_is_whole(data, size, &p->orientation, &unmarked, why))
+    return false;
+  if (!unmarked)
+    return decode_stb(data, size, p, why);
+  with = allocate(size + sizeof marker, 1);
+  memcpy(with, data, 2);
+  memcpy(with + 2, marker, sizeof marker);
+  memcpy(with + 2 + sizeof marker, data + 2, size - 2);
+  done = decode_stb(with, size + sizeof marker, p, why);
+  free(with);
+  return done;
+}
+
+#ifdef CLI_WEBP
+static bool decode_webp(const uint8_t *data, size_t size, picture *p, problem *why) {
+  WebPBitstreamFeatures features;
+  size_t at;
+
+  if (WebPGetFeatures(data, size, &features) != VP8_STATUS_OK)
+    return failed(why, "damaged or truncated WebP");
+  if (features.has_animation)
+    return failed(why, "an animated WebP: give one of its pictures");
+  if (!size_is_sane((uint64_t)features.width, (uint64_t)features.height, why))
+    return false;
+  for (at = 12; size >= 8 && at <= size - 8; at += 8 + (size_t)little32(data + at + 4) + (little32(data + at + 4) & 1)) {
+    size_t length = little32(data + at + 4);
+
+    if (length > size - at - 8)
+      return failed(why, "truncated WebP (chunk of %zu bytes at byte %zu)", length, at);
+    if (!memcmp(data + at, "EXIF", 4)) {
+      size_t skipped = length >= 6 && !memcmp(data + at + 8, "Exif\0\0", 6) ? 6 : 0;
+
+      p->orientation = exif_orientation(data + at + 8 + skipped, length - skipped);
+    }
+  }
+  p->width = features.width;
+  p->height = features.height;
+  p->rgb = allocate((size_t)p->width * (size_t)p->height, 3);
+  if (!WebPDecodeRGBInto(data, size, p->rgb, (size_t)p->width * (size_t)p->height * 3, 3 * p->width))
+    return failed(why, "damaged or truncated WebP");
+  return true;
+}
+#endif
+
+#ifdef CLI_TIFF
+/* A TIFF file in memory, for libtiff. */
+typedef struct tiff_source {
+  const uint8_t *data;
+  size_t size, at;
+  char reason[256]; /* the first error */
+} tiff_source;
+
+static tiff_source *tiff_current; /* libtiff's handlers know of no context */
+
+static tmsize_t tiff_read(thandle_t handle, void *to, tmsize_t count) {
+  tiff_source *s = handle;
+  size_t left = s->size - s->at, wanted = count < 0 ? 0 : (size_t)count < left ? (size_t)count : left;
+
+  memcpy(to, s->data + s->at, wanted);
+  s->at += wanted;
+  return (tmsize_t)wanted;
+}
+
+static tmsize_t tiff_write(thandle_t handle, void *from, tmsize_t count) {
+  (void)handle, (void)from, (void)count;
+  return 0;
+}
+
+static toff_t tiff_seek(thandle_t handle, toff_t offset, int whence) {
+  tiff_source *s = handle;
+  toff_t at = whence == SEEK_CUR ? s->at + offset : whence == SEEK_END ? s->size + offset : offset;
+
+  if (at > s->size)
+    return (toff_t)-1;
+  s->at = (size_t)at;
+  return at;
+}
+
+static int tiff_close(thandle_t handle) {
+  (void)handle;
+  return 0;
+}
+
+static toff_t tiff_size(thandle_t handle) {
+  return ((tiff_source *)handle)->size;
+}
+
+static void tiff_error(const char *module, const char *format, va_list arguments) {
+  (void)module;
+  if (!*tiff_current->reason)
+    vsnprintf(tiff_current->reason, sizeof tiff_current->reason, format, arguments);
+}
+
+/* The first picture of a TIFF file, of any kind that libtiff turns into colours. */
+static bool decode_tiff(const uint8_t *data, size_t size, picture *p, problem *why) {
+  tiff_source source = {data, size, 0, ""};
+  uint32_t width = 0, height = 0, *pixels;
+  uint16_t orientation = 1, extra = 0, *kinds = NULL, unpremultiplied = EXTRASAMPLE_ASSOCALPHA;
+  bool done;
+  size_t i;
+  TIFF *file;
+
+  tiff_current = &source;
+  TIFFSetErrorHandler(tiff_error);
+  TIFFSetWarningHandler(NULL);
+  file = TIFFClientOpen("picture", "rm", &source, tiff_read, tiff_write, tiff_seek, tiff_close, tiff_size, NULL, NULL);
+  if (!file)
+    return failed(why, "unreadable TIFF (%s)", source.reason);
+  TIFFGetField(file, TIFFTAG_IMAGEWIDTH, &width);
+  TIFFGetField(file, TIFFTAG_IMAGELENGTH, &height);
+  TIFFGetFieldDefaulted(file, TIFFTAG_ORIENTATION, &orientation);
+  TIFFGetFieldDefaulted(file, TIFFTAG_EXTRASAMPLES, &extra, &kinds);
+  done = size_is_sane(width, height, why);
+  if (done) {
+    pixels = allocate((size_t)width * height, sizeof *pixels);
+    TIFFSetField(file, TIFFTAG_ORIENTATION, ORIENTATION_TOPLEFT); /* turned upright with all others */
+    if (extra == 1) /* alpha is dropped, not multiplied in */
+      TIFFSetField(file, TIFFTAG_EXTRASAMPLES, 1, &unpremultiplied);
+    done = TIFFReadRGBAImageOriented(file, width, height, pixels, ORIENTATION_TOPLEFT, 1) && !*source.reason;
+    if (done) {
+      p->orientation = orientation >= 1 && orientation <= 8 ? orientation : 1;
+      p->width = (int)width;
+      p->height = (int)height;
+      p->rgb = allocate((size_t)width * height, 3);
+      for (i = 0; i < (size_t)width * height; i++) {
+        p->rgb[3 * i] = (uint8_t)TIFFGetR(pixels[i]);
+        p->rgb[3 * i + 1] = (uint8_t)TIFFGetG(pixels[i]);
+        p->rgb[3 * i + 2] = (uint8_t)TIFFGetB(pixels[i]);
+      }
+    } else {
+      failed(why, "unreadable TIFF (%s)", *source.reason ? source.reason : "damaged");
+    }
+    free(pixels);
+  }
+  TIFFClose(file);
+  return done;
+}
+#endif
+
+/* What a file that is none of the above is, as far as its first bytes tell, and what to do about it. */
+static bool refuse_kind(const uint8_t *data, size_t size, problem *why) {
+  static const struct {
+    size_t at;
+    const char *magic;
+    size_t length;
+    const char *name;
+  } kinds[] = {{0, "GIF8", 4, "GIF"},
+               {8, "WEBP", 4, "WebP"},
+               {0, "II*\0", 4, "TIFF"},
+               {0, "MM\0*", 4, "TIFF"},
+               {0, "II+\0", 4, "TIFF"},
+               {0, "MM\0+", 4, "TIFF"},
+               {4, "ftypavif", 8, "AVIF"},
+               {4, "ftyphe", 6, "HEIC"},
+               {4, "ftypmif1", 8, "HEIC"},
+               {0, "\0\0\0\x0cJXL ", 8, "JPEG XL"},
+               {0, "\xff\x0a", 2, "JPEG XL"},
+               {4, "jP  \r\n\x87\n", 8, "JPEG 2000"},
+               {0, "8BPS", 4, "Photoshop"},
+               {0, "%PDF", 4, "PDF"},
+               {0, "<svg", 4, "SVG"}};
+  size_t i;
+
+  if (!size)
+    return failed(why, "an empty file");
+  for (i = 0; i < sizeof kinds / sizeof *kinds; i++)
+    if (size >= kinds[i].at + kinds[i].length && !memcmp(data + kinds[i].at, kinds[i].magic, kinds[i].length)) {
+      bool built = !strcmp(kinds[i].name, "WebP") || !strcmp(kinds[i].name, "TIFF");
+
+      return failed(why, built ? "a %s file, and this program was built without lib%s" : "a %s file, which is not read: convert it to PNG",
+                    kinds[i].name, strcmp(kinds[i].name, "WebP") ? "tiff" : "webp");
+    }
+  return failed(why, "not a picture (" READABLE ") and not a .npy tensor");
 }
 
 /* Turn the picture upright: undo EXIF orientation 2 to 8. */
@@ -351,13 +554,13 @@ static void make_upright(picture *p, int orientation) {
 
 static bool decode_picture(const uint8_t *data, size_t size, picture *p, problem *why) {
   static const uint8_t png[8] = {137, 'P', 'N', 'G', 13, 10, 26, 10};
-  int orientation = 1;
 
+  p->orientation = 1;
   if (size >= 8 && !memcmp(data, png, 8)) {
-    if (!png_is_whole(data, size, &orientation, why) || !decode_stb(data, size, p, why))
+    if (!png_is_whole(data, size, &p->orientation, why) || !decode_stb(data, size, p, why))
       return false;
   } else if (size >= 3 && data[0] == 0xFF && data[1] == 0xD8 && data[2] == 0xFF) {
-    if (!jpeg_is_whole(data, size, &orientation, why) || !decode_stb(data, size, p, why))
+    if (!decode_jpeg(data, size, p, why))
       return false;
   } else if (size >= 2 && data[0] == 'B' && data[1] == 'M') {
     if (!bmp_is_whole(data, size, why) || !decode_stb(data, size, p, why))
@@ -365,12 +568,23 @@ static bool decode_picture(const uint8_t *data, size_t size, picture *p, problem
   } else if (size >= 3 && data[0] == 'P' && (data[1] == '5' || data[1] == '6')) {
     if (!decode_pnm(data, size, p, why))
       return false;
+#ifdef CLI_WEBP
+  } else if (size >= 12 && !memcmp(data, "RIFF", 4) && !memcmp(data + 8, "WEBP", 4)) {
+    if (!decode_webp(data, size, p, why))
+      return false;
+#endif
+#ifdef CLI_TIFF
+  } else if (size >= 4 && (!memcmp(data, "II*\0", 4) || !memcmp(data, "MM\0*", 4) || !memcmp(data, "II+\0", 4) ||
+                           !memcmp(data, "MM\0+", 4))) {
+    if (!decode_tiff(data, size, p, why))
+      return false;
+#endif
   } else {
-    return failed(why, size ? "not a picture (PNG, JPEG, BMP, binary PPM or PGM) and not a .npy tensor" : "an empty file");
+    return refuse_kind(data, size, why);
   }
   p->channels = 3;
-  if (orientation != 1)
-    make_upright(p, orientation);
+  if (p->orientation != 1)
+    make_upright(p, p->orientation);
   return true;
 }
 
@@ -493,15 +707,39 @@ static bool write_npy(const char *path, const float *values, const int *shape, i
 
 /* ---- Files ---------------------------------------------------------------------------------------------------------------- */
 
-/* Whether a folder's file counts as a picture, by its name. */
-static bool is_picture_name(const char *name) {
-  static const char *const endings[] = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".pnm", ".npy"};
+/* For list_folder(): NULL for a file that counts as a picture by its name, "" for one that is none, else why it is not read. */
+static const char *why_no_picture(const char *name) {
+  static const char *const read[] = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".pnm", ".npy",
+#ifdef CLI_WEBP
+                                     ".webp",
+#endif
+#ifdef CLI_TIFF
+                                     ".tif", ".tiff",
+#endif
+                                     NULL};
+  static const char *const others[][2] = {
+    {".webp", "WebP files: this program was built without libwebp"},
+    {".tif", "TIFF files: this program was built without libtiff"},
+    {".tiff", "TIFF files: this program was built without libtiff"},
+    {".gif", "GIF files, which are not read: convert them to PNG"},
+    {".heic", "HEIC files, which are not read: convert them to JPEG"},
+    {".heif", "HEIC files, which are not read: convert them to JPEG"},
+    {".avif", "AVIF files, which are not read: convert them to JPEG"},
+    {".jxl", "JPEG XL files, which are not read: convert them to JPEG"},
+    {".jp2", "JPEG 2000 files, which are not read: convert them to PNG"},
+    {".dng", "raw camera files, which are not read: convert them to JPEG"},
+    {".cr2", "raw camera files, which are not read: convert them to JPEG"},
+    {".nef", "raw camera files, which are not read: convert them to JPEG"},
+    {".arw", "raw camera files, which are not read: convert them to JPEG"}};
   size_t i;
 
-  for (i = 0; i < sizeof endings / sizeof *endings; i++)
-    if (ends_with(name, endings[i]))
-      return true;
-  return false;
+  for (i = 0; read[i]; i++)
+    if (ends_with(name, read[i]))
+      return NULL;
+  for (i = 0; i < sizeof others / sizeof *others; i++)
+    if (ends_with(name, others[i][0]))
+      return others[i][1];
+  return "";
 }
 
 /* Read a picture or tensor; on false nothing is left in *p, and *why begins with the path. */
