@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 from test_cli import ROOT, Skip, check, missing_library, needs, run_tests
 
@@ -417,6 +418,266 @@ def test_bad_pictures():
     check(
         "nothing could be measured" in evaluate("perturb", DEMO, "empty", "-o", "none", code=1).stderr, "only bad ones"
     )
+
+
+def copied(folder, count, *columns):
+    """A folder with the first scenes and a labels.csv of the columns file, label and these; the rows."""
+    os.mkdir(folder)
+    rows = scene_rows()[:count]
+    for row in rows:
+        for name in (row["file"], row["mask"]):
+            shutil.copy(os.path.join(scenes(), name), folder)
+    with open(os.path.join(folder, "labels.csv"), "w", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, ["file", "label", *columns], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def test_other_contents():
+    """A run does not go on with other pictures or masks than those it was begun with, whatever their names."""
+    rows = copied("mine", 3, "mask")
+    command = ("segment", DEMO, "mine", "-o", "out", "--explain", "target", "--sheet", "0")
+    evaluate(*command)
+    first = value("out", "agf", "pixel_accuracy")
+    evaluate(*command)
+    path = os.path.join("mine", rows[1]["mask"])
+    Image.fromarray(255 - np.asarray(Image.open(path).convert("L"))).save(path)
+    done = evaluate(*command, code=2)
+    check("contents" in done.stderr and rows[1]["mask"] in done.stderr, done.stderr)
+    check(done.stderr.count("\n") == 1, f"one line: {done.stderr}")
+    os.mkdir("masks")
+    for row in rows:
+        inverted = 255 - np.asarray(Image.open(os.path.join(scenes(), row["mask"])).convert("L"))
+        Image.fromarray(inverted).save(os.path.join("masks", row["file"]))
+    check("settings" in evaluate(*command, "--masks", "masks", code=2).stderr, "another folder of masks")
+    evaluate(*command[:4], "inverted", *command[5:], "--masks", "masks")
+    check(value("inverted", "agf", "pixel_accuracy") < first, "inverted masks are judged anew")
+    shutil.copy(os.path.join(scenes(), rows[1]["mask"]), path)
+    evaluate(*command)
+    shutil.copy(os.path.join("mine", rows[0]["file"]), os.path.join("mine", rows[2]["file"]))
+    check("contents" in evaluate(*command, code=2).stderr, "another picture")
+
+
+def test_failures_are_retried():
+    """What failed is tried again when the run is continued; a picture that was repaired then counts."""
+    rows = copied("mine", 3)
+    path = os.path.join("mine", rows[1]["file"])
+    with open(path, "r+b") as f:
+        f.truncate(300)
+    os.remove(os.path.join("mine", rows[2]["file"]))
+    command = ("perturb", DEMO, "mine", "-o", "out", "--sheet", "0")
+    evaluate(*command)
+    check(json.loads(results("out"))["results"][0]["units"] == 1, "one picture can be used")
+    for row in rows[1:]:
+        shutil.copy(os.path.join(scenes(), row["file"]), "mine")
+    evaluate(*command)
+    found = json.loads(results("out"))
+    check(found["results"][0]["units"] == 3 and not found["problems"], f"all three count: {found['problems']}")
+    evaluate(*command[:4], "whole", *command[5:])
+    check(json.loads(results("whole"))["results"] == found["results"], "the same numbers as in one go")
+
+
+def test_hostile_pictures():
+    """Nothing but pictures of the formats named is opened, and nothing that is wrong with one ends the run."""
+    os.mkdir("mine")
+    os.mkdir("bin")
+    with open("bin/gs", "w", encoding="utf-8") as f:
+        f.write(f"#!/bin/sh\necho called >>{os.path.abspath('called')}\n")
+    os.chmod("bin/gs", 0o755)
+    good = os.path.join(scenes(), scene_rows()[0]["file"])
+    shutil.copy(good, "mine/cup_good.png")
+    with open(good, "rb") as f:
+        data = f.read()
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+    chunk = data.index(b"IDAT")
+    damaged = {
+        "postscript": postscript,
+        "checksum": data[: chunk + 40] + b"\0\1" + data[chunk + 42 :],
+        "chunk": data[:chunk] + b"XX\0\x80" + data[chunk + 4 :],
+        "header": data[:16] + b"\0" * 8 + data[24:],
+        "empty": b"",
+    }
+    for name, content in damaged.items():
+        with open(f"mine/cup_{name}.png", "wb") as f:
+            f.write(content)
+    Image.new("F", (20, 20)).save("mine/cup_float.tif")
+    environment = dict(os.environ, PATH=os.path.abspath("bin") + os.pathsep + os.environ["PATH"])
+    command = EVAL + ["perturb", DEMO, "mine", "-o", "out", "--sheet", "0"]
+    for _ in range(2):  # the second time, what failed is tried again
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        check(done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-600:])
+        found = json.loads(results("out"))
+        check(found["results"][0]["units"] == 1, "the good one counts")
+        check(len(found["problems"]) == len(damaged) + 1, f"problems: {found['problems']}")
+        check(not os.path.exists("called"), "no other program was started")
+
+
+def test_sixteen_bits():
+    """A 16-bit gray picture counts by its high bytes; Pillow's own conversion would clip nearly all of it to white."""
+    gray = np.asarray(Image.open(os.path.join(scenes(), scene_rows()[0]["file"])).convert("L"))
+    os.mkdir("mine")
+    Image.fromarray(gray.astype(np.uint16) * 256 + 77).save("mine/cup_deep.png")
+    Image.fromarray(np.repeat(gray[:, :, None], 3, 2)).save("mine/cup_plain.png")
+    with agf.Model(DEMO) as model:
+        deep, plain = (model.preprocess(Image.open(f"mine/cup_{name}.png")) for name in ("deep", "plain"))
+    check(np.array_equal(deep, plain), "the binding's")
+    evaluate("insert-delete", DEMO, "mine", "-o", "out", "--sheet", "0")
+    with open("out/pictures.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    values = {name: [row["value"] for row in rows if name in row["unit"]] for name in ("deep", "plain")}
+    check(values["deep"] == values["plain"] and len(values["deep"]) == 3, "the battery's")
+
+
+def test_damaged_tables():
+    """A CSV, a run.json or records that are damaged are named in one line; short rows and odd names are a picture's."""
+    rows = copied("mine", 2)
+    good, label = rows[0]["file"], rows[0]["label"]
+
+    def tried(content, code, *texts):
+        with open("mine/labels.csv", "wb") as f:
+            f.write(content)
+        shutil.rmtree("out", ignore_errors=True)
+        done = evaluate("perturb", DEMO, "mine", "-o", "out", "--sheet", "0", code=code)
+        for text in texts:
+            check(text in done.stderr, f"{text!r} is not in {done.stderr!r}")
+        check(done.stderr.count("\n") == 1, f"one line: {done.stderr}")
+
+    tried(f"file,label\n{good},{label}\n{rows[1]['file']}\n".encode(), 0, rows[1]["file"])
+    tried(f"file,label\n{good},{label}\n,{label}\n".encode(), 0, "row 2")
+    tried(f"file,label\n{good},{label}\na\0b.png,{label}\n".encode(), 0, "skipped")
+    tried(f"file,label\n{good},{label}\nb\u00fccher.png,x\n".encode("latin-1"), 2, "labels.csv", "UTF-8")
+    tried(f'file,label\n{good},{label}\n"{rows[1]["file"]},{label}\n'.encode(), 2, "labels.csv", "line")
+    tried(f"name,label\n{good},{label}\n".encode(), 2, "file and label")
+    tried(b"\x00\xff" * 100, 2, "labels.csv")
+    tried(f"file,label\n{good},{label}\n{good},{label}\n".encode(), 2, "twice", good)
+
+    os.remove("mine/labels.csv")
+    for number, row in enumerate(rows):
+        os.rename(os.path.join("mine", row["file"]), os.fsencode(f"mine/{row['label']}_{number}") + b"\xff\x1b[31m.png")
+    command = ("perturb", DEMO, "mine", "-o", "bytes", "--sheet", "1")
+    done = evaluate(*command)
+    check(json.loads(results("bytes"))["results"][0]["units"] == 2, f"names that are not UTF-8: {done.stderr}")
+    for name, damage, text in (
+        ("run.json", b'{"settings": {', "run.json"),
+        ("run.json", b"[]", "run.json"),
+        ("run.json", b"\xff\xfe", "run.json"),
+        ("run.json", b"{}", "run.json"),
+        ("records.jsonl", b'{"unit": "a"}\n', "line 1"),
+        ("records.jsonl", b"\0\0\0\n", "line 1"),
+        ("records.jsonl", b"3\n", "line 1"),
+    ):
+        path = os.path.join("bytes", name)
+        with open(path, "rb") as f:
+            whole = f.read()
+        with open(path, "wb") as f:
+            f.write(damage)
+        for more in (command, ("merge", "bytes", "-o", "merged")):
+            done = evaluate(*more, code=2)
+            check(text in done.stderr and done.stderr.count("\n") == 1, f"{name}, {damage!r}: {done.stderr}")
+        with open(path, "wb") as f:
+            f.write(whole)
+    evaluate(*command)
+
+
+def test_wrong_arguments():
+    """An argument that no picture can satisfy is one line, before any picture is looked at."""
+    for more, text in (
+        (("-m", "gradcam:layer=nowhere"), "nowhere"),
+        (("-m", "agf:steps=3"), "steps"),
+        (("-m", "smoothgrad:samples=0"), "samples"),
+        (("-m", "nonsense"), "nonsense"),
+        (("--isa", "vax"), "vax"),
+        (("--threads", "-1"), "threads"),
+        (("--size", "1x1"), ""),
+        (("--seed", "-1"), "seed"),
+        (("--sheet", "-1"), "sheet"),
+    ):
+        done = evaluate("perturb", DEMO, scenes(), "-o", "out", *more, code=2)
+        check(text in done.stderr and done.stderr.count("\n") == 1, f"{more}: {done.stderr}")
+        check(not os.path.exists("out/run.json"), f"{more}: nothing was begun")
+
+
+def test_interrupt():
+    """Ctrl-C ends a run in one line that says how to go on."""
+    process = subprocess.Popen(
+        EVAL + ["perturb", DEMO, scenes(), "-o", "out", *RUN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_lines("out/records.jsonl", 2, process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    check(process.returncode == 130 and not output, f"exit code {process.returncode}: {output}")
+    check("interrupted" in errors and errors.count("\n") == 1, f"quiet: {errors}")
+    evaluate("perturb", DEMO, scenes(), "-o", "out", *RUN)
+    check(results("out") == whole_results(), "the same results, to the byte")
+
+
+def test_escape_sequences():
+    """Names and labels from files do not reach a terminal as commands, C1 control characters neither."""
+    from test_cli import write_model
+
+    evil = "cup\x9b2J\u202e"  # the engine refuses a model file with C0 characters
+    write_model("evil.agf", labels=[evil, "key", "tree"], name="net\x9d0;x\x9c")
+    os.mkdir("mine")
+    shutil.copy(os.path.join(scenes(), scene_rows()[0]["file"]), "mine/key_\x1b[5m.png")
+    with open("mine/tree_\x1b[7m.png", "wb") as f:
+        f.write(b"no picture")
+    title = evil + "\x1b[31m"
+    done = evaluate("perturb", "evil.agf", "mine", "-o", "out", "-m", "agf", "-m", "gradcam", "--title", title)
+    with open("out/report.html", encoding="utf-8") as f:
+        texts = [done.stdout, done.stderr, f.read()]
+    for text in texts:
+        bad = sorted(set(re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)))
+        check(not bad, f"control characters {bad}")
+    check("x1b" in done.stderr, done.stderr)
+    with agf.Model("evil.agf") as model:
+        check(repr(model).isprintable(), "repr of a model")
+        try:
+            agf.Model("\x1b[31m.agf")
+        except agf.Error as problem:
+            check(str(problem).isprintable(), "the engine's messages")
+
+
+def test_pages():
+    """report.html is one file: plots inside, the table, what was left out; the last line says where it is."""
+    methods = ("-m", "agf", "-m", "gradcam", "-m", "agf_a")
+    done = evaluate("perturb", DEMO, scenes(), "-o", "a b<c>", "--limit", 3, *methods)
+    check(done.stdout.rstrip().endswith("wrote a b<c>/report.html"), done.stdout[-200:])
+    with open("a b<c>/report.html", encoding="utf-8") as f:
+        page = f.read()
+    check(page.count('src="data:image/png;base64,') == 3 and "<c>" not in page, "pictures inside, names escaped")
+    check(not re.search(r"(src|href)=\"(?!data:)", page), "it needs no other file")
+    check("positive AUC" in page and "gradcam" in page and 'class="best"' in page, "the table")
+
+
+def test_differences():
+    """Differences to the first method are paired, and their intervals hold what a bootstrap by hand finds."""
+    methods = ("-m", "agf", "-m", "gradcam")
+    evaluate("segment", DEMO, scenes(), "-o", "out", "--explain", "target", *methods, "--sheet", "0")
+    rows = {row["metric"]: row for row in json.loads(results("out"))["differences"]}
+    check(set(rows) == {"pixel_accuracy", "miou", "ap"}, str(rows))
+    for metric, row in rows.items():
+        expected = value("out", "gradcam", metric) - value("out", "agf", metric)
+        check(abs(row["value"] - expected) < 1e-12 and row["low"] <= row["value"] <= row["high"], metric)
+    with open("out/pictures.csv", newline="", encoding="utf-8") as f:
+        found = {(r["method"], r["unit"]): float(r["value"]) for r in csv.DictReader(f) if r["metric"] == "ap"}
+    paired = np.array([found["gradcam", unit] - value for (method, unit), value in found.items() if method == "agf"])
+    draws = np.random.RandomState(0).choice(paired, (20000, len(paired))).mean(1)
+    width = rows["ap"]["high"] - rows["ap"]["low"]
+    for end, quantile in (("low", 0.025), ("high", 0.975)):
+        # Ends of intervals from 2000 and 20000 draws differ by about 3 % of the width at 2.5 % of the draws.
+        check(abs(rows["ap"][end] - np.quantile(draws, quantile)) <= 0.1 * width, f"{end} end")
+
+
+def test_threads_of_a_worker():
+    """A worker's threads measure side by side: each has sessions of its own, and the records of one thread."""
+    args = ev.command_line().parse_args(["perturb", DEMO, scenes(), "-o", "out", "--threads", "1"])
+    plan = ev.prepare(args)
+    text = json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
+    expected = [ev.measure_remotely(text, unit) for unit in plan["units"]]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda unit: ev.measure_remotely(text, unit), plan["units"]))
+    check(found == expected, f"records differ, such as {[a for a, b in zip(found, expected) if a != b][:1]}")
 
 
 def test_method_that_a_network_lacks():

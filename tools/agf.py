@@ -22,6 +22,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -303,10 +304,19 @@ def version():
     return library().agf_version().decode()
 
 
+# Control characters (C0 and C1), which a terminal obeys; line and direction marks; bytes that were no UTF-8.
+UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text from a file, such as a label, made safe for a terminal: what is no character to see becomes an escape."""
+    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
 def check(code, error):
     """Raise the engine's error, if there is one."""
     if code:
-        raise Error(code, error.message.decode("utf-8", "replace"))
+        raise Error(code, printable(error.message.decode("utf-8", "replace")))
 
 
 # Arguments
@@ -337,7 +347,12 @@ def as_picture(image):
     """image as a C-contiguous uint8 array [height, width, 3]."""
     refuse_mask(image, "a picture")
     if not isinstance(image, np.ndarray) and callable(getattr(image, "convert", None)):
-        image = image.convert("RGB")
+        if image.mode.startswith("I;16"):  # the high byte, as the program takes it; Pillow would clip at 255
+            image = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, 2)
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"a picture of Pillow's mode {image.mode} has no scale: make it 8-bit first")
+        else:
+            image = image.convert("RGB")
     array = np.asarray(image)
     if array.dtype != np.uint8:
         raise TypeError(f"a picture must be uint8 [height, width, 3] or a Pillow image, not {array.dtype}")
@@ -466,7 +481,8 @@ class Model(_Uncopyable):
         return handle
 
     def __repr__(self):
-        return f"<agf.Model {self.name or self.path}, {self.classes} classes{'' if self._handle else ', closed'}>"
+        state = "" if self._handle else ", closed"
+        return f"<agf.Model {printable(self.name) or ascii(self.path)}, {self.classes} classes{state}>"
 
     def __enter__(self):
         return self

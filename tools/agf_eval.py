@@ -16,9 +16,11 @@ Labels:   a CSV with the columns file, label (--labels, or labels.csv in the fol
 Masks:    8-bit PNGs, foreground from 128 on: named in the CSV's column mask, or --masks FOLDER with a STEM.png for
           each picture.
 
-OUT receives results.json, results.csv, pictures.csv, plots (PNG) and report.md. records*.jsonl there holds a line for
-each finished picture: a run that was killed continues after them and ends in the same numbers; one that is given other
-settings refuses. A picture that cannot be used is reported and skipped.
+OUT receives report.html, one file that shows everything, report.md, results.json, results.csv, pictures.csv and plots
+(PNG). records*.jsonl there holds a line for each finished picture: a run that was killed continues after them and ends
+in the same numbers; one that is given other settings, pictures or masks refuses. A picture that cannot be used is
+reported and skipped, and tried again when the run is continued. PNG, JPEG, WebP, BMP, PPM, TIFF and GIF (the first
+frame) are read.
 
 Several machines that share a file system, with GNU parallel (https://www.gnu.org/software/parallel/), four shards:
 
@@ -36,7 +38,6 @@ Needs numpy, Pillow, matplotlib, tqdm, scikit-learn (segment), scipy (sanity), d
 
 import argparse
 import csv
-import datetime
 import functools
 import hashlib
 import json
@@ -49,24 +50,38 @@ import struct
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import zlib
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 TOOLS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, TOOLS)
 import agf  # noqa: E402
+import agf_report as report  # noqa: E402
 
-PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-# What a single picture may do wrong without ending the run.
-PICTURE_PROBLEMS = (agf.Error, OSError, ValueError, TypeError, UnidentifiedImageError, Image.DecompressionBombError)
+PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
+# Pillow knows many more, and starts other programs for some (PostScript, whatever the file is called).
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 
 
 class EvalError(Exception):
     """What is wrong with the command, the folder or the results: one line."""
+
+
+def say(message):
+    """A line for the user on stderr."""
+    print(f"agf_eval.py: {agf.printable(message)}", file=sys.stderr)
+
+
+def reason(problem):
+    """An exception in one line."""
+    text = " ".join(str(problem).split())
+    known = isinstance(problem, (agf.Error, OSError, ValueError, EvalError)) and text
+    return agf.printable(text if known else f"{type(problem).__name__}: {text}".rstrip(": "))
 
 
 # Methods
@@ -110,8 +125,9 @@ def perturbed(pixels, order, tenths):
 
 def perturbation_auc(accuracy):
     """Area under the accuracies [10] (or rows of them) at 0, 0.1, ..., 0.9 by trapezoids, x 100."""
-    accuracy = np.asarray(accuracy, float)
-    return (accuracy.sum(-1) - (accuracy[..., 0] + accuracy[..., -1]) / 2) * 0.1 * 100
+    from scipy.integrate import trapezoid
+
+    return trapezoid(accuracy, dx=0.1) * 100
 
 
 def average_precision(mask, heat):
@@ -149,21 +165,18 @@ def share_in_cell(heat, n, cell):
     return float(inside / total) if total > 0 else 0.0
 
 
-def gaussian_blur(chw, size=11, sigma=5.0):
-    """chw [C, H, W] blurred by a size x size Gaussian that sums to 1; beyond the edge lie zeros (RISE)."""
-    radius = size // 2
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    for axis in (1, 2):
-        padded = np.pad(chw, [(radius, radius) if a == axis else (0, 0) for a in range(3)])
-        chw = sum(k * np.take(padded, range(i, i + chw.shape[axis]), axis) for i, k in enumerate(kernel))
-    return chw
+def gaussian_blur(chw):
+    """chw [C, H, W] blurred by an 11 x 11 Gaussian of sigma 5 that sums to 1; beyond the edge lie zeros (RISE)."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(chw.astype(np.float64), (0, 5.0, 5.0), radius=(0, 5, 5), mode="constant")
 
 
 def area_under(curve):
     """Area under a curve sampled at equal steps from 0 to 1, by trapezoids."""
-    curve = np.asarray(curve, float)
-    return float((curve.sum() - (curve[0] + curve[-1]) / 2) / (len(curve) - 1))
+    from scipy.integrate import trapezoid
+
+    return float(trapezoid(curve) / (len(curve) - 1))
 
 
 def revealed(start, end, order, per_step):
@@ -179,23 +192,19 @@ def revealed(start, end, order, per_step):
 
 def spearman(first, second):
     """Spearman's rank correlation of two maps' magnitudes; ValueError where one is constant and there is none."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    a, b = (rankdata(np.abs(m).ravel()) for m in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    if not scale > 0:
+    a, b = (np.abs(heat).ravel() for heat in (first, second))
+    if a.min() == a.max() or b.min() == b.max():
         raise ValueError("a constant map has no rank correlation")
-    return float(a @ b) / scale
+    return float(spearmanr(a, b).statistic)
 
 
 def probabilities(logits, kind):
     """softmax or sigmoid of logits, in double."""
-    z = logits.astype(np.float64)
-    if kind == "sigmoid":
-        return np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), 1 - 1 / (1 + np.exp(-np.abs(z))))
-    e = np.exp(z - z.max())
-    return e / e.sum()
+    from scipy import special
+
+    return {"softmax": special.softmax, "sigmoid": special.expit}[kind](logits.astype(np.float64))
 
 
 # Randomised copies of a model file (the layout is at the end of agf.h)
@@ -276,12 +285,36 @@ def class_of_file_name(path, labels, classes):
 
 
 def rows_of_csv(path):
-    """The rows of a CSV with at least the columns file and label."""
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f)
-        if not {"file", "label"} <= set(reader.fieldnames or ()):
-            raise EvalError(f"{path}: its first line must name the columns file and label")
-        return list(reader)
+    """The rows of a CSV with at least the columns file and label; "" where a row is short."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f, restkey="", restval="", strict=True)  # strict: an open quote is no field
+            if not {"file", "label"} <= set(reader.fieldnames or ()):
+                raise EvalError(f"{path}: its first line must name the columns file and label")
+            return list(reader)
+    except UnicodeDecodeError:
+        raise EvalError(f"{path}: not UTF-8: save it as UTF-8 text") from None
+    except csv.Error as problem:
+        raise EvalError(f"{path}: not a CSV, near line {reader.line_num}: {problem}") from None
+
+
+def files_of(folder):
+    """The pictures below a folder in a fixed order; what else looks like pictures is counted aloud."""
+    found, others = [], Counter()
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in files:
+            ending = os.path.splitext(name)[1].lower()
+            if name.lower().endswith(".mask.png"):
+                continue
+            if ending in PICTURE_FILES:
+                found.append(os.path.relpath(os.path.join(parent, name), folder))
+            elif not name.startswith(".") and name != "labels.csv":
+                others[ending or "files without an ending"] += 1
+    if others:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        say(f"passed over in {folder}: {counts} (what is read ends in {', '.join(PICTURE_FILES)})")
+    return sorted(found)
 
 
 def list_pictures(folder, args, model):
@@ -304,22 +337,17 @@ def list_pictures(folder, args, model):
     elif column:
         raise EvalError(f"--explain {column} names a column of a CSV: give --labels")
     else:
-        found = []
-        for parent, folders, files in os.walk(folder):
-            folders.sort()
-            found += [
-                os.path.relpath(os.path.join(parent, name), folder)
-                for name in files
-                if name.lower().endswith(PICTURE_FILES) and not name.lower().endswith(".mask.png")
-            ]
-        rows = [{"file": name} for name in sorted(found)]
+        table, rows = folder, [{"file": name} for name in files_of(folder)]
     if not rows:
         raise EvalError(f"{folder}: no pictures")
     pictures = []
-    for row in rows[: args.limit]:
+    for number, row in enumerate(rows[: args.limit], 1):
         name = row["file"].replace(os.sep, "/")
         picture = {"file": name}
         try:
+            if not name:
+                picture["file"] = f"row {number}"
+                raise ValueError("names no file")
             if "label" in row:
                 picture["label"] = class_of(row["label"], model.labels, model.classes)
             elif "/" in name:
@@ -327,7 +355,7 @@ def list_pictures(folder, args, model):
             else:
                 picture["label"] = class_of_file_name(name, model.labels, model.classes)
             if column:
-                picture["explain"] = class_of(row[column] or "", model.labels, model.classes)
+                picture["explain"] = class_of(row[column], model.labels, model.classes)
         except ValueError as problem:
             picture["problem"] = str(problem)
         if getattr(args, "masks", None):
@@ -335,10 +363,35 @@ def list_pictures(folder, args, model):
         elif row.get(getattr(args, "mask_column", "")):
             picture["mask"] = row[args.mask_column]
         pictures.append(picture)
-    names = [picture["file"] for picture in pictures]
-    if len(set(names)) < len(names):
-        raise EvalError(f"{table}: a picture is listed twice")
+    twice = [name for name, count in Counter(picture["file"] for picture in pictures).items() if count > 1]
+    if twice:
+        raise EvalError(f"{table}: {twice[0]} is listed twice")
     return pictures
+
+
+def contents_of(pictures, plan):
+    """{path below the folder, or below the masks' behind "mask ": size and a hash of the file} of what a run reads."""
+    found = {}
+    for picture in progress(pictures, "contents"):
+        found[picture["file"]] = content_of(os.path.join(plan["folder"], picture["file"]))
+        if "mask" in picture:
+            masks = plan["masks"] or plan["folder"]
+            found["mask " + picture["mask"]] = content_of(os.path.join(masks, picture["mask"]))
+    return found
+
+
+def content_of(path):
+    """Size and a hash of a file, as text; "-" where it cannot be read."""
+    try:
+        if not os.path.isfile(path):
+            return "-"
+        with open(path, "rb") as f:
+            found = hashlib.sha256()
+            for part in iter(lambda: f.read(1 << 20), b""):
+                found.update(part)
+            return f"{f.tell()} {found.hexdigest()[:32]}"
+    except (OSError, ValueError):  # ValueError: a NUL in its name
+        return "-"
 
 
 class Subject:
@@ -353,6 +406,21 @@ class Subject:
             raise EvalError(f"{plan['model']}: converted without preprocessing for RGB pictures (see agf_convert.py)")
         self.size = tuple(self.settings["size"])
         self.maps = functools.lru_cache(64)(self._maps)
+        self.check_arguments()
+
+    def check_arguments(self):
+        """EvalError where the network, the machine or a method cannot take an argument: it is no picture's fault."""
+        try:
+            session = self.session(*self.size)
+        except (agf.Error, ValueError) as problem:
+            raise EvalError(reason(problem)) from None
+        for method in self.methods:
+            try:
+                session.explain(classes=0, method=method.name, **method.options)
+            except (TypeError, ValueError) as problem:
+                raise EvalError(f"-m {method.text}: {reason(problem)}") from None
+            except agf.Error:  # nothing has been run; all before that was checked
+                pass
 
     def session(self, height, width, model=None):
         """The session of a model (None: the one that is judged) for an input size; made once."""
@@ -383,21 +451,24 @@ class Subject:
 
     def read(self, name, folder="folder"):
         """A picture file, upright, as a Pillow image."""
-        with Image.open(os.path.join(self.plan[folder], name)) as image:
+        with Image.open(os.path.join(self.plan[folder], name), formats=PICTURE_FORMATS) as image:
             return ImageOps.exif_transpose(image)
 
     def stretched(self, picture, size=None):
         """A picture stretched to the network's size (or another): uint8 [H, W, 3]."""
         height, width = size or self.size
-        return np.asarray(self.read(picture["file"]).convert("RGB").resize((width, height), Image.BILINEAR))
+        rgb = Image.fromarray(agf.as_picture(self.read(picture["file"])))
+        return np.asarray(rgb.resize((width, height), Image.BILINEAR))
 
     def mask(self, picture):
         """A picture's mask at the network's size: bool [H, W]."""
         if "mask" not in picture:
             raise ValueError("it has no mask")
         folder = "masks" if self.plan["masks"] else "folder"
-        gray = self.read(picture["mask"], folder).convert("L").resize(self.size[::-1], Image.NEAREST)
-        mask = np.asarray(gray) >= 128
+        image = self.read(picture["mask"], folder)
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise ValueError(f"its mask must have 8 bits a channel, not Pillow's mode {image.mode}")
+        mask = np.asarray(image.convert("L").resize(self.size[::-1], Image.NEAREST)) >= 128
         if not mask.any():
             raise ValueError("its mask has no foreground")
         return mask
@@ -474,8 +545,8 @@ class Experiment:
         return {}
 
     @staticmethod
-    def units(subject, pictures, say):
-        """The units: dicts with a unique "id". say(message) reports a picture that is left out."""
+    def units(subject, pictures, skipped):
+        """The units: dicts with a unique "id". skipped(name, why) reports a picture that is left out."""
         return [{"id": picture["file"], "picture": picture} for picture in pictures]
 
     @staticmethod
@@ -499,8 +570,12 @@ class Experiment:
         return {}
 
     def curve(self, records):
-        """{name of a curve: (x, y)} of one method's records."""
+        """{name of a curve: (x, y, standard errors or None)} of one method's records."""
         return {}
+
+    def facts(self, settings):
+        """What a reader of the numbers must know, in a few words each."""
+        return [f"explained class: {settings['explain']}"]
 
 
 class Perturb(Experiment):
@@ -549,7 +624,7 @@ class Perturb(Experiment):
     def curve(self, records):
         x = [tenths / 10 for tenths in range(10)]
         return {
-            sign: (x, np.mean([record[sign] for record in records], 0).tolist()) for sign in ("positive", "negative")
+            sign: (x, *report.mean_and_error([record[sign] for record in records])) for sign in ("positive", "negative")
         }
 
 
@@ -637,7 +712,7 @@ class Grid(Experiment):
         return tuple(side // n for side in subject.size)
 
     @staticmethod
-    def units(subject, pictures, say):
+    def units(subject, pictures, skipped):
         settings, by_class = subject.settings, {}
         session = subject.session(*subject.size)
         for picture in progress(pictures, "classify"):
@@ -645,8 +720,8 @@ class Grid(Experiment):
                 if "problem" in picture:
                     raise ValueError(picture["problem"])
                 session.run(subject.normalised(subject.stretched(picture)), explain=False)
-            except PICTURE_PROBLEMS as problem:
-                say(f"{picture['file']}: {problem}")
+            except Exception as problem:  # whatever is wrong with one picture ends that one
+                skipped(picture["file"], reason(problem))
                 continue
             p = probabilities(session.logits, settings["probability"])
             if session.ranked(0) == picture["label"] and p[picture["label"]] > settings["confidence"]:
@@ -692,6 +767,12 @@ class Grid(Experiment):
     def values(self, record):
         return {"share": float(np.mean(record["shares"]))}
 
+    def facts(self, settings):
+        return [
+            f"{settings['cells']}x{settings['cells']} pictures, confidence above {settings['confidence']:g} "
+            f"({settings['probability']}), chance {1 / settings['cells'] ** 2:.3f}"
+        ]
+
 
 class InsertDelete(Experiment):
     help = "probability while pixels appear in a blurred picture, or vanish (RISE)"
@@ -734,9 +815,12 @@ class InsertDelete(Experiment):
         steps = len(records[0]["insertion"]["curve"])
         x = np.linspace(0, 1, steps).tolist()
         return {
-            name: (x, np.mean([record[name]["curve"] for record in records], 0).tolist())
+            name: (x, *report.mean_and_error([record[name]["curve"] for record in records]))
             for name in ("insertion", "deletion")
         }
+
+    def facts(self, settings):
+        return [*super().facts(settings), f"probability: {settings['probability']}"]
 
 
 class Sanity(Experiment):
@@ -767,7 +851,7 @@ class Sanity(Experiment):
         return {"stages": args.stages}
 
     @staticmethod
-    def units(subject, pictures, say):
+    def units(subject, pictures, skipped):
         with open(subject.plan["model"], "rb") as f:
             layers = len(weight_tensors(f.read()))
         depths = sorted({round(depth) for depth in np.linspace(1, layers, min(subject.settings["stages"], layers))})
@@ -805,8 +889,12 @@ class Sanity(Experiment):
 
     def curve(self, records):
         depths = sorted({record["depth"] for record in records})
-        means = [float(np.mean([record["rho"] for record in records if record["depth"] == depth])) for depth in depths]
-        return {"correlation": (depths, means)}
+        found = [report.mean_and_error([r["rho"] for r in records if r["depth"] == depth]) for depth in depths]
+        means, errors = zip(*found)
+        return {"correlation": (depths, list(means), None if None in errors else list(errors))}
+
+    def facts(self, settings):
+        return ["explained class: target"]
 
 
 class Speed(Experiment):
@@ -869,10 +957,11 @@ EXPERIMENTS = {
 
 
 def write_file(path, content):
-    """Write text under a temporary name, then rename."""
+    """Write bytes, or text, under a temporary name, then rename. Bytes of a name that are no UTF-8 become escapes."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="") as f:
-        f.write(content)
+    with open(temporary, "wb") as f:
+        f.write(data)
     os.replace(temporary, path)
 
 
@@ -890,6 +979,10 @@ def make_plan(args):
         names += [name for name in agf.METHODS if name not in names] if text == "all" else [text]
     if len(set(names)) < len(names):
         raise EvalError("a method is named twice")
+    if args.sheet < 0:
+        raise EvalError(f"--sheet {args.sheet} is negative")
+    if not 0 <= args.seed < 2**32:
+        raise EvalError(f"--seed must be between 0 and {2**32 - 1}")
     plan = {
         "model": os.path.abspath(args.model),
         "folder": os.path.abspath(args.pictures),
@@ -910,9 +1003,35 @@ def make_plan(args):
         "probability": args.probability,
         "seed": args.seed,
         **experiment.settings(args),
+        "engine": agf.version(),
         "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest()[:16],
     }
+    plan["contents"] = contents_of(pictures, plan)
     return plan, pictures
+
+
+def read_plan(path):
+    """A run.json; EvalError if it is damaged."""
+    try:
+        with open(path, "rb") as f:
+            plan = json.load(f)
+        if not isinstance(plan, dict):
+            raise ValueError("no object")
+        for key, kind in (("settings", dict), ("contents", dict), ("units", list), ("left_out", list)):
+            if not isinstance(plan[key], kind):
+                raise ValueError(f"{key} is no {kind.__name__}")
+        EXPERIMENTS[plan["settings"]["experiment"]]
+        if not all(isinstance(unit["id"], str) for unit in plan["units"]):
+            raise ValueError("a unit without a name")
+    except (ValueError, KeyError, TypeError) as problem:
+        raise EvalError(f"{path} is damaged ({reason(problem)}): delete the folder or choose another one") from None
+    return plan
+
+
+def other_settings(begun, plan):
+    """The names of the settings in which two plans differ."""
+    names = sorted({**begun["settings"], **plan["settings"]})
+    return [name for name in names if begun["settings"].get(name) != plan["settings"].get(name)]
 
 
 def prepare(args):
@@ -921,30 +1040,50 @@ def prepare(args):
     path = os.path.join(args.out, "run.json")
     os.makedirs(args.out, exist_ok=True)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            begun = json.load(f)
-        if begun["settings"] != plan["settings"]:
-            differing = [
-                key
-                for key in {**begun["settings"], **plan["settings"]}
-                if begun["settings"].get(key) != plan["settings"].get(key)
-            ]
+        begun = read_plan(path)
+        differing = other_settings(begun, plan)
+        if differing:
             raise EvalError(
-                f"{args.out} holds a run with other settings ({', '.join(sorted(differing))}): choose another "
-                "folder or delete it"
+                f"{args.out} holds a run with other settings ({', '.join(differing)}): choose another folder or "
+                "delete it"
             )
-        return {**begun, **plan}
+        changed = [name for name, content in plan["contents"].items() if begun["contents"].get(name) != content]
+        # A picture that could not be used may have been repaired; what was measured must be as it was.
+        bad = {name for name in changed if begun["contents"].get(name) == "-"}
+        bad |= failed_files(args.out, begun)
+        measured = [name for name in changed if name not in bad]
+        if measured:
+            raise EvalError(
+                f"{args.out} holds a run over other contents ({len(measured)} changed, such as {measured[0]}): choose "
+                "another folder or delete it"
+            )
+        plan = {**begun, **plan}
+        if changed:
+            write_file(path, json.dumps(plan, indent=1))
+        return plan
     left_out = []
 
-    def say(message):
-        left_out.append(message)
-        print(f"agf_eval.py: skipped {message}", file=sys.stderr)
+    def skipped(name, why):
+        left_out.append(f"{name}: {why}")
+        say(f"skipped {name}: {why}")
 
     subject = Subject(plan)
-    plan["units"] = EXPERIMENTS[args.experiment].units(subject, pictures, say)
+    plan["units"] = EXPERIMENTS[args.experiment].units(subject, pictures, skipped)
     plan["left_out"] = left_out
     write_file(path, json.dumps(plan, indent=1))
     return plan
+
+
+def failed_files(folder, plan):
+    """The files (keys of plan["contents"]) of the units that failed in a folder's records so far."""
+    records, failed = {}, set()
+    for name in record_files(folder):
+        records.update(read_records(os.path.join(folder, name)))
+    for unit in plan["units"]:
+        if "_problem" in records.get(unit["id"], {}):
+            for picture in unit.get("pictures", [unit.get("picture")]):
+                failed |= {picture["file"], "mask " + picture.get("mask", "")}
+    return failed
 
 
 def progress(items, title, total=None, done=0):
@@ -954,19 +1093,41 @@ def progress(items, title, total=None, done=0):
     return tqdm(items, desc=title, total=total if total is not None else len(items), initial=done, disable=None)
 
 
+def record_files(folder):
+    """The names of the records in a folder."""
+    return sorted(name for name in os.listdir(folder) if re.fullmatch(r"records.*\.jsonl", name))
+
+
+def read_records(path):
+    """{unit: result} of a records*.jsonl; of a unit that was tried again the last one. EvalError if it is damaged.
+
+    A last line without an end is what a killed run leaves, and no record.
+    """
+    records = {}
+    with open(path, "rb") as f:
+        data = f.read()
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["unit"], str) or not isinstance(record["result"], dict):
+                raise ValueError("no record")
+        except (ValueError, KeyError, TypeError) as problem:
+            raise EvalError(
+                f"{path}, line {number}, is damaged ({reason(problem)}): delete the line to have it measured again"
+            ) from None
+        records[record["unit"]] = record["result"]
+    return records
+
+
 class Records:
     """A records*.jsonl, a line for each finished unit, written at once: a killed run leaves at most half a line."""
 
     def __init__(self, path):
         self.path, self.records = path, {}
         if os.path.exists(path):
+            self.records = read_records(path)
             with open(path, "r+b") as f:
-                data = f.read()
-                whole = data.rfind(b"\n") + 1
-                f.truncate(whole)
-            for line in data[:whole].splitlines():
-                record = json.loads(line)
-                self.records[record["unit"]] = record["result"]
+                f.truncate(f.read().rfind(b"\n") + 1)
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def add(self, unit, result):
@@ -985,14 +1146,18 @@ def attempt(subject, unit):
         return {"_problem": problem}
     try:
         return experiment.measure(subject, unit)
-    except PICTURE_PROBLEMS as found:
-        return {"_problem": " ".join(str(found).split())}
+    except Exception as found:  # whatever is wrong with one picture ends that one
+        return {"_problem": reason(found)}
 
 
-@functools.lru_cache(1)
+kept = threading.local()
+
+
 def subject_of(text):
-    """The Subject of a plan (as JSON); a worker keeps it between pictures."""
-    return Subject(json.loads(text))
+    """The Subject of a plan (as JSON); a worker's thread keeps its own between pictures."""
+    if getattr(kept, "text", None) != text:
+        kept.text, kept.subject = text, Subject(json.loads(text))
+    return kept.subject
 
 
 def measure_remotely(text, unit):
@@ -1023,7 +1188,7 @@ def work_on_dask(plan, units, address):
         return agf_eval.measure_remotely(text, unit)
 
     with Client(address) as client:
-        text = json.dumps({key: plan[key] for key in plan if key != "units"})
+        text = json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
         by_key = {}
         for number, unit in enumerate(units):
             # Records do not depend on the worker, but a cached one would hide a failure: the key is this run's own.
@@ -1041,13 +1206,13 @@ def run(args):
         i, n = args.shard
         units, name = units[i - 1 :: n], f"records.{i}-of-{n}.jsonl"
     records = Records(os.path.join(args.out, name))
-    waiting = [unit for unit in units if unit["id"] not in records.records]
+    waiting = [unit for unit in units if "_problem" in records.records.get(unit["id"], {"_problem": ""})]
     source = work_on_dask(plan, waiting, args.dask) if args.dask else work_here(plan, waiting)
     bar = progress(source, args.experiment, len(units), len(units) - len(waiting))
     for unit, record in bar:
         records.add(unit["id"], record)
         if "_problem" in record:
-            bar.write(f"agf_eval.py: skipped {unit['id']}: {record['_problem']}", file=sys.stderr)
+            bar.write(agf.printable(f"agf_eval.py: skipped {unit['id']}: {record['_problem']}"), file=sys.stderr)
     records.close()
     if args.shard:
         print(
@@ -1065,16 +1230,12 @@ def merge(args):
         path = os.path.join(folder, "run.json")
         if not os.path.isfile(path):
             raise EvalError(f"{folder}: not a folder that agf_eval.py has written")
-        with open(path, encoding="utf-8") as f:
-            found = json.load(f)
-        if plan and (found["settings"], found["units"]) != (plan["settings"], plan["units"]):
+        found = read_plan(path)
+        if plan and any(found[key] != plan[key] for key in ("settings", "contents", "units")):
             raise EvalError(f"{folder} and {args.outs[0]} are different experiments")
         plan = plan or found
-        for name in sorted(os.listdir(folder)):
-            if re.fullmatch(r"records.*\.jsonl", name):
-                shard = Records(os.path.join(folder, name))
-                shard.close()
-                records.update(shard.records)
+        for name in record_files(folder):
+            records.update(read_records(os.path.join(folder, name)))
     missing = [unit["id"] for unit in plan["units"] if unit["id"] not in records]
     if missing:
         raise EvalError(
@@ -1087,114 +1248,14 @@ def merge(args):
 # Results
 
 
-def mean_and_error(values):
-    """Mean, and its standard error (None for a single value)."""
-    values = np.asarray(values, float)
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return float(values.mean()), error
+def class_name(subject, k):
+    """A class for a figure's caption: the label's first name, or its number."""
+    label = subject.model.labels[k] if subject.model.labels else ""
+    return label.split(",")[0][:24] or f"class {k}"
 
 
-def tabulate(plan, records):
-    """The numbers: rows for each method and metric, rows for each unit, {curve: {method: [x, y]}}, problems."""
-    experiment = EXPERIMENTS[plan["settings"]["experiment"]]()
-    units = [unit["id"] for unit in plan["units"]]
-    problems = list(plan["left_out"])
-    problems += [f"{unit}: {records[unit]['_problem']}" for unit in units if "_problem" in records[unit]]
-    rows, single, curves = [], [], {}
-    for method in plan["settings"]["methods"]:
-        usable = {}
-        for unit in units:
-            part = records[unit].get(method)
-            if part is not None and "problem" in part:
-                problems.append(f"{unit}, {method}: {part['problem']}")
-            elif part is not None:
-                usable[unit] = part
-        if not usable:
-            continue
-        values = {unit: experiment.values(part) for unit, part in usable.items()}
-        single += [
-            {"unit": unit, "method": method, "metric": metric, "value": value}
-            for unit in usable
-            for metric, value in values[unit].items()
-        ]
-        pooled = experiment.pooled(list(usable.values()))
-        for metric, _, _ in experiment.metrics:
-            row = {"method": method, "metric": metric, "value": None, "error": None, "units": len(usable)}
-            if metric in pooled:
-                row["value"] = pooled[metric]
-            else:
-                row["value"], row["error"] = mean_and_error([values[unit][metric] for unit in usable])
-            rows.append(row)
-        for name, xy in experiment.curve(list(usable.values())).items():
-            curves.setdefault(name, {})[method] = xy
-    return rows, single, curves, problems
-
-
-def csv_text(rows, columns):
-    """Rows as CSV text."""
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def pyplot():
-    """matplotlib without a display."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def save_figure(figure, path):
-    temporary = f"{path}.{os.getpid()}.tmp.png"
-    figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    os.replace(temporary, path)
-    pyplot().close(figure)
-
-
-def plot_bars(metrics, rows, path):
-    """A panel of bars for each metric, with standard errors."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, axes = pyplot().subplots(
-        1, len(metrics), squeeze=False, sharey=True, figsize=(4 * len(metrics), 1 + 0.35 * len(methods))
-    )
-    for axis, (metric, title, better) in zip(axes[0], metrics):
-        chosen = [row for row in rows if row["metric"] == metric]
-        axis.barh(
-            [row["method"] for row in chosen],
-            [row["value"] for row in chosen],
-            xerr=[row["error"] or 0 for row in chosen],
-            color="#4878a8",
-            error_kw={"lw": 1},
-        )
-        axis.set_title(title + (f" ({better} is better)" if better else ""), fontsize=9)
-    axes[0][0].invert_yaxis()
-    save_figure(figure, path)
-
-
-def plot_curves(experiment, curves, path):
-    """A panel for each kind of curve, a line for each method."""
-    title, xlabel, ylabel = experiment.curves
-    figure, axes = pyplot().subplots(1, len(curves), squeeze=False, sharey=True, figsize=(5 * len(curves), 4))
-    for axis, (name, lines) in zip(axes[0], curves.items()):
-        for number, (method, (x, y)) in enumerate(lines.items()):
-            axis.plot(x, y, label=method, lw=1.3, ls=("-", "--", ":", "-.")[number // 10 % 4])
-        axis.set_title(f"{title}, {name}" if len(curves) > 1 else title, fontsize=9)
-        axis.set_xlabel(xlabel)
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel(ylabel)
-    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    save_figure(figure, path)
-
-
-def plot_sheet(plan, records, count, path):
-    """The first pictures with every method's map over them in gray."""
+def plot_sheet(plan, records, count):
+    """The first pictures, with label and prediction, and every method's map over them in gray; the bytes of a PNG."""
     subject = Subject(plan)
     experiment = EXPERIMENTS[plan["settings"]["experiment"]]
     shown = {}
@@ -1202,19 +1263,28 @@ def plot_sheet(plan, records, count, path):
         if len(shown) < count and "_problem" not in records[unit["id"]]:
             shown.setdefault(unit.get("picture", unit).get("file", unit["id"]), unit)
     columns = 1 + len(subject.methods)
-    figure, axes = pyplot().subplots(len(shown), columns, squeeze=False, figsize=(1.6 * columns, 1.8 * len(shown)))
+    figure, axes = report.pyplot().subplots(
+        len(shown), columns, squeeze=False, figsize=(1.6 * columns, 2.1 * len(shown))
+    )
     for axis_row, unit in zip(axes, shown.values()):
-        pixels, k = experiment.exhibit(subject, unit)
         for axis in axis_row:
             axis.axis("off")
-        axis_row[0].imshow(pixels)
-        label = subject.model.labels[k] if subject.model.labels else f"class {k}"
-        axis_row[0].set_title(label.split(",")[0][:24], fontsize=7)
+        try:
+            pixels, k = experiment.exhibit(subject, unit)
+        except Exception as problem:  # it was there when it was measured
+            axis_row[0].text(0, 0.5, report.plain(textwrap.fill(reason(problem), 24)), fontsize=6)
+            continue
         gray = Image.fromarray(pixels).convert("L").convert("RGBA")
         session = subject.session(*pixels.shape[:2])
-        session.run(subject.normalised(pixels))
+        p = probabilities(session.run(subject.normalised(pixels)), subject.settings["probability"])
+        predicted = session.ranked(0)
+        lines = [f"predicted {class_name(subject, predicted)} ({p[predicted]:.0%})", f"maps: {class_name(subject, k)}"]
+        if "picture" in unit:
+            lines.insert(0, f"label {class_name(subject, unit['picture']['label'])}")
+        axis_row[0].imshow(pixels)
+        axis_row[0].set_title("\n".join(report.plain(line) for line in lines), fontsize=6)
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
-            axis.set_title(textwrap.fill(method.text.replace(":", ": "), 16), fontsize=6)
+            axis.set_title(report.plain(textwrap.fill(method.text.replace(":", ": "), 16)), fontsize=6)
             if problem is None:
                 # A few extreme pixels would leave the rest pale.
                 strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
@@ -1222,71 +1292,7 @@ def plot_sheet(plan, records, count, path):
                 axis.imshow(Image.alpha_composite(gray, layer))
             else:
                 axis.text(0.5, 0.5, "no map", ha="center", va="center", fontsize=8)
-    save_figure(figure, path)
-
-
-def number_text(value):
-    return "-" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def report_text(plan, rows, curves, problems, title, command=None, pictures=()):
-    """The results as Markdown. command: what made them. pictures: plots to show."""
-    experiment = EXPERIMENTS[plan["settings"]["experiment"]]()
-    settings = plan["settings"]
-    with agf.Model(plan["model"]) if os.path.isfile(plan["model"]) else _nothing() as model:
-        network = (model.name if model else "") or os.path.basename(plan["model"])
-    lines = [f"## {title}", "", experiment.note, ""]
-    facts = [
-        f"network {network}, input {settings['size'][1]}x{settings['size'][0]}",
-        f"explained class: {settings['explain']}",
-    ]
-    if settings["experiment"] == "grid":
-        facts[1] = (
-            f"{settings['cells']}x{settings['cells']} pictures, confidence above {settings['confidence']:g} "
-            f"({settings['probability']}), chance {1 / settings['cells'] ** 2:.3f}"
-        )
-    elif settings["experiment"] == "sanity":
-        facts[1] = "explained class: target"
-    elif settings["experiment"] == "insert-delete":
-        facts.append(f"probability: {settings['probability']}")
-    lines += [f"{datetime.date.today().isoformat()}; {'; '.join(facts)}; engine {agf.version()}.", ""]
-    if command:
-        lines += ["```", command, "```", ""]
-    titles = [
-        title + {"lower": " (↓)", "higher": " (↑)"}.get(better, "")
-        for _, title, better in experiment.metrics_of(settings)
-    ]
-    lines += ["| method | " + " | ".join(titles) + " | n |", "| --- |" + " ---: |" * (len(titles) + 1)]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = {row["metric"]: row for row in rows if row["method"] == method}
-        cells = []
-        for metric, _, _ in experiment.metrics:
-            row = mine[metric]
-            cells.append(
-                number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else "")
-            )
-        lines.append(f"| {method} | {' | '.join(cells)} | {next(iter(mine.values()))['units']} |")
-    lines += (
-        ["", "± is the standard error of the mean over units (n).", ""] if any(row["error"] for row in rows) else [""]
-    )
-    lines += [line for name in pictures for line in (f"![{os.path.splitext(name)[0]}]({name})", "")]
-    if problems:
-        shown = problems[:20]
-        lines += [f"{len(problems)} left out:", ""] + [f"- {problem}" for problem in shown]
-        lines += ([f"- and {len(problems) - len(shown)} more (results.json)"] if len(problems) > len(shown) else []) + [
-            ""
-        ]
-    return "\n".join(lines)
-
-
-class _nothing:
-    """A context that holds None, for a model file that merge cannot see."""
-
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *exception):
-        return False
+    return report.save_figure(figure)
 
 
 def put_section(path, section):
@@ -1295,49 +1301,38 @@ def put_section(path, section):
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
             text = f.read()
-    heading = section.split("\n", 1)[0]
-    section = section.strip() + "\n"
-    parts = re.split(r"(?m)^(?=## )", text)
-    for i, part in enumerate(parts):
-        if part.split("\n", 1)[0] == heading:
-            parts[i] = section + "\n"
-            break
-    else:
-        parts.append(section if not text.strip() else ("" if text.endswith("\n\n") else "\n") + section)
-    write_file(path, "".join(parts).rstrip() + "\n")
+    write_file(path, report.with_section(text, section))
 
 
 def finish(plan, records, args):
     """Write every result; the exit code: 1 if nothing could be measured."""
     experiment, settings = EXPERIMENTS[plan["settings"]["experiment"]](), plan["settings"]
-    rows, single, curves, problems = tabulate(plan, records)
+    rows, single, curves, problems = report.tabulate(experiment, plan, records)
+    compared = report.differences(experiment, plan, records)
     out = functools.partial(os.path.join, args.out)
-    write_file(
-        out("results.json"),
-        json.dumps({"settings": settings, "results": rows, "curves": curves, "problems": problems}, indent=1) + "\n",
-    )
-    write_file(out("results.csv"), csv_text(rows, ["method", "metric", "value", "error", "units"]))
-    write_file(out("pictures.csv"), csv_text(single, ["unit", "method", "metric", "value"]))
+    found = {"settings": settings, "results": rows, "differences": compared, "curves": curves, "problems": problems}
+    write_file(out("results.json"), json.dumps(found, indent=1) + "\n")
+    write_file(out("results.csv"), report.csv_text(rows, ["method", "metric", "value", "error", "units"]))
+    write_file(out("pictures.csv"), report.csv_text(single, ["unit", "method", "metric", "value"]))
     if not rows:
-        print(
-            f"agf_eval.py: error: nothing could be measured; the first problem: {(problems or ['no units'])[0]}",
-            file=sys.stderr,
-        )
+        say(f"error: nothing could be measured; the first problem: {(problems or ['no units'])[0]}")
         return 1
-    pictures = ["bars.png"]
-    plot_bars(experiment.metrics_of(settings), rows, out("bars.png"))
+    pictures = {"bars.png": report.plot_bars(experiment.metrics_of(settings), rows, settings["methods"])}
     if curves:
-        plot_curves(experiment, curves, out("curves.png"))
-        pictures.append("curves.png")
+        pictures["curves.png"] = report.plot_curves(experiment, curves, settings["methods"])
     if args.sheet and os.path.isfile(plan["model"]) and os.path.isdir(plan["folder"]):
-        plot_sheet(plan, records, args.sheet, out("sheet.png"))
-        pictures.append("sheet.png")
-    title = args.title or f"{settings['experiment']}: {os.path.basename(plan['model'])}"
-    report = report_text(plan, rows, curves, problems, title, args.command, pictures)
-    write_file(out("report.md"), f"<!-- {platform.platform()} -->\n{report}")
+        pictures["sheet.png"] = plot_sheet(plan, records, args.sheet)
+    for name, data in pictures.items():
+        write_file(out(name), data)
+    title = agf.printable(args.title or f"{settings['experiment']}: {os.path.basename(plan['model'])}")
+    parts = (experiment, plan, rows, compared, problems, title, args.command)
+    text = report.markdown(*parts, pictures)
+    write_file(out("report.md"), f"<!-- {platform.platform()} -->\n{text}")
+    write_file(out("report.html"), report.html_page(*parts, pictures))
     if args.into:
-        put_section(args.into, report_text(plan, rows, curves, problems, title, args.command))
-    print(report)
+        put_section(args.into, report.markdown(*parts))
+    print(text)
+    print(f"wrote {agf.printable(out('report.html'))}")
     return 0
 
 
@@ -1419,10 +1414,16 @@ def main(argv=None):
     args.command = shlex.join(["tools/agf_eval.py"] + (sys.argv[1:] if argv is None else list(argv)))
     try:
         return merge(args) if args.experiment == "merge" else run(args)
+    except BrokenPipeError:  # the reader of the report has seen enough; everything is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (EvalError, agf.Error, OSError) as problem:
-        print(f"agf_eval.py: error: {problem}", file=sys.stderr)
+        say(f"error: {reason(problem)}")
     except ImportError as problem:
-        print(f"agf_eval.py: error: needs the Python package {problem.name}", file=sys.stderr)
+        say(f"error: needs the Python package {problem.name}")
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        return 130
     return 2
 
 
