@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tests of the command line program, as its user meets it: what it prints, writes, refuses and leaves behind.
 
-    python3 tests/test_cli.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_cli.py [-k TEXT]
 
 Needs Python's standard library alone, so that it runs on a Raspberry Pi as it is. The program is $AGF_BIN, else
 build/agf; a demo model to try besides is $AGF_DEMO, else the one in tests/demo/. Models and pictures are made here, so
@@ -9,7 +9,6 @@ that every value in them is known.
 """
 
 import glob
-import importlib
 import json
 import math
 import os
@@ -28,30 +27,11 @@ import threading
 import time
 import zlib
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from harness import ROOT, Skip, check, missing_file, run_tests
+
 AGF = os.path.abspath(os.environ.get("AGF_BIN", os.path.join(ROOT, "build", "agf")))
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 PATIENCE = 120  # seconds; nothing here takes more than a few, even on a Pi
-
-
-class Skip(Exception):
-    """Raised by a test that this machine cannot run."""
-
-
-def needs(*modules):
-    """End the test program with a skip, said aloud, where one of these modules cannot be imported."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError as missing:
-            print("SKIP %s: %s" % (os.path.basename(sys.argv[0])[:-3], missing))
-            print("0 passed, 0 failed, 1 skipped")
-            sys.exit(0)
-
-
-def check(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 # A model file (the format is at the end of agf.h)
@@ -1465,49 +1445,6 @@ def test_demo_model():
     result = explain_json(demo, "photo.png", "-o", "map.png")
     check(len(result["top"]) == 5 and all(t["label"] for t in result["top"]), "five labelled classes")
     read_png("map.png")
-
-
-def missing_file(*paths):
-    """Why what was to be built cannot be tested; "" if it can."""
-    return next(("%s is not built" % path for path in paths if not os.path.exists(path)), "")
-
-
-def missing_library(agf):
-    """Why the library that tools/agf.py binds cannot be tested; "" if it can."""
-    try:
-        agf.library()
-    except OSError as problem:
-        return str(problem)
-    return ""
-
-
-def run_tests(tests, parts, missing=""):
-    """Run those of `tests` (name -> function) whose name holds one of `parts` (none: all), each in an empty folder, unless
-    what they test is missing; the exit code."""
-    if missing:
-        print("FAIL: %s" % missing)
-        print("0 passed, 1 failed")
-        return 1
-    passed = failed = skipped = 0
-    home = os.getcwd()
-    for name, test in tests.items():
-        if not name.startswith("test_") or (parts and not any(part in name for part in parts)):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
-            try:
-                test()
-                passed += 1
-            except Skip as reason:
-                skipped += 1
-                print("SKIP %s: %s" % (name, reason))
-            except Exception as e:  # whatever went wrong, the other tests still tell something
-                failed += 1
-                print("FAIL %s: %s: %s" % (name, type(e).__name__, e))
-            finally:
-                os.chdir(home)
-    print("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
-    return 1 if failed or not passed + skipped else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tests of tools/agf_convert.py: the engine's logits on a converted network against the network's own framework's.
 
-    python3 tests/test_convert.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_convert.py [-k TEXT]
 
 The program is $AGF_BIN, else build/agf. Needs numpy and onnx; the tests of torch modules and torchvision's networks
 need torch and torchvision (one of them safetensors, some onnxscript) and are skipped aloud without.
@@ -22,7 +22,8 @@ import warnings
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from harness import ROOT, Skip, check, missing_file, run_tests
+
 AGF = os.path.abspath(os.environ.get("AGF_BIN", os.path.join(ROOT, "build", "agf")))
 REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
 GOLDEN = os.path.join(ROOT, "tests", "golden")
@@ -32,15 +33,6 @@ import agf_convert  # noqa: E402
 # What the converter is held to: float32 sums in another order differ by some 1e-6, a wrong weight by far more.
 LOGITS_TOLERANCE = 1e-4
 IMAGENET_MEAN, IMAGENET_STD = (np.array(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-
-
-class Skip(Exception):
-    """Raised by a test that this machine cannot run."""
-
-
-def check(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def need(*packages):
@@ -1100,31 +1092,5 @@ def test_small_module_through_every_exporter():
                 raise AssertionError(f"opset {opset}, {'default' if new else 'older'} exporter: {problem}") from problem
 
 
-def main():
-    wanted = sys.argv[1:]
-    passed, failed, skipped = 0, 0, 0
-    if not os.path.exists(AGF):
-        sys.exit(f"{AGF} is not there; make builds it")
-    for name, test in list(globals().items()):
-        if not name.startswith("test_") or wanted and not any(part in name for part in wanted):
-            continue
-        began = time.monotonic()
-        try:
-            test()
-            passed += 1
-            print(f"ok   {name} ({time.monotonic() - began:.1f} s)")
-        except Skip as reason:
-            print(f"SKIP {name}: {reason}")
-            skipped += 1
-        except Exception as problem:
-            if not isinstance(problem, AssertionError):
-                traceback.print_exc()
-            print(f"FAIL {name}: {problem or type(problem).__name__}")
-            failed += 1
-        sys.stdout.flush()
-    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tests(dict(globals()), sys.argv[1:], missing_file(AGF)))

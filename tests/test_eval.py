@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The battery, tools/agf_eval.py: metrics against cases that can be done by hand, and whole runs on the demo network.
 
-    python3 tests/test_eval.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_eval.py [-k TEXT]
 
 Whole runs use tests/demo/demo.agf (or $AGF_DEMO) and scenes that tools/train_demo.py draws. Needs what agf_eval.py
 needs.
@@ -21,7 +21,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
-from test_cli import ROOT, Skip, check, missing_library, needs, run_tests
+from harness import ROOT, Skip, check, missing_library, needs, run_tests
 
 needs("matplotlib", "numpy", "PIL.Image", "scipy", "sklearn", "tqdm")
 import numpy as np  # noqa: E402

@@ -2,7 +2,7 @@
 """Hostile pictures, arguments and circumstances for the command line program: whatever comes, it ends with exit code 0,
 1 or 2, one line for each thing that went wrong, and neither half a file nor a leftover.
 
-    python3 tests/test_hostile_cli.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_hostile_cli.py [-k TEXT]
 
 The ordinary mistakes of a user are test_cli.py's, whose helpers these tests use; like them they need nothing but
 Python.
@@ -19,18 +19,16 @@ import subprocess
 import sys
 import time
 
+from harness import Skip, check, missing_file, run_tests
 from test_cli import (
     AGF,
     PATIENCE,
     Run,
-    Skip,
     bmp_bytes,
-    check,
     chunk,
     everything,
     good,
     jpeg_bytes,
-    missing_file,
     npy_bytes,
     png_bytes,
     png_of,
@@ -38,7 +36,6 @@ from test_cli import (
     read_npy,
     read_png,
     refused,
-    run_tests,
     save,
     scene,
     setup,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Preprocessing agrees with Pillow, so that maps agree with the Python world.
 
-    python3 tests/test_pictures.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_pictures.py [-k TEXT]
 
 A file goes the way that it goes in the program: decoded by build/agf (read back from a fully transparent overlay), then
 turned into the network's input by agf_picture_to_input of the shared library ($AGF_LIBRARY, else build/libagf.so).
@@ -13,7 +13,8 @@ import glob
 import os
 import sys
 
-from test_cli import AGF, ROOT, Skip, check, good, missing_file, needs, refused, run_tests, write_model
+from harness import ROOT, Skip, check, missing_file, needs, run_tests
+from test_cli import AGF, good, refused, write_model
 
 needs("numpy", "PIL.Image")
 import numpy as np  # noqa: E402

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The Python binding, tools/agf.py: results, errors, checked arguments, threads and lifetimes.
 
-    python3 tests/test_python.py [PART_OF_A_TEST'S_NAME ...]
+    python3 tests/test_python.py [-k TEXT]
 
 Uses the golden cases in tests/golden and the shared library ($AGF_LIBRARY, else build/libagf.so). Needs numpy and
 Pillow.
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from test_cli import ROOT, Skip, check, missing_library, needs, run_tests
+from harness import ROOT, Skip, check, missing_library, needs, run_tests
 
 needs("numpy", "PIL.Image")
 import numpy as np  # noqa: E402
