@@ -134,6 +134,31 @@ typedef void agf_gconv_row_fn(const agf_gconv_row *r);
 
 typedef enum agf_act { AGF_ACT_NONE, AGF_ACT_RELU, AGF_ACT_RELU6 } agf_act;
 
+/* Activations of their own (agf-spec, "Newer networks"): what cannot be fused as agf_act is. */
+typedef enum agf_activation {
+  AGF_LEAKY_RELU,  /* x > 0 ? x : alpha * x */
+  AGF_PRELU,       /* the same with a slope for each channel */
+  AGF_ELU,         /* x > 0 ? x : alpha * (e^x - 1) */
+  AGF_SILU,        /* x * sigmoid(x) */
+  AGF_HARDSWISH,   /* x * clip(x / 6 + 1/2, 0, 1) */
+  AGF_GELU,        /* x / 2 * (1 + erf(x / sqrt 2)) */
+  AGF_GELU_TANH,   /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
+  AGF_MISH,        /* x * tanh(ln(1 + e^x)) */
+  AGF_SIGMOID,
+  AGF_HARDSIGMOID, /* clip(alpha * x + beta, 0, 1) */
+  AGF_TANH,
+  AGF_SOFTPLUS,    /* ln(1 + e^x) */
+  AGF_CLIP,        /* x <= alpha ? alpha : x >= beta ? beta : x; alpha <= beta */
+  AGF_ACTIVATIONS
+} agf_activation;
+
+typedef struct agf_activation_row {
+  agf_activation f;
+  float alpha, beta;  /* finite; read where f names them */
+  const float *slope; /* [16], of a block, PRELU */
+  int lanes;          /* 1 to 16: channels that the block has; the lanes beyond them stay 0, whatever f(0) is */
+} agf_activation_row;
+
 /* From (cam, g) behind an activation and a BatchNorm to what the adjoint reads: cam' and g' are the rule ReLU applied where `act`
  * says so (y: the activation's output), g' *= scale. With D: rhs = [g',] sdiv(cam', D) [, sdiv(cam', B)] side by side per pixel;
  * without D: rhs = cam' [, g'] (in that order). */
@@ -211,6 +236,12 @@ typedef struct agf_kernels {
 
   /* cam' and g' of agf_gate_row in place, for what no convolution lies before; g NULL: no gradients. */
   void (*act_back)(float *cam, float *g, const float *y, const float *scale, agf_act act, int n);
+
+  /* y = f(x), mask of y; returns nonzero if a y is not finite. y may be x. */
+  int (*activate)(const agf_activation_row *r, const float *x, int n, float *y, uint16_t *mask);
+  /* In place, either may be NULL: cam where y = f(x) is not 0, else 0 (y is read for that alone); g *= f'(x), at a kink the slope of the
+   * side below it, at the ends of a clip 0. */
+  void (*activate_back)(const agf_activation_row *r, const float *x, const float *y, int n, float *cam, float *g);
 
   /* Several readers: first s = sdiv(cam, x) in place; next s += sdiv(cam, x), g += h (h NULL: no gradients); last cam = x * s in
    * place. */

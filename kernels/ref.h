@@ -44,11 +44,17 @@ static inline float agf_sdiv(float a, float b) {
   return b == 0 ? 0.0f : a / (d == 0 ? 1e-9f : d);
 }
 
+/* 2^floor(n / 2), and with `rest` 2^(n - floor(n / 2)), for t = 1.5 * 2^23 + n. */
+static inline float agf_power(float t, int rest) {
+  uint32_t k = agf_bits(t) - 0x4b400000u;        /* n as a two's complement integer */
+  uint32_t h = (k >> 1) | (k & 0x80000000u);     /* floor(n / 2) */
+  return agf_from_bits(((rest ? k - h : h) + 127u) << 23);
+}
+
 /* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor's polynomial of degree 7 in r (error below 2^-27), times 2^n in two halves so that
  * subnormals and the overflow to infinity come out. 12582912 = 1.5 * 2^23 rounds to an integer when added. Passes NaN. */
 static inline float agf_exp(float x) {
   float t, n, r, p;
-  uint32_t k, h;
   x = x < -104.0f ? -104.0f : x;
   x = x > 89.0f ? 89.0f : x;
   t = agf_fmaf(x, 1.44269502f, 12582912.0f);
@@ -62,10 +68,8 @@ static inline float agf_exp(float x) {
   p = agf_fmaf(p, r, 0.5f);
   p = agf_fmaf(p, r, 1.0f);
   p = agf_fmaf(p, r, 1.0f);
-  k = agf_bits(t) - 0x4b400000u;                 /* n as a two's complement integer */
-  h = (k >> 1) | (k & 0x80000000u);              /* floor(n / 2) */
-  p *= agf_from_bits((h + 127u) << 23);
-  return p * agf_from_bits((k - h + 127u) << 23);
+  p *= agf_power(t, 0);
+  return p * agf_power(t, 1);
 }
 
 static inline float agf_sigmoid(float x) { return 1.0f / (1.0f + agf_exp(-x)); }
@@ -601,10 +605,18 @@ static void agf_linear_back__ref(const float *x, int all, int rows, const float 
   }
 }
 
+/* ---- Activations ---- */
+
+#define AGF_ISA ref
+#define AGF_ISA_REF
+#define AGF_TARGET
+#include "activation.inc"
+
 static void agf_kernels_ref(agf_kernels *k) {
   int i;
   memset(k, 0, sizeof *k);
   k->isa = "ref";
+  agf_activation_fill__ref(k);
 #define AGF_REF_ENTRY(kind)                                                    \
   for (i = 0; i < AGF_SHAPES; i++) {                                           \
     k->conv[i][AGF_RHS_##kind][0].row = agf_conv_row_##kind##_32__ref;         \

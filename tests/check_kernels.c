@@ -125,6 +125,7 @@ typedef struct operands {
   float value, value2;
   agf_act act;
   agf_gate_row gate;
+  agf_activation_row activation;
   agf_pool_row pool;
   agf_conv_row conv;
   agf_dense_row dense;
@@ -285,6 +286,30 @@ static void call_merge_next(const agf_kernels *k, operands *o) {
 static void call_merge_last(const agf_kernels *k, operands *o) { k->merge_last(o->f[0], o->f[1], o->n); }
 static void call_mul(const agf_kernels *k, operands *o) { k->mul(o->f[0], o->f[1], o->n); }
 static void call_add_back(const agf_kernels *k, operands *o) { k->add_back(o->f[0], o->f[1], o->f[2], o->n, o->f[3]); }
+static void setup_activate(operands *o) {
+  agf_activation_row *r = &o->activation;
+  o->n = row_pixels();
+  r->f = benching ? AGF_GELU : (agf_activation)rnd_below(AGF_ACTIVATIONS);
+  r->alpha = rnd_value(FINITE);
+  r->beta = r->f == AGF_CLIP ? r->alpha + 2 * rnd_unit() : rnd_value(FINITE);
+  r->slope = in_floats(AGF_CB, FINITE);
+  r->lanes = benching ? AGF_CB : rnd_from(1, AGF_CB);
+  o->f[0] = row(ANY, o);
+  o->f[1] = rnd_below(4) ? out_floats((size_t)o->n * AGF_CB) : o->f[0];
+  o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_activate(const agf_kernels *k, operands *o) {
+  o->result = k->activate(&o->activation, o->f[0], o->n, o->f[1], o->m) != 0;
+}
+static void setup_activate_back(operands *o) {
+  setup_activate(o);
+  o->f[1] = row(ANY, o);
+  o->f[2] = rnd_below(4) ? row(ANY, o) : NULL;
+  o->f[3] = rnd_below(4) ? row(ANY, o) : NULL;
+}
+static void call_activate_back(const agf_kernels *k, operands *o) {
+  k->activate_back(&o->activation, o->f[0], o->f[1], o->n, o->f[2], o->f[3]);
+}
 static void setup_add(operands *o) {
   setup_rows(o);
   o->act = rnd_act();
@@ -601,7 +626,8 @@ static const kernel_test listed[] = {
     TEST(combine, setup_combine),     TEST(shift, setup_rows),
     TEST(linear, setup_linear),       TEST(linear_back, setup_linear),
     TEST(dense_w, setup_dense),       TEST(dense_d, setup_dense),
-    TEST(border, setup_border),
+    TEST(border, setup_border),       TEST(activate, setup_activate),
+    TEST(activate_back, setup_activate_back),
 };
 enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KINDS * (1 + AGF_SHAPES * AGF_CONV_SIZES) };
 
