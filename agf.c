@@ -5638,45 +5638,55 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
   return st;
 }
 
+/* A colormap: straight lines between `last` + 1 evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions,
+ * RdBu ColorBrewer's of nine classes with a white middle). A diverging one is laid over -vmax .. vmax; the others over 0 .. vmax. */
+typedef struct agf_colors {
+  const char *name;
+  int diverging, last;
+  double pure[2]; /* diverging: where its pure colours of evidence against and for stand, in 0 .. 1 */
+  uint32_t color[33];
+} agf_colors;
+
+static const agf_colors agf_colormaps[AGF_COLORMAPS] = {
+    {"seismic", 1, 4, {0.25, 0.75}, {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000}},
+    {"jet", 0, 8, {0, 0}, {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000}},
+    {"viridis", 0, 32, {0, 0},
+     {0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b, 0x375a8d, 0x33638d,
+      0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b, 0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b,
+      0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c, 0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725}},
+    {"turbo", 0, 32, {0, 0},
+     {0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec, 0x1dcdd8, 0x18dcc3,
+      0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735, 0xcced34, 0xdee037, 0xedd03a, 0xf8c03a,
+      0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f, 0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403}},
+    {"gray", 0, 1, {0, 0}, {0x000000, 0xffffff}},
+    {"rdbu", 1, 8, {0, 1}, {0x2166ac, 0x4393c3, 0x92c5de, 0xd1e5f0, 0xffffff, 0xfddbc7, 0xf4a582, 0xd6604d, 0xb2182b}},
+};
+
+AGF_API const char *agf_colormap_name(agf_colormap cmap) {
+  return (unsigned)cmap < AGF_COLORMAPS ? agf_colormaps[cmap].name : "?";
+}
+
 AGF_API int agf_colormap_find(const char *name) {
-  static const char *const names[] = {"seismic", "jet", "viridis", "turbo", "gray"};
   int i;
-  for (i = 0; name && i < (int)(sizeof names / sizeof *names); i++)
-    if (!strcmp(names[i], name)) return i;
+  for (i = 0; name && i < AGF_COLORMAPS; i++)
+    if (!strcmp(agf_colormaps[i].name, name)) return i;
   return -1;
 }
 
-/* Colour at t in [0, 1]: straight lines between evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their
- * definitions). */
-static void agf_color(agf_colormap cmap, double t, uint8_t *rgb) {
-  static const uint32_t seismic[5] = {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000};
-  static const uint32_t jet[9] = {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000};
-  static const uint32_t gray[2] = {0x000000, 0xffffff};
-  static const uint32_t viridis[33] = {0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b,
-                                       0x375a8d, 0x33638d, 0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b,
-                                       0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b, 0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c,
-                                       0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725};
-  static const uint32_t turbo[33] = {0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec,
-                                     0x1dcdd8, 0x18dcc3, 0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735,
-                                     0xcced34, 0xdee037, 0xedd03a, 0xf8c03a, 0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f,
-                                     0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403};
-  const uint32_t *table = cmap == AGF_CMAP_JET       ? jet
-                          : cmap == AGF_CMAP_VIRIDIS ? viridis
-                          : cmap == AGF_CMAP_TURBO   ? turbo
-                          : cmap == AGF_CMAP_GRAY    ? gray
-                                                     : seismic;
-  int last = cmap == AGF_CMAP_JET                                 ? 8
-             : cmap == AGF_CMAP_VIRIDIS || cmap == AGF_CMAP_TURBO ? 32
-             : cmap == AGF_CMAP_GRAY                              ? 1
-                                                                  : 4,
-      i, c;
+AGF_API int agf_colormap_is_diverging(agf_colormap cmap) {
+  return (unsigned)cmap < AGF_COLORMAPS && agf_colormaps[cmap].diverging;
+}
+
+/* Colour at t in [0, 1]. */
+static void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
   double at;
+  int i, c;
   t = t > 0 ? t < 1 ? t : 1 : 0;
-  at = t * last;
-  i = agf_imin((int)at, last - 1);
+  at = t * colors->last;
+  i = agf_imin((int)at, colors->last - 1);
   at -= i;
   for (c = 0; c < 3; c++) {
-    int a = (int)(table[i] >> (16 - 8 * c) & 255), b = (int)(table[i + 1] >> (16 - 8 * c) & 255);
+    int a = (int)(colors->color[i] >> (16 - 8 * c) & 255), b = (int)(colors->color[i + 1] >> (16 - 8 * c) & 255);
     rgb[c] = (uint8_t)(a + (b - a) * at + 0.5);
   }
 }
@@ -5691,21 +5701,116 @@ static double agf_map_at(const float *map, int mh, int mw, double x, double y) {
   return top * (1 - ay) + low * ay;
 }
 
-/* vmax, or the map's largest magnitude where it is 0; never 0. Negative: a value is not finite. */
-static double agf_map_scale(const float *map, int mh, int mw, float vmax) {
-  size_t i, n = (size_t)mh * (size_t)mw;
-  float max = vmax > 0 ? vmax : 0;
-  for (i = 0; i < n; i++) {
-    if (!agf_finite(map[i])) return -1;
-    if (!(vmax > 0) && fabsf(map[i]) > max) max = fabsf(map[i]);
+/* Magnitudes of floats order as the integers that their bits make without the sign. */
+static uint32_t agf_magnitude_bits(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  return bits & 0x7fffffff;
+}
+
+/* The magnitude that `above` of the n values exceed or equal: found digit by digit, so that nothing is allocated. */
+static float agf_magnitude_at(const float *map, size_t n, size_t above) {
+  uint32_t found = 0;
+  int shift;
+  float value;
+  for (shift = 24; shift >= 0; shift -= 8) {
+    size_t counts[256] = {0}, i;
+    uint32_t mask = shift == 24 ? 0 : ~(uint32_t)0 << (shift + 8);
+    int digit = 255;
+    for (i = 0; i < n; i++) {
+      uint32_t bits = agf_magnitude_bits(map[i]);
+      if ((bits & mask) == found) counts[bits >> shift & 255]++;
+    }
+    for (; digit > 0 && above >= counts[digit]; digit--) above -= counts[digit];
+    found |= (uint32_t)digit << shift;
   }
-  return max > 0 ? max : 1;
+  memcpy(&value, &found, sizeof value);
+  return value;
+}
+
+static float agf_scale_for(const float *map, int height, int width) {
+  size_t n = (size_t)height * (size_t)width, i;
+  float scale;
+  for (i = 0; i < n; i++)
+    if (!agf_finite(map[i])) return 0;
+  scale = agf_magnitude_at(map, n, n / 200);
+  if (!(scale > 0)) scale = agf_magnitude_at(map, n, 0);
+  return scale > 0 ? scale : 1;
+}
+
+AGF_API float agf_map_scale(const float *map, int height, int width) {
+  agf_fp_state fp = agf_fp_enter();
+  float scale = map && agf_aligned4(map) && height > 0 && width > 0 ? agf_scale_for(map, height, width) : 0;
+  agf_fp_leave(fp);
+  return scale;
+}
+
+static agf_status agf_find_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err) {
+  double total = 0, rest, sum, x_sum = 0, y_sum = 0;
+  int x, y, edge[4]; /* left, right, top, bottom */
+  if (!map || !agf_aligned4(map) || !box || height < 1 || width < 1 || !(share > 0 && share <= 1))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_box: a NULL or misaligned argument, a map of %d x %d, or a share of %g", width, height,
+                    share);
+  for (y = 0; y < height; y++)
+    for (x = 0; x < width; x++) {
+      float v = map[(size_t)y * (size_t)width + (size_t)x];
+      if (!agf_finite(v)) return agf_fail(err, AGF_ERR_NUMERIC, "agf_map_box: the map holds an infinity or NaN");
+      if (!(v > 0)) continue;
+      total += v;
+      x_sum += v * (x + 0.5);
+      y_sum += v * (y + 0.5);
+    }
+  if (!(total > 0)) return agf_fail(err, AGF_ERR_NUMERIC, "agf_map_box: the map holds no positive evidence");
+  rest = total * (1 - share) / 2;
+  for (y = 0; y < 4; y++) { /* from each side inwards, as long as what is left outside is no more than its part */
+    int columns = y < 2, from_end = y % 2, lines = columns ? width : height, across = columns ? height : width, i, k;
+    sum = 0;
+    for (i = 0; i < lines - 1; i++) {
+      int line = from_end ? lines - 1 - i : i;
+      double in_line = 0;
+      for (k = 0; k < across; k++) {
+        float v = columns ? map[(size_t)k * (size_t)width + (size_t)line] : map[(size_t)line * (size_t)width + (size_t)k];
+        in_line += v > 0 ? v : 0;
+      }
+      if (!(sum + in_line <= rest)) break;
+      sum += in_line;
+    }
+    edge[y] = from_end ? lines - i : i;
+  }
+  box->left = edge[0];
+  box->top = edge[2];
+  box->width = agf_imax(edge[1] - edge[0], 1);
+  box->height = agf_imax(edge[3] - edge[2], 1);
+  box->x = x_sum / total;
+  box->y = y_sum / total;
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_map_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status st;
+  agf_clear(err);
+  st = agf_find_box(map, height, width, share, box, err);
+  agf_fp_leave(fp);
+  return st;
+}
+
+/* vmax, or the map's own scale where it is 0; never 0. Negative: a value is not finite. */
+static double agf_scale_of(const float *map, int mh, int mw, float vmax) {
+  size_t i, n = (size_t)mh * (size_t)mw;
+  if (!(vmax > 0)) {
+    vmax = agf_scale_for(map, mh, mw);
+    return vmax > 0 ? vmax : -1;
+  }
+  for (i = 0; i < n; i++)
+    if (!agf_finite(map[i])) return -1;
+  return vmax;
 }
 
 static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w,
                                 int h, size_t stride, int channels, agf_error *err) {
   if (!map || !agf_aligned4(map) || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) ||
-      stride / (size_t)channels < (size_t)w || (unsigned)cmap > AGF_CMAP_GRAY)
+      stride / (size_t)channels < (size_t)w || (unsigned)cmap >= AGF_COLORMAPS)
     return agf_fail(err, AGF_ERR_ARGUMENT,
                     "%s: a NULL or misaligned argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
                     "with %d channels and rows of %llu bytes",
@@ -5715,19 +5820,21 @@ static agf_status agf_check_map(const char *who, const float *map, int mh, int m
 
 static agf_status agf_render_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                                  int out_width, int out_height, size_t stride, int channels, agf_error *err) {
+  const agf_colors *colors;
   double scale;
   int x, y;
   if (agf_check_map("agf_render", map, map_height, map_width, cmap, out, out_width, out_height, stride, channels, err) != AGF_OK)
     return AGF_ERR_ARGUMENT;
-  scale = agf_map_scale(map, map_height, map_width, vmax);
+  scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_render: the map holds an infinity or NaN");
+  colors = &agf_colormaps[cmap];
   for (y = 0; y < out_height; y++)
     for (x = 0; x < out_width; x++) {
       uint8_t *p = out + (size_t)y * stride + (size_t)x * (size_t)channels;
       double v = agf_map_at(map, map_height, map_width, (x + 0.5) * map_width / out_width - 0.5,
                             (y + 0.5) * map_height / out_height - 0.5) /
                  scale;
-      agf_color(cmap, cmap == AGF_CMAP_SEISMIC ? (v + 1) / 2 : v, p);
+      agf_color(colors, colors->diverging ? (v + 1) / 2 : v, p);
       if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
     }
   return AGF_OK;
@@ -5745,6 +5852,7 @@ AGF_API agf_status agf_render(const float *map, int map_height, int map_width, a
 
 static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                   const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+  const agf_colors *colors;
   agf_rect all;
   double scale;
   int x, y, c;
@@ -5756,8 +5864,9 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
   if (!seen) seen = &all;
   if (!(alpha >= 0 && alpha <= 1) || !(seen->width > 0) || !(seen->height > 0))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_overlay: alpha %g must lie in 0 to 1, and the rectangle must not be empty", alpha);
-  scale = agf_map_scale(map, map_height, map_width, vmax);
+  scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_overlay: the map holds an infinity or NaN");
+  colors = &agf_colormaps[cmap];
   for (y = 0; y < height; y++)
     for (x = 0; x < width; x++) {
       uint8_t *p = rgb + (size_t)y * stride + (size_t)x * 3, color[3];
@@ -5765,8 +5874,8 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
       if (!(u >= 0 && u < 1 && w >= 0 && w < 1)) continue; /* outside, or a rectangle that is not finite */
       v = agf_map_at(map, map_height, map_width, u * map_width - 0.5, w * map_height - 0.5) / scale;
       a = alpha * fmin(fabs(v), 1);
-      /* opacity carries the magnitude, so seismic gives only the sign: its pure red or blue */
-      agf_color(cmap, cmap == AGF_CMAP_SEISMIC ? (v > 0 ? 0.75 : 0.25) : v, color);
+      /* opacity carries the magnitude, so a diverging map gives only the sign: its pure red or blue */
+      agf_color(colors, colors->diverging ? colors->pure[v > 0] : v, color);
       for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + color[c] * a + 0.5);
     }
   return AGF_OK;

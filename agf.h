@@ -326,19 +326,40 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
                                         int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err);
 
 typedef enum agf_colormap {
-  AGF_CMAP_SEISMIC = 0, /* blue - white - red: negative, none, positive evidence */
+  AGF_CMAP_SEISMIC = 0, /* dark blue - blue - white - red - dark red */
   AGF_CMAP_JET,
   AGF_CMAP_VIRIDIS,
   AGF_CMAP_TURBO,
-  AGF_CMAP_GRAY
+  AGF_CMAP_GRAY,
+  AGF_CMAP_RDBU,        /* blue - white - red, strongest at its ends (ColorBrewer's RdBu, red for the class): for signed maps */
+  AGF_COLORMAPS         /* their number */
 } agf_colormap;
 
-/* The colormap called `name` ("seismic", "jet", ...), or -1. */
+/* The colormap called `name` ("seismic", "jet", ...), or -1; the name of one, "?" for an unknown number. */
 AGF_API int agf_colormap_find(const char *name);
+AGF_API const char *agf_colormap_name(agf_colormap cmap);
+
+/* 1 for those with a middle, negative evidence below it and positive above: seismic and rdbu. */
+AGF_API int agf_colormap_is_diverging(agf_colormap cmap);
+
+/* Where a colour scale for a map [height][width] should end: the magnitude that 0.5 % of its pixels exceed. The largest is often
+ * several times as large, and would leave all others nearly without colour. Where that is 0, the largest; 1 for a map of zeros;
+ * 0 for one that is not finite, and for arguments that are no map. */
+AGF_API float agf_map_scale(const float *map, int height, int width);
+
+/* Where a map's evidence for the class lies, in pixels of the map. */
+typedef struct agf_box {
+  int left, top, width, height;
+  double x, y; /* its centre of mass; the middle of the first pixel is at 0.5, 0.5 */
+} agf_box;
+
+/* The box of a map's positive evidence: beyond each of its four sides lies at most (1 - share) / 2 of it, share in (0, 1]. A map without
+ * positive evidence is AGF_ERR_NUMERIC. */
+AGF_API agf_status agf_map_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err);
 
 /* map [map_height][map_width] to a picture of out_width x out_height, bilinear. channels 3: RGB8; 4: RGBA8 whose alpha is the
- * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: the map's largest magnitude.
- * The scale is symmetric, -vmax .. vmax, for seismic, and 0 .. vmax for the others. */
+ * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: agf_map_scale(). The scale is
+ * symmetric, -vmax .. vmax, for a diverging colormap, and 0 .. vmax for the others. */
 AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err);
 

@@ -476,7 +476,13 @@ static void test_rendering(void) {
   uint8_t out[4 * 4], photo[2 * 3];
   agf_rect right = {1, 0, 1, 1};
   agf_error err;
+  int cmap;
   CHECK(agf_colormap_find("turbo") == AGF_CMAP_TURBO && agf_colormap_find("plaid") == -1, "colormaps by name");
+  for (cmap = 0; cmap < AGF_COLORMAPS; cmap++)
+    CHECK(agf_colormap_find(agf_colormap_name((agf_colormap)cmap)) == cmap, "colormap %d is not found by its name", cmap);
+  CHECK(agf_render(map, 1, 4, AGF_CMAP_RDBU, 0, out, 4, 1, 16, 4, &err) == AGF_OK && out[2] > 160 && out[0] < 40 && out[12] > 160 &&
+            out[14] < 60 && out[4] == 255 && out[5] == 255 && out[6] == 255,
+        "rdbu is not blue, white, red: %d %d %d", out[0], out[1], out[2]);
   CHECK(agf_render(map, 1, 4, AGF_CMAP_SEISMIC, 0, out, 4, 1, 16, 4, &err) == AGF_OK, "%s", err.message);
   CHECK(out[2] > 0 && out[0] == 0 && out[3] == 255, "the most negative value is not blue and opaque: %d %d %d", out[0], out[1],
         out[2]);
@@ -490,6 +496,60 @@ static void test_rendering(void) {
   CHECK(agf_overlay(map + 3, 1, 1, AGF_CMAP_SEISMIC, 0, 1, &right, photo, 2, 1, 6, &err) == AGF_OK, "%s", err.message);
   CHECK(photo[0] == 100 && photo[3] == 255 && photo[4] == 0, "the overlay left its rectangle, or is not red: %d %d", photo[0],
         photo[3]);
+}
+
+static int compare_magnitudes(const void *a, const void *b) {
+  float x = fabsf(*(const float *)a), y = fabsf(*(const float *)b);
+  return (x < y) - (x > y);
+}
+
+/* The end of the scale is the magnitude that 0.5 % of the pixels exceed, whatever the map holds. */
+static void test_scale_of_a_map(void) {
+  enum { SIDE = 61 };
+  static float map[SIDE * SIDE], sorted[SIDE * SIDE];
+  uint32_t state = 7;
+  int trial, i;
+  for (trial = 0; trial < 60; trial++) {
+    int height = 1 + trial % SIDE, width = 1 + trial * 7 % SIDE, n = height * width;
+    for (i = 0; i < n; i++) {
+      state = state * 1664525u + 1013904223u;
+      map[i] = ((float)(state >> 8) / (1 << 23) - 1) * powf(10, (float)(trial % 9) * 8 - 40); /* down to subnormal numbers */
+      if (trial % 4 == 3 && i % 3) map[i] = map[0]; /* many that are equal */
+    }
+    memcpy(sorted, map, sizeof(float) * (size_t)n);
+    qsort(sorted, (size_t)n, sizeof *sorted, compare_magnitudes);
+    CHECK(agf_map_scale(map, height, width) == fabsf(sorted[n / 200]), "%d x %d: %g instead of %g", height, width,
+          agf_map_scale(map, height, width), fabsf(sorted[n / 200]));
+  }
+  memset(map, 0, sizeof map);
+  CHECK(agf_map_scale(map, SIDE, SIDE) == 1, "a map of zeros has no scale");
+  map[5] = -3;
+  CHECK(agf_map_scale(map, SIDE, SIDE) == 3, "one pixel alone gives the scale");
+  map[6] = INFINITY;
+  CHECK(agf_map_scale(map, SIDE, SIDE) == 0 && agf_map_scale(NULL, 1, 1) == 0 && agf_map_scale(map, 0, 5) == 0, "no map, no scale");
+}
+
+static void test_box_of_a_map(void) {
+  static float map[20 * 30];
+  agf_box box;
+  agf_error err;
+  int x, y;
+  for (y = 5; y < 9; y++)
+    for (x = 10; x < 16; x++) map[y * 30 + x] = 1;
+  CHECK(agf_map_box(map, 20, 30, 0.9, &box, &err) == AGF_OK, "%s", err.message);
+  CHECK(box.left == 10 && box.top == 5 && box.width == 6 && box.height == 4 && box.x == 13 && box.y == 7, "%d %d %d %d, %g %g", box.left,
+        box.top, box.width, box.height, box.x, box.y);
+  map[0] = map[19 * 30 + 29] = 0.5f; /* a sixtieth of the evidence in two corners */
+  map[2 * 30 + 3] = -9;              /* evidence against counts for nothing */
+  CHECK(agf_map_box(map, 20, 30, 0.9, &box, &err) == AGF_OK && box.left == 10 && box.width == 6 && box.top == 5 && box.height == 4,
+        "stray pixels move the box: %d %d %d %d", box.left, box.top, box.width, box.height);
+  CHECK(agf_map_box(map, 20, 30, 1, &box, &err) == AGF_OK && box.left == 0 && box.width == 30 && box.top == 0 && box.height == 20,
+        "all of it: %d %d %d %d", box.left, box.top, box.width, box.height);
+  CHECK(agf_map_box(map, 1, 1, 0.01, &box, &err) == AGF_OK && box.width == 1 && box.height == 1, "one pixel: %s", err.message);
+  memset(map, 0, sizeof map);
+  map[3] = -1;
+  CHECK(refused(agf_map_box(map, 20, 30, 0.9, &box, &err), &err, AGF_ERR_NUMERIC, "no positive"), "nothing: %s", err.message);
+  CHECK(refused(agf_map_box(map, 20, 30, 0, &box, &err), &err, AGF_ERR_ARGUMENT, "share"), "no share: %s", err.message);
 }
 
 int main(int argc, char **argv) {
@@ -506,5 +566,7 @@ int main(int argc, char **argv) {
   RUN(test_callers_memory);
   RUN(test_damaged_files);
   RUN(test_rendering);
+  RUN(test_scale_of_a_map);
+  RUN(test_box_of_a_map);
   return tests_end();
 }
