@@ -1285,6 +1285,18 @@ static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
   return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
 }
 
+static void agf_need_scratch(agf_session *s, uint64_t bytes) {
+  if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
+}
+
+static int agf_linear_columns(const agf_session *s, const agf_step *st);
+static void agf_find_apart(agf_session *s);
+static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err);
+static void agf_plan_linear(agf_session *s, int i);
+static int agf_lrp_keeps(const agf_session *s, const agf_step *st);
+static void agf_join(agf_session *s, const agf_step *st);
+static int agf_local_head(const agf_session *s, const agf_step **linear);
+
 /* Bits of agf_session.live: the logits depend on the node; a node other than a ReLU or ReLU6 reads it. */
 enum { AGF_LIVE = 1, AGF_READ_SIGNED = 2 };
 
@@ -1386,24 +1398,6 @@ static int agf_step_cancels(const agf_session *s, const agf_step *st) {
   return is_signed && st->kind == AGF_STEP_POOL && s->model->node[st->node].op != AGF_OP_MAXPOOL;
 }
 
-/* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
- * copied. */
-static void agf_join(agf_session *s, const agf_step *st) {
-  agf_tensor *whole = &s->tensor[st->out];
-  int j, at = 0;
-  for (j = 0; j < st->inputs; at += s->tensor[s->in[st->in + j++]].c) {
-    int t = s->in[st->in + j];
-    agf_tensor *part = &s->tensor[t];
-    if (t == 0 || part->readers > 1 || at % AGF_CB || (part->c % AGF_CB && j + 1 < st->inputs)) continue;
-    part->part_of = st->out;
-    part->first_block = at / AGF_CB;
-    part->needs_mask = whole->needs_mask;
-    part->needs_g = whole->needs_g;
-    part->bh = whole->bh;
-    part->bw = whole->bw;
-  }
-}
-
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
  * gradient at their output, and whatever lies above them hands it down. */
 static void agf_connect(agf_session *s) {
@@ -1430,251 +1424,6 @@ static void agf_connect(agf_session *s) {
   }
   for (i = s->steps - 1; i >= 0; i--)
     if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
-}
-
-/* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
- * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
- * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
-static void agf_find_apart(agf_session *s) {
-  uint64_t most = 0;
-  int i, pass;
-  for (pass = 0; pass < 2 && s->config.low_memory; pass++)
-    for (i = 0; i < s->steps - 1; i++) { /* the last one is the seed */
-      agf_step *st = &s->step[i];
-      uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
-      if (!st->plain) continue;
-      if (pass == 0 && planes > most) most = planes;
-      st->apart = pass == 1 && planes > most / 2;
-    }
-}
-
-enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
-
-/* Kernel rows [lo, hi) of output o whose input lies inside. */
-static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n, int *lo, int *hi) {
-  int64_t start = (int64_t)o * stride - pad;
-  int64_t a = start < 0 ? (-start + dilation - 1) / dilation : 0, b = start < n ? (n - 1 - start) / dilation + 1 : 0;
-  *hi = (int)(b < k ? b : k);
-  *lo = (int)(a < *hi ? a : *hi);
-}
-
-/* The first output after o whose range is another one, at most `outputs`. The window moves by `stride`, so its ends leave a tap
- * after a number of outputs that follows from where they are: huge padded outputs cost no more than their number of ranges. */
-static int agf_next_range(int o, int outputs, int stride, int pad, int dilation, int n, int lo, int hi) {
-  int64_t next = outputs, at;
-  if (lo > 0) { /* tap lo - 1 comes in at the first output with o * stride + (lo - 1) * dilation >= pad */
-    at = ((int64_t)pad - (int64_t)(lo - 1) * dilation + stride - 1) / stride;
-    next = at < next ? at : next;
-  }
-  if (hi > 0) { /* tap hi - 1 falls out */
-    at = ((int64_t)n - 1 - (int64_t)(hi - 1) * dilation + pad) / stride + 1;
-    next = at < next ? at : next;
-  }
-  return next > o ? (int)next : o + 1;
-}
-
-/* Outputs in runs whose windows the border cuts alike: how many, and where `of` is not NULL, each output's run and each run's
- * taps. */
-static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
-  int o, next, lo, hi, last_lo = -1, last_hi = -1, count = 0;
-  for (o = 0; o < outputs && count <= AGF_MAX_CLASSES; o = next) {
-    agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
-    next = agf_next_range(o, outputs, stride, pad, dilation, n, lo, hi);
-    if (lo != last_lo || hi != last_hi) {
-      if (of) {
-        range[2 * count] = lo;
-        range[2 * count + 1] = hi;
-      }
-      count++;
-    }
-    if (of) memset(of + o, count - 1, (size_t)(next - o));
-    last_lo = lo;
-    last_hi = hi;
-  }
-  return count;
-}
-
-enum { AGF_ACC_BYTES = 256 * 1024 };  /* accumulators of a tile: they share a core's second-level cache with a weight panel */
-enum { AGF_PANEL_BYTES = 32 * 1024 }; /* weights of a call on several input blocks: they stay in the first-level cache */
-enum { AGF_DENSE_BYTES = 72 * 1024 }; /* weights that the dense kernel reads for each few pixels, from the second-level cache */
-/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
- * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
-enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
-
-static int agf_linear_columns(const agf_session *s, const agf_step *st) {
-  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
-}
-
-/* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
-typedef struct agf_axis {
-  int k, down, up, dilation, pad, in, out;
-} agf_axis;
-
-static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, int out) {
-  agf_axis a;
-  a.k = n->kernel[axis];
-  a.dilation = n->dilation[axis];
-  a.down = adjoint ? 1 : n->stride[axis];
-  a.up = adjoint ? n->stride[axis] : 1;
-  a.pad = adjoint ? (a.k - 1) * a.dilation - n->pad[axis] : n->pad[axis];
-  a.in = in;
-  a.out = out;
-  return a;
-}
-
-static agf_conv_shape agf_shape_of(const agf_axis *a) {
-  if (a->k == 1) return AGF_SHAPE_1;
-  if ((a->k != 3 && a->k != 7) || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
-  if (a->pad - a->k + 1 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down)
-    return AGF_SHAPE_ANY;
-  if (a->k == 7) return a->up == 2 ? AGF_SHAPE_7_UP : AGF_SHAPE_ANY;
-  return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
-}
-
-/* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
- * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9
- * times the time with twelve). */
-typedef struct agf_conv_cut {
-  agf_conv_shape shape;
-  int group, lanes, blocks;
-  int panels;     /* 2: the kernels read |W| from a panel of its own */
-  size_t acc_row; /* floats of one row of accumulators */
-} agf_conv_cut;
-
-static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *rows, const agf_axis *columns, int co) {
-  agf_conv_cut c;
-  c.shape = agf_shape_of(columns);
-  if (!s->k.conv[c.shape][kind][0].row) c.shape = AGF_SHAPE_ANY;
-  c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
-  c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
-  c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
-  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imin(agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1), 4) : 1;
-  c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
-  return c;
-}
-
-/* Rows of outputs that a convolution task holds. */
-static int agf_tile_rows(const agf_conv_cut *c, int rows) {
-  size_t n = AGF_ACC_BYTES / (c->acc_row * sizeof(float));
-  return n < 1 ? 1 : n > (size_t)rows ? rows : (int)n;
-}
-
-/* Scratch of one task of one convolution in one direction. */
-static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  const agf_tensor *from = adjoint ? to : ti, *into = adjoint ? ti : to;
-  agf_axis rows = agf_conv_axis(n, 0, adjoint, from->h, into->h), columns = agf_conv_axis(n, 1, adjoint, from->w, into->w);
-  uint64_t taps = (uint64_t)rows.k * (uint64_t)columns.k, panel;
-  agf_conv_cut c;
-  if (n->groups > 1) {
-    int lanes = from->c / n->groups;
-    return agf_align_up64((uint64_t)into->w * (uint64_t)agf_rhs_out(kind) * AGF_CB * 4) +
-           agf_align_up64((uint64_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) +
-           agf_align_up64(taps * (uint64_t)lanes * AGF_CB * 4);
-  }
-  c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
-  panel = (uint64_t)c.panels * (uint64_t)c.blocks * (uint64_t)c.lanes * (uint64_t)columns.k;
-  if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
-  return agf_align_up64(c.acc_row * (uint64_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up64(panel * AGF_CB * 4);
-}
-
-static void agf_need_scratch(agf_session *s, uint64_t bytes) {
-  if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
-}
-
-/* Whether the box rule's three adjoints (w, w+, w-) fit one block of 16 outputs side by side: one walk instead of three. */
-static inline int agf_box_packed(const agf_node *n, int channels) { return n->groups == 1 && 3 * channels <= AGF_CB; }
-
-/* Buffers that a convolution needs besides its tensors. */
-static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
-  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0, apart = st->apart;
-  uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
-  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  if (st->norm >= 0) st->scale = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 0));
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_D, 0));
-  if (last) { /* the seed */
-    st->rhs = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-    st->rhs_mask = agf_buf(s, (uint64_t)to->cb * 2, 0, end);
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
-    if (!lrp) return AGF_OK;
-  }
-  st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
-  st->rhs_vectors = agf_rhs_in(apart ? AGF_RHS_FLAT : st->back);
-  st->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
-  st->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
-  if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
-    return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than %d ways by the border", n->name,
-                    n->kernel[0], n->kernel[1], AGF_MAX_CLASSES);
-  st->row_class = agf_buf(s, (uint64_t)to->h, 0, end);
-  st->column_class = agf_buf(s, (uint64_t)to->w, 0, end);
-  st->range = agf_buf(s, (uint64_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
-  classes = (uint64_t)st->row_classes * (uint64_t)st->column_classes;
-  if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
-  if (!last) {
-    uint64_t vectors = (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
-    if (apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
-    /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
-    if (vectors == 1 && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
-      st->rhs = agf_part(s, to->cam, 0, elements * 4, gate, back);
-    else
-      st->rhs = agf_buf(s, elements * 4, gate, back);
-    st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
-  }
-  agf_need_scratch(s, agf_conv_scratch(s, st, apart ? AGF_RHS_FLAT : st->back, 1));
-  if (apart) {
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_A, 1));
-    agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
-  }
-  if (!st->box) agf_need_scratch(s, agf_conv_scratch(s, st, st->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
-  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
-  if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
-  if (lrp && !st->box && ti->is_signed) {
-    st->half = agf_buf(s, s->buffer[ti->x].bytes, gate, back);
-    st->half_mask = agf_buf(s, s->buffer[ti->mask].bytes, gate, back);
-  }
-  if (plain) {
-    uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
-    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
-    if (!apart) st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
-    st->maps = agf_buf(s, hw * 4 * 4, back, back);                      /* phi, M, Fx, Fdx */
-    st->sums = agf_buf(s, (uint64_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
-    st->coef = agf_buf(s, lanes * 5 * 4, back, back);
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
-  }
-  return AGF_OK;
-}
-
-static void agf_plan_linear(agf_session *s, int i) {
-  agf_step *st = &s->step[i];
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]];
-  uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w;
-  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
-  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->vec = agf_buf(s, rows * 4, 0, end);
-  st->y = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->d = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->rhs = agf_buf(s, (uint64_t)st->co * 4 * 2, 0, end);
-  st->gv = agf_buf(s, rows * 4, gate, back);
-  st->sv = agf_buf(s, rows * 4, gate, back);
-  if (st->flattened) st->maps = agf_buf(s, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
-  agf_need_scratch(s, (uint64_t)AGF_LINEAR_WIDE_ROWS * (uint64_t)st->co * 4);
-}
-
-/* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
-static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
-  return (s->methods & AGF_LRP_METHODS) && !st->box &&
-         (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
 }
 
 /* A tensor's buffer of so many bytes a block: its own, or its blocks of the whole's. */
@@ -1796,22 +1545,6 @@ enum { AGF_PLACE_BOTH = 1 << 14 };
 static uint64_t agf_place_all(agf_session *s) {
   uint64_t by_size = s->buffers <= AGF_PLACE_BOTH ? agf_place(s, 0) : UINT64_MAX, by_time = agf_place(s, 1);
   return by_size < by_time ? agf_place(s, 0) : by_time;
-}
-
-/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains
- * (agf-spec, "Two variants of ours"). Returns the pooling's index; -1: another head. */
-static int agf_local_head(const agf_session *s, const agf_step **linear) {
-  int i = s->steps - 1;
-  const agf_step *st = &s->step[i];
-  const agf_node *n;
-  *linear = NULL;
-  if (st->kind == AGF_STEP_LINEAR) {
-    *linear = st;
-    while (i >= 0 && s->step[i].out != s->in[st->in]) i--;
-    if (i < 0) return -1;
-  }
-  n = &s->model->node[s->step[i].node];
-  return n->op == AGF_OP_GLOBAL_AVGPOOL || (n->op == AGF_OP_ADAPTIVE_AVGPOOL && n->kernel[0] == 1 && n->kernel[1] == 1) ? i : -1;
 }
 
 /* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
@@ -2139,10 +1872,403 @@ static double agf_now(void) {
 #endif
 }
 
+/* MARK: rows and pieces -------------------------------------------------------------------------------------------------------
+ * What the ops' tasks share: where a row of a tensor lies, how a tensor is cut into tasks, weights as floats, channels copied. */
+
+enum { AGF_BAD_VALUE = 1, AGF_BAD_OUTSIDE = 2 };
+
+/* Row r of block b of an activation, and of an array [cb][h][w][16] or its masks. */
+static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b, int r) {
+  return agf_x(s, t) + b * t->xb + r * t->xr;
+}
+static inline size_t agf_row_at(const agf_tensor *t, int b, int r) { return ((size_t)b * (size_t)t->h + (size_t)r) * (size_t)t->w; }
+static inline float *agf_row_of(float *p, const agf_tensor *t, int b, int r) { return p ? p + agf_row_at(t, b, r) * AGF_CB : NULL; }
+static inline uint16_t *agf_row_mask(const agf_session *s, const agf_tensor *t, int b, int r) {
+  return t->mask < 0 ? NULL : (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
+}
+
+static inline ptrdiff_t agf_plane(const agf_tensor *t) { return (ptrdiff_t)t->h * t->w * AGF_CB; }
+
+/* Where every element stands alone, a task is some rows of one block, as they follow one another in memory. */
+typedef struct agf_piece {
+  int b, r, end; /* rows [r, end) of block b */
+} agf_piece;
+
+static int agf_piece_rows(const agf_tensor *t) { return agf_imax(1, 32 * 1024 / (t->w * AGF_CB * (int)sizeof(float))); }
+static int agf_pieces(const agf_tensor *t) { return t->cb * agf_ceil_div(t->h, agf_piece_rows(t)); }
+
+static agf_piece agf_piece_at(const agf_tensor *t, int i) {
+  int rows = agf_piece_rows(t), each = agf_ceil_div(t->h, rows);
+  agf_piece p;
+  p.b = i / each;
+  p.r = i % each * rows;
+  p.end = agf_imin(p.r + rows, t->h);
+  return p;
+}
+
+static inline float agf_weight_at(const agf_weight *w, size_t i) {
+  return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
+}
+
+/* Weights [at, at + n) as floats, filtered. */
+static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, size_t n, int filter, float *to) {
+  size_t i;
+  if (w->type == AGF_F32)
+    memcpy(to, (const float *)(const void *)w->data + at, n * sizeof *to);
+  else
+    s->k.widen((const uint16_t *)(const void *)w->data + at, to, n);
+  for (i = 0; filter && i < n; i++) to[i] = agf_filtered(to[i], filter);
+}
+
+/* A vector tensor's elements into floats, -0 made +0. */
+static void agf_load_vector(const agf_weight *w, float *to) {
+  int i;
+  for (i = 0; i < w->dim[0]; i++) to[i] = agf_weight_at(w, (size_t)i) + 0.0f;
+}
+
+/* Channels [c0, c0 + count) of `from` to [d0, ...) of `to`; row pointers of block 0, blocks fb and tb floats apart. */
+static void agf_copy_channels(const float *from, ptrdiff_t fb, int c0, float *to, ptrdiff_t tb, int d0, int count, int n) {
+  int p, i;
+  while (count > 0) {
+    int fl = c0 % AGF_CB, tl = d0 % AGF_CB, lanes = agf_imin(count, AGF_CB - agf_imax(fl, tl));
+    const float *f = from + c0 / AGF_CB * fb + fl;
+    float *t = to + d0 / AGF_CB * tb + tl;
+    if (lanes == AGF_CB)
+      memcpy(t, f, (size_t)n * AGF_CB * sizeof(float));
+    else
+      for (p = 0; p < n; p++)
+        for (i = 0; i < lanes; i++) t[p * AGF_CB + i] = f[p * AGF_CB + i];
+    c0 += lanes;
+    d0 += lanes;
+    count -= lanes;
+  }
+}
+
+/* Lanes beyond a tensor's last channel, in a row of an array [cb][..][16]; NULL: there is no array. */
+static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
+  int p, from = channels % AGF_CB;
+  if (!from || !row) return;
+  row += channels / AGF_CB * block;
+  for (p = 0; p < n; p++) memset(row + p * AGF_CB + from, 0, (size_t)(AGF_CB - from) * sizeof(float));
+}
+
+/* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
+typedef struct agf_rows_job {
+  agf_step *st;
+  const agf_tensor *ti, *to;
+  const float *x; /* input, element (0, 0, 0) */
+  float *y;       /* output, element (0, 0, 0) */
+  const float *cam, *g;
+  float *out, *out_g;
+  int first;                           /* Concat's adjoint: the input's first channel */
+  const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
+} agf_rows_job;
+
+/* MARK: the way back ----------------------------------------------------------------------------------------------------------
+ * What the ops' rules share on the way from the logits to the image: how a step delivers to its input tensors (several readers are
+ * merged), who observes, the gate (the activation and BatchNorm behind a step), slopes. */
+
+/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
+static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
+  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
+  int own = t->delivered == 0;
+  *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
+  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
+}
+
+typedef struct agf_delivery {
+  const agf_tensor *t;
+  float *cam, *g;  /* as agf_destination has them */
+  int first, last; /* of several readers */
+} agf_delivery;
+
+/* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
+static agf_delivery agf_begin_delivery(agf_session *s, const agf_step *st, int slot) {
+  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
+  agf_delivery d;
+  agf_destination(s, st, slot, &d.cam, &d.g);
+  d.t = t;
+  d.first = t->delivered++ == 0;
+  d.last = t->delivered == t->readers;
+  return d;
+}
+
+/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. Row r of
+ * block b, called when it has been written to cam and g: the tensor's own row, or any place if it is not the first. */
+static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
+  const agf_tensor *t = d->t;
+  float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
+  if (t->readers == 1) return;
+  if (d->first)
+    s->k.merge_first(own, x, t->w);
+  else
+    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->wants_g ? g : NULL, t->w);
+  if (d->last) s->k.merge_last(own, x, t->w);
+}
+
+static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_delivery *d = (const agf_delivery *)arg;
+  agf_piece p = agf_piece_at(d->t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++) agf_merge_row(s, d, p.b, p.r, agf_row_of(d->cam, d->t, p.b, p.r), agf_row_of(d->g, d->t, p.b, p.r));
+}
+
+/* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
+static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
+  agf_delivery d = agf_begin_delivery(s, st, slot);
+  if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
+}
+
+static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
+    memcpy(j->out + at, j->cam + at, bytes);
+    if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
+    if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
+  }
+}
+
+static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
+}
+
+static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
+                        ptrdiff_t pixel) {
+  agf_observation o;
+  o.node = node;
+  o.class_index = target;
+  o.shape[0] = t->c;
+  o.shape[1] = t->h;
+  o.shape[2] = t->w;
+  o.cam = cam;
+  o.g = g;
+  o.pixel_stride = pixel;
+  o.row_stride = pixel * t->w;
+  o.block_stride = o.row_stride * t->h;
+  s->config.observer(s->config.observer_ctx, &o);
+}
+
+/* All readers of tensor t have delivered: its cam and g are final. */
+static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
+  const agf_tensor *x = &s->tensor[t];
+  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), x->wants_g ? agf_floats(s, x->g) : NULL, AGF_CB);
+}
+
+typedef struct agf_gate_job {
+  const agf_step *st;
+  const agf_tensor *t;        /* the step's output */
+  const float *d, *b, *scale; /* b without d: A's own walk, cam' is divided by b */
+  const float *cam, *g;
+  float *rhs;
+  uint16_t *mask, *cam_mask;
+  agf_act act;
+  int vectors;
+} agf_gate_job;
+
+/* The gate of some rows: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
+static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  const agf_tensor *t = j->t;
+  agf_piece p = agf_piece_at(t, i);
+  agf_gate_row q;
+  int k;
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r);
+    q.cam = j->cam + at * AGF_CB;
+    q.g = j->g ? j->g + at * AGF_CB : NULL;
+    q.y = agf_row_x(s, t, p.b, p.r);
+    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
+    q.d = j->d ? j->d + at * AGF_CB : NULL;
+    q.b = NULL;
+    q.column_class = NULL;
+    q.b_stride = j->st->co;
+    if (j->b) {
+      q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
+      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
+            (size_t)p.b * AGF_CB;
+    }
+    if (j->b && !j->d) {
+      float *row = (float *)(void *)scratch;
+      for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, q.b + q.column_class[k] * q.b_stride, AGF_CB * sizeof(float));
+      q.d = row;
+      q.b = NULL;
+    }
+    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
+    q.mask = j->mask ? j->mask + at : NULL;
+    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
+    q.act = j->act;
+    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+  }
+}
+
+static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
+  const agf_tensor *t = &s->tensor[st->out];
+  memset(j, 0, sizeof *j);
+  j->st = st;
+  j->t = t;
+  j->cam = agf_floats(s, t->cam);
+  j->g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j->act = st->act;
+  j->scale = agf_floats(s, st->scale);
+}
+
+/* Whether the options leave nothing of R but A: no gradient is read then. */
+static int agf_bare(unsigned options) {
+  const unsigned none = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
+  return (options & none) == none && !(options & AGF_FX_GRADCAM);
+}
+
+/* What an explanation's steps share. */
+typedef struct agf_explain_state {
+  unsigned options;
+  int target;
+} agf_explain_state;
+
+/* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
+static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
+  agf_gate_job j = *gate;
+  int node = st->last, pass;
+  j.d = j.b = NULL;
+  j.mask = j.cam_mask = NULL;
+  j.vectors = j.g ? 2 : 1;
+  for (pass = 0; pass < 2; pass++) {
+    int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
+    if (next == node) continue;
+    j.scale = next == st->node ? gate->scale : NULL;
+    agf_parallel(s, agf_pieces(j.t), agf_gate_task, &j);
+    agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
+    node = next;
+  }
+}
+
+/* The activation and BatchNorm behind a step, and Add. */
+typedef struct agf_elementwise_job {
+  const agf_tensor *t; /* the step's output */
+  float *cam, *g;      /* of the output; the activation works in place */
+  const float *scale;
+  agf_act act;
+  agf_delivery to[2]; /* Add's inputs */
+  int cancels;        /* Add: agf_step.cancels */
+  int clipped;        /* Add: the output is not the sum where that is above 6 */
+} agf_elementwise_job;
+
+static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_tensor *t = j->t;
+  agf_piece p = agf_piece_at(t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    s->k.act_back(agf_row_of(j->cam, t, p.b, p.r), agf_row_of(j->g, t, p.b, p.r), agf_row_x(s, t, p.b, p.r),
+                  j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
+}
+
+#ifndef AGF_NO_METHODS
+
+typedef struct agf_lrp_job {
+  const agf_tensor *t;
+  const float *R, *z, *x0, *x1; /* x0, x1: the sum's terms (element (0, 0, 0)) */
+  const agf_tensor *t0, *t1;
+  float *out;
+  uint16_t *mask;
+  int sign;
+  int cancels; /* the sum's: agf_step.cancels */
+} agf_lrp_job;
+
+/* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input
+ * is never negative. */
+typedef struct agf_lrp_term {
+  int negative; /* part x- */
+  int filter;
+  float factor;
+} agf_lrp_term;
+
+/* alpha f(w+, w-) - (alpha - 1) f(w-, w+), ordered by the part of x. Returns how many terms there are. */
+static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
+  int negative, other, n = 0;
+  for (negative = 0; negative <= is_signed; negative++)
+    for (other = 0; other < alpha; other++, n++) {
+      terms[n].negative = negative;
+      terms[n].filter = negative == other ? 1 : 2;
+      terms[n].factor = other ? -1.0f : (float)alpha;
+    }
+  return n;
+}
+
+#endif
+
 /* MARK: convolution driver ----------------------------------------------------------------------------------------------------
  * The loops around the convolution kernels, forward and adjoint. A task holds the accumulators of some rows of one group of
  * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
  * kernels.h promises, and hands finished rows, 16 channels at a time, to the job's epilogue. */
+
+enum { AGF_ACC_BYTES = 256 * 1024 };  /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_PANEL_BYTES = 32 * 1024 }; /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_DENSE_BYTES = 72 * 1024 }; /* weights that the dense kernel reads for each few pixels, from the second-level cache */
+/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
+ * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
+enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
+
+/* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
+typedef struct agf_axis {
+  int k, down, up, dilation, pad, in, out;
+} agf_axis;
+
+static agf_axis agf_conv_axis(const agf_node *n, int axis, int adjoint, int in, int out) {
+  agf_axis a;
+  a.k = n->kernel[axis];
+  a.dilation = n->dilation[axis];
+  a.down = adjoint ? 1 : n->stride[axis];
+  a.up = adjoint ? n->stride[axis] : 1;
+  a.pad = adjoint ? (a.k - 1) * a.dilation - n->pad[axis] : n->pad[axis];
+  a.in = in;
+  a.out = out;
+  return a;
+}
+
+static agf_conv_shape agf_shape_of(const agf_axis *a) {
+  if (a->k == 1) return AGF_SHAPE_1;
+  if ((a->k != 3 && a->k != 7) || a->dilation != 1 || a->down > 2 || a->up > 2) return AGF_SHAPE_ANY;
+  if (a->pad - a->k + 1 < -AGF_MARGIN * a->down || (a->in - 1) * a->up + a->pad >= (a->out + AGF_MARGIN) * a->down)
+    return AGF_SHAPE_ANY;
+  if (a->k == 7) return a->up == 2 ? AGF_SHAPE_7_UP : AGF_SHAPE_ANY;
+  return a->down == 2 ? AGF_SHAPE_3_DOWN : a->up == 2 ? AGF_SHAPE_3_UP : AGF_SHAPE_3;
+}
+
+/* How a convolution that makes co channels is cut into tasks: `group` outputs at a time, accumulators for `lanes` of them;
+ * `blocks` input blocks go into one call: each is a stream to prefetch, and more than four at a time come late (measured: 1.9
+ * times the time with twelve). */
+typedef struct agf_conv_cut {
+  agf_conv_shape shape;
+  int group, lanes, blocks;
+  int panels;     /* 2: the kernels read |W| from a panel of its own */
+  size_t acc_row; /* floats of one row of accumulators */
+} agf_conv_cut;
+
+static agf_conv_cut agf_cut(const agf_session *s, agf_rhs kind, const agf_axis *rows, const agf_axis *columns, int co) {
+  agf_conv_cut c;
+  c.shape = agf_shape_of(columns);
+  if (!s->k.conv[c.shape][kind][0].row) c.shape = AGF_SHAPE_ANY;
+  c.group = agf_imax(s->k.conv[c.shape][kind][0].outputs, AGF_OCG);
+  c.lanes = agf_imin(c.group, agf_ceil_div(co, AGF_OCG) * AGF_OCG);
+  c.panels = 1 + (s->k.magnitudes && agf_rhs_magnitudes(kind));
+  c.blocks = rows->k == 1 && columns->k == 1 ? agf_imin(agf_imax(AGF_PANEL_BYTES / (c.panels * AGF_CB * 4 * c.lanes), 1), 4) : 1;
+  c.acc_row = ((size_t)columns->out + 2 * AGF_MARGIN) * (size_t)agf_rhs_out(kind) * (size_t)c.lanes;
+  return c;
+}
+
+/* Rows of outputs that a convolution task holds. */
+static int agf_tile_rows(const agf_conv_cut *c, int rows) {
+  size_t n = AGF_ACC_BYTES / (c->acc_row * sizeof(float));
+  return n < 1 ? 1 : n > (size_t)rows ? rows : (int)n;
+}
 
 typedef struct agf_conv_job agf_conv_job;
 struct agf_conv_job {
@@ -2170,20 +2296,6 @@ struct agf_conv_job {
   agf_conv_cut cut;
   int th, tiles;
 };
-
-static inline float agf_weight_at(const agf_weight *w, size_t i) {
-  return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
-}
-
-/* Weights [at, at + n) as floats, filtered. */
-static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, size_t n, int filter, float *to) {
-  size_t i;
-  if (w->type == AGF_F32)
-    memcpy(to, (const float *)(const void *)w->data + at, n * sizeof *to);
-  else
-    s->k.widen((const uint16_t *)(const void *)w->data + at, to, n);
-  for (i = 0; filter && i < n; i++) to[i] = agf_filtered(to[i], filter);
-}
 
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
 static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
@@ -2564,19 +2676,170 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
   agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
 }
 
-/* MARK: forward pass ----------------------------------------------------------------------------------------------------------
- * Image to logits. Every producer leaves its tensor with zero lanes and border, and its mask where a convolution reads it. */
+/* MARK: op: convolution -------------------------------------------------------------------------------------------------------
+ * Convolutions, grouped and depthwise ones too, with the BatchNorm and activation behind them. agf-spec, "Rules, per node":
+ *   reads the image (the box rule): Z = conv(x, w) - conv(lo, w+) - conv(hi, w-), s = sdiv(cam, Z),
+ *     cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s)
+ *   flat: C = |x| * convT(|w|, sdiv(cam, conv(|x|, |w|))), cam = C
+ *   any other (plain): R = [sdiv(Fx + M, 1 + exp(-C)) + Fdx + A] * nz(C), cam = shift(C, R)
+ * and g = convT(w, g). LRP: alpha f(w+, w-) - (alpha - 1) f(w-, w+), the box rule at the image. */
 
-enum { AGF_BAD_VALUE = 1, AGF_BAD_OUTSIDE = 2 };
+enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
 
-/* Row r of block b of an activation, and of an array [cb][h][w][16] or its masks. */
-static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b, int r) {
-  return agf_x(s, t) + b * t->xb + r * t->xr;
+/* Kernel rows [lo, hi) of output o whose input lies inside. */
+static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n, int *lo, int *hi) {
+  int64_t start = (int64_t)o * stride - pad;
+  int64_t a = start < 0 ? (-start + dilation - 1) / dilation : 0, b = start < n ? (n - 1 - start) / dilation + 1 : 0;
+  *hi = (int)(b < k ? b : k);
+  *lo = (int)(a < *hi ? a : *hi);
 }
-static inline size_t agf_row_at(const agf_tensor *t, int b, int r) { return ((size_t)b * (size_t)t->h + (size_t)r) * (size_t)t->w; }
-static inline float *agf_row_of(float *p, const agf_tensor *t, int b, int r) { return p ? p + agf_row_at(t, b, r) * AGF_CB : NULL; }
-static inline uint16_t *agf_row_mask(const agf_session *s, const agf_tensor *t, int b, int r) {
-  return t->mask < 0 ? NULL : (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
+
+/* The first output after o whose range is another one, at most `outputs`. The window moves by `stride`, so its ends leave a tap
+ * after a number of outputs that follows from where they are: huge padded outputs cost no more than their number of ranges. */
+static int agf_next_range(int o, int outputs, int stride, int pad, int dilation, int n, int lo, int hi) {
+  int64_t next = outputs, at;
+  if (lo > 0) { /* tap lo - 1 comes in at the first output with o * stride + (lo - 1) * dilation >= pad */
+    at = ((int64_t)pad - (int64_t)(lo - 1) * dilation + stride - 1) / stride;
+    next = at < next ? at : next;
+  }
+  if (hi > 0) { /* tap hi - 1 falls out */
+    at = ((int64_t)n - 1 - (int64_t)(hi - 1) * dilation + pad) / stride + 1;
+    next = at < next ? at : next;
+  }
+  return next > o ? (int)next : o + 1;
+}
+
+/* Outputs in runs whose windows the border cuts alike: how many, and where `of` is not NULL, each output's run and each run's
+ * taps. */
+static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation, int n, uint8_t *of, int *range) {
+  int o, next, lo, hi, last_lo = -1, last_hi = -1, count = 0;
+  for (o = 0; o < outputs && count <= AGF_MAX_CLASSES; o = next) {
+    agf_tap_range(o, k, stride, pad, dilation, n, &lo, &hi);
+    next = agf_next_range(o, outputs, stride, pad, dilation, n, lo, hi);
+    if (lo != last_lo || hi != last_hi) {
+      if (of) {
+        range[2 * count] = lo;
+        range[2 * count + 1] = hi;
+      }
+      count++;
+    }
+    if (of) memset(of + o, count - 1, (size_t)(next - o));
+    last_lo = lo;
+    last_hi = hi;
+  }
+  return count;
+}
+
+/* Scratch of one task of one convolution in one direction. */
+static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const agf_tensor *from = adjoint ? to : ti, *into = adjoint ? ti : to;
+  agf_axis rows = agf_conv_axis(n, 0, adjoint, from->h, into->h), columns = agf_conv_axis(n, 1, adjoint, from->w, into->w);
+  uint64_t taps = (uint64_t)rows.k * (uint64_t)columns.k, panel;
+  agf_conv_cut c;
+  if (n->groups > 1) {
+    int lanes = from->c / n->groups;
+    return agf_align_up64((uint64_t)into->w * (uint64_t)agf_rhs_out(kind) * AGF_CB * 4) +
+           agf_align_up64((uint64_t)agf_ceil_div(lanes, AGF_CB) * AGF_CB * AGF_CB * 4) +
+           agf_align_up64(taps * (uint64_t)lanes * AGF_CB * 4);
+  }
+  c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
+  panel = (uint64_t)c.panels * (uint64_t)c.blocks * (uint64_t)c.lanes * (uint64_t)columns.k;
+  if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
+  return agf_align_up64(c.acc_row * (uint64_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up64(panel * AGF_CB * 4);
+}
+
+/* Whether the box rule's three adjoints (w, w+, w-) fit one block of 16 outputs side by side: one walk instead of three. */
+static inline int agf_box_packed(const agf_node *n, int channels) { return n->groups == 1 && 3 * channels <= AGF_CB; }
+
+/* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
+ * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
+ * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
+static void agf_find_apart(agf_session *s) {
+  uint64_t most = 0;
+  int i, pass;
+  for (pass = 0; pass < 2 && s->config.low_memory; pass++)
+    for (i = 0; i < s->steps - 1; i++) { /* the last one is the seed */
+      agf_step *st = &s->step[i];
+      uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
+      if (!st->plain) continue;
+      if (pass == 0 && planes > most) most = planes;
+      st->apart = pass == 1 && planes > most / 2;
+    }
+}
+
+/* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
+static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
+  return (s->methods & AGF_LRP_METHODS) && !st->box &&
+         (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
+}
+
+/* Buffers that a convolution needs besides its tensors. */
+static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
+  agf_step *st = &s->step[i];
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
+  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0, apart = st->apart;
+  uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
+  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
+  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  if (st->norm >= 0) st->scale = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 0));
+  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_D, 0));
+  if (last) { /* the seed */
+    st->rhs = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+    st->rhs_mask = agf_buf(s, (uint64_t)to->cb * 2, 0, end);
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+    if (!lrp) return AGF_OK;
+  }
+  st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
+  st->rhs_vectors = agf_rhs_in(apart ? AGF_RHS_FLAT : st->back);
+  st->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
+  st->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
+  if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
+    return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than %d ways by the border", n->name,
+                    n->kernel[0], n->kernel[1], AGF_MAX_CLASSES);
+  st->row_class = agf_buf(s, (uint64_t)to->h, 0, end);
+  st->column_class = agf_buf(s, (uint64_t)to->w, 0, end);
+  st->range = agf_buf(s, (uint64_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
+  classes = (uint64_t)st->row_classes * (uint64_t)st->column_classes;
+  if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
+  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
+  if (!last) {
+    uint64_t vectors = (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
+    if (apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
+    /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
+    if (vectors == 1 && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
+      st->rhs = agf_part(s, to->cam, 0, elements * 4, gate, back);
+    else
+      st->rhs = agf_buf(s, elements * 4, gate, back);
+    st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
+  }
+  agf_need_scratch(s, agf_conv_scratch(s, st, apart ? AGF_RHS_FLAT : st->back, 1));
+  if (apart) {
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_A, 1));
+    agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
+  }
+  if (!st->box) agf_need_scratch(s, agf_conv_scratch(s, st, st->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
+  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+  if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
+  if (lrp && !st->box && ti->is_signed) {
+    st->half = agf_buf(s, s->buffer[ti->x].bytes, gate, back);
+    st->half_mask = agf_buf(s, s->buffer[ti->mask].bytes, gate, back);
+  }
+  if (plain) {
+    uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
+    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
+    if (!apart) st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
+    st->maps = agf_buf(s, hw * 4 * 4, back, back);                      /* phi, M, Fx, Fdx */
+    st->sums = agf_buf(s, (uint64_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
+    st->coef = agf_buf(s, lanes * 5 * 4, back, back);
+    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+  }
+  return AGF_OK;
 }
 
 static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
@@ -2702,680 +2965,6 @@ static void agf_conv_forward(agf_session *s, agf_step *st, const float *x, const
   st->d_known = want_d;
 }
 
-typedef struct agf_linear_job {
-  const agf_step *st;
-  const float *x;
-  float *y, *d;       /* forward */
-  const float *g, *s; /* adjoint, [co] */
-  float *tg, *ts;     /* [rows] */
-  int rows, all;
-  int filter; /* as agf_conv_job's */
-} agf_linear_job;
-
-static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_linear_job *j = (const agf_linear_job *)arg;
-  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
-  float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
-  memset(j->y + c0, 0, (size_t)columns * sizeof(float));
-  if (d) memset(d, 0, (size_t)columns * sizeof(float));
-  if (w->type == AGF_F32 && !j->filter) {
-    s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
-    return;
-  }
-  for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
-    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
-    for (r = 0; r < rows; r++)
-      if (j->x[k + r] != 0)
-        agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
-    s->k.linear(j->x + k, rows, wide, columns, columns, j->y + c0, d);
-  }
-}
-
-static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_linear_job *j = (const agf_linear_job *)arg;
-  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
-  int direct = w->type == AGF_F32 && !j->filter;
-  size_t co = (size_t)j->st->co;
-  for (; k < end; k += rows) {
-    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
-    rows = direct ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
-    if (!direct) {
-      float *wide = (float *)(void *)scratch;
-      for (r = 0; r < rows; r++)
-        if (j->all || j->x[k + r] != 0) agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
-      at = wide;
-    }
-    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
-                     j->ts ? j->ts + k : NULL);
-  }
-}
-
-/* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
-static void agf_gather(const agf_tensor *t, const float *x, float *vec) {
-  int b, r, p;
-  for (b = 0; b < t->cb; b++) {
-    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
-    for (r = 0; r < t->h; r++)
-      for (p = 0; p < t->w; p++, vec += lanes) memcpy(vec, x + b * t->xb + r * t->xr + p * AGF_CB, lanes * sizeof(float));
-  }
-}
-
-static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
-  int b, p;
-  for (b = 0; b < t->cb; b++) {
-    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
-    for (p = 0; p < t->h * t->w; p++, vec += lanes, out += AGF_CB) {
-      memset(out, 0, AGF_CB * sizeof(float));
-      memcpy(out, vec, lanes * sizeof(float));
-    }
-  }
-}
-
-/* out [cb][h][w][16] = W^T g, every row of W, for g filled to W's columns. */
-static void agf_linear_gradient(agf_session *s, const agf_step *st, const float *g, float *out) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]];
-  agf_linear_job j;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.x = agf_floats(s, st->vec);
-  j.rows = ti->c * ti->h * ti->w;
-  j.all = 1;
-  j.g = g;
-  j.tg = agf_floats(s, st->gv);
-  agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-  agf_scatter(ti, j.tg, out);
-}
-
-static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, float *y, uint16_t *y_mask, int want_d) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  agf_linear_job j;
-  int b;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.x = agf_floats(s, st->vec);
-  j.y = agf_floats(s, st->y);
-  j.d = want_d ? agf_floats(s, st->d) : NULL;
-  j.rows = ti->c * ti->h * ti->w;
-  agf_gather(ti, x, agf_floats(s, st->vec));
-  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
-  for (b = 0; y && b < to->cb; b++)
-    if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
-                     y_mask ? y_mask + b : NULL))
-      agf_raise(&s->bad, AGF_BAD_VALUE);
-  st->d_known = want_d;
-}
-
-/* Where every element stands alone, a task is some rows of one block, as they follow one another in memory. */
-typedef struct agf_piece {
-  int b, r, end; /* rows [r, end) of block b */
-} agf_piece;
-
-static int agf_piece_rows(const agf_tensor *t) { return agf_imax(1, 32 * 1024 / (t->w * AGF_CB * (int)sizeof(float))); }
-static int agf_pieces(const agf_tensor *t) { return t->cb * agf_ceil_div(t->h, agf_piece_rows(t)); }
-
-static agf_piece agf_piece_at(const agf_tensor *t, int i) {
-  int rows = agf_piece_rows(t), each = agf_ceil_div(t->h, rows);
-  agf_piece p;
-  p.b = i / each;
-  p.r = i % each * rows;
-  p.end = agf_imin(p.r + rows, t->h);
-  return p;
-}
-
-/* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
-typedef struct agf_rows_job {
-  agf_step *st;
-  const agf_tensor *ti, *to;
-  const float *x; /* input, element (0, 0, 0) */
-  float *y;       /* output, element (0, 0, 0) */
-  const float *cam, *g;
-  float *out, *out_g;
-  int first;                           /* Concat's adjoint: the input's first channel */
-  const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
-} agf_rows_job;
-
-static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
-  agf_piece p = agf_piece_at(t, i);
-  (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.store_y(j->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, scale ? scale + p.b * AGF_CB : NULL,
-                     bias + p.b * AGF_CB, j->st->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
-      agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
-  agf_piece p = agf_piece_at(t, i);
-  (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->st->act, t->w, agf_row_x(s, t, p.b, p.r),
-                 agf_row_mask(s, t, p.b, p.r)))
-      agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-/* One row of one output block of a pool, as the kernels read it. */
-static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x,
-                            int b, int r, agf_pool_row *q) {
-  const int32_t *window = (const int32_t *)agf_at(s, st->window);
-  const float *div = (const float *)(const void *)(window + 2 * to->h + 2 * to->w);
-  q->x = x + b * ti->xb;
-  q->xr = ti->xr;
-  q->tr = (ptrdiff_t)ti->w * AGF_CB;
-  q->h0 = window[r];
-  q->h1 = window[to->h + r];
-  q->w0 = window + 2 * to->h;
-  q->w1 = q->w0 + to->w;
-  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : div + r * to->w;
-  q->magnitudes = 0;
-  q->n = to->w;
-}
-
-static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  agf_piece p = agf_piece_at(t, i);
-  agf_pool_row q;
-  (void)scratch;
-  for (; p.r < p.end; p.r++) {
-    agf_pool_row_of(s, j->st, j->ti, t, j->x, p.b, p.r, &q);
-    s->k.pool(&q, j->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
-  }
-}
-
-/* Channels [c0, c0 + count) of `from` to [d0, ...) of `to`; row pointers of block 0, blocks fb and tb floats apart. */
-static void agf_copy_channels(const float *from, ptrdiff_t fb, int c0, float *to, ptrdiff_t tb, int d0, int count, int n) {
-  int p, i;
-  while (count > 0) {
-    int fl = c0 % AGF_CB, tl = d0 % AGF_CB, lanes = agf_imin(count, AGF_CB - agf_imax(fl, tl));
-    const float *f = from + c0 / AGF_CB * fb + fl;
-    float *t = to + d0 / AGF_CB * tb + tl;
-    if (lanes == AGF_CB)
-      memcpy(t, f, (size_t)n * AGF_CB * sizeof(float));
-    else
-      for (p = 0; p < n; p++)
-        for (i = 0; i < lanes; i++) t[p * AGF_CB + i] = f[p * AGF_CB + i];
-    c0 += lanes;
-    d0 += lanes;
-    count -= lanes;
-  }
-}
-
-/* Lanes beyond a tensor's last channel, in a row of an array [cb][..][16]; NULL: there is no array. */
-static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
-  int p, from = channels % AGF_CB;
-  if (!from || !row) return;
-  row += channels / AGF_CB * block;
-  for (p = 0; p < n; p++) memset(row + p * AGF_CB + from, 0, (size_t)(AGF_CB - from) * sizeof(float));
-}
-
-static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int i, b, at = 0;
-  (void)scratch;
-  for (i = 0; i < j->st->inputs; i++) {
-    const agf_tensor *ti = &s->tensor[s->in[j->st->in + i]];
-    int first = at / AGF_CB;
-    at += ti->c;
-    if (ti->part_of >= 0) continue;
-    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at - ti->c, ti->c, t->w);
-    if (i + 1 == j->st->inputs) agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
-    for (b = first; t->mask >= 0 && b * AGF_CB < at; b++) s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
-  }
-}
-
-/* Run step i on input x (element (0, 0, 0)) into y; the step's own tensors unless it is the last step on a difference. */
-static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask,
-                             int want_d) {
-  agf_step *st = &s->step[i];
-  agf_rows_job j;
-  int k;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = x;
-  j.y = y;
-  switch (st->kind) {
-    case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
-    case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
-    case AGF_STEP_NORM:
-    case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
-    case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
-    case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
-    default:
-      for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
-      if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
-      break;
-  }
-}
-
-/* MARK: attribution rules -----------------------------------------------------------------------------------------------------
- * agf-spec, "Rules, per node": (cam, g) at a step's output to (cam, g) at its inputs, one step at a time from the logits to the
- * image. Each step first finishes its output (several readers merged, observed), then applies its rule, then delivers to its
- * input tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
-
-/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
-static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
-  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
-  int own = t->delivered == 0;
-  *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
-  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
-}
-
-typedef struct agf_delivery {
-  const agf_tensor *t;
-  float *cam, *g;  /* as agf_destination has them */
-  int first, last; /* of several readers */
-} agf_delivery;
-
-/* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
-static agf_delivery agf_begin_delivery(agf_session *s, const agf_step *st, int slot) {
-  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
-  agf_delivery d;
-  agf_destination(s, st, slot, &d.cam, &d.g);
-  d.t = t;
-  d.first = t->delivered++ == 0;
-  d.last = t->delivered == t->readers;
-  return d;
-}
-
-/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. Row r of
- * block b, called when it has been written to cam and g: the tensor's own row, or any place if it is not the first. */
-static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
-  const agf_tensor *t = d->t;
-  float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
-  if (t->readers == 1) return;
-  if (d->first)
-    s->k.merge_first(own, x, t->w);
-  else
-    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->wants_g ? g : NULL, t->w);
-  if (d->last) s->k.merge_last(own, x, t->w);
-}
-
-static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_delivery *d = (const agf_delivery *)arg;
-  agf_piece p = agf_piece_at(d->t, i);
-  (void)scratch;
-  for (; p.r < p.end; p.r++) agf_merge_row(s, d, p.b, p.r, agf_row_of(d->cam, d->t, p.b, p.r), agf_row_of(d->g, d->t, p.b, p.r));
-}
-
-/* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
-static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
-  agf_delivery d = agf_begin_delivery(s, st, slot);
-  if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
-}
-
-static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
-}
-
-static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
-                        ptrdiff_t pixel) {
-  agf_observation o;
-  o.node = node;
-  o.class_index = target;
-  o.shape[0] = t->c;
-  o.shape[1] = t->h;
-  o.shape[2] = t->w;
-  o.cam = cam;
-  o.g = g;
-  o.pixel_stride = pixel;
-  o.row_stride = pixel * t->w;
-  o.block_stride = o.row_stride * t->h;
-  s->config.observer(s->config.observer_ctx, &o);
-}
-
-/* All readers of tensor t have delivered: its cam and g are final. */
-static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
-  const agf_tensor *x = &s->tensor[t];
-  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), x->wants_g ? agf_floats(s, x->g) : NULL, AGF_CB);
-}
-
-/* --- elementwise steps: BatchNorm, ReLU, Add, Concat --- */
-
-typedef struct agf_gate_job {
-  const agf_step *st;
-  const agf_tensor *t;        /* the step's output */
-  const float *d, *b, *scale; /* b without d: A's own walk, cam' is divided by b */
-  const float *cam, *g;
-  float *rhs;
-  uint16_t *mask, *cam_mask;
-  agf_act act;
-  int vectors;
-} agf_gate_job;
-
-/* The gate of some rows: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
-static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_gate_job *j = (const agf_gate_job *)arg;
-  const agf_tensor *t = j->t;
-  agf_piece p = agf_piece_at(t, i);
-  agf_gate_row q;
-  int k;
-  for (; p.r < p.end; p.r++) {
-    size_t at = agf_row_at(t, p.b, p.r);
-    q.cam = j->cam + at * AGF_CB;
-    q.g = j->g ? j->g + at * AGF_CB : NULL;
-    q.y = agf_row_x(s, t, p.b, p.r);
-    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
-    q.d = j->d ? j->d + at * AGF_CB : NULL;
-    q.b = NULL;
-    q.column_class = NULL;
-    q.b_stride = j->st->co;
-    if (j->b) {
-      q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
-      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
-            (size_t)p.b * AGF_CB;
-    }
-    if (j->b && !j->d) {
-      float *row = (float *)(void *)scratch;
-      for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, q.b + q.column_class[k] * q.b_stride, AGF_CB * sizeof(float));
-      q.d = row;
-      q.b = NULL;
-    }
-    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
-    q.mask = j->mask ? j->mask + at : NULL;
-    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
-    q.act = j->act;
-    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
-  }
-}
-
-static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
-  const agf_tensor *t = &s->tensor[st->out];
-  memset(j, 0, sizeof *j);
-  j->st = st;
-  j->t = t;
-  j->cam = agf_floats(s, t->cam);
-  j->g = t->wants_g ? agf_floats(s, t->g) : NULL;
-  j->act = st->act;
-  j->scale = agf_floats(s, st->scale);
-}
-
-/* The activation and BatchNorm behind a step, and Add. */
-typedef struct agf_elementwise_job {
-  const agf_tensor *t; /* the step's output */
-  float *cam, *g;      /* of the output; the activation works in place */
-  const float *scale;
-  agf_act act;
-  agf_delivery to[2]; /* Add's inputs */
-  int cancels;        /* Add: agf_step.cancels */
-  int clipped;        /* Add: the output is not the sum where that is above 6 */
-} agf_elementwise_job;
-
-static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
-  const agf_tensor *t = j->t;
-  agf_piece p = agf_piece_at(t, i);
-  (void)scratch;
-  for (; p.r < p.end; p.r++)
-    s->k.act_back(agf_row_of(j->cam, t, p.b, p.r), agf_row_of(j->g, t, p.b, p.r), agf_row_x(s, t, p.b, p.r),
-                  j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
-}
-
-/* |x| of a row of n pixels. */
-static void agf_magnitude_row(const float *x, int n, float *out) {
-  int i;
-  for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
-}
-
-/* Add's rule is x * sdiv(cam, y), or |x| * sdiv(cam, sum of |x|) where the x may cancel, and g as it is. y is the sum before the
- * activation: behind a ReLU it is the same where cam is not 0, behind a ReLU6 it is made anew. */
-static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
-  const agf_tensor *t = j->t, *t0 = j->to[0].t, *t1 = j->to[1].t;
-  size_t floats = (size_t)t->w * AGF_CB, q;
-  float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
-  float *sum = row + floats, *part = sum + floats;
-  agf_piece p = agf_piece_at(t, i);
-  int k;
-  for (; p.r < p.end; p.r++) {
-    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r);
-    const float *y = agf_row_x(s, t, p.b, p.r), *x0 = agf_row_x(s, t0, p.b, p.r), *x1 = agf_row_x(s, t1, p.b, p.r);
-    if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
-    if (j->cancels) {
-      for (q = 0; q < floats; q++) sum[q] = fabsf(x0[q]) + fabsf(x1[q]);
-      y = sum;
-    } else if (j->clipped) {
-      s->k.add(x0, x1, AGF_ACT_NONE, t->w, sum, NULL);
-      y = sum;
-    }
-    for (k = 0; k < 2; k++) {
-      const agf_delivery *d = &j->to[k];
-      const float *x = k ? x1 : x0;
-      float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
-      if (j->cancels) {
-        agf_magnitude_row(x, t->w, part);
-        x = part;
-      }
-      s->k.add_back(cam, y, x, t->w, out);
-      if (d->first && d->g && g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
-      agf_merge_row(s, d, p.b, p.r, out, g);
-    }
-  }
-}
-
-/* Concat's inputs get their channels. */
-static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to, *ti = j->ti;
-  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
-  ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
-  int b;
-  (void)scratch;
-  agf_copy_channels(j->cam + row, block, j->first, j->out + to, block, 0, ti->c, t->w);
-  agf_clear_lanes(j->out + to, block, ti->c, t->w);
-  if (j->out_g) {
-    agf_copy_channels(j->g + row, block, j->first, j->out_g + to, block, 0, ti->c, t->w);
-    agf_clear_lanes(j->out_g + to, block, ti->c, t->w);
-  }
-  for (b = 0; j->to_input && b < ti->cb; b++)
-    agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
-}
-
-static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
-    memcpy(j->out + at, j->cam + at, bytes);
-    if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
-    if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
-  }
-}
-
-/* To the input of j goes what came to the step: of a Concat its channels, where it is not a part that has them already. */
-static void agf_hand_on(agf_session *s, const agf_rows_job *j) {
-  if (j->st->kind != AGF_STEP_CONCAT)
-    agf_parallel(s, j->to->h, agf_copy_task, j);
-  else if (j->ti->part_of < 0)
-    agf_parallel(s, j->to->h, agf_split_task, j);
-}
-
-static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
-  const agf_tensor *t = &s->tensor[st->out];
-  agf_elementwise_job e;
-  agf_rows_job j;
-  agf_delivery d;
-  int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
-  memset(&e, 0, sizeof e);
-  e.t = t;
-  e.cam = agf_floats(s, t->cam);
-  e.g = t->wants_g ? agf_floats(s, t->g) : NULL;
-  e.scale = agf_floats(s, st->scale);
-  e.act = st->act;
-  if (st->kind != AGF_STEP_ADD || seen) {
-    if (e.act != AGF_ACT_NONE || e.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &e);
-    e.act = AGF_ACT_NONE;
-  }
-  if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
-  if (st->kind == AGF_STEP_ADD) {
-    e.cancels = st->cancels;
-    e.clipped = st->act == AGF_ACT_RELU6;
-    for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
-    agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
-    return;
-  }
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.to = t;
-  j.cam = e.cam;
-  j.g = e.g;
-  for (slot = 0; slot < st->inputs; slot++) {
-    j.ti = &s->tensor[s->in[st->in + slot]];
-    j.first = at;
-    d = agf_begin_delivery(s, st, slot);
-    j.to_input = &d;
-    j.out = d.cam;
-    j.out_g = t->wants_g ? d.g : NULL;
-    agf_hand_on(s, &j);
-    at += j.ti->c;
-  }
-}
-
-/* --- pools --- */
-
-/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
- * x may cancel. Windows start ever lower: rows are cleared when the first comes to them and finished when the last has left, so that
- * they stay in cache. */
-static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *ti = j->ti, *to = j->to;
-  float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0), *part = (float *)(void *)scratch;
-  size_t row = (size_t)ti->w * AGF_CB;
-  agf_pool_row q;
-  int r, cleared = 0, finished = 0, cancels = t && j->st->cancels;
-  for (r = 0; r < to->h; r++) {
-    size_t at = agf_row_at(to, b, r) * AGF_CB;
-    int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
-    agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
-    for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
-      if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
-      if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
-    }
-    q.magnitudes = cancels;
-    if (cancels) s->k.pool(&q, part, NULL);
-    s->k.pool_back(&q, cancels ? part : agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
-    for (; t && finished < next; finished++) {
-      float *cam = t + (size_t)finished * row;
-      const float *x = agf_row_x(s, ti, b, finished);
-      if (cancels) {
-        agf_magnitude_row(x, ti->w, part);
-        x = part;
-      }
-      s->k.mul(cam, x, ti->w);
-      if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
-    }
-  }
-}
-
-static void agf_backward_pool(agf_session *s, agf_step *st) {
-  agf_rows_job j;
-  agf_delivery d;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = agf_x(s, j.ti);
-  j.cam = agf_floats(s, j.to->cam);
-  j.g = agf_floats(s, j.to->g);
-  d = agf_begin_delivery(s, st, 0);
-  j.to_input = &d;
-  j.out = d.cam;
-  j.out_g = j.to->wants_g ? d.g : NULL;
-  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
-}
-
-/* --- linear layers --- */
-
-/* M of a linear layer behind a flatten: relu(mean over channels of x * g) at each position where C is not 0, divided by its
- * maximum, then cam = shift(C, M). Such tensors are small: plain loops. */
-static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t, float *c, const float *g) {
-  float *m = agf_floats(s, st->maps), max = 0.0f;
-  double sum = 0;
-  long count = 0;
-  int r, p, b, l;
-  for (r = 0; r < t->h; r++) {
-    float *row = m + r * t->w;
-    uint16_t any;
-    s->k.pixel_sums(c + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, agf_row_x(s, t, 0, r), t->xb,
-                    g + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, t->cb, t->w, agf_floats(s, st->sv), row);
-    for (p = 0; p < t->w; p++) {
-      any = 0;
-      for (b = 0; b < t->cb; b++)
-        for (l = 0; l < AGF_CB; l++) any |= c[(agf_row_at(t, b, r) + (size_t)p) * AGF_CB + (size_t)l] != 0;
-      row[p] = agf_relu(row[p] / (float)t->c);
-      if (any && row[p] > max) max = row[p];
-    }
-  }
-  for (r = 0; r < t->h * t->w; r++) m[r] = agf_sdiv(m[r], max);
-  for (b = 0; b < t->cb; b++)
-    for (p = 0; p < t->h * t->w; p++)
-      for (l = 0; l < AGF_CB; l++)
-        if (c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l] != 0) sum += (double)m[p], count++;
-  sum = count ? sum / ((double)count + 1e-9) : 0;
-  for (b = 0; b < t->cb; b++)
-    for (p = 0; p < t->h * t->w; p++)
-      for (l = 0; l < AGF_CB; l++) {
-        float *v = &c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l];
-        if (*v != 0) *v = (*v + m[p]) - (float)sum;
-      }
-}
-
-static void agf_backward_linear(agf_session *s, agf_step *st) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
-  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->wants_g;
-  agf_linear_job j;
-  agf_gate_job gate;
-  agf_gate_row q;
-  if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
-  agf_gate_init(s, &gate, st);
-  memset(&q, 0, sizeof q);
-  memset(g, 0, (size_t)st->co * 2 * sizeof(float));
-  for (b = 0; b < to->cb; b++) {
-    q.cam = gate.cam + b * AGF_CB;
-    q.g = gate.g ? gate.g + b * AGF_CB : NULL;
-    q.y = agf_row_x(s, to, b, 0);
-    q.d = agf_floats(s, st->d) + b * AGF_CB;
-    q.act = st->act;
-    q.rhs = pair;
-    s->k.gate(&q, 1);
-    memcpy(g + b * AGF_CB, pair, AGF_CB * sizeof(float));
-    memcpy(sv + b * AGF_CB, gate.g ? pair + AGF_CB : pair, AGF_CB * sizeof(float));
-  }
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.x = agf_floats(s, st->vec);
-  j.rows = rows;
-  j.all = ti->wants_g;
-  j.g = g;
-  j.s = sv;
-  j.tg = want_g ? agf_floats(s, st->gv) : NULL;
-  j.ts = agf_floats(s, st->sv);
-  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-  for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
-  agf_destination(s, st, 0, &cam, &out_g);
-  agf_scatter(ti, j.ts, cam);
-  if (j.tg) agf_scatter(ti, j.tg, out_g);
-  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
-  agf_deliver(s, st, 0);
-}
-
-/* --- convolutions --- */
-
 /* Epilogue of adjoints: right-hand sides in the order of agf_rhs: g, then C, then A, each where the job asks for it. */
 static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                              ptrdiff_t rs) {
@@ -3472,8 +3061,6 @@ static inline double *agf_plain_sums(const agf_session *s, const agf_plain_job *
   size_t lanes = (size_t)j->t->cb * AGF_CB;
   return (double *)agf_at(s, j->st->sums) + ((size_t)r * 5 + (size_t)which) * lanes;
 }
-
-static inline ptrdiff_t agf_plane(const agf_tensor *t) { return (ptrdiff_t)t->h * t->w * AGF_CB; }
 
 static void agf_plain_stats_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
@@ -3614,12 +3201,6 @@ static void agf_plain_finish(agf_session *s, agf_plain_job *j) {
   agf_parallel(s, agf_pieces(j->t), agf_plain_shift_task, j);
 }
 
-/* Whether the options leave nothing of R but A: no gradient is read then. */
-static int agf_bare(unsigned options) {
-  const unsigned none = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
-  return (options & none) == none && !(options & AGF_FX_GRADCAM);
-}
-
 /* The rule from C, A and Gm on; j->c becomes cam. `late`: j->g holds Gm so far, and G takes its place before M is formed. */
 static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late) {
   agf_tensor *t = (agf_tensor *)(uintptr_t)j->t;
@@ -3666,40 +3247,6 @@ static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late)
     for (i = 0; i < hw; i++) j->fx[i] += agf_sdiv(j->m[i], max);
   }
   agf_plain_finish(s, j);
-}
-
-/* What an explanation's steps share. */
-typedef struct agf_explain_state {
-  unsigned options;
-  int target;
-} agf_explain_state;
-
-/* Which tensors' gradients the rules that the options leave will read: agf_connect says why. */
-static void agf_want_gradients(agf_session *s, unsigned options) {
-  int i, j;
-  for (i = 0; i < s->steps; i++) {
-    const agf_step *st = &s->step[i];
-    int wants = s->config.observer || (st->plain && !agf_bare(options)) || (st->kind == AGF_STEP_LINEAR && st->flattened);
-    for (j = 0; j < st->inputs; j++) wants |= s->tensor[s->in[st->in + j]].wants_g;
-    s->tensor[st->out].wants_g = wants;
-  }
-}
-
-/* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
-static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
-  agf_gate_job j = *gate;
-  int node = st->last, pass;
-  j.d = j.b = NULL;
-  j.mask = j.cam_mask = NULL;
-  j.vectors = j.g ? 2 : 1;
-  for (pass = 0; pass < 2; pass++) {
-    int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
-    if (next == node) continue;
-    j.scale = next == st->node ? gate->scale : NULL;
-    agf_parallel(s, agf_pieces(j.t), agf_gate_task, &j);
-    agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
-    node = next;
-  }
 }
 
 /* g * m, g where cam is not 0, in the second vector of a right-hand side, whose convolution is done: grouped kernels read every element,
@@ -3794,6 +3341,706 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
       p.apart = &gate;
     }
     agf_plain_rule(s, &p, outside ? &late : NULL);
+  }
+}
+
+#ifndef AGF_NO_METHODS
+
+/* s = sdiv(R, z), with its mask. */
+static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, i;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t row = agf_row_at(t, b, r), at = row * AGF_CB;
+    for (i = 0; i < t->w * AGF_CB; i++, at++) j->out[at] = agf_sdiv(j->R[at], j->z[at]);
+    s->k.nonzeros(j->out + row * AGF_CB, t->w, j->mask + row);
+  }
+}
+
+/* The positive (sign 1) or negative (-1) part of activation t, with its mask; out has t's layout. */
+static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, i;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    const float *x = agf_row_x(s, t, b, r);
+    float *out = j->out + b * t->xb + r * t->xr;
+    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x[i] > 0 : x[i] < 0) ? x[i] : 0.0f;
+    s->k.nonzeros(out, t->w, j->mask + agf_row_at(t, b, r));
+  }
+}
+
+/* Epilogue of an adjoint: c = [c +] factor * (part * acc). */
+static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_tensor *t = j->to;
+  const float *x = j->part + block * t->xb + row * t->xr;
+  float *c = agf_row_of(j->c, t, block, row);
+  int p, l;
+  (void)s;
+  (void)rs;
+  for (p = 0; p < t->w; p++, acc += as, x += AGF_CB, c += AGF_CB)
+    for (l = 0; l < AGF_CB; l++) {
+      float v = j->factor * (x[l] * acc[l]);
+      c[l] = (j->keep ? c[l] : 0.0f) + v;
+    }
+}
+
+static void agf_lrp_conv(agf_session *s, agf_step *st, int alpha, float *out) {
+  agf_tensor *ti = &s->tensor[s->in[st->in]];
+  float *z = agf_floats(s, st->d), *rhs = agf_floats(s, st->rhs), *half = agf_floats(s, st->half), *part = agf_x(s, ti);
+  uint16_t *rhs_mask = (uint16_t *)agf_at(s, st->rhs_mask), *mask = (uint16_t *)agf_at(s, ti->mask);
+  agf_lrp_term terms[4];
+  agf_lrp_job divide;
+  int i, n;
+  memset(&divide, 0, sizeof divide);
+  divide.t = &s->tensor[st->out];
+  divide.R = agf_floats(s, divide.t->cam);
+  divide.z = z;
+  divide.out = rhs;
+  divide.mask = rhs_mask;
+  if (st->box) {
+    if (!st->d_known || s->config.low_memory) agf_conv_forward(s, st, part, mask, NULL, NULL, 1);
+    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
+    agf_box_adjoint(s, st, rhs, rhs_mask, out);
+    return;
+  }
+  st->d_known = 0; /* its place is taken by the sums that R is divided by */
+  n = agf_lrp_terms(alpha, ti->is_signed, terms);
+  for (i = 0; i < n; i++) {
+    agf_conv_job j;
+    if (half && (i == 0 || terms[i].negative != terms[i - 1].negative)) {
+      agf_lrp_job split;
+      memset(&split, 0, sizeof split);
+      split.t = ti;
+      split.sign = terms[i].negative ? -1 : 1;
+      split.out = part = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
+      split.mask = mask = (uint16_t *)agf_at(s, st->half_mask);
+      agf_clear_buffer(s, st->half);
+      agf_parallel(s, ti->h, agf_lrp_half_task, &split);
+    }
+    agf_job_input(s, &j, st, ti, part, mask);
+    j.kind = AGF_RHS_W;
+    j.filter = terms[i].filter;
+    j.c = z;
+    agf_conv(s, &j);
+    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
+    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, rhs_mask);
+    j.filter = terms[i].filter;
+    j.done = agf_done_lrp;
+    j.c = out;
+    j.part = part;
+    j.factor = terms[i].factor;
+    j.keep = i > 0;
+    agf_conv(s, &j);
+  }
+}
+
+#endif
+
+/* MARK: op: linear ------------------------------------------------------------------------------------------------------------
+ * y = W x + b, a vector from a vector or from a flattened tensor. agf-spec: C = |x| * (|W|^T sdiv(cam, |W| |x|)); behind a flatten
+ * M = relu(mean over channels of x * g), divided by its maximum where C is not 0, and cam = shift(C, M), else cam = C; g = W^T g.
+ * LRP as a convolution's. */
+
+static int agf_linear_columns(const agf_session *s, const agf_step *st) {
+  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
+}
+
+static void agf_plan_linear(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+  uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w;
+  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
+  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
+  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  st->vec = agf_buf(s, rows * 4, 0, end);
+  st->y = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  st->d = agf_buf(s, (uint64_t)st->co * 4, 0, end);
+  st->rhs = agf_buf(s, (uint64_t)st->co * 4 * 2, 0, end);
+  st->gv = agf_buf(s, rows * 4, gate, back);
+  st->sv = agf_buf(s, rows * 4, gate, back);
+  if (st->flattened) st->maps = agf_buf(s, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
+  agf_need_scratch(s, (uint64_t)AGF_LINEAR_WIDE_ROWS * (uint64_t)st->co * 4);
+}
+
+typedef struct agf_linear_job {
+  const agf_step *st;
+  const float *x;
+  float *y, *d;       /* forward */
+  const float *g, *s; /* adjoint, [co] */
+  float *tg, *ts;     /* [rows] */
+  int rows, all;
+  int filter; /* as agf_conv_job's */
+} agf_linear_job;
+
+static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_linear_job *j = (const agf_linear_job *)arg;
+  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
+  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
+  float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
+  memset(j->y + c0, 0, (size_t)columns * sizeof(float));
+  if (d) memset(d, 0, (size_t)columns * sizeof(float));
+  if (w->type == AGF_F32 && !j->filter) {
+    s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
+    return;
+  }
+  for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
+    int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
+    for (r = 0; r < rows; r++)
+      if (j->x[k + r] != 0)
+        agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
+    s->k.linear(j->x + k, rows, wide, columns, columns, j->y + c0, d);
+  }
+}
+
+static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_linear_job *j = (const agf_linear_job *)arg;
+  const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
+  int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
+  int direct = w->type == AGF_F32 && !j->filter;
+  size_t co = (size_t)j->st->co;
+  for (; k < end; k += rows) {
+    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
+    rows = direct ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
+    if (!direct) {
+      float *wide = (float *)(void *)scratch;
+      for (r = 0; r < rows; r++)
+        if (j->all || j->x[k + r] != 0) agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
+      at = wide;
+    }
+    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
+                     j->ts ? j->ts + k : NULL);
+  }
+}
+
+/* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
+static void agf_gather(const agf_tensor *t, const float *x, float *vec) {
+  int b, r, p;
+  for (b = 0; b < t->cb; b++) {
+    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
+    for (r = 0; r < t->h; r++)
+      for (p = 0; p < t->w; p++, vec += lanes) memcpy(vec, x + b * t->xb + r * t->xr + p * AGF_CB, lanes * sizeof(float));
+  }
+}
+
+static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
+  int b, p;
+  for (b = 0; b < t->cb; b++) {
+    size_t lanes = (size_t)agf_imin(AGF_CB, t->c - b * AGF_CB);
+    for (p = 0; p < t->h * t->w; p++, vec += lanes, out += AGF_CB) {
+      memset(out, 0, AGF_CB * sizeof(float));
+      memcpy(out, vec, lanes * sizeof(float));
+    }
+  }
+}
+
+/* out [cb][h][w][16] = W^T g, every row of W, for g filled to W's columns. */
+static void agf_linear_gradient(agf_session *s, const agf_step *st, const float *g, float *out) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+  agf_linear_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.rows = ti->c * ti->h * ti->w;
+  j.all = 1;
+  j.g = g;
+  j.tg = agf_floats(s, st->gv);
+  agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+  agf_scatter(ti, j.tg, out);
+}
+
+static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, float *y, uint16_t *y_mask, int want_d) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  agf_linear_job j;
+  int b;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.y = agf_floats(s, st->y);
+  j.d = want_d ? agf_floats(s, st->d) : NULL;
+  j.rows = ti->c * ti->h * ti->w;
+  agf_gather(ti, x, agf_floats(s, st->vec));
+  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
+  for (b = 0; y && b < to->cb; b++)
+    if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
+                     y_mask ? y_mask + b : NULL))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+  st->d_known = want_d;
+}
+
+/* M of a linear layer behind a flatten: relu(mean over channels of x * g) at each position where C is not 0, divided by its
+ * maximum, then cam = shift(C, M). Such tensors are small: plain loops. */
+static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t, float *c, const float *g) {
+  float *m = agf_floats(s, st->maps), max = 0.0f;
+  double sum = 0;
+  long count = 0;
+  int r, p, b, l;
+  for (r = 0; r < t->h; r++) {
+    float *row = m + r * t->w;
+    uint16_t any;
+    s->k.pixel_sums(c + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, agf_row_x(s, t, 0, r), t->xb,
+                    g + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, t->cb, t->w, agf_floats(s, st->sv), row);
+    for (p = 0; p < t->w; p++) {
+      any = 0;
+      for (b = 0; b < t->cb; b++)
+        for (l = 0; l < AGF_CB; l++) any |= c[(agf_row_at(t, b, r) + (size_t)p) * AGF_CB + (size_t)l] != 0;
+      row[p] = agf_relu(row[p] / (float)t->c);
+      if (any && row[p] > max) max = row[p];
+    }
+  }
+  for (r = 0; r < t->h * t->w; r++) m[r] = agf_sdiv(m[r], max);
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->h * t->w; p++)
+      for (l = 0; l < AGF_CB; l++)
+        if (c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l] != 0) sum += (double)m[p], count++;
+  sum = count ? sum / ((double)count + 1e-9) : 0;
+  for (b = 0; b < t->cb; b++)
+    for (p = 0; p < t->h * t->w; p++)
+      for (l = 0; l < AGF_CB; l++) {
+        float *v = &c[((size_t)b * (size_t)(t->h * t->w) + (size_t)p) * AGF_CB + (size_t)l];
+        if (*v != 0) *v = (*v + m[p]) - (float)sum;
+      }
+}
+
+static void agf_backward_linear(agf_session *s, agf_step *st) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
+  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->wants_g;
+  agf_linear_job j;
+  agf_gate_job gate;
+  agf_gate_row q;
+  if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
+  agf_gate_init(s, &gate, st);
+  memset(&q, 0, sizeof q);
+  memset(g, 0, (size_t)st->co * 2 * sizeof(float));
+  for (b = 0; b < to->cb; b++) {
+    q.cam = gate.cam + b * AGF_CB;
+    q.g = gate.g ? gate.g + b * AGF_CB : NULL;
+    q.y = agf_row_x(s, to, b, 0);
+    q.d = agf_floats(s, st->d) + b * AGF_CB;
+    q.act = st->act;
+    q.rhs = pair;
+    s->k.gate(&q, 1);
+    memcpy(g + b * AGF_CB, pair, AGF_CB * sizeof(float));
+    memcpy(sv + b * AGF_CB, gate.g ? pair + AGF_CB : pair, AGF_CB * sizeof(float));
+  }
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, st->vec);
+  j.rows = rows;
+  j.all = ti->wants_g;
+  j.g = g;
+  j.s = sv;
+  j.tg = want_g ? agf_floats(s, st->gv) : NULL;
+  j.ts = agf_floats(s, st->sv);
+  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+  for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
+  agf_destination(s, st, 0, &cam, &out_g);
+  agf_scatter(ti, j.ts, cam);
+  if (j.tg) agf_scatter(ti, j.tg, out_g);
+  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
+  agf_deliver(s, st, 0);
+}
+
+#ifndef AGF_NO_METHODS
+
+static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const float *R = agf_floats(s, to->cam);
+  float *x = agf_floats(s, st->vec), *sum = agf_floats(s, st->sv), *rhs = agf_floats(s, st->rhs);
+  agf_lrp_term terms[4];
+  agf_linear_job j;
+  int i, k, n;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = x;
+  j.rows = ti->c * ti->h * ti->w;
+  j.y = agf_floats(s, st->y);
+  j.g = rhs;
+  j.tg = agf_floats(s, st->gv);
+  n = agf_lrp_terms(alpha, ti->is_signed, terms);
+  memset(rhs, 0, (size_t)st->co * sizeof *rhs);
+  for (i = 0; i < n; i++) {
+    if (i == 0 || terms[i].negative != terms[i - 1].negative) {
+      agf_gather(ti, agf_x(s, ti), x);
+      for (k = 0; k < j.rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
+    }
+    j.filter = terms[i].filter;
+    agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
+    for (k = 0; k < to->c; k++) rhs[k] = agf_sdiv(R[k], j.y[k]);
+    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
+    for (k = 0; k < j.rows; k++) {
+      float v = terms[i].factor * (x[k] * j.tg[k]);
+      sum[k] = (i ? sum[k] : 0.0f) + v;
+    }
+  }
+  agf_scatter(ti, sum, out);
+  agf_gather(ti, agf_x(s, ti), x); /* AGF's rule reads it there */
+}
+
+#endif
+
+/* MARK: op: batchnorm and activations -----------------------------------------------------------------------------------------
+ * BatchNorm: y = scale * x + bias; cam passes, g is scaled. ReLU, ReLU6: cam = x * sdiv(cam, x) where x > 0, g where the output
+ * moves with the input. Most are part of the step before them (agf_make_steps); these are the steps of those that are not. LRP
+ * passes R. */
+
+static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
+  agf_piece p = agf_piece_at(t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    if (s->k.store_y(j->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, scale ? scale + p.b * AGF_CB : NULL,
+                     bias + p.b * AGF_CB, j->st->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+/* MARK: op: pools -------------------------------------------------------------------------------------------------------------
+ * Max, average, adaptive and global average pools: windows of their own, one rule. agf-spec: cam = x * poolT(sdiv(cam, y)), the
+ * magnitudes of x in place of x where an average may cancel; g = poolT(g). LRP the same with R. */
+
+/* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
+static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
+  int64_t start, end;
+  if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) {
+    *lo = (int)((int64_t)o * in / outputs);
+    *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
+    *extent = *hi - *lo;
+    return;
+  }
+  start = (int64_t)o * n->stride[axis] - n->pad[axis];
+  end = start + n->kernel[axis];
+  *lo = (int)(start < 0 ? 0 : start);
+  *hi = (int)(end < in ? end : in);
+  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
+}
+
+static void agf_fill_pool(agf_session *s, const agf_step *st) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  int32_t *h = (int32_t *)agf_at(s, st->window), *w = h + 2 * to->h;
+  float *div = (float *)(void *)(w + 2 * to->w);
+  int r, p, lo, hi, rows, columns;
+  for (r = 0; r < to->h; r++) {
+    agf_pool_window(n, 0, ti->h, r, to->h, &lo, &hi, &rows);
+    h[r] = lo;
+    h[to->h + r] = hi;
+    for (p = 0; p < to->w; p++) {
+      agf_pool_window(n, 1, ti->w, p, to->w, &lo, &hi, &columns);
+      w[p] = lo;
+      w[to->w + p] = hi;
+      div[r * to->w + p] = (float)((double)rows * columns);
+    }
+  }
+}
+
+/* One row of one output block of a pool, as the kernels read it. */
+static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x,
+                            int b, int r, agf_pool_row *q) {
+  const int32_t *window = (const int32_t *)agf_at(s, st->window);
+  const float *div = (const float *)(const void *)(window + 2 * to->h + 2 * to->w);
+  q->x = x + b * ti->xb;
+  q->xr = ti->xr;
+  q->tr = (ptrdiff_t)ti->w * AGF_CB;
+  q->h0 = window[r];
+  q->h1 = window[to->h + r];
+  q->w0 = window + 2 * to->h;
+  q->w1 = q->w0 + to->w;
+  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : div + r * to->w;
+  q->magnitudes = 0;
+  q->n = to->w;
+}
+
+static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  agf_piece p = agf_piece_at(t, i);
+  agf_pool_row q;
+  (void)scratch;
+  for (; p.r < p.end; p.r++) {
+    agf_pool_row_of(s, j->st, j->ti, t, j->x, p.b, p.r, &q);
+    s->k.pool(&q, j->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
+  }
+}
+
+/* |x| of a row of n pixels. */
+static void agf_magnitude_row(const float *x, int n, float *out) {
+  int i;
+  for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
+}
+
+/* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
+ * x may cancel. Windows start ever lower: rows are cleared when the first comes to them and finished when the last has left, so that
+ * they stay in cache. */
+static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *ti = j->ti, *to = j->to;
+  float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0), *part = (float *)(void *)scratch;
+  size_t row = (size_t)ti->w * AGF_CB;
+  agf_pool_row q;
+  int r, cleared = 0, finished = 0, cancels = t && j->st->cancels;
+  for (r = 0; r < to->h; r++) {
+    size_t at = agf_row_at(to, b, r) * AGF_CB;
+    int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
+    agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
+    for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
+      if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
+      if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
+    }
+    q.magnitudes = cancels;
+    if (cancels) s->k.pool(&q, part, NULL);
+    s->k.pool_back(&q, cancels ? part : agf_row_x(s, to, b, r), t ? j->cam + at : NULL, tg ? j->g + at : NULL, t, tg);
+    for (; t && finished < next; finished++) {
+      float *cam = t + (size_t)finished * row;
+      const float *x = agf_row_x(s, ti, b, finished);
+      if (cancels) {
+        agf_magnitude_row(x, ti->w, part);
+        x = part;
+      }
+      s->k.mul(cam, x, ti->w);
+      if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
+    }
+  }
+}
+
+static void agf_backward_pool(agf_session *s, agf_step *st) {
+  agf_rows_job j;
+  agf_delivery d;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = agf_x(s, j.ti);
+  j.cam = agf_floats(s, j.to->cam);
+  j.g = agf_floats(s, j.to->g);
+  d = agf_begin_delivery(s, st, 0);
+  j.to_input = &d;
+  j.out = d.cam;
+  j.out_g = j.to->wants_g ? d.g : NULL;
+  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+}
+
+/* MARK: op: add ---------------------------------------------------------------------------------------------------------------
+ * y = x0 + x1. agf-spec: cam_i = x_i * sdiv(cam, y), with the magnitudes of the x where they may cancel; g as it is. LRP the same
+ * with R. */
+
+static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
+  agf_piece p = agf_piece_at(t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->st->act, t->w, agf_row_x(s, t, p.b, p.r),
+                 agf_row_mask(s, t, p.b, p.r)))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+/* Add's rule is x * sdiv(cam, y), or |x| * sdiv(cam, sum of |x|) where the x may cancel, and g as it is. y is the sum before the
+ * activation: behind a ReLU it is the same where cam is not 0, behind a ReLU6 it is made anew. */
+static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_tensor *t = j->t, *t0 = j->to[0].t, *t1 = j->to[1].t;
+  size_t floats = (size_t)t->w * AGF_CB, q;
+  float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
+  float *sum = row + floats, *part = sum + floats;
+  agf_piece p = agf_piece_at(t, i);
+  int k;
+  for (; p.r < p.end; p.r++) {
+    float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r);
+    const float *y = agf_row_x(s, t, p.b, p.r), *x0 = agf_row_x(s, t0, p.b, p.r), *x1 = agf_row_x(s, t1, p.b, p.r);
+    if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
+    if (j->cancels) {
+      for (q = 0; q < floats; q++) sum[q] = fabsf(x0[q]) + fabsf(x1[q]);
+      y = sum;
+    } else if (j->clipped) {
+      s->k.add(x0, x1, AGF_ACT_NONE, t->w, sum, NULL);
+      y = sum;
+    }
+    for (k = 0; k < 2; k++) {
+      const agf_delivery *d = &j->to[k];
+      const float *x = k ? x1 : x0;
+      float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
+      if (j->cancels) {
+        agf_magnitude_row(x, t->w, part);
+        x = part;
+      }
+      s->k.add_back(cam, y, x, t->w, out);
+      if (d->first && d->g && g) memcpy(agf_row_of(d->g, t, p.b, p.r), g, (size_t)t->w * AGF_CB * sizeof(float));
+      agf_merge_row(s, d, p.b, p.r, out, g);
+    }
+  }
+}
+
+#ifndef AGF_NO_METHODS
+
+/* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
+ * the one that is kept. */
+static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, i;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    const float *x0 = agf_row_x(s, j->t0, b, r), *x1 = agf_row_x(s, j->t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
+    float *out = agf_row_of(j->out, t, b, r);
+    for (i = 0; i < t->w * AGF_CB; i++) {
+      float a0 = j->cancels ? fabsf(x0[i]) : x0[i], a1 = j->cancels ? fabsf(x1[i]) : x1[i];
+      out[i] = (j->sign > 0 ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
+    }
+  }
+}
+
+#endif
+
+/* MARK: op: concat ------------------------------------------------------------------------------------------------------------
+ * Channels of several tensors one behind the other; cam, g and R are split by channel. */
+
+/* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
+ * copied. */
+static void agf_join(agf_session *s, const agf_step *st) {
+  agf_tensor *whole = &s->tensor[st->out];
+  int j, at = 0;
+  for (j = 0; j < st->inputs; at += s->tensor[s->in[st->in + j++]].c) {
+    int t = s->in[st->in + j];
+    agf_tensor *part = &s->tensor[t];
+    if (t == 0 || part->readers > 1 || at % AGF_CB || (part->c % AGF_CB && j + 1 < st->inputs)) continue;
+    part->part_of = st->out;
+    part->first_block = at / AGF_CB;
+    part->needs_mask = whole->needs_mask;
+    part->needs_g = whole->needs_g;
+    part->bh = whole->bh;
+    part->bw = whole->bw;
+  }
+}
+
+static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int i, b, at = 0;
+  (void)scratch;
+  for (i = 0; i < j->st->inputs; i++) {
+    const agf_tensor *ti = &s->tensor[s->in[j->st->in + i]];
+    int first = at / AGF_CB;
+    at += ti->c;
+    if (ti->part_of >= 0) continue;
+    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at - ti->c, ti->c, t->w);
+    if (i + 1 == j->st->inputs) agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
+    for (b = first; t->mask >= 0 && b * AGF_CB < at; b++) s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
+  }
+}
+
+/* Concat's inputs get their channels. */
+static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to, *ti = j->ti;
+  size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
+  ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
+  int b;
+  (void)scratch;
+  agf_copy_channels(j->cam + row, block, j->first, j->out + to, block, 0, ti->c, t->w);
+  agf_clear_lanes(j->out + to, block, ti->c, t->w);
+  if (j->out_g) {
+    agf_copy_channels(j->g + row, block, j->first, j->out_g + to, block, 0, ti->c, t->w);
+    agf_clear_lanes(j->out_g + to, block, ti->c, t->w);
+  }
+  for (b = 0; j->to_input && b < ti->cb; b++)
+    agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
+}
+
+/* To the input of j goes what came to the step: of a Concat its channels, where it is not a part that has them already. */
+static void agf_hand_on(agf_session *s, const agf_rows_job *j) {
+  if (j->st->kind != AGF_STEP_CONCAT)
+    agf_parallel(s, j->to->h, agf_copy_task, j);
+  else if (j->ti->part_of < 0)
+    agf_parallel(s, j->to->h, agf_split_task, j);
+}
+
+/* MARK: the walk back ---------------------------------------------------------------------------------------------------------
+ * agf-spec, "Rules, per node": (cam, g) at a step's output to (cam, g) at its inputs, one step at a time from the logits to the
+ * image. Each step first finishes its output (several readers merged, observed), then applies its rule, which delivers to its input
+ * tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
+
+/* Run step i on input x (element (0, 0, 0)) into y; the step's own tensors unless it is the last step on a difference. */
+static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask,
+                             int want_d) {
+  agf_step *st = &s->step[i];
+  agf_rows_job j;
+  int k;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = x;
+  j.y = y;
+  switch (st->kind) {
+    case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
+    case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
+    case AGF_STEP_NORM:
+    case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
+    case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
+    case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
+    default:
+      for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
+      if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
+      break;
+  }
+}
+
+/* Which tensors' gradients the rules that the options leave will read: agf_connect says why. */
+static void agf_want_gradients(agf_session *s, unsigned options) {
+  int i, j;
+  for (i = 0; i < s->steps; i++) {
+    const agf_step *st = &s->step[i];
+    int wants = s->config.observer || (st->plain && !agf_bare(options)) || (st->kind == AGF_STEP_LINEAR && st->flattened);
+    for (j = 0; j < st->inputs; j++) wants |= s->tensor[s->in[st->in + j]].wants_g;
+    s->tensor[st->out].wants_g = wants;
+  }
+}
+
+static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
+  const agf_tensor *t = &s->tensor[st->out];
+  agf_elementwise_job e;
+  agf_rows_job j;
+  agf_delivery d;
+  int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
+  memset(&e, 0, sizeof e);
+  e.t = t;
+  e.cam = agf_floats(s, t->cam);
+  e.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  e.scale = agf_floats(s, st->scale);
+  e.act = st->act;
+  if (st->kind != AGF_STEP_ADD || seen) {
+    if (e.act != AGF_ACT_NONE || e.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &e);
+    e.act = AGF_ACT_NONE;
+  }
+  if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
+  if (st->kind == AGF_STEP_ADD) {
+    e.cancels = st->cancels;
+    e.clipped = st->act == AGF_ACT_RELU6;
+    for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
+    agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
+    return;
+  }
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.to = t;
+  j.cam = e.cam;
+  j.g = e.g;
+  for (slot = 0; slot < st->inputs; slot++) {
+    j.ti = &s->tensor[s->in[st->in + slot]];
+    j.first = at;
+    d = agf_begin_delivery(s, st, slot);
+    j.to_input = &d;
+    j.out = d.cam;
+    j.out_g = t->wants_g ? d.g : NULL;
+    agf_hand_on(s, &j);
+    at += j.ti->c;
   }
 }
 
@@ -3922,6 +4169,22 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 }
 
 /* --- agf_lc: a local contrast at every position (agf-spec, "Two variants of ours") --- */
+
+/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains
+ * (agf-spec, "Two variants of ours"). Returns the pooling's index; -1: another head. */
+static int agf_local_head(const agf_session *s, const agf_step **linear) {
+  int i = s->steps - 1;
+  const agf_step *st = &s->step[i];
+  const agf_node *n;
+  *linear = NULL;
+  if (st->kind == AGF_STEP_LINEAR) {
+    *linear = st;
+    while (i >= 0 && s->step[i].out != s->in[st->in]) i--;
+    if (i < 0) return -1;
+  }
+  n = &s->model->node[s->step[i].node];
+  return n->op == AGF_OP_GLOBAL_AVGPOOL || (n->op == AGF_OP_ADAPTIVE_AVGPOOL && n->kernel[0] == 1 && n->kernel[1] == 1) ? i : -1;
+}
 
 typedef struct agf_local_job {
   const agf_step *linear; /* NULL: X itself holds the logits */
@@ -4059,12 +4322,6 @@ static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
 }
 
-/* A vector tensor's elements into floats, -0 made +0. */
-static void agf_load_vector(const agf_weight *w, float *to) {
-  int i;
-  for (i = 0; i < w->dim[0]; i++) to[i] = agf_weight_at(w, (size_t)i) + 0.0f;
-}
-
 static void agf_fill_step(agf_session *s, agf_step *st) {
   const agf_model *m = s->model;
   const agf_node *n = &m->node[st->node];
@@ -4089,41 +4346,6 @@ static void agf_fill_step(agf_session *s, agf_step *st) {
                     range + 2 * st->row_classes);
   }
   agf_clear_buffer(s, st->border);
-}
-
-/* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
-static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
-  int64_t start, end;
-  if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) {
-    *lo = (int)((int64_t)o * in / outputs);
-    *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
-    *extent = *hi - *lo;
-    return;
-  }
-  start = (int64_t)o * n->stride[axis] - n->pad[axis];
-  end = start + n->kernel[axis];
-  *lo = (int)(start < 0 ? 0 : start);
-  *hi = (int)(end < in ? end : in);
-  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
-}
-
-static void agf_fill_pool(agf_session *s, const agf_step *st) {
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int32_t *h = (int32_t *)agf_at(s, st->window), *w = h + 2 * to->h;
-  float *div = (float *)(void *)(w + 2 * to->w);
-  int r, p, lo, hi, rows, columns;
-  for (r = 0; r < to->h; r++) {
-    agf_pool_window(n, 0, ti->h, r, to->h, &lo, &hi, &rows);
-    h[r] = lo;
-    h[to->h + r] = hi;
-    for (p = 0; p < to->w; p++) {
-      agf_pool_window(n, 1, ti->w, p, to->w, &lo, &hi, &columns);
-      w[p] = lo;
-      w[to->w + p] = hi;
-      div[r * to->w + p] = (float)((double)rows * columns);
-    }
-  }
 }
 
 /* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as
@@ -4987,179 +5209,6 @@ static agf_status agf_fullgrad(agf_session *s, agf_pass *pass, float *map, agf_e
 }
 
 /* --- layer-wise relevance propagation --- */
-
-typedef struct agf_lrp_job {
-  const agf_tensor *t;
-  const float *R, *z, *x0, *x1; /* x0, x1: the sum's terms (element (0, 0, 0)) */
-  const agf_tensor *t0, *t1;
-  float *out;
-  uint16_t *mask;
-  int sign;
-  int cancels; /* the sum's: agf_step.cancels */
-} agf_lrp_job;
-
-/* s = sdiv(R, z), with its mask. */
-static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, i;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t row = agf_row_at(t, b, r), at = row * AGF_CB;
-    for (i = 0; i < t->w * AGF_CB; i++, at++) j->out[at] = agf_sdiv(j->R[at], j->z[at]);
-    s->k.nonzeros(j->out + row * AGF_CB, t->w, j->mask + row);
-  }
-}
-
-/* The positive (sign 1) or negative (-1) part of activation t, with its mask; out has t's layout. */
-static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, i;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    const float *x = agf_row_x(s, t, b, r);
-    float *out = j->out + b * t->xb + r * t->xr;
-    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x[i] > 0 : x[i] < 0) ? x[i] : 0.0f;
-    s->k.nonzeros(out, t->w, j->mask + agf_row_at(t, b, r));
-  }
-}
-
-/* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
- * the one that is kept. */
-static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, i;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    const float *x0 = agf_row_x(s, j->t0, b, r), *x1 = agf_row_x(s, j->t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
-    float *out = agf_row_of(j->out, t, b, r);
-    for (i = 0; i < t->w * AGF_CB; i++) {
-      float a0 = j->cancels ? fabsf(x0[i]) : x0[i], a1 = j->cancels ? fabsf(x1[i]) : x1[i];
-      out[i] = (j->sign > 0 ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
-    }
-  }
-}
-
-/* Epilogue of an adjoint: c = [c +] factor * (part * acc). */
-static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
-  const agf_tensor *t = j->to;
-  const float *x = j->part + block * t->xb + row * t->xr;
-  float *c = agf_row_of(j->c, t, block, row);
-  int p, l;
-  (void)s;
-  (void)rs;
-  for (p = 0; p < t->w; p++, acc += as, x += AGF_CB, c += AGF_CB)
-    for (l = 0; l < AGF_CB; l++) {
-      float v = j->factor * (x[l] * acc[l]);
-      c[l] = (j->keep ? c[l] : 0.0f) + v;
-    }
-}
-
-/* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input
- * is never negative. */
-typedef struct agf_lrp_term {
-  int negative; /* part x- */
-  int filter;
-  float factor;
-} agf_lrp_term;
-
-/* alpha f(w+, w-) - (alpha - 1) f(w-, w+), ordered by the part of x. Returns how many terms there are. */
-static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
-  int negative, other, n = 0;
-  for (negative = 0; negative <= is_signed; negative++)
-    for (other = 0; other < alpha; other++, n++) {
-      terms[n].negative = negative;
-      terms[n].filter = negative == other ? 1 : 2;
-      terms[n].factor = other ? -1.0f : (float)alpha;
-    }
-  return n;
-}
-
-static void agf_lrp_conv(agf_session *s, agf_step *st, int alpha, float *out) {
-  agf_tensor *ti = &s->tensor[s->in[st->in]];
-  float *z = agf_floats(s, st->d), *rhs = agf_floats(s, st->rhs), *half = agf_floats(s, st->half), *part = agf_x(s, ti);
-  uint16_t *rhs_mask = (uint16_t *)agf_at(s, st->rhs_mask), *mask = (uint16_t *)agf_at(s, ti->mask);
-  agf_lrp_term terms[4];
-  agf_lrp_job divide;
-  int i, n;
-  memset(&divide, 0, sizeof divide);
-  divide.t = &s->tensor[st->out];
-  divide.R = agf_floats(s, divide.t->cam);
-  divide.z = z;
-  divide.out = rhs;
-  divide.mask = rhs_mask;
-  if (st->box) {
-    if (!st->d_known || s->config.low_memory) agf_conv_forward(s, st, part, mask, NULL, NULL, 1);
-    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
-    agf_box_adjoint(s, st, rhs, rhs_mask, out);
-    return;
-  }
-  st->d_known = 0; /* its place is taken by the sums that R is divided by */
-  n = agf_lrp_terms(alpha, ti->is_signed, terms);
-  for (i = 0; i < n; i++) {
-    agf_conv_job j;
-    if (half && (i == 0 || terms[i].negative != terms[i - 1].negative)) {
-      agf_lrp_job split;
-      memset(&split, 0, sizeof split);
-      split.t = ti;
-      split.sign = terms[i].negative ? -1 : 1;
-      split.out = part = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
-      split.mask = mask = (uint16_t *)agf_at(s, st->half_mask);
-      agf_clear_buffer(s, st->half);
-      agf_parallel(s, ti->h, agf_lrp_half_task, &split);
-    }
-    agf_job_input(s, &j, st, ti, part, mask);
-    j.kind = AGF_RHS_W;
-    j.filter = terms[i].filter;
-    j.c = z;
-    agf_conv(s, &j);
-    agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
-    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, rhs_mask);
-    j.filter = terms[i].filter;
-    j.done = agf_done_lrp;
-    j.c = out;
-    j.part = part;
-    j.factor = terms[i].factor;
-    j.keep = i > 0;
-    agf_conv(s, &j);
-  }
-}
-
-static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  const float *R = agf_floats(s, to->cam);
-  float *x = agf_floats(s, st->vec), *sum = agf_floats(s, st->sv), *rhs = agf_floats(s, st->rhs);
-  agf_lrp_term terms[4];
-  agf_linear_job j;
-  int i, k, n;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.x = x;
-  j.rows = ti->c * ti->h * ti->w;
-  j.y = agf_floats(s, st->y);
-  j.g = rhs;
-  j.tg = agf_floats(s, st->gv);
-  n = agf_lrp_terms(alpha, ti->is_signed, terms);
-  memset(rhs, 0, (size_t)st->co * sizeof *rhs);
-  for (i = 0; i < n; i++) {
-    if (i == 0 || terms[i].negative != terms[i - 1].negative) {
-      agf_gather(ti, agf_x(s, ti), x);
-      for (k = 0; k < j.rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
-    }
-    j.filter = terms[i].filter;
-    agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
-    for (k = 0; k < to->c; k++) rhs[k] = agf_sdiv(R[k], j.y[k]);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-    for (k = 0; k < j.rows; k++) {
-      float v = terms[i].factor * (x[k] * j.tg[k]);
-      sum[k] = (i ? sum[k] : 0.0f) + v;
-    }
-  }
-  agf_scatter(ti, sum, out);
-  agf_gather(ti, agf_x(s, ti), x); /* AGF's rule reads it there */
-}
 
 static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
   agf_step *st = &s->step[i];
