@@ -273,6 +273,10 @@ enum { AGF_FLAG_FLAT = 1, AGF_FLAG_CEIL = 2, AGF_FLAG_INCLUDE_PAD = 4 };
 enum { AGF_F32 = 1, AGF_F16 = 2 };
 enum { AGF_LAYOUT_VECTOR, AGF_LAYOUT_CONV, AGF_LAYOUT_GROUPED, AGF_LAYOUT_LINEAR };
 
+typedef struct agf_op_rules agf_op_rules;
+typedef struct agf_step agf_step;
+typedef struct agf_explain_state agf_explain_state;
+
 typedef struct agf_weight {
   int type, layout, used;
   int dim[4];
@@ -320,13 +324,6 @@ static uint32_t agf_u32(const unsigned char *p) {
 static uint64_t agf_u64(const unsigned char *p) { return agf_u32(p) | (uint64_t)agf_u32(p + 4) << 32; }
 static float agf_f32(const unsigned char *p) { return agf_from_bits(agf_u32(p)); }
 
-AGF_API const char *agf_op_name(agf_op op) {
-  static const char *const names[] = {
-      "?",      "conv",    "batchnorm", "relu",  "relu6", "maxpool", "avgpool", "adaptive_avgpool", "global_avgpool",
-      "linear", "flatten", "add",       "concat"};
-  return (unsigned)op < sizeof names / sizeof *names ? names[op] : "?";
-}
-
 /* Elements of a stored tensor, fill included; 0 with *overflow where the product does not fit. */
 static uint64_t agf_layout_elements(int layout, const int *d, int *overflow) {
   size_t n;
@@ -370,31 +367,87 @@ static int agf_all_zero(const unsigned char *p, size_t n) {
   return 1;
 }
 
-/* Which of a node's fields its op uses: others must be 0, so that no file has two spellings. */
-typedef struct agf_op_form {
+/* Which of a node's fields an op uses: the others must be 0 in a file, so that no file has two spellings. */
+typedef struct agf_op_fields {
   int min_inputs, max_inputs;
-  int flags, kernel, window, groups, channels; /* window: stride, pad, dilation */
-  int w, b;                                    /* 0 none, 1 required, 2 optional */
-} agf_op_form;
+  int flags;                                      /* those that it knows */
+  int kernel, window, dilation, groups, channels; /* window: stride and pad */
+  int w, b;                                       /* tensors: 0 none, 1 required, 2 optional */
+} agf_op_fields;
 
-static const agf_op_form *agf_op_form_of(agf_op op) {
-  static const agf_op_form forms[] = {
-      {0, 0, 0, 0, 0, 0, 0, 0, 0},                                    /* none */
-      {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 2},                        /* conv */
-      {1, 1, 0, 0, 0, 0, 0, 1, 1},                                    /* batchnorm */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* relu */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* relu6 */
-      {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0},                        /* maxpool */
-      {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0}, /* avgpool */
-      {1, 1, 0, 1, 0, 0, 0, 0, 0},                                    /* adaptive_avgpool */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* global_avgpool */
-      {1, 1, 0, 0, 0, 0, 1, 1, 2},                                    /* linear */
-      {1, 1, 0, 0, 0, 0, 0, 0, 0},                                    /* flatten */
-      {2, 2, 0, 0, 0, 0, 0, 0, 0},                                    /* add */
-      {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0}                         /* concat */
-  };
-  return (unsigned)op < sizeof forms / sizeof *forms ? &forms[op] : &forms[0];
-}
+/* What an op is, in a row's traits. */
+enum {
+  AGF_READS_VECTORS = 1, /* it may read a flattened tensor */
+  AGF_MAKES_LOGITS = 2,  /* it may be the last node: AGF's seed is its gradient */
+  AGF_TAKES_NORM = 4,    /* a BatchNorm that alone reads its output becomes part of its step */
+  AGF_IS_NORM = 8,       /* it is what AGF_TAKES_NORM takes along */
+  AGF_TAKES_ACT =
+      16,            /* an activation (a row's `act`) that alone reads its output, behind the BatchNorm, becomes part of its step */
+  AGF_RESHAPES = 32, /* its output is its input's tensor under another shape: it makes no step and needs no functions but shape */
+  AGF_POOLS_TO_SIZE = 64, /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
+  AGF_HAS_BIAS_TERM = 128 /* FullGrad has a term for its tensor b */
+};
+
+/* What an op's output says about signs. */
+typedef enum agf_sign {
+  AGF_SIGN_ANY,      /* it may be negative */
+  AGF_SIGN_INPUTS,   /* only where an input may be */
+  AGF_SIGN_RECTIFIED /* never, and it is 0 where its input is negative */
+} agf_sign;
+
+/* The shapes that a node's output follows from. */
+typedef struct agf_inputs {
+  const agf_model *model;
+  const agf_node *node;
+  const agf_shape *image, *shape; /* of the network's input, of each node's output */
+} agf_inputs;
+
+/* What a step's forward pass reads and writes: its own tensors, except where an explanation runs a step in another way. */
+typedef struct agf_flow {
+  const float *x; /* the first input, element (0, 0, 0) */
+  const uint16_t *x_mask;
+  float *y; /* NULL: only |W||x| is wanted */
+  uint16_t *y_mask;
+  agf_act act;
+  const float *scale, *bias;
+  int want_d; /* also form |W||x| */
+} agf_flow;
+
+/* An op: everything that the engine knows about it. The table of them, behind the last op's section, has a row for each; the parser,
+ * the shapes, the plan and the walks ask it and name no op. A function may be missing only where it says so; a model with a node
+ * whose op lacks another one is refused when it is opened. "Step" and "tensor" are those of the plan. */
+struct agf_op_rules {
+  agf_op op;
+  const char *name;
+  agf_op_fields fields;
+  unsigned traits;
+  agf_act act; /* the activation that it is; steps that take activations along take it */
+
+  /* In *out, which holds the first input's shape, the shape of the output; or an error that says why the input has none. */
+  agf_status (*shape)(const agf_inputs *in, agf_shape *out, agf_error *err);
+  /* Whether its tensors are those that its (first) input asks for. NULL: it has none. */
+  int (*weights)(const agf_model *m, const agf_node *n, const agf_shape *in);
+  agf_sign (*sign)(const agf_node *n);
+
+  /* The plan, in this order. connect, first step to last: what it asks of its input tensors (border, mask), whether its rule reads g.
+   * settle, last step to first: when it reads and writes, what lies within what. plan: its buffers and its tasks' scratch.
+   * NULL: nothing. */
+  void (*connect)(agf_session *s, int step);
+  void (*settle)(agf_session *s, int step);
+  agf_status (*plan)(agf_session *s, int step, agf_error *err);
+  /* Fills the buffers that depend on the model alone. NULL: it has none. */
+  void (*fill)(agf_session *s, const agf_step *st);
+
+  void (*forward)(agf_session *s, agf_step *st, const agf_flow *f);
+  /* AGF's rule: (cam, g) at the output to (cam, g) at the inputs, and the delivery of each. */
+  void (*rule)(agf_session *s, agf_step *st, const agf_explain_state *e);
+  /* From the gradient g behind the step's activation and BatchNorm, [cb][h][w][16], to that at input `slot`. */
+  void (*gradient)(agf_session *s, agf_step *st, int slot, const float *g, float *out);
+  /* Layer-wise relevance propagation: from the relevance R at the output to that at input `slot`. Built without the methods: NULL. */
+  void (*lrp)(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out);
+};
+
+static const agf_op_rules *agf_rules_of(agf_op op);
 
 /* n fields of u32 into ints, each in [lo, hi], or all 0 where the op does not use them. */
 static int agf_fields(const unsigned char *p, int n, int used, int lo, int hi, int *to) {
@@ -407,17 +460,38 @@ static int agf_fields(const unsigned char *p, int n, int used, int lo, int hi, i
   return 1;
 }
 
+/* The function that an op lacks, in words; NULL: it has all that it needs. */
+static const char *agf_missing_function(const agf_op_rules *r) {
+  if (!r->shape) return "shape";
+  if ((r->fields.w || r->fields.b) && !r->weights) return "check of its weights";
+  if (r->traits & AGF_RESHAPES) return NULL;
+  if (!r->sign) return "sign";
+  if (!r->forward) return "forward pass";
+  if (!r->rule) return "rule";
+  if (!r->gradient) return "gradient";
+#ifndef AGF_NO_METHODS
+  if (!r->lrp) return "relevance propagation";
+#endif
+  return NULL;
+}
+
 static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, int *next_edge, agf_error *err) {
   agf_node *n = &m->node[i];
-  const agf_op_form *f;
+  const agf_op_rules *rules;
+  const agf_op_fields *f;
+  const char *missing;
   uint32_t op = agf_u32(p), tensor;
-  int j, ok, window, *slot;
+  int j, ok, *slot;
   n->op = (agf_op)op;
   n->name = agf_string(m, agf_u32(p + 8), "node", i, err);
   if (!n->name) return AGF_ERR_FORMAT;
-  f = agf_op_form_of(n->op);
-  if (op > AGF_OP_CONCAT || !f->min_inputs)
-    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has the unknown op %u", i, n->name, (unsigned)op);
+  rules = agf_rules_of(n->op);
+  if (!rules) return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has the unknown op %u", i, n->name, (unsigned)op);
+  missing = agf_missing_function(rules);
+  if (missing)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "model file: node %d (%s, %s): this engine has no %s for it", i, n->name, rules->name,
+                    missing);
+  f = &rules->fields;
   if (agf_u32(p + 4) & ~(uint32_t)f->flags)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has flags 0x%x that %s does not know", i, n->name,
                     (unsigned)agf_u32(p + 4), agf_op_name(n->op));
@@ -433,10 +507,9 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
     if (m->edge[n->edge + j] > i)
       return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) reads the output of node %d, which comes later", i, n->name,
                       m->edge[n->edge + j] - 1);
-  window = f->window;
-  ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) && agf_fields(p + 28, 2, window, 1, AGF_MAX_SIDE, n->stride) &&
-       agf_fields(p + 36, 4, window, 0, AGF_MAX_SIDE, n->pad) &&
-       agf_fields(p + 52, 2, n->op == AGF_OP_CONV, 1, AGF_MAX_SIDE, n->dilation) &&
+  ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) &&
+       agf_fields(p + 28, 2, f->window, 1, AGF_MAX_SIDE, n->stride) && agf_fields(p + 36, 4, f->window, 0, AGF_MAX_SIDE, n->pad) &&
+       agf_fields(p + 52, 2, f->dilation, 1, AGF_MAX_SIDE, n->dilation) &&
        agf_fields(p + 60, 1, f->groups, 1, AGF_MAX_CHANNELS, &n->groups) &&
        agf_fields(p + 64, 1, f->channels, 1, AGF_MAX_CHANNELS, &n->channels) && agf_u32(p + 76) == 0;
   if (!ok)
@@ -454,10 +527,6 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
     *slot = (int)tensor - 1;
     if (*slot >= 0) m->weight[*slot].used = 1;
   }
-  if ((n->op == AGF_OP_MAXPOOL || n->op == AGF_OP_AVGPOOL) &&
-      (n->pad[0] >= n->kernel[0] || n->pad[2] >= n->kernel[0] || n->pad[1] >= n->kernel[1] || n->pad[3] >= n->kernel[1]))
-    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has padding as large as its %d x %d window", i, n->name,
-                    agf_op_name(n->op), n->kernel[0], n->kernel[1]);
   return AGF_OK;
 }
 
@@ -646,39 +715,30 @@ static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_erro
 
 /* The weights of every node against its shape. */
 static agf_status agf_check_weights(agf_model *m, agf_error *err) {
-  int i, j;
+  int i;
   for (i = 0; i < m->nodes; i++) {
     const agf_node *n = &m->node[i];
+    const agf_op_rules *rules = agf_rules_of(n->op);
     const agf_shape *in;
     agf_shape image;
-    int from = m->edge[n->edge], channels, ok = 1;
-    if (n->w < 0) continue;
+    int from = m->edge[n->edge];
     image.c = m->input.channels;
     image.h = m->input.height;
     image.w = m->input.width;
     image.flattened = 0;
     in = from ? &m->nominal[from - 1] : &image;
-    channels = n->op == AGF_OP_BATCHNORM ? in->c : n->channels;
-    if (n->op == AGF_OP_CONV) {
-      const agf_weight *w = &m->weight[n->w];
-      ok = w->layout == (n->groups > 1 ? AGF_LAYOUT_GROUPED : AGF_LAYOUT_CONV) && w->dim[0] == n->channels &&
-           w->dim[1] == in->c / n->groups && w->dim[2] == n->kernel[0] && w->dim[3] == n->kernel[1];
-    } else if (n->op == AGF_OP_LINEAR) {
-      const agf_weight *w = &m->weight[n->w];
-      ok = w->layout == AGF_LAYOUT_LINEAR && w->dim[0] == n->channels && w->dim[1] == in->c && w->dim[2] == in->h &&
-           w->dim[3] == in->w;
-    }
-    for (j = 0; j < 2; j++) {
-      int t = j ? n->b : n->op == AGF_OP_BATCHNORM ? n->w : -1;
-      if (t >= 0) ok = ok && m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == channels;
-    }
-    if (!ok)
+    if (rules->weights && !rules->weights(m, n, in))
       return agf_fail(err, AGF_ERR_FORMAT,
                       "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
                       "[%d, %d, %d] asks for",
-                      i, n->name, agf_op_name(n->op), in->c, in->h, in->w);
+                      i, n->name, rules->name, in->c, in->h, in->w);
   }
   return AGF_OK;
+}
+
+/* Whether tensor t of a file is a vector of n elements; -1: there is none, which is right too. */
+static int agf_is_vector(const agf_model *m, int t, int n) {
+  return t < 0 || (m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == n);
 }
 
 static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
@@ -935,79 +995,28 @@ static agf_status agf_shape_error(agf_error *err, const agf_node *n, const agf_s
                   in->flattened ? "the flattened " : "", in->c, in->h, in->w);
 }
 
-static agf_status agf_infer_node(const agf_model *m, const agf_node *n, const agf_shape *image, const agf_shape *shape,
-                                 agf_shape *out, agf_error *err) {
-  int j, from = m->edge[n->edge];
-  const agf_shape *in = from ? &shape[from - 1] : image;
-  *out = *in;
-  if (in->flattened && in->h * in->w > 1 &&
-      !(n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6 || n->op == AGF_OP_LINEAR || n->op == AGF_OP_ADD || n->op == AGF_OP_FLATTEN))
-    return agf_shape_error(err, n, in, "cannot read a flattened tensor");
-  switch (n->op) {
-    case AGF_OP_CONV:
-    case AGF_OP_MAXPOOL:
-    case AGF_OP_AVGPOOL: {
-      int ceil_mode = (n->flags & AGF_FLAG_CEIL) != 0 && n->op != AGF_OP_CONV;
-      if (n->op == AGF_OP_CONV) {
-        if (in->c % n->groups || n->channels % n->groups)
-          return agf_shape_error(err, n, in, "its groups do not divide the channels");
-        out->c = n->channels;
-      }
-      out->h = agf_window_outputs(in->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2],
-                                  n->op == AGF_OP_CONV ? n->dilation[0] : 1, ceil_mode);
-      out->w = agf_window_outputs(in->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3],
-                                  n->op == AGF_OP_CONV ? n->dilation[1] : 1, ceil_mode);
-      if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, in, "its window does not fit");
-      break;
-    }
-    case AGF_OP_ADAPTIVE_AVGPOOL:
-    case AGF_OP_GLOBAL_AVGPOOL:
-      out->h = n->op == AGF_OP_GLOBAL_AVGPOOL ? 1 : n->kernel[0];
-      out->w = n->op == AGF_OP_GLOBAL_AVGPOOL ? 1 : n->kernel[1];
-      break;
-    case AGF_OP_LINEAR: {
-      const int *d = m->weight[n->w].dim;
-      if (m->weight[n->w].layout != AGF_LAYOUT_LINEAR || (!in->flattened && in->h * in->w > 1) || d[1] != in->c || d[2] != in->h ||
-          d[3] != in->w)
-        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (linear): reads [%d, %d, %d], but at this size its input is [%d, %d, %d]",
-                        n->name, d[1], d[2], d[3], in->c, in->h, in->w);
-      out->c = n->channels;
-      out->h = out->w = 1;
-      out->flattened = 1;
-      break;
-    }
-    case AGF_OP_FLATTEN: out->flattened = 1; break;
-    case AGF_OP_ADD: {
-      int other = m->edge[n->edge + 1];
-      const agf_shape *b = other ? &shape[other - 1] : image;
-      if (in->c != b->c || in->h != b->h || in->w != b->w)
-        return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h, in->w,
-                        b->c, b->h, b->w);
-      break;
-    }
-    case AGF_OP_CONCAT: {
-      int64_t c = 0;
-      for (j = 0; j < n->inputs; j++) {
-        int id = m->edge[n->edge + j];
-        const agf_shape *b = id ? &shape[id - 1] : image;
-        if (b->h != in->h || b->w != in->w || (b->flattened && b->h * b->w > 1))
-          return agf_fail(err, AGF_ERR_SHAPE, "layer %s (concat): joins [%d, %d, %d] and [%d, %d, %d]", n->name, in->c, in->h,
-                          in->w, b->c, b->h, b->w);
-        c += b->c;
-      }
-      if (c > AGF_MAX_CHANNELS) return agf_shape_error(err, n, in, "more channels than the engine's cap");
-      out->c = (int)c;
-      break;
-    }
-    default: break;
-  }
-  if ((uint64_t)out->c * (uint64_t)out->h * (uint64_t)out->w > 0x7fffffff)
-    return agf_shape_error(err, n, in, "its output would have 2^31 elements or more");
-  return AGF_OK;
+static const agf_shape *agf_input_shape(const agf_inputs *in, int j) {
+  int from = in->model->edge[in->node->edge + j];
+  return from ? &in->shape[from - 1] : in->image;
+}
+
+static agf_status agf_infer_node(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  const agf_op_rules *rules = agf_rules_of(n->op);
+  const agf_shape *first = agf_input_shape(in, 0);
+  agf_status status;
+  if (first->flattened && first->h * first->w > 1 && !(rules->traits & AGF_READS_VECTORS))
+    return agf_shape_error(err, n, first, "cannot read a flattened tensor");
+  *out = *first;
+  status = rules->shape(in, out, err);
+  if (status == AGF_OK && (uint64_t)out->c * (uint64_t)out->h * (uint64_t)out->w > 0x7fffffff)
+    return agf_shape_error(err, n, first, "its output would have 2^31 elements or more");
+  return status;
 }
 
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err) {
   agf_shape image;
+  agf_inputs in;
   const agf_shape *last = &shape[m->nodes - 1];
   const agf_node *n = &m->node[m->nodes - 1];
   int i;
@@ -1018,12 +1027,16 @@ static agf_status agf_infer_shapes(const agf_model *m, int height, int width, ag
   if (image.h < 1 || image.w < 1 || image.h > AGF_MAX_SIDE || image.w > AGF_MAX_SIDE ||
       (uint64_t)image.c * (uint64_t)image.h * (uint64_t)image.w > 0x7fffffff)
     return agf_fail(err, AGF_ERR_SHAPE, "an input of %d x %d pixels: sides must lie in 1 to %d", image.h, image.w, AGF_MAX_SIDE);
+  in.model = m;
+  in.image = &image;
+  in.shape = shape;
   for (i = 0; i < m->nodes; i++) {
-    agf_status st = agf_infer_node(m, &m->node[i], &image, shape, &shape[i], err);
-    if (st != AGF_OK) return st;
+    agf_status status;
+    in.node = &m->node[i];
+    status = agf_infer_node(&in, &shape[i], err);
+    if (status != AGF_OK) return status;
   }
-  if (n->op != AGF_OP_LINEAR && n->op != AGF_OP_CONV && n->op != AGF_OP_AVGPOOL && n->op != AGF_OP_ADAPTIVE_AVGPOOL &&
-      n->op != AGF_OP_GLOBAL_AVGPOOL)
+  if (!(agf_rules_of(n->op)->traits & AGF_MAKES_LOGITS))
     return agf_fail(err, AGF_ERR_UNSUPPORTED,
                     "layer %s (%s) makes the logits: a linear layer, a convolution or an average pool "
                     "must be last",
@@ -1093,16 +1106,6 @@ enum {
                     AGF_METHOD_BIT(AGF_METHOD_SGLRP)
 };
 
-typedef enum agf_step_kind {
-  AGF_STEP_CONV,
-  AGF_STEP_LINEAR,
-  AGF_STEP_NORM,
-  AGF_STEP_ACT,
-  AGF_STEP_POOL,
-  AGF_STEP_ADD,
-  AGF_STEP_CONCAT
-} agf_step_kind;
-
 typedef struct agf_buffer {
   uint64_t bytes, offset;
   int first, last;
@@ -1128,15 +1131,20 @@ typedef struct agf_tensor {
   float max; /* over all elements; of the last run */
 } agf_tensor;
 
-typedef struct agf_step {
-  agf_step_kind kind;
-  int node, last; /* first and last node that it covers; `last` names its output */
-  int norm;       /* node of the fused BatchNorm, -1: none */
+/* Whether a step's rule reads the gradient at its output: never; always; unless the request's options leave nothing of R but A. */
+enum { AGF_G_NEVER, AGF_G_ALWAYS, AGF_G_UNLESS_BARE };
+
+struct agf_step {
+  const agf_op_rules *rules; /* of the op of `node` */
+  int node, last;            /* first and last node that it covers; `last` names its output */
+  int norm;                  /* node of the fused BatchNorm, -1: none */
   agf_act act;
   int inputs, in, out;             /* inputs: tensors at session->in[in ...] */
   int box;                         /* a convolution that reads the image: the box rule */
   int plain;                       /* neither flat nor box: the full rule */
-  int apart;                       /* A is formed after C and G: agf_find_apart */
+  int apart;                       /* A is formed after C and G: agf_conv_settle */
+  int uses_g;                      /* AGF_G_*: its rule reads the gradient at its output and forms that at its input */
+  int writes, reads_cam, reads_g;  /* moments: from when on it writes its inputs' cam and g, until when it reads its output's */
   int flattened;                   /* a linear layer whose input is a flattened tensor */
   int cancels;                     /* an Add or average pool whose terms may cancel: shared out by magnitude (agf-spec) */
   agf_rhs back;                    /* right-hand sides of its adjoint */
@@ -1155,7 +1163,7 @@ typedef struct agf_step {
   int co;              /* outputs, filled to 32 */
   int window;          /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
   double forward_seconds, explain_seconds;
-} agf_step;
+};
 
 typedef struct agf_pool agf_pool;
 
@@ -1185,8 +1193,9 @@ struct agf_session {
   int logits, order, seed, dz, scratch;               /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
   int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
   uint64_t scratch_bytes;
-  unsigned methods; /* bits of those that the memory was planned for */
-  int local;        /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
+  uint64_t largest_plain; /* bytes of input and output of the largest plain convolution, the last step left out */
+  unsigned methods;       /* bits of those that the memory was planned for */
+  int local;              /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
   int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
   int ran;
   unsigned run_flags; /* of the last run */
@@ -1276,10 +1285,6 @@ static inline int agf_adjoint_moment(const agf_session *s, int step) { return s-
 
 static uint64_t agf_tensor_elements(const agf_tensor *t) { return (uint64_t)t->cb * (uint64_t)t->h * (uint64_t)t->w * AGF_CB; }
 
-static agf_act agf_act_of(agf_op op) {
-  return op == AGF_OP_RELU ? AGF_ACT_RELU : op == AGF_OP_RELU6 ? AGF_ACT_RELU6 : AGF_ACT_NONE;
-}
-
 /* Where element (0, 0, 0) of a tensor's activation lies. */
 static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
   return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
@@ -1289,15 +1294,9 @@ static void agf_need_scratch(agf_session *s, uint64_t bytes) {
   if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
 }
 
-static int agf_linear_columns(const agf_session *s, const agf_step *st);
-static void agf_find_apart(agf_session *s);
-static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err);
-static void agf_plan_linear(agf_session *s, int i);
-static int agf_lrp_keeps(const agf_session *s, const agf_step *st);
-static void agf_join(agf_session *s, const agf_step *st);
 static int agf_local_head(const agf_session *s, const agf_step **linear);
 
-/* Bits of agf_session.live: the logits depend on the node; a node other than a ReLU or ReLU6 reads it. */
+/* Bits of agf_session.live: the logits depend on the node; a node that lets negative values through reads it. */
 enum { AGF_LIVE = 1, AGF_READ_SIGNED = 2 };
 
 static void agf_find_live(agf_session *s) {
@@ -1305,10 +1304,11 @@ static void agf_find_live(agf_session *s) {
   int i, j;
   s->live[m->nodes - 1] = AGF_LIVE;
   for (i = m->nodes - 1; i >= 0; i--) {
+    const agf_op_rules *rules = agf_rules_of(m->node[i].op);
     if (!s->live[i]) continue;
     for (j = 0; j < m->node[i].inputs; j++) {
       int e = m->edge[m->node[i].edge + j];
-      if (e) s->live[e - 1] |= AGF_LIVE | (agf_act_of(m->node[i].op) == AGF_ACT_NONE ? AGF_READ_SIGNED : 0);
+      if (e) s->live[e - 1] |= AGF_LIVE | (rules->sign && rules->sign(&m->node[i]) == AGF_SIGN_RECTIFIED ? 0 : AGF_READ_SIGNED);
       s->node_readers[e]++;
       s->last_reader[e] = i;
     }
@@ -1337,44 +1337,31 @@ static void agf_make_steps(agf_session *s) {
   s->tensor_of[0] = agf_new_tensor(s, m->input.channels, s->config.height, s->config.width);
   for (i = 0; i < m->nodes; i++) {
     const agf_node *n = &m->node[i];
+    const agf_op_rules *rules = agf_rules_of(n->op);
     agf_step *st;
     int next;
     if (!s->live[i] || s->tensor_of[i + 1] != -1) continue;
-    if (n->op == AGF_OP_FLATTEN) {
+    if (rules->traits & AGF_RESHAPES) {
       s->tensor_of[i + 1] = s->tensor_of[m->edge[n->edge]];
       continue;
     }
     st = &s->step[s->steps++];
     st->node = st->last = i;
     st->norm = -1;
-    st->kind = n->op == AGF_OP_CONV                            ? AGF_STEP_CONV
-               : n->op == AGF_OP_LINEAR                        ? AGF_STEP_LINEAR
-               : n->op == AGF_OP_BATCHNORM                     ? AGF_STEP_NORM
-               : n->op == AGF_OP_ADD                           ? AGF_STEP_ADD
-               : n->op == AGF_OP_CONCAT                        ? AGF_STEP_CONCAT
-               : n->op == AGF_OP_RELU || n->op == AGF_OP_RELU6 ? AGF_STEP_ACT
-                                                               : AGF_STEP_POOL;
-    st->act = agf_act_of(n->op);
+    st->rules = rules;
+    st->act = rules->act;
     st->inputs = n->inputs;
     st->in = used;
-    for (j = 0; j < n->inputs; j++) {
-      int e = m->edge[n->edge + j];
-      s->in[used++] = s->tensor_of[e];
-      if (st->kind == AGF_STEP_LINEAR && e && m->node[e - 1].op == AGF_OP_FLATTEN) st->flattened = 1;
-      if (st->kind == AGF_STEP_CONV && e == 0) st->box = 1;
-    }
-    /* a BatchNorm after a convolution, then an activation after anything that computes */
+    for (j = 0; j < n->inputs; j++) s->in[used++] = s->tensor_of[m->edge[n->edge + j]];
     next = agf_only_reader(s, st->last);
-    if (st->kind == AGF_STEP_CONV && next >= 0 && m->node[next].op == AGF_OP_BATCHNORM) {
+    if ((rules->traits & AGF_TAKES_NORM) && next >= 0 && (agf_rules_of(m->node[next].op)->traits & AGF_IS_NORM)) {
       st->norm = st->last = next;
       next = agf_only_reader(s, st->last);
     }
-    if (st->act == AGF_ACT_NONE && st->kind != AGF_STEP_POOL && st->kind != AGF_STEP_CONCAT && next >= 0 &&
-        agf_act_of(m->node[next].op) != AGF_ACT_NONE) {
-      st->act = agf_act_of(m->node[next].op);
+    if ((rules->traits & AGF_TAKES_ACT) && next >= 0 && agf_rules_of(m->node[next].op)->act != AGF_ACT_NONE) {
+      st->act = agf_rules_of(m->node[next].op)->act;
       st->last = next;
     }
-    st->plain = st->kind == AGF_STEP_CONV && !st->box && !(n->flags & AGF_FLAG_FLAT);
     st->out = agf_new_tensor(s, s->shape[i].c, s->shape[i].h, s->shape[i].w);
     if (st->norm >= 0) s->tensor_of[st->norm + 1] = -2;
     if (st->last != i) s->tensor_of[i + 1] = -2;
@@ -1382,20 +1369,28 @@ static void agf_make_steps(agf_session *s) {
   }
 }
 
-/* Whether a step's output may hold values below 0. */
-static int agf_step_signed(const agf_session *s, const agf_step *st) {
-  int j, is_signed = st->kind == AGF_STEP_CONV || st->kind == AGF_STEP_LINEAR || st->kind == AGF_STEP_NORM;
-  for (j = 0; j < st->inputs; j++) is_signed |= s->tensor[s->in[st->in + j]].is_signed;
-  return is_signed && st->act == AGF_ACT_NONE;
+/* Whether a node's output may hold values below 0, its inputs being so. */
+static int agf_signed_behind(const agf_node *n, int is_signed) {
+  switch (agf_rules_of(n->op)->sign(n)) {
+    case AGF_SIGN_ANY: return 1;
+    case AGF_SIGN_INPUTS: return is_signed;
+    case AGF_SIGN_RECTIFIED: return 0;
+  }
+  return 1;
 }
 
-/* Whether what a step adds up may cancel: an average pool of a tensor that may be negative; an Add with such an input, but where
- * every reader is a ReLU: where cam is not 0 behind those, the sum is positive. */
-static int agf_step_cancels(const agf_session *s, const agf_step *st) {
+/* Whether an input of a step, and whether its output, may hold values below 0. */
+static int agf_inputs_signed(const agf_session *s, const agf_step *st) {
   int j, is_signed = 0;
   for (j = 0; j < st->inputs; j++) is_signed |= s->tensor[s->in[st->in + j]].is_signed;
-  if (st->kind == AGF_STEP_ADD) return is_signed && (s->live[st->node] & AGF_READ_SIGNED);
-  return is_signed && st->kind == AGF_STEP_POOL && s->model->node[st->node].op != AGF_OP_MAXPOOL;
+  return is_signed;
+}
+
+static int agf_step_signed(const agf_session *s, const agf_step *st) {
+  int is_signed = agf_signed_behind(&s->model->node[st->node], agf_inputs_signed(s, st));
+  if (st->norm >= 0) is_signed = agf_signed_behind(&s->model->node[st->norm], is_signed);
+  if (st->last != st->node && st->last != st->norm) is_signed = agf_signed_behind(&s->model->node[st->last], is_signed);
+  return is_signed;
 }
 
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
@@ -1405,25 +1400,22 @@ static void agf_connect(agf_session *s) {
   s->tensor[0].is_signed = 1;
   for (i = 0; i < s->steps; i++) {
     agf_step *st = &s->step[i];
-    const agf_node *n = &s->model->node[st->node];
-    int uses_g = st->plain || (st->kind == AGF_STEP_LINEAR && st->flattened);
+    int uses_g;
+    st->writes = agf_gate_moment(s, i);
+    st->reads_cam = st->reads_g = agf_adjoint_moment(s, i);
+    if (st->rules->connect) st->rules->connect(s, i);
+    uses_g = st->uses_g != AGF_G_NEVER;
     for (j = 0; j < st->inputs; j++) {
       agf_tensor *t = &s->tensor[s->in[st->in + j]];
       t->readers++;
       t->first_reader = i;
       if (t->needs_g) uses_g = 1;
-      if (st->kind == AGF_STEP_CONV) {
-        t->needs_mask = 1;
-        t->bh = agf_imax(t->bh, agf_imax(n->pad[0], n->pad[2]));
-        t->bw = agf_imax(t->bw, agf_imax(n->pad[1], n->pad[3]));
-      }
     }
     s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
     s->tensor[st->out].is_signed = agf_step_signed(s, st);
-    st->cancels = agf_step_cancels(s, st);
   }
   for (i = s->steps - 1; i >= 0; i--)
-    if (s->step[i].kind == AGF_STEP_CONCAT) agf_join(s, &s->step[i]);
+    if (s->step[i].rules->settle) s->step[i].rules->settle(s, i);
 }
 
 /* A tensor's buffer of so many bytes a block: its own, or its blocks of the whole's. */
@@ -1437,7 +1429,7 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
   agf_tensor *x = &s->tensor[t];
   const agf_tensor *whole = x->part_of < 0 ? x : &s->tensor[x->part_of];
   uint64_t pixels = (uint64_t)x->h * (uint64_t)x->w, block;
-  int end = agf_end(s), from, until;
+  int end = agf_end(s), from;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   block = (uint64_t)(x->h + 2 * x->bh) * (uint64_t)x->xr;
   x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
@@ -1448,14 +1440,9 @@ static void agf_plan_tensor(agf_session *s, int t, int made) {
       x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
     return;
   }
-  from =
-      s->step[x->first_reader].kind == AGF_STEP_CONV ? agf_adjoint_moment(s, x->first_reader) : agf_gate_moment(s, x->first_reader);
-  until = !t                                                                         ? end
-          : s->step[made].kind == AGF_STEP_CONV && !agf_lrp_keeps(s, &s->step[made]) ? agf_gate_moment(s, made)
-                                                                                     : agf_adjoint_moment(s, made);
-  if (x->needs_g) x->g = agf_blocks_buf(s, x, whole->g, pixels * AGF_CB * 4, from, until);
-  if (t && s->step[made].apart) until = agf_adjoint_moment(s, made);
-  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, until);
+  from = s->step[x->first_reader].writes;
+  if (x->needs_g) x->g = agf_blocks_buf(s, x, whole->g, pixels * AGF_CB * 4, from, t ? s->step[made].reads_g : end);
+  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, t ? s->step[made].reads_cam : end);
 }
 
 /* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the
@@ -1590,7 +1577,6 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   agf_find_live(s);
   agf_make_steps(s);
   agf_connect(s);
-  agf_find_apart(s);
   end = agf_end(s);
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
@@ -1602,8 +1588,6 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   agf_plan_tensor(s, 0, -1);
   for (i = 0; i < s->steps; i++) {
     agf_step *p = &s->step[i];
-    const agf_tensor *ti = &s->tensor[s->in[p->in]], *to = &s->tensor[p->out];
-    int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
     uint64_t tmp_cam = 0, tmp_g = 0;
     for (j = 0; j < p->inputs; j++) {
       const agf_tensor *t = &s->tensor[s->in[p->in + j]];
@@ -1611,24 +1595,15 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
       int again = seen[s->in[p->in + j]] == i + 1;
       seen[s->in[p->in + j]] = i + 1;
       if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
-      if (((t->needs_g && (!own || again)) || (!t->needs_g && (p->plain || p->flattened))) && agf_tensor_elements(t) > tmp_g)
+      if (((t->needs_g && (!own || again)) || (!t->needs_g && p->uses_g != AGF_G_NEVER)) && agf_tensor_elements(t) > tmp_g)
         tmp_g = agf_tensor_elements(t);
     }
-    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
-    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->kind == AGF_STEP_CONV ? back : gate, back);
-    if (p->kind == AGF_STEP_CONV) {
-      st = agf_plan_conv(s, i, err);
+    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->writes, agf_adjoint_moment(s, i));
+    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->writes, agf_adjoint_moment(s, i));
+    if (p->rules->plan) {
+      st = p->rules->plan(s, i, err);
       if (st != AGF_OK) return st;
-    } else if (p->kind == AGF_STEP_LINEAR) {
-      agf_plan_linear(s, i);
-    } else if (p->kind == AGF_STEP_POOL) {
-      p->window = agf_buf(s, ((uint64_t)to->h * 2 + (uint64_t)to->w * 2 + (uint64_t)to->h * (uint64_t)to->w) * 4, 0, end);
-    } else if (p->kind == AGF_STEP_NORM || p->kind == AGF_STEP_ACT) {
-      if (p->kind == AGF_STEP_NORM) p->scale = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
-      p->bias = agf_buf(s, (uint64_t)ti->cb * AGF_CB * 4, 0, end);
     }
-    if (p->kind == AGF_STEP_ADD) agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 3 * 4);
-    if (p->cancels && p->kind == AGF_STEP_POOL) agf_need_scratch(s, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
   }
   s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
@@ -1952,12 +1927,42 @@ static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
   for (p = 0; p < n; p++) memset(row + p * AGF_CB + from, 0, (size_t)(AGF_CB - from) * sizeof(float));
 }
 
-/* Steps whose tasks are rows: the task's index is the row, every block of it is done. */
+/* A step's forward pass on its own tensors. */
+static agf_flow agf_flow_of(const agf_session *s, const agf_step *st, int want_d) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  agf_flow f;
+  f.x = agf_x(s, ti);
+  f.x_mask = (const uint16_t *)agf_at(s, ti->mask);
+  f.y = agf_x(s, to);
+  f.y_mask = (uint16_t *)agf_at(s, to->mask);
+  f.act = st->act;
+  f.scale = agf_floats(s, st->scale);
+  f.bias = agf_floats(s, st->bias);
+  f.want_d = want_d;
+  return f;
+}
+
+/* Shapes, signs and a convolution's or linear layer's bias, as several ops have them. */
+static agf_status agf_same_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  (void)in, (void)out, (void)err;
+  return AGF_OK;
+}
+static agf_sign agf_sign_any(const agf_node *n) { return (void)n, AGF_SIGN_ANY; }
+static agf_sign agf_sign_of_inputs(const agf_node *n) { return (void)n, AGF_SIGN_INPUTS; }
+static agf_sign agf_sign_rectified(const agf_node *n) { return (void)n, AGF_SIGN_RECTIFIED; }
+
+static void agf_fill_bias(agf_session *s, const agf_step *st) {
+  const agf_node *n = &s->model->node[st->node];
+  agf_clear_buffer(s, st->bias);
+  if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, st->bias));
+}
+
+/* Steps whose tasks are rows or pieces: from the input x, or from (cam, g) at the output. */
 typedef struct agf_rows_job {
   agf_step *st;
   const agf_tensor *ti, *to;
+  const agf_flow *flow;
   const float *x; /* input, element (0, 0, 0) */
-  float *y;       /* output, element (0, 0, 0) */
   const float *cam, *g;
   float *out, *out_g;
   int first;                           /* Concat's adjoint: the input's first channel */
@@ -1973,7 +1978,7 @@ static void agf_destination(agf_session *s, const agf_step *st, int j, float **c
   const agf_tensor *t = &s->tensor[s->in[st->in + j]];
   int own = t->delivered == 0;
   *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
-  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->plain || st->flattened ? agf_floats(s, st->tmp_g) : NULL;
+  *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->uses_g != AGF_G_NEVER ? agf_floats(s, st->tmp_g) : NULL;
 }
 
 typedef struct agf_delivery {
@@ -2019,6 +2024,14 @@ static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
   if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
 }
 
+static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_tensor *t = j->to;
+  int b;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
+}
+
 static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
   const agf_tensor *t = j->to;
@@ -2030,14 +2043,6 @@ static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char 
     if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
     if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
   }
-}
-
-static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int b;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
 }
 
 static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
@@ -2127,10 +2132,10 @@ static int agf_bare(unsigned options) {
 }
 
 /* What an explanation's steps share. */
-typedef struct agf_explain_state {
+struct agf_explain_state {
   unsigned options;
   int target;
-} agf_explain_state;
+};
 
 /* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
 static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
@@ -2149,19 +2154,45 @@ static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gat
   }
 }
 
-/* The activation and BatchNorm behind a step, and Add. */
-typedef struct agf_elementwise_job {
+typedef struct agf_slope_job {
+  const agf_tensor *t;
+  agf_act act;
+  const float *scale; /* NULL: 1 */
+  const float *g;
+  float *out;     /* may be g */
+  uint16_t *mask; /* of out; NULL: not wanted */
+} agf_slope_job;
+
+static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_slope_job *j = (const agf_slope_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, p, l;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    const float *y = agf_row_x(s, t, b, r), *scale = j->scale ? j->scale + b * AGF_CB : NULL;
+    const float *g = j->g + agf_row_at(t, b, r) * AGF_CB;
+    float *out = agf_row_of(j->out, t, b, r);
+    for (p = 0; p < t->w; p++, y += AGF_CB, g += AGF_CB, out += AGF_CB)
+      for (l = 0; l < AGF_CB; l++) {
+        float v = g[l];
+        if (j->act != AGF_ACT_NONE && (!(y[l] > 0) || (j->act == AGF_ACT_RELU6 && !(y[l] < 6.0f)))) v = 0.0f;
+        if (scale) v *= scale[l];
+        out[l] = v;
+      }
+    if (j->mask) s->k.nonzeros(agf_row_of(j->out, t, b, r), t->w, j->mask + agf_row_at(t, b, r));
+  }
+}
+
+/* The activation and BatchNorm behind a step, in place of its output's cam and g. */
+typedef struct agf_tail_job {
   const agf_tensor *t; /* the step's output */
-  float *cam, *g;      /* of the output; the activation works in place */
+  float *cam, *g;
   const float *scale;
   agf_act act;
-  agf_delivery to[2]; /* Add's inputs */
-  int cancels;        /* Add: agf_step.cancels */
-  int clipped;        /* Add: the output is not the sum where that is above 6 */
-} agf_elementwise_job;
+} agf_tail_job;
 
-static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+static void agf_tail_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_tail_job *j = (const agf_tail_job *)arg;
   const agf_tensor *t = j->t;
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
@@ -2169,6 +2200,59 @@ static void agf_act_task(agf_session *s, const void *arg, int i, unsigned char *
     s->k.act_back(agf_row_of(j->cam, t, p.b, p.r), agf_row_of(j->g, t, p.b, p.r), agf_row_x(s, t, p.b, p.r),
                   j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
 }
+
+static void agf_tail(agf_session *s, const agf_step *st) {
+  const agf_tensor *t = &s->tensor[st->out];
+  agf_tail_job j;
+  j.t = t;
+  j.cam = agf_floats(s, t->cam);
+  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.scale = agf_floats(s, st->scale);
+  j.act = st->act;
+  if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, agf_pieces(t), agf_tail_task, &j);
+}
+
+/* For steps of one input: what came to the output, as it is, to the input. */
+static void agf_pass_on(agf_session *s, agf_step *st) {
+  agf_rows_job j;
+  agf_delivery d;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.cam = agf_floats(s, j.to->cam);
+  j.g = j.to->wants_g ? agf_floats(s, j.to->g) : NULL;
+  d = agf_begin_delivery(s, st, 0);
+  j.to_input = &d;
+  j.out = d.cam;
+  j.out_g = j.to->wants_g ? d.g : NULL;
+  agf_parallel(s, j.to->h, agf_copy_task, &j);
+}
+
+/* The rule of what is nothing but an activation or a BatchNorm. */
+static void agf_tail_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
+  (void)e;
+  agf_tail(s, st);
+  agf_pass_on(s, st);
+}
+
+/* The gradient and the relevance of what hands them to its inputs as they are. */
+static void agf_pass_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.ti = &s->tensor[s->in[st->in + slot]];
+  j.to = &s->tensor[st->out];
+  j.cam = g;
+  j.out = out;
+  agf_parallel(s, j.to->h, agf_copy_task, &j);
+}
+
+#ifndef AGF_NO_METHODS
+static void agf_pass_relevance(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+  (void)alpha;
+  agf_pass_gradient(s, st, slot, R, out);
+}
+#endif
 
 #ifndef AGF_NO_METHODS
 
@@ -2730,6 +2814,24 @@ static int agf_tap_classes(int outputs, int k, int stride, int pad, int dilation
   return count;
 }
 
+static agf_status agf_conv_shape_of(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  const agf_shape *x = agf_input_shape(in, 0);
+  if (x->c % n->groups || n->channels % n->groups) return agf_shape_error(err, n, x, "its groups do not divide the channels");
+  out->c = n->channels;
+  out->h = agf_window_outputs(x->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], n->dilation[0], 0);
+  out->w = agf_window_outputs(x->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], n->dilation[1], 0);
+  if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, x, "its window does not fit");
+  return AGF_OK;
+}
+
+static int agf_conv_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+  const agf_weight *w = &m->weight[n->w];
+  return w->layout == (n->groups > 1 ? AGF_LAYOUT_GROUPED : AGF_LAYOUT_CONV) && w->dim[0] == n->channels &&
+         w->dim[1] == in->c / n->groups && w->dim[2] == n->kernel[0] && w->dim[3] == n->kernel[1] &&
+         agf_is_vector(m, n->b, n->channels);
+}
+
 /* Scratch of one task of one convolution in one direction. */
 static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
   const agf_node *n = &s->model->node[st->node];
@@ -2753,20 +2855,18 @@ static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_r
 /* Whether the box rule's three adjoints (w, w+, w-) fit one block of 16 outputs side by side: one walk instead of three. */
 static inline int agf_box_packed(const agf_node *n, int channels) { return n->groups == 1 && 3 * channels <= AGF_CB; }
 
-/* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
- * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
- * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
-static void agf_find_apart(agf_session *s) {
-  uint64_t most = 0;
-  int i, pass;
-  for (pass = 0; pass < 2 && s->config.low_memory; pass++)
-    for (i = 0; i < s->steps - 1; i++) { /* the last one is the seed */
-      agf_step *st = &s->step[i];
-      uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
-      if (!st->plain) continue;
-      if (pass == 0 && planes > most) most = planes;
-      st->apart = pass == 1 && planes > most / 2;
-    }
+static void agf_conv_connect(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  const agf_node *n = &s->model->node[st->node];
+  agf_tensor *ti = &s->tensor[s->in[st->in]];
+  uint64_t planes = agf_tensor_elements(ti) + agf_tensor_elements(&s->tensor[st->out]);
+  ti->needs_mask = 1;
+  ti->bh = agf_imax(ti->bh, agf_imax(n->pad[0], n->pad[2]));
+  ti->bw = agf_imax(ti->bw, agf_imax(n->pad[1], n->pad[3]));
+  st->box = s->model->edge[n->edge] == 0;
+  st->plain = !st->box && !(n->flags & AGF_FLAG_FLAT);
+  st->uses_g = st->plain ? AGF_G_UNLESS_BARE : AGF_G_NEVER;
+  if (st->plain && i < s->steps - 1 && planes > s->largest_plain) s->largest_plain = planes; /* the last one is the seed */
 }
 
 /* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
@@ -2775,8 +2875,20 @@ static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
          (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
 }
 
+/* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
+ * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
+ * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
+static void agf_conv_settle(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
+  st->apart = s->config.low_memory && st->plain && i < s->steps - 1 && planes > s->largest_plain / 2;
+  st->writes = agf_adjoint_moment(s, i);
+  st->reads_g = agf_lrp_keeps(s, st) ? agf_adjoint_moment(s, i) : agf_gate_moment(s, i);
+  st->reads_cam = st->apart ? agf_adjoint_moment(s, i) : st->reads_g;
+}
+
 /* Buffers that a convolution needs besides its tensors. */
-static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
+static agf_status agf_conv_plan(agf_session *s, int i, agf_error *err) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
@@ -2840,6 +2952,30 @@ static agf_status agf_plan_conv(agf_session *s, int i, agf_error *err) {
     agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   }
   return AGF_OK;
+}
+
+static void agf_conv_fill(agf_session *s, const agf_step *st) {
+  const agf_model *m = s->model;
+  const agf_node *n = &m->node[st->node];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  float *bias = agf_floats(s, st->bias), *scale = agf_floats(s, st->scale);
+  int i;
+  agf_fill_bias(s, st);
+  agf_clear_buffer(s, st->scale);
+  if (st->norm >= 0) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
+    const agf_node *norm = &m->node[st->norm];
+    agf_load_vector(&m->weight[norm->w], scale);
+    for (i = 0; i < to->c; i++)
+      bias[i] = (float)((double)bias[i] * (double)scale[i] + (double)agf_weight_at(&m->weight[norm->b], (size_t)i)) + 0.0f;
+  }
+  if (st->range >= 0) {
+    int *range = (int *)agf_at(s, st->range);
+    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class),
+                    range);
+    agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
+                    range + 2 * st->row_classes);
+  }
+  agf_clear_buffer(s, st->border);
 }
 
 static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
@@ -2948,21 +3084,27 @@ static void agf_border_box(agf_session *s, agf_step *st) {
   agf_border(s, st, s->hi, 2, out + (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co);
 }
 
-/* want_y, want_d: form the activation, |W||x| (box: Z). */
-static void agf_conv_forward(agf_session *s, agf_step *st, const float *x, const uint16_t *mask, float *y, uint16_t *y_mask,
-                             int want_d) {
+static void agf_conv_forward(agf_session *s, agf_step *st, const agf_flow *f) {
   agf_conv_job j;
-  agf_job_input(s, &j, st, &s->tensor[s->in[st->in]], x, mask);
-  j.y = y;
-  j.y_mask = y_mask;
-  j.act = st->act;
-  j.scale = agf_floats(s, st->scale);
-  j.bias = agf_floats(s, st->bias);
-  j.c = want_d ? agf_floats(s, st->d) : NULL;
-  j.kind = st->box || !want_d ? AGF_RHS_W : y ? AGF_RHS_FWD : AGF_RHS_D;
-  if (want_d && st->box) agf_border_box(s, st);
+  agf_job_input(s, &j, st, &s->tensor[s->in[st->in]], f->x, f->x_mask);
+  j.y = f->y;
+  j.y_mask = f->y_mask;
+  j.act = f->act;
+  j.scale = f->scale;
+  j.bias = f->bias;
+  j.c = f->want_d ? agf_floats(s, st->d) : NULL;
+  j.kind = st->box || !f->want_d ? AGF_RHS_W : f->y ? AGF_RHS_FWD : AGF_RHS_D;
+  if (f->want_d && st->box) agf_border_box(s, st);
   agf_conv(s, &j);
-  st->d_known = want_d;
+  st->d_known = f->want_d;
+}
+
+/* |W||x| (box: Z) alone. */
+static void agf_conv_form_d(agf_session *s, agf_step *st) {
+  agf_flow f = agf_flow_of(s, st, 1);
+  f.y = NULL;
+  f.y_mask = NULL;
+  agf_conv_forward(s, st, &f);
 }
 
 /* Epilogue of adjoints: right-hand sides in the order of agf_rhs: g, then C, then A, each where the job asks for it. */
@@ -3265,7 +3407,7 @@ static void agf_mask_g_task(agf_session *s, const void *arg, int i, unsigned cha
   }
 }
 
-static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_state *e) {
+static void agf_conv_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   float *rhs = agf_floats(s, st->rhs), *cam, *g;
   uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
@@ -3278,8 +3420,7 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   if (back == AGF_RHS_TRIPLE && no_g) back = AGF_RHS_APAIR;
   if (back == AGF_RHS_FLAT && no_g) back = AGF_RHS_A;
   vectors = agf_rhs_in(back);
-  if (!st->d_known || s->config.low_memory)
-    agf_conv_forward(s, st, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), NULL, NULL, 1);
+  if (!st->d_known || s->config.low_memory) agf_conv_form_d(s, st);
   if (st->plain && !st->border_known) {
     agf_border(s, st, 1.0f, -1, agf_floats(s, st->border));
     st->border_known = 1;
@@ -3344,6 +3485,14 @@ static void agf_backward_conv(agf_session *s, agf_step *st, const agf_explain_st
   }
 }
 
+static void agf_conv_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
+  agf_conv_job j;
+  (void)slot;
+  agf_job_adjoint(s, &j, st, AGF_RHS_W, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask));
+  j.g = out;
+  agf_conv(s, &j);
+}
+
 #ifndef AGF_NO_METHODS
 
 /* s = sdiv(R, z), with its mask. */
@@ -3388,21 +3537,22 @@ static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int r
     }
 }
 
-static void agf_lrp_conv(agf_session *s, agf_step *st, int alpha, float *out) {
+static void agf_conv_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   float *z = agf_floats(s, st->d), *rhs = agf_floats(s, st->rhs), *half = agf_floats(s, st->half), *part = agf_x(s, ti);
   uint16_t *rhs_mask = (uint16_t *)agf_at(s, st->rhs_mask), *mask = (uint16_t *)agf_at(s, ti->mask);
   agf_lrp_term terms[4];
   agf_lrp_job divide;
   int i, n;
+  (void)slot;
   memset(&divide, 0, sizeof divide);
   divide.t = &s->tensor[st->out];
-  divide.R = agf_floats(s, divide.t->cam);
+  divide.R = R;
   divide.z = z;
   divide.out = rhs;
   divide.mask = rhs_mask;
   if (st->box) {
-    if (!st->d_known || s->config.low_memory) agf_conv_forward(s, st, part, mask, NULL, NULL, 1);
+    if (!st->d_known || s->config.low_memory) agf_conv_form_d(s, st);
     agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
     agf_box_adjoint(s, st, rhs, rhs_mask, out);
     return;
@@ -3449,12 +3599,40 @@ static int agf_linear_columns(const agf_session *s, const agf_step *st) {
   return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
 }
 
-static void agf_plan_linear(agf_session *s, int i) {
+static agf_status agf_linear_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  const agf_shape *x = agf_input_shape(in, 0);
+  const int *d = in->model->weight[n->w].dim;
+  if (in->model->weight[n->w].layout != AGF_LAYOUT_LINEAR || (!x->flattened && x->h * x->w > 1) || d[1] != x->c || d[2] != x->h ||
+      d[3] != x->w)
+    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (linear): reads [%d, %d, %d], but at this size its input is [%d, %d, %d]",
+                    n->name, d[1], d[2], d[3], x->c, x->h, x->w);
+  out->c = n->channels;
+  out->h = out->w = 1;
+  out->flattened = 1;
+  return AGF_OK;
+}
+
+static int agf_linear_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+  const agf_weight *w = &m->weight[n->w];
+  return w->layout == AGF_LAYOUT_LINEAR && w->dim[0] == n->channels && w->dim[1] == in->c && w->dim[2] == in->h &&
+         w->dim[3] == in->w && agf_is_vector(m, n->b, n->channels);
+}
+
+static void agf_linear_connect(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  int from = s->model->edge[s->model->node[st->node].edge];
+  st->flattened = from && (agf_rules_of(s->model->node[from - 1].op)->traits & AGF_RESHAPES);
+  st->uses_g = st->flattened ? AGF_G_ALWAYS : AGF_G_NEVER;
+}
+
+static agf_status agf_linear_plan(agf_session *s, int i, agf_error *err) {
   agf_step *st = &s->step[i];
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]];
   uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w;
   int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
+  (void)err;
   st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
   st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
   st->vec = agf_buf(s, rows * 4, 0, end);
@@ -3465,6 +3643,7 @@ static void agf_plan_linear(agf_session *s, int i) {
   st->sv = agf_buf(s, rows * 4, gate, back);
   if (st->flattened) st->maps = agf_buf(s, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
   agf_need_scratch(s, (uint64_t)AGF_LINEAR_WIDE_ROWS * (uint64_t)st->co * 4);
+  return AGF_OK;
 }
 
 typedef struct agf_linear_job {
@@ -3538,22 +3717,26 @@ static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
   }
 }
 
-/* out [cb][h][w][16] = W^T g, every row of W, for g filled to W's columns. */
-static void agf_linear_gradient(agf_session *s, const agf_step *st, const float *g, float *out) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+/* W^T g, every row of W. */
+static void agf_linear_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
   agf_linear_job j;
+  (void)slot;
+  memset(wide, 0, (size_t)st->co * sizeof *wide);
+  memcpy(wide, g, (size_t)to->c * sizeof *wide);
   memset(&j, 0, sizeof j);
   j.st = st;
   j.x = agf_floats(s, st->vec);
   j.rows = ti->c * ti->h * ti->w;
   j.all = 1;
-  j.g = g;
+  j.g = wide;
   j.tg = agf_floats(s, st->gv);
   agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
   agf_scatter(ti, j.tg, out);
 }
 
-static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, float *y, uint16_t *y_mask, int want_d) {
+static void agf_linear_forward(agf_session *s, agf_step *st, const agf_flow *f) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   agf_linear_job j;
   int b;
@@ -3561,15 +3744,15 @@ static void agf_linear_forward(agf_session *s, agf_step *st, const float *x, flo
   j.st = st;
   j.x = agf_floats(s, st->vec);
   j.y = agf_floats(s, st->y);
-  j.d = want_d ? agf_floats(s, st->d) : NULL;
+  j.d = f->want_d ? agf_floats(s, st->d) : NULL;
   j.rows = ti->c * ti->h * ti->w;
-  agf_gather(ti, x, agf_floats(s, st->vec));
+  agf_gather(ti, f->x, agf_floats(s, st->vec));
   agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
-  for (b = 0; y && b < to->cb; b++)
-    if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, agf_floats(s, st->bias) + b * AGF_CB, st->act, y + b * to->xb,
-                     y_mask ? y_mask + b : NULL))
+  for (b = 0; f->y && b < to->cb; b++)
+    if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, f->bias + b * AGF_CB, f->act, f->y + b * to->xb,
+                     f->y_mask ? f->y_mask + b : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
-  st->d_known = want_d;
+  st->d_known = f->want_d;
 }
 
 /* M of a linear layer behind a flatten: relu(mean over channels of x * g) at each position where C is not 0, divided by its
@@ -3606,14 +3789,19 @@ static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t
       }
 }
 
-static void agf_backward_linear(agf_session *s, agf_step *st) {
+static void agf_linear_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
   int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->wants_g;
   agf_linear_job j;
   agf_gate_job gate;
   agf_gate_row q;
-  if (!st->d_known) agf_linear_forward(s, st, agf_x(s, ti), NULL, NULL, 1);
+  (void)e;
+  if (!st->d_known) {
+    agf_flow f = agf_flow_of(s, st, 1);
+    f.y = NULL;
+    agf_linear_forward(s, st, &f);
+  }
   agf_gate_init(s, &gate, st);
   memset(&q, 0, sizeof q);
   memset(g, 0, (size_t)st->co * 2 * sizeof(float));
@@ -3648,13 +3836,13 @@ static void agf_backward_linear(agf_session *s, agf_step *st) {
 
 #ifndef AGF_NO_METHODS
 
-static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) {
+static void agf_linear_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  const float *R = agf_floats(s, to->cam);
   float *x = agf_floats(s, st->vec), *sum = agf_floats(s, st->sv), *rhs = agf_floats(s, st->rhs);
   agf_lrp_term terms[4];
   agf_linear_job j;
   int i, k, n;
+  (void)slot;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.x = x;
@@ -3689,26 +3877,100 @@ static void agf_lrp_linear(agf_session *s, agf_step *st, int alpha, float *out) 
  * moves with the input. Most are part of the step before them (agf_make_steps); these are the steps of those that are not. LRP
  * passes R. */
 
+static int agf_norm_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+  return agf_is_vector(m, n->w, in->c) && agf_is_vector(m, n->b, in->c);
+}
+
+static agf_status agf_norm_plan(agf_session *s, int i, agf_error *err) {
+  agf_step *st = &s->step[i];
+  uint64_t lanes = (uint64_t)s->tensor[st->out].cb * AGF_CB;
+  (void)err;
+  st->scale = agf_buf(s, lanes * 4, 0, agf_end(s));
+  st->bias = agf_buf(s, lanes * 4, 0, agf_end(s));
+  return AGF_OK;
+}
+
+static void agf_norm_fill(agf_session *s, const agf_step *st) {
+  agf_fill_bias(s, st);
+  agf_clear_buffer(s, st->scale);
+  agf_load_vector(&s->model->weight[s->model->node[st->node].w], agf_floats(s, st->scale));
+}
+
+/* An activation by itself is a BatchNorm that adds 0. */
+static agf_status agf_act_plan(agf_session *s, int i, agf_error *err) {
+  agf_step *st = &s->step[i];
+  (void)err;
+  st->bias = agf_buf(s, (uint64_t)s->tensor[st->out].cb * AGF_CB * 4, 0, agf_end(s));
+  return AGF_OK;
+}
+
 static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_flow *f = j->flow;
   const agf_tensor *t = j->to;
-  const float *scale = agf_floats(s, j->st->scale), *bias = agf_floats(s, j->st->bias);
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++)
-    if (s->k.store_y(j->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, scale ? scale + p.b * AGF_CB : NULL,
-                     bias + p.b * AGF_CB, j->st->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
+    if (s->k.store_y(f->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, f->scale ? f->scale + p.b * AGF_CB : NULL,
+                     f->bias + p.b * AGF_CB, f->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_norm_forward(agf_session *s, agf_step *st, const agf_flow *f) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.flow = f;
+  agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j);
 }
 
 /* MARK: op: pools -------------------------------------------------------------------------------------------------------------
  * Max, average, adaptive and global average pools: windows of their own, one rule. agf-spec: cam = x * poolT(sdiv(cam, y)), the
  * magnitudes of x in place of x where an average may cancel; g = poolT(g). LRP the same with R. */
 
+static agf_status agf_pool_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  const agf_shape *x = agf_input_shape(in, 0);
+  int ceil_mode = (n->flags & AGF_FLAG_CEIL) != 0;
+  if (n->pad[0] >= n->kernel[0] || n->pad[2] >= n->kernel[0] || n->pad[1] >= n->kernel[1] || n->pad[3] >= n->kernel[1])
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has padding as large as its %d x %d window",
+                    (int)(n - in->model->node), n->name, agf_op_name(n->op), n->kernel[0], n->kernel[1]);
+  out->h = agf_window_outputs(x->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], 1, ceil_mode);
+  out->w = agf_window_outputs(x->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], 1, ceil_mode);
+  if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, x, "its window does not fit");
+  return AGF_OK;
+}
+
+static agf_status agf_adaptive_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  (void)err;
+  out->h = in->node->kernel[0];
+  out->w = in->node->kernel[1];
+  return AGF_OK;
+}
+
+static agf_status agf_global_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  (void)in, (void)err;
+  out->h = out->w = 1;
+  return AGF_OK;
+}
+
+/* An average of a tensor that may be negative may cancel. */
+static void agf_average_connect(agf_session *s, int i) { s->step[i].cancels = agf_inputs_signed(s, &s->step[i]); }
+
+static agf_status agf_pool_plan(agf_session *s, int i, agf_error *err) {
+  agf_step *st = &s->step[i];
+  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  (void)err;
+  st->window = agf_buf(s, ((uint64_t)to->h * 2 + (uint64_t)to->w * 2 + (uint64_t)to->h * (uint64_t)to->w) * 4, 0, agf_end(s));
+  if (st->cancels) agf_need_scratch(s, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
+  return AGF_OK;
+}
+
 /* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
 static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
   int64_t start, end;
-  if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) {
+  if (agf_rules_of(n->op)->traits & AGF_POOLS_TO_SIZE) {
     *lo = (int)((int64_t)o * in / outputs);
     *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
     *extent = *hi - *lo;
@@ -3721,7 +3983,7 @@ static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outp
   *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
 }
 
-static void agf_fill_pool(agf_session *s, const agf_step *st) {
+static void agf_pool_fill(agf_session *s, const agf_step *st) {
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
   int32_t *h = (int32_t *)agf_at(s, st->window), *w = h + 2 * to->h;
@@ -3764,9 +4026,19 @@ static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char 
   agf_pool_row q;
   (void)scratch;
   for (; p.r < p.end; p.r++) {
-    agf_pool_row_of(s, j->st, j->ti, t, j->x, p.b, p.r, &q);
-    s->k.pool(&q, j->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
+    agf_pool_row_of(s, j->st, j->ti, t, j->flow->x, p.b, p.r, &q);
+    s->k.pool(&q, j->flow->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
   }
+}
+
+static void agf_pool_forward(agf_session *s, agf_step *st, const agf_flow *f) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.flow = f;
+  agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j);
 }
 
 /* |x| of a row of n pixels. */
@@ -3809,9 +4081,10 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
   }
 }
 
-static void agf_backward_pool(agf_session *s, agf_step *st) {
+static void agf_pool_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
   agf_rows_job j;
   agf_delivery d;
+  (void)e;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.ti = &s->tensor[s->in[st->in]];
@@ -3826,9 +4099,59 @@ static void agf_backward_pool(agf_session *s, agf_step *st) {
   agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
 }
 
+static void agf_pool_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
+  agf_rows_job j;
+  (void)slot;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = agf_x(s, j.ti);
+  j.g = g;
+  j.out_g = out;
+  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+}
+
+#ifndef AGF_NO_METHODS
+static void agf_pool_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+  agf_rows_job j;
+  (void)slot, (void)alpha;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.ti = &s->tensor[s->in[st->in]];
+  j.to = &s->tensor[st->out];
+  j.x = agf_x(s, j.ti);
+  j.cam = R;
+  j.out = out;
+  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+}
+#endif
+
 /* MARK: op: add ---------------------------------------------------------------------------------------------------------------
  * y = x0 + x1. agf-spec: cam_i = x_i * sdiv(cam, y), with the magnitudes of the x where they may cancel; g as it is. LRP the same
  * with R. */
+
+static agf_status agf_add_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_shape *a = agf_input_shape(in, 0), *b = agf_input_shape(in, 1);
+  (void)out;
+  if (a->c != b->c || a->h != b->h || a->w != b->w)
+    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", in->node->name, a->c, a->h, a->w,
+                    b->c, b->h, b->w);
+  return AGF_OK;
+}
+
+/* With an input that may be negative the sum may cancel, except where every reader is a ReLU: where cam is not 0 behind those, it is
+ * positive. */
+static void agf_add_connect(agf_session *s, int i) {
+  agf_step *st = &s->step[i];
+  st->cancels = agf_inputs_signed(s, st) && (s->live[st->node] & AGF_READ_SIGNED);
+}
+
+static agf_status agf_add_plan(agf_session *s, int i, agf_error *err) {
+  (void)err;
+  agf_need_scratch(s, (uint64_t)s->tensor[s->step[i].out].w * AGF_CB * 3 * 4);
+  return AGF_OK;
+}
 
 static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
@@ -3836,15 +4159,33 @@ static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++)
-    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->st->act, t->w, agf_row_x(s, t, p.b, p.r),
+    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->flow->act, t->w, agf_row_x(s, t, p.b, p.r),
                  agf_row_mask(s, t, p.b, p.r)))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
+static void agf_add_forward(agf_session *s, agf_step *st, const agf_flow *f) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.to = &s->tensor[st->out];
+  j.flow = f;
+  agf_parallel(s, agf_pieces(j.to), agf_add_task, &j);
+}
+
+typedef struct agf_add_job {
+  const agf_tensor *t; /* the output */
+  float *cam, *g;      /* of the output; the activation works in place */
+  agf_act act;
+  agf_delivery to[2];
+  int cancels; /* agf_step.cancels */
+  int clipped; /* the output is not the sum where that is above 6 */
+} agf_add_job;
+
 /* Add's rule is x * sdiv(cam, y), or |x| * sdiv(cam, sum of |x|) where the x may cancel, and g as it is. y is the sum before the
  * activation: behind a ReLU it is the same where cam is not 0, behind a ReLU6 it is made anew. */
 static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_elementwise_job *j = (const agf_elementwise_job *)arg;
+  const agf_add_job *j = (const agf_add_job *)arg;
   const agf_tensor *t = j->t, *t0 = j->to[0].t, *t1 = j->to[1].t;
   size_t floats = (size_t)t->w * AGF_CB, q;
   float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
@@ -3877,6 +4218,26 @@ static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned c
   }
 }
 
+static void agf_add_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
+  const agf_tensor *t = &s->tensor[st->out];
+  agf_add_job j;
+  int slot;
+  memset(&j, 0, sizeof j);
+  j.t = t;
+  j.cam = agf_floats(s, t->cam);
+  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.act = st->act;
+  j.cancels = st->cancels;
+  j.clipped = st->act == AGF_ACT_RELU6;
+  if (s->config.observer && st->last != st->node) { /* what an observer sees between the sum and the activation */
+    agf_tail(s, st);
+    j.act = AGF_ACT_NONE;
+    agf_observe(s, t, st->node, e->target, j.cam, j.g, AGF_CB);
+  }
+  for (slot = 0; slot < 2; slot++) j.to[slot] = agf_begin_delivery(s, st, slot);
+  agf_parallel(s, agf_pieces(t), agf_add_back_task, &j);
+}
+
 #ifndef AGF_NO_METHODS
 
 /* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
@@ -3896,14 +4257,46 @@ static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned ch
   }
 }
 
+static void agf_add_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+  agf_lrp_job j;
+  (void)alpha;
+  memset(&j, 0, sizeof j);
+  j.t = &s->tensor[st->out];
+  j.t0 = &s->tensor[s->in[st->in]];
+  j.t1 = &s->tensor[s->in[st->in + 1]];
+  j.R = R;
+  j.out = out;
+  j.sign = slot;
+  j.cancels = st->cancels;
+  agf_parallel(s, j.t->h, agf_lrp_add_task, &j);
+}
+
 #endif
 
 /* MARK: op: concat ------------------------------------------------------------------------------------------------------------
  * Channels of several tensors one behind the other; cam, g and R are split by channel. */
 
+static agf_status agf_concat_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  const agf_shape *a = agf_input_shape(in, 0);
+  int64_t c = 0;
+  int j;
+  for (j = 0; j < n->inputs; j++) {
+    const agf_shape *b = agf_input_shape(in, j);
+    if (b->h != a->h || b->w != a->w || (b->flattened && b->h * b->w > 1))
+      return agf_fail(err, AGF_ERR_SHAPE, "layer %s (concat): joins [%d, %d, %d] and [%d, %d, %d]", n->name, a->c, a->h, a->w, b->c,
+                      b->h, b->w);
+    c += b->c;
+  }
+  if (c > AGF_MAX_CHANNELS) return agf_shape_error(err, n, a, "more channels than the engine's cap");
+  out->c = (int)c;
+  return AGF_OK;
+}
+
 /* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
  * copied. */
-static void agf_join(agf_session *s, const agf_step *st) {
+static void agf_concat_settle(agf_session *s, int i) {
+  const agf_step *st = &s->step[i];
   agf_tensor *whole = &s->tensor[st->out];
   int j, at = 0;
   for (j = 0; j < st->inputs; at += s->tensor[s->in[st->in + j++]].c) {
@@ -3935,6 +4328,17 @@ static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned cha
   }
 }
 
+static void agf_concat_forward(agf_session *s, agf_step *st, const agf_flow *f) {
+  agf_rows_job j;
+  int k;
+  (void)f;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.to = &s->tensor[st->out];
+  for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
+  if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
+}
+
 /* Concat's inputs get their channels. */
 static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_rows_job *j = (const agf_rows_job *)arg;
@@ -3953,12 +4357,270 @@ static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char
     agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
 }
 
-/* To the input of j goes what came to the step: of a Concat its channels, where it is not a part that has them already. */
-static void agf_hand_on(agf_session *s, const agf_rows_job *j) {
-  if (j->st->kind != AGF_STEP_CONCAT)
-    agf_parallel(s, j->to->h, agf_copy_task, j);
-  else if (j->ti->part_of < 0)
-    agf_parallel(s, j->to->h, agf_split_task, j);
+/* Input `slot` gets its channels, where it is not a part that has them already. */
+static void agf_split(agf_session *s, const agf_step *st, int slot, agf_rows_job *j) {
+  int k;
+  j->ti = &s->tensor[s->in[st->in + slot]];
+  j->to = &s->tensor[st->out];
+  for (j->first = 0, k = 0; k < slot; k++) j->first += s->tensor[s->in[st->in + k]].c;
+  if (j->ti->part_of < 0) agf_parallel(s, j->to->h, agf_split_task, j);
+}
+
+static void agf_concat_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
+  const agf_tensor *t = &s->tensor[st->out];
+  agf_rows_job j;
+  agf_delivery d;
+  int slot;
+  (void)e;
+  memset(&j, 0, sizeof j);
+  j.cam = agf_floats(s, t->cam);
+  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  for (slot = 0; slot < st->inputs; slot++) {
+    d = agf_begin_delivery(s, st, slot);
+    j.to_input = &d;
+    j.out = d.cam;
+    j.out_g = t->wants_g ? d.g : NULL;
+    agf_split(s, st, slot, &j);
+  }
+}
+
+static void agf_concat_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
+  agf_rows_job j;
+  memset(&j, 0, sizeof j);
+  j.cam = g;
+  j.out = out;
+  agf_split(s, st, slot, &j);
+}
+
+#ifndef AGF_NO_METHODS
+static void agf_concat_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+  (void)alpha;
+  agf_concat_gradient(s, st, slot, R, out);
+}
+#endif
+
+/* MARK: op: reshaping ---------------------------------------------------------------------------------------------------------
+ * Flatten: the tensor stays where it is and is read as the vector of its elements. */
+
+static agf_status agf_flatten_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  (void)in, (void)err;
+  out->flattened = 1;
+  return AGF_OK;
+}
+
+/* MARK: the table of ops ------------------------------------------------------------------------------------------------------
+ * A row an op, in the order of their numbers; agf_op_rules says what each column is. */
+
+#ifdef AGF_NO_METHODS
+#define AGF_LRP(function) NULL
+#else
+#define AGF_LRP(function) function
+#endif
+
+/* clang-format off: a row stays a row */
+static const agf_op_rules agf_op_table[] = {{AGF_OP_CONV,
+                                             "conv",
+                                             {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2},
+                                             AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM,
+                                             AGF_ACT_NONE,
+                                             agf_conv_shape_of,
+                                             agf_conv_weights,
+                                             agf_sign_any,
+                                             agf_conv_connect,
+                                             agf_conv_settle,
+                                             agf_conv_plan,
+                                             agf_conv_fill,
+                                             agf_conv_forward,
+                                             agf_conv_rule,
+                                             agf_conv_gradient,
+                                             AGF_LRP(agf_conv_lrp)},
+                                            {AGF_OP_BATCHNORM,
+                                             "batchnorm",
+                                             {1, 1, 0, 0, 0, 0, 0, 0, 1, 1},
+                                             AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM,
+                                             AGF_ACT_NONE,
+                                             agf_same_shape,
+                                             agf_norm_weights,
+                                             agf_sign_any,
+                                             NULL,
+                                             NULL,
+                                             agf_norm_plan,
+                                             agf_norm_fill,
+                                             agf_norm_forward,
+                                             agf_tail_rule,
+                                             agf_pass_gradient,
+                                             AGF_LRP(agf_pass_relevance)},
+                                            {AGF_OP_RELU,
+                                             "relu",
+                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             AGF_READS_VECTORS,
+                                             AGF_ACT_RELU,
+                                             agf_same_shape,
+                                             NULL,
+                                             agf_sign_rectified,
+                                             NULL,
+                                             NULL,
+                                             agf_act_plan,
+                                             agf_fill_bias,
+                                             agf_norm_forward,
+                                             agf_tail_rule,
+                                             agf_pass_gradient,
+                                             AGF_LRP(agf_pass_relevance)},
+                                            {AGF_OP_RELU6,
+                                             "relu6",
+                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             AGF_READS_VECTORS,
+                                             AGF_ACT_RELU6,
+                                             agf_same_shape,
+                                             NULL,
+                                             agf_sign_rectified,
+                                             NULL,
+                                             NULL,
+                                             agf_act_plan,
+                                             agf_fill_bias,
+                                             agf_norm_forward,
+                                             agf_tail_rule,
+                                             agf_pass_gradient,
+                                             AGF_LRP(agf_pass_relevance)},
+                                            {AGF_OP_MAXPOOL,
+                                             "maxpool",
+                                             {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0, 0},
+                                             0,
+                                             AGF_ACT_NONE,
+                                             agf_pool_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             NULL,
+                                             NULL,
+                                             agf_pool_plan,
+                                             agf_pool_fill,
+                                             agf_pool_forward,
+                                             agf_pool_rule,
+                                             agf_pool_gradient,
+                                             AGF_LRP(agf_pool_lrp)},
+                                            {AGF_OP_AVGPOOL,
+                                             "avgpool",
+                                             {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0},
+                                             AGF_MAKES_LOGITS,
+                                             AGF_ACT_NONE,
+                                             agf_pool_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             agf_average_connect,
+                                             NULL,
+                                             agf_pool_plan,
+                                             agf_pool_fill,
+                                             agf_pool_forward,
+                                             agf_pool_rule,
+                                             agf_pool_gradient,
+                                             AGF_LRP(agf_pool_lrp)},
+                                            {AGF_OP_ADAPTIVE_AVGPOOL,
+                                             "adaptive_avgpool",
+                                             {1, 1, 0, 1, 0, 0, 0, 0, 0, 0},
+                                             AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE,
+                                             AGF_ACT_NONE,
+                                             agf_adaptive_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             agf_average_connect,
+                                             NULL,
+                                             agf_pool_plan,
+                                             agf_pool_fill,
+                                             agf_pool_forward,
+                                             agf_pool_rule,
+                                             agf_pool_gradient,
+                                             AGF_LRP(agf_pool_lrp)},
+                                            {AGF_OP_GLOBAL_AVGPOOL,
+                                             "global_avgpool",
+                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE,
+                                             AGF_ACT_NONE,
+                                             agf_global_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             agf_average_connect,
+                                             NULL,
+                                             agf_pool_plan,
+                                             agf_pool_fill,
+                                             agf_pool_forward,
+                                             agf_pool_rule,
+                                             agf_pool_gradient,
+                                             AGF_LRP(agf_pool_lrp)},
+                                            {AGF_OP_LINEAR,
+                                             "linear",
+                                             {1, 1, 0, 0, 0, 0, 0, 1, 1, 2},
+                                             AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT,
+                                             AGF_ACT_NONE,
+                                             agf_linear_shape,
+                                             agf_linear_weights,
+                                             agf_sign_any,
+                                             agf_linear_connect,
+                                             NULL,
+                                             agf_linear_plan,
+                                             agf_fill_bias,
+                                             agf_linear_forward,
+                                             agf_linear_rule,
+                                             agf_linear_gradient,
+                                             AGF_LRP(agf_linear_lrp)},
+                                            {AGF_OP_FLATTEN,
+                                             "flatten",
+                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             AGF_READS_VECTORS | AGF_RESHAPES,
+                                             AGF_ACT_NONE,
+                                             agf_flatten_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             NULL,
+                                             NULL,
+                                             NULL,
+                                             NULL,
+                                             NULL,
+                                             NULL,
+                                             NULL,
+                                             NULL},
+                                            {AGF_OP_ADD,
+                                             "add",
+                                             {2, 2, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             AGF_READS_VECTORS | AGF_TAKES_ACT,
+                                             AGF_ACT_NONE,
+                                             agf_add_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             agf_add_connect,
+                                             NULL,
+                                             agf_add_plan,
+                                             NULL,
+                                             agf_add_forward,
+                                             agf_add_rule,
+                                             agf_pass_gradient,
+                                             AGF_LRP(agf_add_lrp)},
+                                            {AGF_OP_CONCAT,
+                                             "concat",
+                                             {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0},
+                                             0,
+                                             AGF_ACT_NONE,
+                                             agf_concat_shape,
+                                             NULL,
+                                             agf_sign_of_inputs,
+                                             NULL,
+                                             agf_concat_settle,
+                                             NULL,
+                                             NULL,
+                                             agf_concat_forward,
+                                             agf_concat_rule,
+                                             agf_concat_gradient,
+                                             AGF_LRP(agf_concat_lrp)}};
+/* clang-format on */
+
+/* The row of an op; NULL: there is no such op. */
+static const agf_op_rules *agf_rules_of(agf_op op) {
+  unsigned row = (unsigned)op - 1;
+  return row < sizeof agf_op_table / sizeof *agf_op_table ? &agf_op_table[row] : NULL;
+}
+
+AGF_API const char *agf_op_name(agf_op op) {
+  const agf_op_rules *rules = agf_rules_of(op);
+  return rules ? rules->name : "?";
 }
 
 /* MARK: the walk back ---------------------------------------------------------------------------------------------------------
@@ -3966,93 +4628,21 @@ static void agf_hand_on(agf_session *s, const agf_rows_job *j) {
  * image. Each step first finishes its output (several readers merged, observed), then applies its rule, which delivers to its input
  * tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
 
-/* Run step i on input x (element (0, 0, 0)) into y; the step's own tensors unless it is the last step on a difference. */
-static void agf_forward_step(agf_session *s, int i, const float *x, const uint16_t *x_mask, float *y, uint16_t *y_mask,
-                             int want_d) {
-  agf_step *st = &s->step[i];
-  agf_rows_job j;
-  int k;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = x;
-  j.y = y;
-  switch (st->kind) {
-    case AGF_STEP_CONV: agf_conv_forward(s, st, x, x_mask, y, y_mask, want_d); break;
-    case AGF_STEP_LINEAR: agf_linear_forward(s, st, x, y, y_mask, want_d); break;
-    case AGF_STEP_NORM:
-    case AGF_STEP_ACT: agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j); break;
-    case AGF_STEP_POOL: agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j); break;
-    case AGF_STEP_ADD: agf_parallel(s, agf_pieces(j.to), agf_add_task, &j); break;
-    default:
-      for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
-      if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
-      break;
-  }
-}
-
 /* Which tensors' gradients the rules that the options leave will read: agf_connect says why. */
 static void agf_want_gradients(agf_session *s, unsigned options) {
   int i, j;
   for (i = 0; i < s->steps; i++) {
     const agf_step *st = &s->step[i];
-    int wants = s->config.observer || (st->plain && !agf_bare(options)) || (st->kind == AGF_STEP_LINEAR && st->flattened);
+    int wants = s->config.observer || st->uses_g == AGF_G_ALWAYS || (st->uses_g == AGF_G_UNLESS_BARE && !agf_bare(options));
     for (j = 0; j < st->inputs; j++) wants |= s->tensor[s->in[st->in + j]].wants_g;
     s->tensor[st->out].wants_g = wants;
   }
 }
 
-static void agf_backward_elementwise(agf_session *s, agf_step *st, int target) {
-  const agf_tensor *t = &s->tensor[st->out];
-  agf_elementwise_job e;
-  agf_rows_job j;
-  agf_delivery d;
-  int slot, at = 0, seen = s->config.observer && st->kind == AGF_STEP_ADD && st->last != st->node;
-  memset(&e, 0, sizeof e);
-  e.t = t;
-  e.cam = agf_floats(s, t->cam);
-  e.g = t->wants_g ? agf_floats(s, t->g) : NULL;
-  e.scale = agf_floats(s, st->scale);
-  e.act = st->act;
-  if (st->kind != AGF_STEP_ADD || seen) {
-    if (e.act != AGF_ACT_NONE || e.scale) agf_parallel(s, agf_pieces(t), agf_act_task, &e);
-    e.act = AGF_ACT_NONE;
-  }
-  if (seen) agf_observe(s, t, st->node, target, e.cam, e.g, AGF_CB);
-  if (st->kind == AGF_STEP_ADD) {
-    e.cancels = st->cancels;
-    e.clipped = st->act == AGF_ACT_RELU6;
-    for (slot = 0; slot < 2; slot++) e.to[slot] = agf_begin_delivery(s, st, slot);
-    agf_parallel(s, agf_pieces(t), agf_add_back_task, &e);
-    return;
-  }
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.to = t;
-  j.cam = e.cam;
-  j.g = e.g;
-  for (slot = 0; slot < st->inputs; slot++) {
-    j.ti = &s->tensor[s->in[st->in + slot]];
-    j.first = at;
-    d = agf_begin_delivery(s, st, slot);
-    j.to_input = &d;
-    j.out = d.cam;
-    j.out_g = t->wants_g ? d.g : NULL;
-    agf_hand_on(s, &j);
-    at += j.ti->c;
-  }
-}
-
-static void agf_backward_step(agf_session *s, int i, const agf_explain_state *e) {
+static void agf_rule_step(agf_session *s, int i, const agf_explain_state *e) {
   agf_step *st = &s->step[i];
   agf_finish_tensor(s, st->out, st->last, e->target);
-  switch (st->kind) {
-    case AGF_STEP_CONV: agf_backward_conv(s, st, e); break;
-    case AGF_STEP_LINEAR: agf_backward_linear(s, st); break;
-    case AGF_STEP_POOL: agf_backward_pool(s, st); break;
-    default: agf_backward_elementwise(s, st, e->target); break;
-  }
+  st->rules->rule(s, st, e);
 }
 
 /* MARK: the seed --------------------------------------------------------------------------------------------------------------
@@ -4122,39 +4712,25 @@ static void agf_rank(const float *z, int classes, int *order) {
 }
 
 /* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
-static void agf_seed(agf_session *s, const float *x, float *dz) {
+static void agf_seed(agf_session *s, const float *x, const float *dz) {
   agf_step *st = &s->step[s->steps - 1];
   agf_tensor *ti = &s->tensor[s->in[st->in]];
   const agf_tensor *to = &s->tensor[st->out];
   float *cam, *g;
   agf_rows_job r;
+  agf_slope_job j;
+  const float *top = dz;
   agf_destination(s, st, 0, &cam, &g);
-  if (st->kind == AGF_STEP_LINEAR) {
-    agf_linear_gradient(s, st, dz, cam);
-  } else if (st->kind == AGF_STEP_CONV) {
-    float *rhs = agf_floats(s, st->rhs);
-    uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
-    agf_conv_job j;
-    int i;
-    memset(rhs, 0, (size_t)to->cb * AGF_CB * sizeof(float));
-    memset(mask, 0, (size_t)to->cb * sizeof *mask);
-    for (i = 0; i < to->c; i++) {
-      rhs[i] = dz[i];
-      if (dz[i] != 0) mask[i / AGF_CB] |= (uint16_t)(1u << i % AGF_CB);
-    }
-    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
-    j.g = cam;
-    agf_conv(s, &j);
-  } else {
-    memset(&r, 0, sizeof r);
-    r.st = st;
-    r.ti = ti;
-    r.to = to;
-    r.x = x;
-    r.g = dz;
-    r.out_g = cam;
-    agf_parallel(s, to->cb, agf_pool_back_task, &r);
+  if (st->rhs_mask >= 0) {
+    memset(&j, 0, sizeof j);
+    j.t = to;
+    j.g = dz;
+    j.out = agf_floats(s, st->rhs);
+    j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
+    agf_parallel(s, to->h, agf_slope_task, &j);
+    top = j.out;
   }
+  st->rules->gradient(s, st, 0, top, cam);
   memset(&r, 0, sizeof r);
   r.to = ti;
   if (g) {
@@ -4175,15 +4751,15 @@ static void agf_seed(agf_session *s, const float *x, float *dz) {
 static int agf_local_head(const agf_session *s, const agf_step **linear) {
   int i = s->steps - 1;
   const agf_step *st = &s->step[i];
-  const agf_node *n;
+  const agf_tensor *out;
   *linear = NULL;
-  if (st->kind == AGF_STEP_LINEAR) {
+  if (st->rules->op == AGF_OP_LINEAR) {
     *linear = st;
     while (i >= 0 && s->step[i].out != s->in[st->in]) i--;
     if (i < 0) return -1;
   }
-  n = &s->model->node[s->step[i].node];
-  return n->op == AGF_OP_GLOBAL_AVGPOOL || (n->op == AGF_OP_ADAPTIVE_AVGPOOL && n->kernel[0] == 1 && n->kernel[1] == 1) ? i : -1;
+  out = &s->tensor[s->step[i].out];
+  return (s->step[i].rules->traits & AGF_POOLS_TO_SIZE) && out->h == 1 && out->w == 1 ? i : -1;
 }
 
 typedef struct agf_local_job {
@@ -4322,32 +4898,6 @@ static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
 }
 
-static void agf_fill_step(agf_session *s, agf_step *st) {
-  const agf_model *m = s->model;
-  const agf_node *n = &m->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float *bias = agf_floats(s, st->bias), *scale = agf_floats(s, st->scale);
-  int i;
-  agf_clear_buffer(s, st->bias);
-  agf_clear_buffer(s, st->scale);
-  if (bias && n->b >= 0) agf_load_vector(&m->weight[n->b], bias);
-  if (st->kind == AGF_STEP_NORM) agf_load_vector(&m->weight[n->w], scale);
-  if (st->norm >= 0 && bias && scale) { /* conv + b, then scale and shift: one scale and one bias, in double, rounded once */
-    const agf_node *norm = &m->node[st->norm];
-    agf_load_vector(&m->weight[norm->w], scale);
-    for (i = 0; i < to->c; i++)
-      bias[i] = (float)((double)bias[i] * (double)scale[i] + (double)agf_weight_at(&m->weight[norm->b], (size_t)i)) + 0.0f;
-  }
-  if (st->range >= 0) {
-    int *range = (int *)agf_at(s, st->range);
-    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class),
-                    range);
-    agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
-                    range + 2 * st->row_classes);
-  }
-  agf_clear_buffer(s, st->border);
-}
-
 /* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as
  * malloc. */
 static agf_status agf_check_bytes(agf_session *s, agf_error *err) {
@@ -4451,10 +5001,8 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
     for (i = 0; i < s->tensors; i++) agf_clear_buffer(s, s->tensor[i].x);
     agf_clear_buffer(s, s->difference);
     agf_clear_buffer(s, s->dz);
-    for (i = 0; i < s->steps; i++) {
-      agf_fill_step(s, &s->step[i]);
-      if (s->step[i].kind == AGF_STEP_POOL) agf_fill_pool(s, &s->step[i]);
-    }
+    for (i = 0; i < s->steps; i++)
+      if (s->step[i].rules->fill) s->step[i].rules->fill(s, &s->step[i]);
     st = agf_pool_start(s, s->arena + s->arena_bytes, err);
   }
   if (st != AGF_OK) {
@@ -4538,12 +5086,12 @@ static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_
   s->bad = 0;
   for (i = 0; i < s->steps; i++) {
     agf_step *st = &s->step[i];
-    agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+    agf_flow f;
     int want_d = (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < s->steps - 1;
     double t0 = agf_now();
     st->d_known = 0;
-    agf_forward_step(s, i, agf_x(s, ti), (const uint16_t *)agf_at(s, ti->mask), agf_x(s, to), (uint16_t *)agf_at(s, to->mask),
-                     want_d);
+    f = agf_flow_of(s, st, want_d);
+    st->rules->forward(s, st, &f);
     if (again) {
       st->explain_seconds += agf_now() - t0;
     } else {
@@ -4791,7 +5339,7 @@ static void agf_gradient_seen(agf_session *s, const agf_tensor *t, int node, con
     const agf_node *n = node < 0 ? NULL : &s->model->node[node];
     if (!n)
       agf_fullgrad_term(s, t, g, NULL);
-    else if ((n->op == AGF_OP_CONV || n->op == AGF_OP_BATCHNORM) && n->b >= 0)
+    else if ((agf_rules_of(n->op)->traits & AGF_HAS_BIAS_TERM) && n->b >= 0)
       agf_fullgrad_term(s, t, g, (const float *)(const void *)s->model->weight[n->b].data);
   }
   if (pass->edge == node + 1) {
@@ -4805,36 +5353,7 @@ static void agf_gradient_seen(agf_session *s, const agf_tensor *t, int node, con
   }
 }
 
-typedef struct agf_slope_job {
-  const agf_tensor *t;
-  agf_act act;
-  const float *scale; /* NULL: 1 */
-  const float *g;
-  float *out;     /* may be g */
-  uint16_t *mask; /* of out; NULL: not wanted */
-} agf_slope_job;
-
-static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_slope_job *j = (const agf_slope_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, p, l;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    const float *y = agf_row_x(s, t, b, r), *scale = j->scale ? j->scale + b * AGF_CB : NULL;
-    const float *g = j->g + agf_row_at(t, b, r) * AGF_CB;
-    float *out = agf_row_of(j->out, t, b, r);
-    for (p = 0; p < t->w; p++, y += AGF_CB, g += AGF_CB, out += AGF_CB)
-      for (l = 0; l < AGF_CB; l++) {
-        float v = g[l];
-        if (j->act != AGF_ACT_NONE && (!(y[l] > 0) || (j->act == AGF_ACT_RELU6 && !(y[l] < 6.0f)))) v = 0.0f;
-        if (scale) v *= scale[l];
-        out[l] = v;
-      }
-    if (j->mask) s->k.nonzeros(agf_row_of(j->out, t, b, r), t->w, j->mask + agf_row_at(t, b, r));
-  }
-}
-
-/* A step's gradient behind its activation and BatchNorm, for a convolution in its right-hand side with the mask, else in place; who
+/* A step's gradient behind its activation and BatchNorm, in its right-hand side with the mask where its adjoint reads one, else in place; who
  * wants to see it between them does. Returns where it is. */
 static const float *agf_gradient_inside(agf_session *s, const agf_step *st, agf_pass *pass) {
   const agf_tensor *t = &s->tensor[st->out];
@@ -4853,7 +5372,7 @@ static const float *agf_gradient_inside(agf_session *s, const agf_step *st, agf_
     j.act = AGF_ACT_NONE;
   }
   j.scale = agf_floats(s, st->scale);
-  if (st->kind == AGF_STEP_CONV) {
+  if (st->rhs_mask >= 0) {
     j.out = agf_floats(s, st->rhs);
     j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
   }
@@ -4891,41 +5410,12 @@ static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
   const agf_tensor *to = &s->tensor[st->out];
   const float *g = agf_floats(s, to->cam);
   float *out, *unused;
-  int slot, at = 0;
+  int slot;
   agf_gradient_seen(s, to, st->last, g, pass);
   if (!pass->found) g = agf_gradient_inside(s, st, pass);
   for (slot = 0; slot < st->inputs && !pass->found; slot++) {
-    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
     agf_destination(s, st, slot, &out, &unused);
-    if (st->kind == AGF_STEP_CONV) {
-      agf_conv_job j;
-      agf_job_adjoint(s, &j, st, AGF_RHS_W, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask));
-      j.g = out;
-      agf_conv(s, &j);
-    } else if (st->kind == AGF_STEP_LINEAR) {
-      float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
-      memset(wide, 0, (size_t)st->co * sizeof *wide);
-      memcpy(wide, g, (size_t)to->c * sizeof *wide);
-      agf_linear_gradient(s, st, wide, out);
-    } else {
-      agf_rows_job j;
-      memset(&j, 0, sizeof j);
-      j.st = st;
-      j.ti = ti;
-      j.to = to;
-      j.x = agf_x(s, ti);
-      j.first = at;
-      if (st->kind == AGF_STEP_POOL) {
-        j.g = g;
-        j.out_g = out;
-        agf_parallel(s, to->cb, agf_pool_back_task, &j);
-      } else {
-        j.cam = g;
-        j.out = out;
-        agf_hand_on(s, &j);
-        at += ti->c;
-      }
-    }
+    st->rules->gradient(s, st, slot, g, out);
     agf_gradient_deliver(s, st, slot);
   }
 }
@@ -5124,7 +5614,7 @@ static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, a
       const agf_shape *made = &s->shape[at - 1];
       if (wide < 0 && !made->flattened && made->h * made->w > 1) wide = at;
       at = m->edge[n->edge];
-      if (n->op == AGF_OP_ADAPTIVE_AVGPOOL || n->op == AGF_OP_GLOBAL_AVGPOOL) sized = at;
+      if (agf_rules_of(n->op)->traits & AGF_POOLS_TO_SIZE) sized = at;
     }
     if (sized < 0 && wide < 0 && s->config.height == 1 && s->config.width == 1)
       return agf_fail(err, AGF_ERR_UNSUPPORTED,
@@ -5159,38 +5649,36 @@ static void agf_cam_task(agf_session *s, const void *arg, int r, unsigned char *
 
 static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
   agf_status status = agf_gradient(s, pass, err);
-  agf_step kept, *inside = NULL;
+  agf_step *inside = NULL;
   agf_cam_job j;
+  agf_flow f;
   float max = 0.0f;
-  int i, x, y;
+  int i, d_known;
   if (status != AGF_OK) return status;
   for (i = 0; i < s->steps && s->tensor_of[pass->edge] < 0; i++)
     if (s->step[i].node == pass->edge - 1 || s->step[i].norm == pass->edge - 1) inside = &s->step[i];
   j.t = &s->tensor[inside ? inside->out : s->tensor_of[pass->edge]];
   j.mean = (const double *)agf_at(s, s->channel);
   j.plane = agf_floats(s, s->plane);
-  x = inside ? s->in[inside->in] : 0;
-  y = inside ? inside->out : 0;
-  i = inside ? (int)(inside - s->step) : 0;
   if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
-    kept = *inside;
-    inside->act = AGF_ACT_NONE;
-    if (inside->norm >= 0 && pass->edge == inside->node + 1) {
+    f = agf_flow_of(s, inside, 0);
+    f.act = AGF_ACT_NONE;
+    f.y_mask = NULL;
+    if (inside->norm >= 0 && pass->edge == inside->node + 1) { /* before its BatchNorm */
       const agf_node *n = &s->model->node[inside->node];
       agf_clear_buffer(s, s->own_bias);
       if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, s->own_bias));
-      inside->scale = -1;
-      inside->bias = s->own_bias;
+      f.scale = NULL;
+      f.bias = agf_floats(s, s->own_bias);
     }
-    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]), NULL,
-                     0);
-    *inside = kept;
+    d_known = inside->d_known;
+    inside->rules->forward(s, inside, &f);
   }
   agf_parallel(s, j.t->h, agf_cam_task, &j);
   if (inside) {
-    agf_forward_step(s, i, agf_x(s, &s->tensor[x]), (const uint16_t *)agf_at(s, s->tensor[x].mask), agf_x(s, &s->tensor[y]),
-                     (uint16_t *)agf_at(s, s->tensor[y].mask), 0);
-    inside->d_known = kept.d_known;
+    f = agf_flow_of(s, inside, 0);
+    inside->rules->forward(s, inside, &f);
+    inside->d_known = d_known;
   }
   for (i = 0; i < j.t->h * j.t->w; i++) max = j.plane[i] > max ? j.plane[i] : max;
   for (i = 0; max > 0 && i < j.t->h * j.t->w; i++) j.plane[i] /= max;
@@ -5215,46 +5703,15 @@ static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
   const agf_tensor *to = &s->tensor[st->out];
   const int alpha = pass->method == AGF_METHOD_LRP_A2B1 ? 2 : 1;
   float *R = agf_floats(s, to->cam), *out, *unused;
-  int slot, at = 0;
+  int slot;
   agf_finish_tensor(s, st->out, st->last, pass->target);
   if (s->config.observer) { /* R passes activations and BatchNorms as it is */
     if (st->norm >= 0 && st->norm != st->last) agf_observe(s, to, st->norm, pass->target, R, NULL, AGF_CB);
     if (st->node != st->last) agf_observe(s, to, st->node, pass->target, R, NULL, AGF_CB);
   }
   for (slot = 0; slot < st->inputs; slot++) {
-    const agf_tensor *ti = &s->tensor[s->in[st->in + slot]];
     agf_destination(s, st, slot, &out, &unused);
-    if (st->kind == AGF_STEP_CONV) {
-      agf_lrp_conv(s, st, alpha, out);
-    } else if (st->kind == AGF_STEP_LINEAR) {
-      agf_lrp_linear(s, st, alpha, out);
-    } else if (st->kind == AGF_STEP_ADD) {
-      agf_lrp_job j;
-      memset(&j, 0, sizeof j);
-      j.t = to;
-      j.t0 = &s->tensor[s->in[st->in]];
-      j.t1 = &s->tensor[s->in[st->in + 1]];
-      j.R = R;
-      j.out = out;
-      j.sign = slot;
-      j.cancels = st->cancels;
-      agf_parallel(s, to->h, agf_lrp_add_task, &j);
-    } else {
-      agf_rows_job j;
-      memset(&j, 0, sizeof j);
-      j.st = st;
-      j.ti = ti;
-      j.to = to;
-      j.x = agf_x(s, ti);
-      j.cam = R;
-      j.out = out;
-      j.first = at;
-      if (st->kind == AGF_STEP_POOL)
-        agf_parallel(s, to->cb, agf_pool_back_task, &j);
-      else
-        agf_hand_on(s, &j);
-      at += ti->c;
-    }
+    st->rules->lrp(s, st, slot, alpha, R, out);
     agf_deliver(s, st, slot);
   }
 }
@@ -5386,7 +5843,7 @@ static agf_status agf_explain_class(agf_session *s, agf_method method, const agf
   for (i = head; i >= 0; i = i == s->steps - 1 ? head - 1 : i - 1) {
     double t0 = agf_now();
     if (i < s->steps - 1) {
-      agf_backward_step(s, i, e);
+      agf_rule_step(s, i, e);
     } else if (method == AGF_METHOD_AGF_LC) {
       agf_status st = agf_seed_local(s, e->target, &head, err);
       if (st != AGF_OK) return st;
@@ -5418,15 +5875,20 @@ static agf_status agf_take_difference(agf_session *s, const float *chw, const fl
   const agf_tensor *latent = agf_latent_tensor(s), *to = &s->tensor[last->out];
   float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB, *y = agf_x(s, to);
   float *z = agf_floats(s, s->logits_difference);
-  uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask), *y_mask = (uint16_t *)agf_at(s, to->mask);
+  uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask);
+  agf_flow f;
   int i, bad = -1;
   if (agf_import(s, chw, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
-  agf_forward_step(s, s->steps - 1, d, mask, y, y_mask, 0);
+  f = agf_flow_of(s, last, 0);
+  f.x = d;
+  f.x_mask = mask;
+  last->rules->forward(s, last, &f);
   for (i = 0; i < s->model->classes; i++) {
     z[i] = y[i / AGF_CB * to->xb + i % AGF_CB];
     if (!agf_finite(z[i])) bad = i;
   }
-  agf_forward_step(s, s->steps - 1, agf_x(s, latent), (const uint16_t *)agf_at(s, latent->mask), y, y_mask, 0);
+  f = agf_flow_of(s, last, 0);
+  last->rules->forward(s, last, &f);
   if (bad >= 0) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d of the difference is infinite or NaN", bad);
   *at = d;
   return AGF_OK;
