@@ -39,11 +39,9 @@ ISAS = ("ref", "avx2", "avx512", "neon")
 
 def networks(onnx_path):
     """[(title, Network)], the flat flags set."""
-    nodes, shape, _ = convert.read_onnx(onnx_path)
-    squeezenet = convert.Network(shape, nodes, "SqueezeNet 1.1", preprocessing=CAFFE)
-    module = convert.torchvision_network("resnet50")[0]
-    nodes, shape, _ = convert.read_module(module, (3, 224, 224))
-    resnet = convert.Network(shape, nodes, "ResNet-50, random weights", preprocessing=IMAGENET)
+    squeezenet = convert.network_of(convert.read_onnx(onnx_path), "SqueezeNet 1.1", "", [], CAFFE)
+    resnet = convert.network_of(convert.read_module(convert.torchvision_network("resnet50")[0], (3, 224, 224)),
+                                "ResNet-50, random weights", "", [], IMAGENET)
     for network in (squeezenet, resnet):
         convert.mark_flat(network.nodes)
     return [squeezenet, resnet]

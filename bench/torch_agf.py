@@ -66,9 +66,9 @@ class AGF:
 
     def __init__(self, network, channels_last=False, dtype=torch.float32):
         if isinstance(network, torch.nn.Module):
-            nodes, shape, _ = agf_convert.read_module(network, (3, 224, 224))
+            nodes = agf_convert.read_module(network, (3, 224, 224)).finished.nodes
             agf_convert.mark_flat(nodes)
-            network = agf_convert.Network(shape, nodes)
+            network = agf_convert.Network((3, 224, 224), nodes)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.dtype = dtype
         self.nodes = self._used(network.nodes)

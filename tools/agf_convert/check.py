@@ -1,0 +1,112 @@
+"""Whether the file computes what the original does: both on one random tensor.
+
+The file's side is the engine through tools/agf.py where its library is built, else NumPy's forward pass of the
+intermediate network; the original's is ONNX Runtime, torch or LiteRT, where that is installed.
+"""
+import numpy as np
+
+from .errors import ConvertError, first_line
+
+HALF_WEIGHTS = 1e-2  # weights rounded to f16 are off by up to 2^-12 each, and the logits by a few times that
+RESEMBLANCE = 0.6    # correlation of a quantised original's logits with ours: its activations have 256 steps
+
+
+def random_tensor(imported):
+    """A tensor [C,H,W] for the network: slow waves and noise, which after its own normalisation have the deviation 1."""
+    channels, height, width = imported.input_shape
+    random = np.random.RandomState(1)
+    rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width
+    x = np.zeros((channels, height, width))
+    for channel in x:
+        for _ in range(4):
+            fy, fx, phase = random.uniform(-4, 4), random.uniform(-4, 4), random.uniform(0, 2 * np.pi)
+            channel += 0.5 * np.cos(2 * np.pi * (fy * rows + fx * columns) + phase)
+    x += 0.7 * random.standard_normal(x.shape)
+    if imported.range is not None:
+        low, high = max(imported.range[0], -255), min(imported.range[1], 255)
+        return np.clip(np.round((low + high) / 2 + x * (high - low) / 5), low, high).astype(np.float32)
+    if imported.finished.affine is not None:
+        scale, bias = (np.asarray(array, np.float64)[:, None, None] for array in imported.finished.affine)
+        x = (x - bias) / scale
+    return x.astype(np.float32)
+
+
+def engine_logits(path, tensor):
+    """The engine's logits for a model file; None where there is no library, or an older one than the file needs."""
+    try:
+        import agf
+        agf.library()
+    except (ImportError, OSError):
+        return None
+    try:
+        with agf.Model(path) as model, model.session() as session:
+            return np.asarray(session.run(tensor, explain=False), np.float64)
+    except agf.Error as problem:
+        if problem.code == agf.STATUS.index("AGF_ERR_VERSION"):
+            return None
+        raise ConvertError(f"the engine refuses what was converted: {first_line(problem)}") from None
+
+
+def as_original(logits, finished):
+    """Our logits as the original's output, before the function that it ends in."""
+    return 2 * logits[1:] if finished.one_output else logits
+
+
+def before_function(output, function):
+    """The original's output before the softmax or sigmoid at its end, as far as it can be told: (values, where)."""
+    with np.errstate(all="ignore"):
+        if function in ("softmax", "log_softmax"):
+            z = np.log(output) if function == "softmax" else output
+            return z, np.isfinite(z) & (z > -80)
+        if function == "sigmoid":
+            # Nearer to 0 or 1 float32 holds too few digits of z.
+            return np.log(output / (1 - output)), (output > 1e-6) & (output < 1 - 1e-4)
+    return output, np.isfinite(output)
+
+
+def compare(imported, network, f16, path):
+    """One line on what was compared; ConvertError where it differs. path: of the file that was written, or None."""
+    tensor = random_tensor(imported)
+    logits = engine_logits(path, tensor) if path is not None else None
+    ours = "the engine" if logits is not None else "NumPy's forward pass"
+    if imported.reference is None:
+        return f"not checked: {imported.reference_name} is not installed"
+    if logits is None:
+        logits = network.forward(tensor).astype(np.float64)
+    try:
+        output = np.asarray(imported.reference(tensor), np.float64).ravel()
+    except Exception as problem:  # what the original's runtime raises
+        return f"not checked: {imported.reference_name} cannot run the original ({first_line(problem)})"
+    got = as_original(logits, imported.finished)
+    if got.shape != output.shape:
+        raise ConvertError(f"{imported.reference_name} has {output.size} outputs for a random tensor, the file {got.size}; "
+                           "nothing was written (--no-check writes it all the same)")
+    want, known = before_function(output, imported.finished.stripped)
+    if not known.any() or not np.isfinite(got).all():
+        return f"not checked: {imported.reference_name}'s output for a random tensor says too little"
+    got, want = got[known], want[known]
+    if imported.finished.stripped in ("softmax", "log_softmax"):
+        got, want = got - got.mean(), want - want.mean()
+    if not imported.exact:
+        return resemblance(got, want, imported, ours)
+    size = np.linalg.norm(want)
+    error = np.linalg.norm(got - want) / size if size > 0 else np.linalg.norm(got)
+    limit = max(imported.tolerance, HALF_WEIGHTS if f16 else 0)
+    if not error <= limit:
+        raise ConvertError(f"the logits for a random tensor differ from {imported.reference_name}'s by {error:.2g} of "
+                           f"their size ({limit:g} is allowed): the conversion is wrong; nothing was written "
+                           "(--no-check writes it all the same)")
+    return f"checked: {ours}'s logits for a random tensor are {imported.reference_name}'s to {error:.1g}"
+
+
+def resemblance(got, want, imported, ours):
+    """A quantised original: its logits are sums of rounded numbers, so only their course compares."""
+    if len(got) < 3:
+        return f"{ours}'s logits {np.round(got, 2).tolist()}, {imported.reference_name}'s {np.round(want, 2).tolist()}"
+    with np.errstate(all="ignore"):
+        correlation = np.corrcoef(got, want)[0, 1]
+    if not correlation >= RESEMBLANCE:
+        raise ConvertError(f"the logits for a random tensor do not resemble those of the quantised original in "
+                           f"{imported.reference_name} (correlation {correlation:.2f}, {RESEMBLANCE} is needed): the "
+                           "conversion is wrong; nothing was written (--no-check writes it all the same)")
+    return f"checked: {ours}'s logits for a random tensor follow {imported.reference_name}'s, correlation {correlation:.2f}"
