@@ -16,7 +16,7 @@ _PUBLIC = {name: (module, name) for module, names in {
     "network": ("IMAGE", "Network", "Node", "Preprocessing", "batchnorm_scale_bias"),
     "ops": ("OPS",),
     "format": ("HEADER", "INPUT", "NODES", "NODES_AT", "TENSOR", "Tensor"),
-    "writer": ("ModelFile",),
+    "writer": ("ModelFile", "version_of"),
     "passes": ("mark_flat",),
     "api": ("convert", "network_of", "write_network"),
     "cli": ("main",),
