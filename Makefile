@@ -27,7 +27,7 @@ MAKEFLAGS += -j2
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_math
-PYTHON_TESTS = test_oracle test_pictures test_python test_convert test_eval test_readme
+PYTHON_TESTS = test_oracle random_graphs test_pictures test_python test_convert test_eval test_readme
 
 all: build/agf build/libagf.so build/libagf.a
 

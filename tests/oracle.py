@@ -83,7 +83,7 @@ class Node:
     """One node. Pairs are (height, width); fields that the op does not use keep their defaults."""
     op: str
     name: str
-    inputs: List[int]                # tensor numbers: 0 the image, n + 1 the output of node n; mul: the signal, the gate
+    inputs: List[int]                # tensor numbers: 0 the image, n + 1 the output of node n; mul: signal, gate
     kernel: Tuple[int, int] = (0, 0)           # adaptive_avgpool: the output's size
     stride: Tuple[int, int] = (0, 0)
     pad: Tuple[int, int, int, int] = (0, 0, 0, 0)   # top, left, bottom, right
@@ -193,7 +193,8 @@ def read_case(directory):
     """The network that case.json and weights.npz describe (agf-spec.md, "The golden files"). BatchNorms in float64."""
     with open(os.path.join(directory, "case.json"), encoding="utf-8") as f:
         case = json.load(f)
-    weights = {name: array.astype(np.float64) for name, array in np.load(os.path.join(directory, "weights.npz")).items()}
+    stored = np.load(os.path.join(directory, "weights.npz"))
+    weights = {name: stored[name].astype(np.float64) for name in stored}
     nodes, tensor = [], {"input": 0}
     for n in case["nodes"]:
         inputs = [tensor[name] for name in n["in"]]
@@ -310,7 +311,10 @@ def padded(node, kernel, x, ho, wo, value=0.0):
     dh, dw = dilation_of(node)
     reach_h = (ho - 1) * node.stride[0] + dh * (kernel[0] - 1) + 1 - x.shape[1] - top
     reach_w = (wo - 1) * node.stride[1] + dw * (kernel[1] - 1) + 1 - x.shape[2] - left
-    return np.pad(x, ((0, 0), (top, max(bottom, reach_h)), (left, max(right, reach_w))), constant_values=value)
+    height, width = top + x.shape[1] + max(bottom, reach_h), left + x.shape[2] + max(right, reach_w)
+    xp = np.full((len(x), height, width), value, x.dtype)
+    xp[:, top:top + x.shape[1], left:left + x.shape[2]] = x
+    return xp
 
 
 def by_tap(node, w):
@@ -443,7 +447,8 @@ def rectifies(node):
 
 
 def clears_sign(node):
-    """"A tensor may be negative unless a ReLU, ReLU6, sigmoid, hardsigmoid, softplus or a clip with lo >= 0 made it," """
+    """"A tensor may be negative unless a ReLU, ReLU6, sigmoid, hardsigmoid, softplus or a clip with lo >= 0 made it
+    ..." """
     return rectifies(node) or node.op == "act" and node.kind in ("sigmoid", "hardsigmoid", "softplus")
 
 
@@ -886,8 +891,8 @@ def local_contrast_seed(X, head, z, t):
 # Heads as they are stored
 
 def fold_head(nodes):
-    """"What follows the last linear layer, convolution or pool is folded into it where it is affine (scale, temperature,
-    BatchNorm, a sum of two linear layers of one tensor); softmax, sigmoid and argmax are dropped." """
+    """"What follows the last linear layer, convolution or pool is folded into it where it is affine (scale,
+    temperature, BatchNorm, a sum of two linear layers of one tensor); softmax, sigmoid and argmax are dropped." """
     nodes = list(nodes)
     while nodes[-1].op in ("act", "batchnorm", "add"):
         last = nodes.pop()
@@ -1140,7 +1145,7 @@ class Network:
         if method != "agf":
             options |= {"no_m", "no_fx", "no_fdx"}
         if method == "agf_lc":
-            tensor, head = self._pooled_head()
+            tensor, head = self.pooled_head()
             x = self.values[tensor]
             g = local_contrast_seed(x, head, self.logits, t)
         else:
@@ -1173,7 +1178,7 @@ class Network:
         shape = self.values[source].shape
         return shape if len(shape) == 3 else None
 
-    def _pooled_head(self):
+    def pooled_head(self):
         """The tensor that a global average pool reads, and the nodes behind the pool: "any head that works position by
         position behind the global pool (linear, activation, BatchNorm, normalisation over channels, flatten)"."""
         head, tensor = [], len(self.nodes)

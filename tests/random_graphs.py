@@ -1,0 +1,787 @@
+#!/usr/bin/env python3
+"""Networks drawn at random, through the engine, tests/oracle.py and, where it is installed, PyTorch.
+
+    random_graphs.py                     30 networks, always the same; with CI set 300, new ones in every run
+    random_graphs.py --seed S --count N  the networks S to S + N - 1
+    random_graphs.py --seed S --count 1 --keep DIR    and keep its files, and print its nodes
+
+A network is drawn from its seed alone: every op that the engine has, with BatchNorms and activations behind
+everything, several readers of any tensor (the image too), tensors of one pixel and of one channel, groups, dilation,
+padding of four sizes, and every kind of head. What is asked of each:
+
+    maps      every method and option: off from the float64 oracle by at most 8 times what the oracle's own float32 run
+              is off, plus 1e-5 (relative L2). A map that misses counts as right only where the oracle is off as far at
+              images moved by 1e-7, from itself at the image or its float32 run from it: then rounding decides a branch
+              of the network, or is all that a division by zero leaves
+    errors    where the oracle has no map the engine has none
+    logits    likewise, and the oracle's against PyTorch's in float64, with the gradient of one logit
+    bits      the same from every instruction set of this machine, 1, 2 and 3 threads, with and without low_memory, with
+              several classes at once
+
+The table MAKERS says what can be drawn, since which version of the model file; what the engine does not read yet is
+checked against PyTorch alone.
+"""
+import argparse
+import itertools
+import os
+import random as entropy
+import sys
+import tempfile
+import traceback
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
+import agf                                                         # noqa: E402
+import agf_convert                                                 # noqa: E402
+import harness                                                     # noqa: E402
+import oracle                                                      # noqa: E402
+from oracle import Network, Node, OracleError, relative_error     # noqa: E402
+
+try:
+    import torch
+    import torch.nn.functional as F
+    torch.set_num_threads(1)   # small tensors
+except ImportError:
+    torch = None
+
+IMAGE = 0
+STEPS = 3        # of smoothgrad and integrated_gradients: each is a forward and a backward pass of the oracle
+MOVES = 4        # images that stand beside the image, for a map that misses
+MOVE = 1e-7      # their distance, relative to the image's largest value: about the rounding of a float32
+CHANNELS = (1, 2, 3, 4, 5, 8, 13, 16, 17, 20, 33)
+LARGEST = 3000   # elements of a tensor; the oracle's time is what limits the number of networks
+
+
+# Drawing
+
+class Graph:
+    """A network being drawn. Tensors are numbered as in a model file: 0 the image, n + 1 the output of node n."""
+
+    def __init__(self, random, version):
+        self.random, self.version, self.nodes = random, version, []
+        self.input, self.affine = self._input(), None
+        image = self.input
+        if version >= 2 and self.chance(0.2):
+            c = len(image)
+            self.affine = self.uniform(0.5, 2, c) * self.choose((1, 1, -1)), self.normal(c)
+            image = self.affine[0][:, None, None] * image + self.affine[1][:, None, None]
+        self.values = [image]   # of every tensor, in float64
+
+    def _input(self):
+        random = self.random
+        channels = self.choose((1, 2, 3, 3, 3, 3, 4))
+        height, width = ((1, 1) if self.chance(0.04) else random.randint(3, 15, 2))
+        x = random.standard_normal((channels, height, width)) + self.choose((0, 0, 0.5, 2))
+        if self.chance(0.2):   # ties in max pools, zeros
+            x[:, height // 3:, :width // 2 + 1] = self.choose((0, 0.75))
+        return x.astype(np.float32).astype(float)
+
+    def chance(self, p):
+        return self.random.rand() < p
+
+    def choose(self, options):
+        return options[self.random.randint(len(options))]
+
+    def normal(self, *shape, scale=1.0):
+        return (self.random.standard_normal(shape) * scale).astype(np.float32).astype(float)
+
+    def uniform(self, lo, hi, n):
+        return self.random.uniform(lo, hi, n).astype(np.float32).astype(float)
+
+    def shape(self, tensor):
+        return self.values[tensor].shape
+
+    def channels(self, tensor):
+        return len(self.values[tensor])
+
+    def vector(self, tensor):
+        return self.values[tensor].ndim == 1
+
+    def add(self, op, inputs, **fields):
+        """The tensor that a new node makes; None where that is too large, or nothing."""
+        inputs = [inputs] if isinstance(inputs, int) else list(inputs)
+        node = Node(op, f"{op}{len(self.nodes) + 1}", inputs, **fields)
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                value = oracle.forward(node, [self.values[i] for i in inputs])
+            except OracleError:
+                return None   # a window that does not fit
+        if not 0 < value.size <= LARGEST or not np.abs(value).max() < 1e4:
+            return None
+        self.nodes.append(node)
+        self.values.append(value)
+        return len(self.nodes)
+
+    def pick(self):
+        """A tensor to go on from: mostly the newest, sometimes one that has a reader already, or the image."""
+        spatial = [tensor for tensor in range(len(self.values)) if not self.vector(tensor)]
+        return spatial[-1] if self.chance(0.6) else self.choose(spatial)
+
+    def like(self, x, same_channels):
+        """Tensors as high and wide as x, x among them."""
+        kept = slice(0 if same_channels else 1, None)
+        return [y for y in range(len(self.values)) if self.vector(y) == self.vector(x)
+                and self.shape(y)[kept] == self.shape(x)[kept]]
+
+
+def conv(g, x, kernel=None, channels=None, groups=None):
+    c, height, width = g.shape(x)
+    drawn = tuple(int(k) for k in g.random.randint(1, 5, 2)) if g.chance(0.5) else (g.choose((1, 3, 3, 5)),) * 2
+    kernel = kernel or drawn
+    groups = groups or g.choose([1] * 5 + [k for k in range(2, c + 1) if c % k == 0])
+    channels = channels or groups * max(1, g.choose(CHANNELS) // groups)
+    pad = tuple(int(p) for p in g.random.randint(0, 4, 4)) if g.chance(0.3) else (kernel[0] // 2, kernel[1] // 2) * 2
+    stride = tuple(int(s) for s in g.random.randint(1, 4, 2)) if g.chance(0.4) else (1, 1)
+    dilation = tuple(int(d) for d in g.random.randint(1, 4, 2)) if g.chance(0.25) else (1, 1)
+    w = g.normal(channels, c // groups, *kernel, scale=(2 / (c // groups * kernel[0] * kernel[1])) ** 0.5)
+    if g.chance(0.1):
+        w[g.random.rand(*w.shape) < 0.4] = 0
+    flat = kernel == (1, 1) or comes_from_add(g, x)
+    if g.chance(0.05):    # "A model file may carry its own flags"
+        flat = not flat
+    return g.add("conv", x, kernel=kernel, stride=stride, pad=pad, dilation=dilation, groups=groups, flat=flat, w=w,
+                 b=g.normal(channels, scale=0.2) if g.chance(0.75) else None)
+
+
+def comes_from_add(g, x):
+    """"its input comes from an Add, through any activation, pool, normalisation or Dropout"."""
+    while x != IMAGE and g.nodes[x - 1].op in PASSING:
+        x = g.nodes[x - 1].inputs[0]
+    return x != IMAGE and g.nodes[x - 1].op == "add"
+
+
+PASSING = oracle.POOLS + ("relu", "relu6", "batchnorm", "act", "norm", "lrn")
+
+
+def depthwise(g, x):
+    return conv(g, x, groups=g.channels(x))
+
+
+def pointwise(g, x):
+    return conv(g, x, kernel=(1, 1), groups=1)
+
+
+def batchnorm(g, x):
+    c = g.channels(x)
+    factor = np.where(g.random.rand(c) < 0.1, -1, 1) * g.choose((1, 1, 1, 4))   # powers of 2: exact in float32
+    return g.add("batchnorm", x, w=g.uniform(0.5, 1.5, c) * factor, b=g.normal(c, scale=0.2))
+
+
+def relu(g, x):
+    return g.add("relu", x)
+
+
+def relu6(g, x):
+    return g.add("relu6", x)
+
+
+def window_pool(op):
+    def make(g, x):
+        kernel = tuple(int(k) for k in g.random.randint(1, 5, 2)) if g.chance(0.4) else (g.choose((2, 3)),) * 2
+        stride = tuple(int(s) for s in g.random.randint(1, 4, 2)) if g.chance(0.4) else (2, 2)
+        pad = tuple(int(g.random.randint(0, kernel[i % 2])) for i in range(4)) if g.chance(0.4) else (0, 0, 0, 0)
+        dilated = g.version >= 2 and op == "maxpool" and g.chance(0.2)
+        return g.add(op, x, kernel=kernel, stride=stride, pad=pad, ceil=g.chance(0.4),
+                     include_pad=op == "avgpool" and g.chance(0.5),
+                     dilation=tuple(int(d) for d in g.random.randint(1, 4, 2)) if dilated else (0, 0))
+    return make
+
+
+def adaptive_avgpool(g, x):
+    return g.add("adaptive_avgpool", x, kernel=tuple(int(n) for n in g.random.randint(1, 7, 2)))
+
+
+def global_avgpool(g, x):
+    return g.add("global_avgpool", x) if g.chance(0.7) else g.add("adaptive_avgpool", x, kernel=(1, 1))
+
+
+def add(g, x):
+    count = g.choose((2, 2, 3, 4)) if g.version >= 2 else 2
+    others = g.like(x, same_channels=True)
+    if others == [x] and not g.vector(x) and g.chance(0.7):
+        y = conv(g, x, kernel=(3, 3), channels=g.channels(x), groups=1)   # a residual branch, where it keeps the size
+        if y is not None and g.shape(y) == g.shape(x):
+            others.append(y)
+    inputs = [x] + [g.choose(others) for _ in range(count - 1)]
+    g.random.shuffle(inputs)
+    return g.add("add", inputs)
+
+
+def concat(g, x):
+    inputs = [x] + [g.choose(g.like(x, same_channels=False)) for _ in range(g.choose((1, 1, 2, 3)))]
+    g.random.shuffle(inputs)
+    return g.add("concat", inputs)
+
+
+def act(g, x, kinds=None):
+    kind = g.choose(kinds or list(oracle.ACTIVATIONS))
+    fields = {"leaky_relu": dict(alpha=g.choose((0.01, 0.2))), "elu": dict(alpha=g.choose((1.0, 0.7))),
+              "hardsigmoid": dict(g.choose((dict(alpha=1 / 6, beta=0.5), dict(alpha=0.2, beta=0.5)))),
+              "clip": dict(g.choose((dict(lo=0.0, hi=4.0), dict(lo=-0.8, hi=1.2), dict(lo=0.5, hi=3.0)))),
+              "prelu": dict(w=g.uniform(-0.2, 0.4, g.channels(x)))}.get(kind, {})
+    return g.add("act", x, kind=kind, **fields)
+
+
+def scale(g, x):
+    """One factor a channel; -1, as a difference has it."""
+    c = g.channels(x)
+    return g.add("batchnorm", x, w=g.choose((-np.ones(c), g.uniform(0.2, 0.8, c))), b=np.zeros(c))
+
+
+def sub(g, x):
+    others = g.like(x, same_channels=True)
+    y = g.choose(others)
+    return g.add("add", [x, g.add("batchnorm", y, w=-np.ones(g.channels(y)), b=np.zeros(g.channels(y)))])
+
+
+GATES = ("sigmoid", "hardsigmoid", "tanh")
+
+
+def squeeze_excite(g, x):
+    c, inner = g.channels(x), g.choose((1, 3, 6))
+    s = global_avgpool(g, x)
+    if g.chance(0.3):    # of linear layers, so that the gate is a vector
+        s = act(g, linear(g, act(g, linear(g, g.add("flatten", s), inner)), c), GATES)
+    else:
+        s = act(g, conv_to(g, act(g, conv_to(g, s, inner)), c), GATES)
+    return g.add("mul", [x, s])
+
+
+def spatial_gate(g, x):
+    return g.add("mul", [x, act(g, conv_to(g, x, 1), GATES)])
+
+
+def product(g, x):
+    y = g.choose(g.like(x, same_channels=True))
+    return g.add("mul", [x, act(g, y, GATES) if g.chance(0.5) else y])
+
+
+def norm(g, x):
+    """Layer, group or instance normalisation."""
+    c = g.channels(x)
+    spatial = not g.vector(x) and g.chance(0.5)
+    groups = g.choose([k for k in range(1, c + 1) if c % k == 0]) if g.chance(0.5) else 1
+    return g.add("norm", x, groups=groups, spatial=spatial, eps=1e-5, w=g.uniform(0.5, 1.5, c),
+                 b=g.normal(c, scale=0.2))
+
+
+def lrn(g, x):
+    return g.add("lrn", x, size=g.choose((1, 2, 3, 5)), alpha=g.choose((1e-4, 0.5)), beta=0.75, k=g.choose((1.0, 2.0)))
+
+
+def channel_slice(g, x):
+    c = g.channels(x)
+    first = g.random.randint(c)
+    y = g.add("slice", x, channels=(int(first), int(g.random.randint(first, c)) + 1))
+    if g.chance(0.5) and first:
+        return g.add("concat", [g.add("slice", x, channels=(0, int(first))), y])
+    return y
+
+
+def shuffle(g, x):
+    c = g.channels(x)
+    groups = g.choose([k for k in range(1, c + 1) if c % k == 0])
+    perm = np.arange(c).reshape(groups, -1).T.reshape(-1) if g.chance(0.7) else g.random.permutation(c)
+    return g.add("shuffle", x, perm=tuple(int(p) for p in perm))
+
+
+def pad(g, x):
+    return g.add("pad", x, pad=tuple(int(p) for p in g.random.randint(0, 3, 4)))
+
+
+def global_maxpool(g, x):
+    return g.add("maxpool", x, kernel=g.shape(x)[1:], stride=(1, 1))
+
+
+Maker = namedtuple("Maker", "make since weight")   # since: the version of the model file that has it
+
+MAKERS = (
+    Maker(conv, 1, 8), Maker(depthwise, 1, 2), Maker(pointwise, 1, 3), Maker(window_pool("maxpool"), 1, 2),
+    Maker(window_pool("avgpool"), 1, 2), Maker(adaptive_avgpool, 1, 1), Maker(global_avgpool, 1, 0.3), Maker(add, 1, 4),
+    Maker(concat, 1, 3), Maker(batchnorm, 1, 0.5), Maker(relu, 1, 0.5), Maker(relu6, 1, 0.5),
+    Maker(act, 2, 4), Maker(scale, 2, 0.5), Maker(sub, 2, 1), Maker(squeeze_excite, 2, 3), Maker(spatial_gate, 2, 1),
+    Maker(product, 2, 1.5), Maker(norm, 2, 3), Maker(lrn, 2, 1), Maker(channel_slice, 2, 1.5), Maker(shuffle, 2, 1.5),
+    Maker(pad, 2, 1), Maker(global_maxpool, 2, 0.3),
+)
+
+# What may stand behind a node, [C,H,W] or a vector
+BEHIND = {
+    1: ((), (), (), (relu,), (relu,), (relu,), (batchnorm,), (batchnorm, relu), (batchnorm, relu), (relu6,), (relu6,),
+        (batchnorm, relu6), (relu, batchnorm), (relu6, batchnorm, relu), (batchnorm, batchnorm), (relu, relu6)),
+    2: ((), (), (act,), (act,), (batchnorm, act), (batchnorm, act), (norm, act), (norm,), (relu,), (relu6,),
+        (batchnorm, relu), (act, batchnorm), (act, act), (scale,)),
+}
+
+
+def behind(g, x):
+    """x, or what BatchNorms and activations make of it."""
+    if g.vector(x) and np.prod(flattened_shape(g, x)[1:]) > 1:
+        return relu(g, x) if g.chance(0.3) else x   # no BatchNorm reads a flattened [C,H,W] tensor
+    for make in g.choose(BEHIND[g.version]):
+        x = make(g, x) or x
+    return x
+
+
+def flattened_shape(g, x):
+    """[C, H, W] of the tensor that a vector is flattened from; [N, 1, 1] of a linear layer's output."""
+    while g.vector(x) and g.nodes[x - 1].op in ("flatten", "relu", "relu6", "add", "act"):
+        x = g.nodes[x - 1].inputs[0]
+    return (g.shape(x) + (1, 1))[:3]
+
+
+# Heads: each makes K logits of the tensor x, [C,H,W]
+
+def linear(g, x, outputs):
+    n = g.channels(x)
+    return g.add("linear", x, w=g.normal(outputs, n, scale=(2 / n) ** 0.5),
+                 b=g.normal(outputs, scale=0.2) if g.chance(0.8) else None)
+
+
+def flatten(g, x):
+    y = g.add("flatten", x)
+    return g.add("flatten", y) if g.chance(0.1) else y
+
+
+def linear_head(g, x, k):
+    """Flattened, with hidden layers, a sum or a concat of vectors between."""
+    if np.prod(g.shape(x)) > 400:
+        x = g.add("adaptive_avgpool", x, kernel=g.choose(((2, 2), (1, 3), (3, 2))))
+    x = behind(g, flatten(g, x))
+    for _ in range(g.choose((0, 1, 1, 2))):
+        x = behind(g, linear(g, x, g.choose((1, 7, 12, 19, 40))))
+        if g.chance(0.2):
+            x = behind(g, add(g, x))
+        elif g.chance(0.1):
+            x = behind(g, g.add("concat", [x, linear(g, x, 5)]))
+    linear(g, x, k)
+
+
+def pooled_head(g, x, k):
+    x = behind(g, global_avgpool(g, x))
+    x = behind(g, flatten(g, x))
+    if g.version >= 2 and g.chance(0.5):
+        x = behind(g, linear(g, x, g.choose((1, 6, 17))))
+    linear(g, x, k)
+
+
+def conv_pool_head(g, x, k):
+    conv_to(g, x, k)
+    behind(g, len(g.nodes))
+    global_avgpool(g, len(g.nodes))
+
+
+def conv_to(g, x, k, kernel=(1, 1)):
+    c = g.channels(x)
+    w = g.normal(k, c, *kernel, scale=(2 / c / kernel[0] / kernel[1]) ** 0.5)
+    return g.add("conv", x, kernel=kernel, stride=(1, 1), dilation=(1, 1), groups=1, w=w,
+                 flat=kernel == (1, 1) or comes_from_add(g, x), b=g.normal(k, scale=0.2) if g.chance(0.8) else None)
+
+
+def pool_conv_head(g, x, k):
+    conv_to(g, behind(g, global_avgpool(g, x)), k)
+
+
+def covering_conv_head(g, x, k):
+    conv_to(g, x, k, g.shape(x)[1:])
+
+
+def covering_pool_head(g, x, k):
+    x = behind(g, conv_to(g, x, k))
+    g.add("avgpool", x, kernel=g.shape(x)[1:], stride=(1, 1), pad=(0, 0, 0, 0), ceil=False, include_pad=False)
+
+
+HEADS = (linear_head, linear_head, linear_head, pooled_head, pooled_head, conv_pool_head, pool_conv_head,
+         covering_conv_head, covering_pool_head)
+
+
+def draw(seed, version):
+    """The Graph of a seed, with makers since that version of the model file."""
+    for attempt in itertools.count():
+        g = Graph(np.random.RandomState([seed % 2 ** 32, attempt]), version)
+        classes = g.choose((1, 2, 2, 3, 5, 7, 7, 35))
+        try:
+            grow(g)
+            g.choose(HEADS)(g, max(x for x in range(len(g.values)) if not g.vector(x)), classes)
+        except TypeError:   # None in place of a tensor: a node that a maker builds on, or the head, was too large
+            continue
+        if g.nodes and g.values[-1].size == classes and g.nodes[-1].op in LAST:
+            return g
+
+
+LAST = ("linear", "conv", "avgpool", "adaptive_avgpool", "global_avgpool")
+
+
+def grow(g):
+    makers = [maker for maker in MAKERS if maker.since <= g.version]
+    weights = np.array([maker.weight for maker in makers], float)
+    if g.chance(0.15):
+        behind(g, IMAGE)
+    for _ in range(g.random.randint(2, 9)):
+        maker = makers[g.random.choice(len(makers), p=weights / weights.sum())]
+        x = maker.make(g, g.pick())
+        if x is not None:
+            behind(g, x)
+
+
+def write(g, path, f16):
+    """The graph as a model file."""
+    names = ["input"] + [node.name for node in g.nodes]
+    nodes = []
+    for node in g.nodes:
+        fields = dict(weights=None if node.w is None else node.w.astype(np.float32),
+                      bias=None if node.b is None else node.b.astype(np.float32))
+        if node.op in ("conv", "maxpool", "avgpool"):
+            fields.update(kernel=node.kernel, stride=node.stride, pad=node.pad, ceil_mode=node.ceil,
+                          count_include_pad=node.include_pad)
+        if node.op == "conv":
+            fields.update(dilation=node.dilation, groups=node.groups, flat=node.flat)
+        if node.op == "adaptive_avgpool":
+            fields.update(kernel=node.kernel)
+        nodes.append(agf_convert.Node(node.op, node.name, [names[i] for i in node.inputs], **fields))
+    agf_convert.ModelFile(agf_convert.Network(g.shape(IMAGE), nodes, name="random"), f16=f16).write(path)
+
+
+# PyTorch: another forward pass, and its gradient
+
+def torch_windows(node, size, axis):
+    """How many windows a pool has along an axis, and the padding that makes all of them whole."""
+    kernel = max(1, node.dilation[axis]) * (node.kernel[axis] - 1) + 1
+    before, after, stride = node.pad[axis], node.pad[2 + axis], node.stride[axis]
+    starts = range(0, size + before + after - kernel + 1 + (stride - 1 if node.ceil else 0), stride)
+    starts = [start for start in starts if not node.ceil or start < size + before]
+    return before, max(after, starts[-1] + kernel - size - before), len(starts)
+
+
+def torch_pool(node, x):
+    top, bottom, rows = torch_windows(node, x.shape[2], 0)
+    left, right, columns = torch_windows(node, x.shape[3], 1)
+    pad = left, right, top, bottom
+    if node.op == "maxpool":
+        dilation = tuple(max(1, d) for d in node.dilation)
+        y = F.max_pool2d(F.pad(x, pad, value=-torch.inf), node.kernel, node.stride, dilation=dilation)
+    else:
+        y = F.avg_pool2d(F.pad(x, pad), node.kernel, node.stride)
+        if not node.include_pad:
+            y = y / F.avg_pool2d(F.pad(torch.ones_like(x), pad), node.kernel, node.stride)
+    return y[:, :, :rows, :columns]
+
+
+def torch_conv(node, x):
+    top, left, bottom, right = node.pad
+    x = F.pad(x, (left, right, top, bottom))
+    return F.conv2d(x, tensor(node.w), tensor(node.b), stride=node.stride, dilation=node.dilation, groups=node.groups)
+
+
+def torch_batchnorm(node, x):
+    zeros = torch.zeros(len(node.w), dtype=torch.float64)
+    return F.batch_norm(x, zeros, zeros + 1, tensor(node.w), tensor(node.b), eps=0)
+
+
+def tensor(array):
+    return None if array is None else torch.from_numpy(np.ascontiguousarray(array, np.float64))
+
+
+TORCH = {
+    "conv": torch_conv, "batchnorm": torch_batchnorm, "maxpool": torch_pool, "avgpool": torch_pool,
+    "relu": lambda n, x: F.relu(x), "relu6": lambda n, x: F.relu6(x),
+    "adaptive_avgpool": lambda n, x: F.adaptive_avg_pool2d(x, n.kernel),
+    "global_avgpool": lambda n, x: x.mean((2, 3), keepdim=True),
+    "linear": lambda n, x: F.linear(x, tensor(n.w), tensor(n.b)), "flatten": lambda n, x: x.flatten(1),
+    "add": lambda n, *xs: torch.stack(xs).sum(0), "concat": lambda n, *xs: torch.cat(xs, 1),
+    "act": lambda n, x: TORCH_ACTIVATIONS[n.kind](n, x),
+    "mul": lambda n, x, s: x * (s if s.ndim == x.ndim else s[:, :, None, None]),
+    "norm": lambda n, x: torch_norm(n, x),
+    "lrn": lambda n, x: F.local_response_norm(x, n.size, n.alpha, n.beta, n.k),
+    "slice": lambda n, x: x[:, n.channels[0]:n.channels[1]], "shuffle": lambda n, x: x[:, list(n.perm)],
+    "pad": lambda n, x: F.pad(x, (n.pad[1], n.pad[3], n.pad[0], n.pad[2])),
+}
+
+# hardtanh, not clamp: its slope is 0 at both ends, as the specification has it
+TORCH_ACTIVATIONS = {
+    "leaky_relu": lambda n, x: F.leaky_relu(x, n.alpha), "prelu": lambda n, x: F.prelu(x, tensor(n.w)),
+    "elu": lambda n, x: F.elu(x, n.alpha), "silu": lambda n, x: F.silu(x),
+    "hardswish": lambda n, x: x * F.hardtanh(x / 6 + 0.5, 0.0, 1.0), "gelu": lambda n, x: F.gelu(x),
+    "gelu_tanh": lambda n, x: F.gelu(x, approximate="tanh"), "mish": lambda n, x: F.mish(x),
+    "sigmoid": lambda n, x: torch.sigmoid(x), "hardsigmoid": lambda n, x: F.hardtanh(n.alpha * x + n.beta, 0.0, 1.0),
+    "tanh": lambda n, x: torch.tanh(x), "softplus": lambda n, x: F.softplus(x),
+    "clip": lambda n, x: F.hardtanh(x, n.lo, n.hi),
+}
+
+
+def torch_norm(node, x):
+    if node.spatial:
+        return torch.group_norm(x, node.groups, tensor(node.w), tensor(node.b), node.eps)
+    grouped = x.reshape(1, node.groups, x.shape[1] // node.groups, -1)
+    mean, var = grouped.mean(2, keepdim=True), grouped.var(2, keepdim=True, correction=0)
+    y = ((grouped - mean) / torch.sqrt(var + node.eps)).reshape(x.shape)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    return y * tensor(node.w).reshape(shape) + tensor(node.b).reshape(shape)
+
+
+def torch_run(nodes, image, t):
+    """The logits of an image, and the gradient of logit t in it."""
+    values = [tensor(image)[None].requires_grad_()]
+    for node in nodes:
+        values.append(TORCH[node.op](node, *[values[i] for i in node.inputs]))
+    logits = values[-1].flatten()
+    gradient, = torch.autograd.grad(logits[t], values[0], allow_unused=True)
+    return logits.detach().numpy(), np.zeros_like(image) if gradient is None else gradient[0].numpy()
+
+
+# Checking
+
+class Failure(Exception):
+    """What went wrong with a network, in one line."""
+
+
+def requests_of(g, exact):
+    """What is asked of a network: dicts of Network.explain's arguments."""
+    best, other = exact.ranked(0), g.random.randint(len(exact.logits))
+    asked = [dict(t=best, method=method, steps=STEPS, samples=STEPS) for method in oracle.METHODS]
+    asked += [dict(t=best, method="agf", options=(option,)) for option in oracle.OPTIONS]
+    asked.append(dict(t=other, method="agf_a", options=("no_a",)))
+    more = g.random.choice(oracle.METHODS, 4, replace=False)
+    asked += [dict(t=other, method=str(method), steps=STEPS, samples=STEPS) for method in more]
+    options = tuple(option for option in oracle.OPTIONS if g.chance(0.4))
+    asked.append(dict(t=other, method=g.choose(("agf", "agf_lc")), options=options))
+    layers = [node.name for node, value in zip(g.nodes, g.values[1:]) if value.ndim == 3]
+    asked.append(dict(t=other, method="gradcam", layer=g.choose(layers)))
+    difference = g.normal(exact.latent.size).astype(np.float32)
+    asked.append(dict(t=other, method=g.choose(("agf", "agf_a")), difference=difference))
+    return asked
+
+
+def engine_map(session, request):
+    """The engine's answer to a request: the map, or the status that stands in its place."""
+    request = dict(request)
+    options = {option: True for option in request.pop("options", ())}
+    t, method = int(request.pop("t")), request.pop("method")
+    taken = agf.OPTIONS.get(method, ()) + ("difference",)
+    options.update({key: value for key, value in request.items() if key in taken})
+    try:
+        return session.explain(t, method=method, **options)[0]
+    except agf.Error as problem:
+        return problem
+
+
+def oracle_map(network, request):
+    try:
+        heat = network.explain(**request)
+    except OracleError as problem:
+        return problem
+    # what is not finite is an error (agf-spec, "At the end"); a raw map may overflow in float32
+    return heat if np.isfinite(heat).all() else OracleError("the map is not finite")
+
+
+def distance(found, expected):
+    """L2 error relative to the larger of the two, at most 2: where a map is nothing but rounding (clrp of two classes
+    that share all evidence) no multiple of it is a measure. Infinite where one is a map and the other none."""
+    if isinstance(found, Exception) or isinstance(expected, Exception):
+        return 0.0 if isinstance(found, Exception) and isinstance(expected, Exception) else np.inf
+    size = max(np.linalg.norm(found.astype(float)), np.linalg.norm(expected))
+    return np.linalg.norm(found.astype(float) - expected) / size if size else 0.0
+
+
+def describe(request):
+    words = [request["method"], f"class {request['t']}", *request.get("options", ())]
+    words += [f"layer {request['layer']}"] if "layer" in request else []
+    return " ".join(words + (["label-free"] if "difference" in request else []))
+
+
+def moved(model, image):
+    """The oracle, in float64 and float32, at images that stand beside the image."""
+    random = np.random.RandomState(0)
+    images = [image + MOVE * np.abs(image).max() * random.standard_normal(image.shape) for _ in range(MOVES)]
+    return [tuple(Network(model, dtype).run(x) for dtype in (np.float64, np.float32)) for x in images]
+
+
+def check_torch(g, exact):
+    if torch is None:
+        return
+    t = exact.ranked(0)
+    logits, gradient = torch_run(g.nodes, exact.values[0], t)
+    # Two float64 orders of sums of at most a few thousand terms; a hundred times what was seen.
+    if not relative_error(exact.logits, logits) <= 1e-11:
+        raise Failure(f"oracle: logits {exact.logits}, PyTorch's are {logits}")
+    gradients = exact.gradients(exact.values, t)
+    error = np.linalg.norm(gradients[IMAGE] - gradient)
+    # A gradient may vanish (an instance normalisation's mean does not depend on the image) where those that it is made
+    # of do not: rounding is in proportion to them.
+    if not error <= 1e-11 * max(np.linalg.norm(g) for g in gradients.values()):
+        raise Failure(f"oracle: gradient of logit {t} off from PyTorch's by {error:.1e}")
+
+
+def check_engine(g, scratch):
+    """The engine against the oracle. Returns (maps compared, maps excused)."""
+    path = str(Path(scratch) / "random.agf")
+    f16 = g.chance(0.15)
+    write(g, path, f16)
+    image = g.input.astype(np.float32)
+    exact, single = (Network(path, dtype).run(image) for dtype in (np.float64, np.float32))
+    if not f16:
+        check_torch(g, exact)
+    requests = requests_of(g, exact)
+    expected = [oracle_map(exact, request) for request in requests]
+    excused = 0
+    with agf.Model(path) as model:
+        first = None
+        for configuration in configurations(g):
+            with model.session(methods=agf.METHODS, **configuration) as session:
+                try:
+                    logits = session.run(image, explain=g.chance(0.5))
+                    maps = [engine_map(session, request) for request in requests]
+                    several = session.explain([exact.ranked(0)] * 2, method="gradient_x_input")
+                except agf.Error as problem:
+                    raise Failure(f"{configuration}: {problem}") from None
+                answers = [m if isinstance(m, np.ndarray) else np.array(m.code) for m in [logits, *maps, *several]]
+                if first is None:
+                    first, names = answers, ["logits", *map(describe, requests), "the first of two maps", "the second"]
+                    excused = compare(path, image, exact, single, logits, requests, maps, expected)
+                for name, a, b in zip(names, first, answers):
+                    if a.tobytes() != b.tobytes():
+                        raise Failure(f"{configuration}: {name} has other bits than {first_configuration(g)}")
+    return len(requests), excused
+
+
+def first_configuration(g):
+    return next(iter(configurations(g)))
+
+
+def configurations(g):
+    """Sessions that must agree to the bit. The first one is what the machine does best, on one thread."""
+    isas = available_isas()
+    return [dict(isa=isas[-1], threads=1), dict(isa=isas[0], threads=2, low_memory=True), dict(isa=isas[-1], threads=3),
+            dict(isa=isas[-1], threads=1, low_memory=True)] + [dict(isa=isa, threads=1) for isa in isas[1:-1]]
+
+
+def available_isas():
+    """Instruction sets of this machine, the portable one first."""
+    if not AVAILABLE:
+        path = ROOT / "tests" / "demo" / "demo.agf"
+        with agf.Model(str(path)) as model:
+            for isa in ("ref", "neon", "avx2", "avx512"):
+                try:
+                    model.session(isa=isa, threads=1).close()
+                    AVAILABLE.append(isa)
+                except agf.Error:
+                    pass
+    return AVAILABLE
+
+
+AVAILABLE = []
+
+
+def compare(model, image, exact, single, logits, requests, maps, expected):
+    """Every map, and the logits, within the limits at the head of this file. Returns how many were excused."""
+    beside, excused = None, 0
+    rows = [("logits", logits, exact.logits, single.logits, lambda network: network.logits)]
+    for request, found, want in zip(requests, maps, expected):
+        rows.append((describe(request), found, want, oracle_map(single, request),
+                     lambda network, r=request: oracle_map(network, r)))
+    for name, found, want, in_single, again in rows:
+        error, limit = distance(found, want), 8 * distance(in_single, want) + 1e-5
+        if error <= limit or refused(exact, name, found):
+            continue
+        if beside is None:
+            beside = moved(model, image)
+        # How far the map itself moves; and the float32 run's error once more, of which one sample may be a lucky one.
+        moves = [max(distance(again(near), want), distance(again(near32), again(near))) for near, near32 in beside]
+        limit = max(limit, 8 * max(moves) + 1e-5)
+        if not error <= limit:
+            if np.isfinite(error):
+                raise Failure(f"{name}: off by {error:.2e}, limit {limit:.1e}")
+            answers = (f"'{answer}'" if isinstance(answer, Exception) else "a map" for answer in (found, want))
+            raise Failure("{}: {}, the oracle has {}".format(name, *answers))
+        excused += 1
+    return excused
+
+
+def refused(exact, name, found):
+    """Whether the engine says that it does not make this map: agf_lc behind a head of several layers."""
+    if not (name.startswith("agf_lc") and "at most a linear layer" in str(found)):
+        return False
+    return [node.op for node in exact.pooled_head()[1] if node.op != "flatten"] != ["linear"]
+
+
+def check(seed, version, scratch):
+    """Draw and check one network. Returns (maps compared, maps excused)."""
+    g = draw(seed, version)
+    try:
+        if version <= engine_version():
+            return check_engine(g, scratch)
+        exact = Network(oracle.Model(g.shape(IMAGE), g.nodes, affine=g.affine)).run(g.input)
+        check_torch(g, exact)
+        for request in requests_of(g, exact):
+            oracle_map(exact, request)
+        return 0, 0
+    except Failure as problem:
+        raise Failure(f"{problem}\n{listing(g)}") from None
+
+
+def listing(g):
+    """The network, a node a line."""
+    lines = [f"    0 input {list(g.shape(IMAGE))}"]
+    for n, node in enumerate(g.nodes):
+        fields = []
+        for key, value in vars(node).items():
+            if key not in ("op", "name", "inputs", "w", "b", "cancels") and value != getattr(Node("", "", []), key):
+                fields.append(f"{key} {value}")
+        lines.append(f"    {n + 1} {node.name} of {node.inputs} {list(g.shape(n + 1))} {', '.join(fields)}")
+    return "\n".join(lines)
+
+
+def engine_version():
+    """The newest model files that the engine reads."""
+    header = (ROOT / "agf.h").read_text()
+    return int(header.split("#define AGF_FORMAT_VERSION ")[1].split()[0])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, help="of the first network (default: 1; with CI set, any)")
+    parser.add_argument("--count", type=int, help="networks (default: 30; with CI set, 300)")
+    parser.add_argument("--format", type=int, choices=(1, 2), help="version of model files to draw for (default: both)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write random.agf and input.npy there")
+    a = parser.parse_args()
+    if harness.missing_library(agf):
+        print(f"FAIL: {harness.missing_library(agf)}\n0 passed, 1 failed")
+        sys.exit(1)
+    in_ci = bool(os.environ.get("CI"))
+    seed = a.seed if a.seed is not None else entropy.SystemRandom().randrange(2 ** 31) if in_ci else 1
+    count = a.count if a.count is not None else 300 if in_ci else 30
+    passed = failed = maps = excused = 0
+    skipped = torch is None
+    if skipped:
+        print("SKIP PyTorch: it is not installed; logits and gradients are compared with the oracle's alone")
+    with tempfile.TemporaryDirectory() as scratch:
+        for s in range(seed, seed + count):
+            for version in (a.format,) if a.format else (1, 2):
+                try:
+                    compared, forgiven = check(s, version, scratch)
+                    maps, excused, passed = maps + compared, excused + forgiven, passed + 1
+                except Exception as problem:
+                    failed += 1
+                    if not isinstance(problem, Failure):
+                        traceback.print_exc(file=sys.stdout)
+                    print(f"FAIL seed {s}: {problem}\n  again: build/venv/bin/python tests/random_graphs.py --seed {s} "
+                          f"--count 1 --format {version}", flush=True)
+                if a.keep:
+                    keep(draw(s, version), a.keep)
+    print(f"  networks {seed} to {seed + count - 1}: {maps} maps compared, {excused} of them excused: rounding decides")
+    print(f"{passed} passed, {failed} failed" + (", 1 skipped" if skipped else ""))
+    sys.exit(failed > 0)
+
+
+def keep(g, directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    write(g, str(directory / "random.agf"), False)
+    np.save(directory / "input.npy", g.input.astype(np.float32))
+    print(listing(g))
+
+
+if __name__ == "__main__":
+    main()
