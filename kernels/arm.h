@@ -16,7 +16,7 @@
 #define AGF_ISA neon
 #define AGF_ISA_NEON
 #define AGF_TARGET
-#include "activation.inc"
+#include "generic.inc"
 
 /* The inner loops are written one instruction at a time: from intrinsics, gcc 12 and clang 14 hoist the loads of W and then
  * spill, up to 20 stack accesses for each nonzero. volatile keeps the order as written. Offsets are literals in floats. Vectors
@@ -418,7 +418,7 @@ static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   if (isa && strcmp(isa, "neon")) return 0;
   k->isa = "neon";
   agf_elementwise_fill__neon(k);
-  agf_activation_fill__neon(k);
+  agf_generic_fill__neon(k);
   agf_conv_fill_32__neon(k, 0);
   agf_conv_fill_16__neon(k, 1);
   k->magnitudes = 1;

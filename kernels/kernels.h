@@ -159,6 +159,28 @@ typedef struct agf_activation_row {
   int lanes;          /* 1 to 16: channels that the block has; the lanes beyond them stay 0, whatever f(0) is */
 } agf_activation_row;
 
+/* What a tensor x is multiplied by: s is one value a channel ([C,1,1]; a kernel gets the 16 of its block), one a pixel ([1,H,W]: lane 0 of
+ * its only block), or a tensor of x's shape. */
+typedef enum agf_factor { AGF_FACTOR_CHANNEL, AGF_FACTOR_PIXEL, AGF_FACTOR_FULL } agf_factor;
+
+/* Layer normalisation: at each pixel, each of `groups` equal groups of neighbouring channels by itself. */
+typedef struct agf_norm_row {
+  const float *x;             /* [blocks][n][16], blocks xb floats apart */
+  ptrdiff_t xb;
+  int channels, groups;       /* groups divides channels; a group may begin and end within a block */
+  double eps;
+  const float *gamma, *beta;  /* [blocks * 16] */
+} agf_norm_row;
+
+/* Local response normalisation: y_c = x_c * (k + alpha * (sum of x^2 over channels c - size / 2 ... c + (size - 1) / 2))^-beta. */
+typedef struct agf_lrn_row {
+  const float *x;             /* [blocks][n][16], blocks xb floats apart */
+  ptrdiff_t xb;
+  int blocks, size;
+  float alpha, beta, k;       /* k > 0, alpha >= 0, and divided by size where the network's definition does so */
+  float *scratch;             /* lrn: 16 * blocks + size floats; lrn_back: twice that */
+} agf_lrn_row;
+
 /* From (cam, g) behind an activation and a BatchNorm to what the adjoint reads: cam' and g' are the rule ReLU applied where `act`
  * says so (y: the activation's output), g' *= scale. With D: rhs = [g',] sdiv(cam', D) [, sdiv(cam', B)] side by side per pixel;
  * without D: rhs = cam' [, g'] (in that order). */
@@ -242,6 +264,33 @@ typedef struct agf_kernels {
   /* In place, either may be NULL: cam where y = f(x) is not 0, else 0 (y is read for that alone); g *= f'(x), at a kink the slope of the
    * side below it, at the ends of a clip 0. */
   void (*activate_back)(const agf_activation_row *r, const float *x, const float *y, int n, float *cam, float *g);
+
+  /* y = x * s, mask of y; returns nonzero if a y is not finite. y may be x. */
+  int (*product)(agf_factor kind, const float *x, const float *s, int n, float *y, uint16_t *mask);
+  /* In place, each of cam, g, gs may be NULL: cam where y = x * s is not 0, else 0; gs = g * x; then g *= s. */
+  void (*product_back)(agf_factor kind, const float *x, const float *s, const float *y, int n, float *cam, float *g, float *gs);
+  /* The gradient of one value a channel: sum[l] += x * g, in double, pixels ascending (the product is exact). Of one a pixel: lane 0 of
+   * out is tree16(chain over blocks of fmaf(x, g)), the others 0. */
+  void (*product_sums)(const float *x, const float *g, int n, double *sum);
+  void (*pixel_dots)(const float *x, ptrdiff_t xbs, const float *g, ptrdiff_t gbs, int blocks, int n, float *out);
+
+  /* Normalisation over pixels, per lane of a block; what stands for a lane beyond the last channel is 0.
+   * lane_squares: with d = x - mean, sum[l] += d * d, in double, pixels ascending.
+   * affine: y = fmaf(x - mean, scale, shift), mask of y; returns nonzero if a y is not finite; y may be x.
+   * affine_back: g = fmaf(g, a, fmaf(x - mean, b, c)) in place. With r = 1 / sqrt(var + eps) and sums over the N elements that were
+   * normalised together, a = r * gamma, b = -r^3 / N * sum(g * gamma * (x - mean)), c = -r / N * sum(g * gamma). */
+  void (*lane_squares)(const float *x, const float *mean, int n, double *sum);
+  int (*affine)(const float *x, const float *mean, const float *scale, const float *shift, int n, float *y, uint16_t *mask);
+  void (*affine_back)(const float *x, const float *mean, const float *a, const float *b, const float *c, int n, float *g);
+
+  /* All blocks of a row of n pixels; y may not be x. Sums in double: lanes (a group's channels ascending, lane by lane), then tree16; mean
+   * and r = 1 / sqrt(var + eps) rounded once. y = fmaf((x - mean) * r, gamma, beta), masks of y mb apart; returns nonzero if a y is not
+   * finite. back: g in place, from x as layer_norm read it. */
+  int (*layer_norm)(const agf_norm_row *r, int n, float *y, ptrdiff_t yb, uint16_t *mask, ptrdiff_t mb);
+  void (*layer_norm_back)(const agf_norm_row *r, int n, float *g, ptrdiff_t gb);
+  /* The same for local response normalisation. */
+  int (*lrn)(const agf_lrn_row *r, int n, float *y, ptrdiff_t yb, uint16_t *mask, ptrdiff_t mb);
+  void (*lrn_back)(const agf_lrn_row *r, int n, float *g, ptrdiff_t gb);
 
   /* Several readers: first s = sdiv(cam, x) in place; next s += sdiv(cam, x), g += h (h NULL: no gradients); last cam = x * s in
    * place. */

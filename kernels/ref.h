@@ -87,6 +87,15 @@ static inline float agf_tree16(const float *v) {
   return t[0];
 }
 
+static inline double agf_tree16_double(const double *v) {
+  double t[AGF_CB];
+  int l, step;
+  memcpy(t, v, sizeof t);
+  for (step = 8; step; step /= 2)
+    for (l = 0; l < step; l++) t[l] += t[l + step];
+  return t[0];
+}
+
 static inline float agf_half(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
   if (e == 31) return agf_from_bits(sign | 0x7f800000u | m << 13);
@@ -605,18 +614,18 @@ static void agf_linear_back__ref(const float *x, int all, int rows, const float 
   }
 }
 
-/* ---- Activations ---- */
+/* ---- What has one text for all ---- */
 
 #define AGF_ISA ref
 #define AGF_ISA_REF
 #define AGF_TARGET
-#include "activation.inc"
+#include "generic.inc"
 
 static void agf_kernels_ref(agf_kernels *k) {
   int i;
   memset(k, 0, sizeof *k);
   k->isa = "ref";
-  agf_activation_fill__ref(k);
+  agf_generic_fill__ref(k);
 #define AGF_REF_ENTRY(kind)                                                    \
   for (i = 0; i < AGF_SHAPES; i++) {                                           \
     k->conv[i][AGF_RHS_##kind][0].row = agf_conv_row_##kind##_32__ref;         \

@@ -34,7 +34,7 @@
 #define AGF_ISA avx2
 #define AGF_ISA_AVX2
 #define AGF_TARGET __attribute__((target("avx2,fma,f16c")))
-#include "activation.inc"
+#include "generic.inc"
 
 #define AGF_ISA avx512
 #define AGF_ISA_AVX512
@@ -44,7 +44,7 @@
 #define AGF_ISA avx512
 #define AGF_ISA_AVX512
 #define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")))
-#include "activation.inc"
+#include "generic.inc"
 
 /* 0: neither; 2: AVX2 and what goes with it; 512: AVX-512 as well. */
 static int agf_x86_level(void) {
@@ -67,14 +67,14 @@ static int agf_kernels_x86(agf_kernels *k, const char *isa) {
   if (level >= 512 && (!isa || !strcmp(isa, "avx512"))) {
     agf_conv_fill__avx512(k);
     agf_elementwise_fill__avx512(k);
-    agf_activation_fill__avx512(k);
+    agf_generic_fill__avx512(k);
     k->isa = "avx512";
     return 1;
   }
   if (level >= 2 && (!isa || !strcmp(isa, "avx2"))) {
     agf_conv_fill__avx2(k);
     agf_elementwise_fill__avx2(k);
-    agf_activation_fill__avx2(k);
+    agf_generic_fill__avx2(k);
     k->isa = "avx2";
     return 1;
   }

@@ -126,6 +126,8 @@ typedef struct operands {
   agf_act act;
   agf_gate_row gate;
   agf_activation_row activation;
+  agf_norm_row norm;
+  agf_lrn_row lrn;
   agf_pool_row pool;
   agf_conv_row conv;
   agf_dense_row dense;
@@ -310,6 +312,81 @@ static void setup_activate_back(operands *o) {
 static void call_activate_back(const agf_kernels *k, operands *o) {
   k->activate_back(&o->activation, o->f[0], o->f[1], o->n, o->f[2], o->f[3]);
 }
+
+static void setup_product(operands *o) {
+  o->n = row_pixels();
+  o->flag = benching ? AGF_FACTOR_CHANNEL : rnd_below(3);
+  o->f[0] = row(ANY, o);
+  o->f[1] = o->flag == AGF_FACTOR_CHANNEL ? in_floats(AGF_CB, ANY) : row(ANY, o);
+  o->f[2] = rnd_below(4) ? out_floats((size_t)o->n * AGF_CB) : o->f[0];
+  o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_product(const agf_kernels *k, operands *o) {
+  o->result = k->product((agf_factor)o->flag, o->f[0], o->f[1], o->n, o->f[2], o->m) != 0;
+}
+static void setup_product_back(operands *o) {
+  setup_product(o);
+  o->f[2] = row(ANY, o);
+  o->f[3] = rnd_below(4) ? row(ANY, o) : NULL;
+  o->f[4] = rnd_below(4) ? row(ANY, o) : NULL;
+  o->f[5] = o->f[4] && rnd_below(4) ? out_floats((size_t)o->n * AGF_CB) : NULL;
+}
+static void call_product_back(const agf_kernels *k, operands *o) {
+  k->product_back((agf_factor)o->flag, o->f[0], o->f[1], o->f[2], o->n, o->f[3], o->f[4], o->f[5]);
+}
+
+static void setup_affine(operands *o) {
+  int i;
+  o->n = row_pixels();
+  o->f[0] = row(ANY, o);
+  for (i = 1; i < 5; i++) o->f[i] = in_floats(AGF_CB, FINITE);
+  o->f[5] = row(ANY, o);
+  o->f[6] = rnd_below(4) ? out_floats((size_t)o->n * AGF_CB) : o->f[0];
+  o->m = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
+}
+static void call_affine(const agf_kernels *k, operands *o) {
+  o->result = k->affine(o->f[0], o->f[1], o->f[2], o->f[3], o->n, o->f[6], o->m) != 0;
+}
+static void call_affine_back(const agf_kernels *k, operands *o) {
+  k->affine_back(o->f[0], o->f[1], o->f[2], o->f[3], o->f[4], o->n, o->f[5]);
+}
+
+/* Rows over all blocks: layer normalisation, in groups that begin and end anywhere, and local response normalisation. */
+static void setup_layer_norm(operands *o) {
+  agf_norm_row *r = &o->norm;
+  o->n = benching ? 28 : rnd_from(1, 10);
+  r->groups = benching || rnd_below(2) ? 1 : rnd_from(2, 6);
+  r->channels = r->groups * (benching ? 384 : rnd_from(1, 50));
+  r->eps = 1e-5;
+  o->blocks = agf_ceil_div(r->channels, AGF_CB);
+  r->xb = AGF_CB * (o->n + rnd_below(3));
+  o->stride = AGF_CB * (o->n + rnd_below(3));
+  o->stride2 = o->n + rnd_below(3);
+  r->x = in_floats((size_t)(r->xb * o->blocks), ANY);
+  r->gamma = in_floats((size_t)o->blocks * AGF_CB, FINITE);
+  r->beta = in_floats((size_t)o->blocks * AGF_CB, FINITE);
+  o->f[0] = in_floats((size_t)(o->stride * o->blocks), ANY);
+  o->m = rnd_below(4) ? out_masks((size_t)(o->stride2 * o->blocks)) : NULL;
+}
+static void call_layer_norm(const agf_kernels *k, operands *o) {
+  o->result = k->layer_norm(&o->norm, o->n, o->f[0], o->stride, o->m, o->stride2) != 0;
+}
+static void call_layer_norm_back(const agf_kernels *k, operands *o) { k->layer_norm_back(&o->norm, o->n, o->f[0], o->stride); }
+static void setup_lrn(operands *o) {
+  agf_lrn_row *r = &o->lrn;
+  setup_layer_norm(o);
+  r->x = o->norm.x, r->xb = o->norm.xb, r->blocks = o->blocks;
+  r->size = benching ? 5 : rnd_from(1, 40);
+  r->alpha = rnd_value(POSITIVE);
+  r->beta = rnd_value(POSITIVE);
+  r->k = 0.5f + rnd_unit();
+  r->scratch = out_floats(2 * ((size_t)r->blocks * AGF_CB + (size_t)r->size));
+}
+static void call_lrn(const agf_kernels *k, operands *o) {
+  o->result = k->lrn(&o->lrn, o->n, o->f[0], o->stride, o->m, o->stride2) != 0;
+}
+static void call_lrn_back(const agf_kernels *k, operands *o) { k->lrn_back(&o->lrn, o->n, o->f[0], o->stride); }
+
 static void setup_add(operands *o) {
   setup_rows(o);
   o->act = rnd_act();
@@ -374,6 +451,7 @@ static void setup_planes(operands *o) {
   o->f[2] = in_floats((size_t)(o->blocks * o->stride), ANY);
   o->f[3] = out_floats((size_t)o->n);
   o->f[4] = out_floats((size_t)o->n);
+  o->f[5] = out_floats((size_t)o->n * AGF_CB);
   o->flag = rnd_below(4) != 0;
 }
 static void call_pixel_sums(const agf_kernels *k, operands *o) {
@@ -400,10 +478,16 @@ static void setup_sums(operands *o) {
   o->n = row_pixels();
   o->f[0] = row(ANY, o);
   o->f[1] = in_floats((size_t)o->n, ANY);
+  o->f[2] = row(FINITE, o);
   o->d[0] = in_doubles(AGF_CB);
   o->d[1] = in_doubles(AGF_CB);
   o->value = rnd_below(8) ? 4 * rnd_unit() : rnd_value(ANY);
 }
+static void call_pixel_dots(const agf_kernels *k, operands *o) {
+  k->pixel_dots(o->f[0], o->stride, o->f[1], o->stride2, o->blocks, o->n, o->f[5]);
+}
+static void call_product_sums(const agf_kernels *k, operands *o) { k->product_sums(o->f[0], o->f[2], o->n, o->d[0]); }
+static void call_lane_squares(const agf_kernels *k, operands *o) { k->lane_squares(o->f[0], o->f[2], o->n, o->d[0]); }
 static void call_fx_sums(const agf_kernels *k, operands *o) { k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1]); }
 static void call_lane_sums(const agf_kernels *k, operands *o) { k->lane_sums(o->f[0], o->n, o->d[0]); }
 static void setup_combine(operands *o) {
@@ -628,6 +712,12 @@ static const kernel_test listed[] = {
     TEST(dense_w, setup_dense),       TEST(dense_d, setup_dense),
     TEST(border, setup_border),       TEST(activate, setup_activate),
     TEST(activate_back, setup_activate_back),
+    TEST(product, setup_product),     TEST(product_back, setup_product_back),
+    TEST(product_sums, setup_sums),   TEST(pixel_dots, setup_planes),
+    TEST(lane_squares, setup_sums),   TEST(affine, setup_affine),
+    TEST(affine_back, setup_affine),  TEST(layer_norm, setup_layer_norm),
+    TEST(layer_norm_back, setup_layer_norm), TEST(lrn, setup_lrn),
+    TEST(lrn_back, setup_lrn),
 };
 enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KINDS * (1 + AGF_SHAPES * AGF_CONV_SIZES) };
 

@@ -1,10 +1,10 @@
-/* The activations of kernels/activation.inc against double arithmetic, on every instruction set's kernels (whose bits check_kernels
- * compares) that this machine chooses by itself.
+/* What kernels/generic.inc computes against double arithmetic, on the kernels that this machine chooses by itself (check_kernels compares
+ * their bits with the portable ones').
  *
  *   check_math [--stride N]
  *
- * Every N-th of the 2^32 floats, infinities and NaN left out: f(x) must be within 2 units in the last place of the exact value, f'(x)
- * within 4 units or 2^-22 (it is a difference near its zeros; 2^-22 is 4 units of 1, and gradients are multiplied by it). A unit is a
+ * Activations: every N-th of the 2^32 floats, infinities and NaN left out: f(x) must be within 2 units in the last place of the exact
+ * value, f'(x) within 4 units or 2^-22 (it is a difference near its zeros; 2^-22 is 4 units of 1, and gradients are multiplied by it). A unit is a
  * float's spacing at the exact value, so the smallest subnormal there. The double values are better by 2^20, but where libm's own
  * functions err, by less than a thousandth of a unit. */
 #include "../agf.c"
@@ -103,7 +103,7 @@ static double unit(double v) {
   return ldexp(1, v == 0 || e - 24 < -149 ? -149 : e - 24);
 }
 
-static void check(const agf_kernels *k, const activation_case *c, uint32_t stride) {
+static void check_activation(const agf_kernels *k, const activation_case *c, uint32_t stride) {
   float x[BLOCK], y[BLOCK], g[BLOCK], slope[AGF_CB], worst_at = 0, worst_slope_at = 0;
   double worst = 0, worst_slope = 0;
   agf_activation_row r;
@@ -136,7 +136,86 @@ static void check(const agf_kernels *k, const activation_case *c, uint32_t strid
   CHECK(worst_slope <= 4, "%s: f'(%a) is off by %g units in the last place", c->name, (double)worst_slope_at, worst_slope);
 }
 
+/* ---- Normalisations: y, and the gradient of <g, y> by central differences, in double ---- */
+
+enum { CHANNELS = 37, GROUPED = 36, MAX_BLOCKS = 3 };
+
+typedef struct norm_case {
+  const char *name;
+  int channels, groups, size; /* size: of local response normalisation's window, 0: layer normalisation */
+} norm_case;
+
+static double gamma_of(int c) { return 0.5 + 0.0625 * (c % 9); }
+static double beta_of(int c) { return 0.25 * (c % 5) - 0.5; }
+
+static void exact_norm(const norm_case *c, const double *x, double *y) {
+  const int n = c->channels / c->groups;
+  int i, j;
+  for (i = 0; i < c->channels; i++) {
+    double mean = 0, var = 0, sum = 0;
+    if (c->size) {
+      for (j = i - c->size / 2; j <= i + (c->size - 1) / 2; j++) sum += j < 0 || j >= c->channels ? 0 : x[j] * x[j];
+      y[i] = x[i] / pow(1.5 + 0.125 * sum, 0.75);
+      continue;
+    }
+    for (j = i / n * n; j < i / n * n + n; j++) mean += x[j] / n;
+    for (j = i / n * n; j < i / n * n + n; j++) var += (x[j] - mean) * (x[j] - mean) / n;
+    y[i] = (x[i] - mean) / sqrt(var + 1e-5) * gamma_of(i) + beta_of(i);
+  }
+}
+
+/* One pixel. Limits: the maximum error in units of the largest value, 8 roundings of float; and what central differences with a step of
+ * 1e-5 lose, about its square, with them. */
+static void check_norm(const agf_kernels *k, const norm_case *c) {
+  float x[MAX_BLOCKS * AGF_CB] = {0}, y[MAX_BLOCKS * AGF_CB], g[MAX_BLOCKS * AGF_CB] = {0}, gamma[MAX_BLOCKS * AGF_CB] = {0};
+  float beta[MAX_BLOCKS * AGF_CB] = {0}, back[MAX_BLOCKS * AGF_CB], scratch[2 * (MAX_BLOCKS * AGF_CB + AGF_CB)];
+  double v[CHANNELS], ey[CHANNELS], low[CHANNELS], high[CHANNELS], worst = 0, worst_back = 0, largest = 0, largest_back = 0;
+  agf_norm_row norm;
+  agf_lrn_row lrn;
+  int i, j, bad;
+  for (i = 0; i < c->channels; i++) {
+    v[i] = x[i] = (float)sin(i * 1.7) * 3 + 1;
+    g[i] = (float)cos(i * 2.3);
+    gamma[i] = (float)gamma_of(i);
+    beta[i] = (float)beta_of(i);
+  }
+  memcpy(back, g, sizeof back);
+  memset(y, 0xff, sizeof y);
+  norm.x = lrn.x = x, norm.xb = lrn.xb = AGF_CB;
+  norm.channels = c->channels, norm.groups = c->groups, norm.eps = 1e-5, norm.gamma = gamma, norm.beta = beta;
+  lrn.blocks = MAX_BLOCKS, lrn.size = c->size, lrn.alpha = 0.125f, lrn.beta = 0.75f, lrn.k = 1.5f, lrn.scratch = scratch;
+  if (c->size) {
+    bad = k->lrn(&lrn, 1, y, AGF_CB, NULL, 0);
+    k->lrn_back(&lrn, 1, back, AGF_CB);
+  } else {
+    bad = k->layer_norm(&norm, 1, y, AGF_CB, NULL, 0);
+    k->layer_norm_back(&norm, 1, back, AGF_CB);
+  }
+  CHECK(!bad, "%s: finite input, and an output that is not", c->name);
+  exact_norm(c, v, ey);
+  for (i = 0; i < c->channels; i++) {
+    const double at = v[i], step = 1e-5;
+    double slope = 0, error = fabs((double)y[i] - ey[i]);
+    if (!(error <= worst)) worst = error;
+    largest = fmax(largest, fabs(ey[i]));
+    v[i] = at - step;
+    exact_norm(c, v, low);
+    v[i] = at + step;
+    exact_norm(c, v, high);
+    v[i] = at;
+    for (j = 0; j < c->channels; j++) slope += (double)g[j] * (high[j] - low[j]) / (2 * step);
+    error = fabs((double)back[i] - slope);
+    if (!(error <= worst_back)) worst_back = error;
+    largest_back = fmax(largest_back, fabs(slope));
+  }
+  for (; i < MAX_BLOCKS * AGF_CB; i++) CHECK(y[i] == 0 && back[i] == 0, "%s: lane %d beyond the channels is not 0", c->name, i);
+  CHECK(worst <= 8 * 0x1p-24 * largest, "%s: off by %g of %g", c->name, worst, largest);
+  CHECK(worst_back <= 8 * 0x1p-24 * largest_back + 1e-9, "%s: the gradient is off by %g of %g", c->name, worst_back, largest_back);
+}
+
 int main(int argc, char **argv) {
+  static const norm_case norms[] = {{"layer norm", CHANNELS, 1, 0}, {"layer norm in four groups", GROUPED, 4, 0},
+                                    {"local response norm, 5", CHANNELS, 1, 5}, {"local response norm, 4", CHANNELS, 1, 4}};
   unsigned long stride = 1021; /* a prime: 4 million floats of each */
   agf_kernels k;
   int i;
@@ -147,6 +226,7 @@ int main(int argc, char **argv) {
   }
   agf_kernels_ref(&k);
   agf_kernels_choose(&k, NULL);
-  for (i = 0; i < CASES; i++) check(&k, &cases[i], (uint32_t)stride);
+  for (i = 0; i < CASES; i++) check_activation(&k, &cases[i], (uint32_t)stride);
+  for (i = 0; i < 4; i++) check_norm(&k, &norms[i]);
   return tests_end();
 }
