@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Quantus judges the engine's maps: three of its metrics through tools/agf.py.
+"""Quantus judges the engine's maps: three of its metrics through tools/agf.
 
     tools/train_demo.py --scenes 20 --objects 2 --out build/scenes
     bench/quantus_example.py tests/demo/demo.agf build/scenes -m agf -m gradcam

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Python binding, tools/agf.py: results, errors, checked arguments, threads and lifetimes.
+"""The Python binding, tools/agf: results, errors, checked arguments, threads and lifetimes.
 
     python3 tests/test_python.py [-k TEXT]
 
@@ -11,6 +11,7 @@ import copy
 import ctypes
 import gc
 import os
+import pathlib
 import pickle
 import re
 import shutil
@@ -29,6 +30,8 @@ from PIL import Image  # noqa: E402
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import agf  # noqa: E402
+from agf import engine  # noqa: E402
+from agf.arrays import as_floats  # noqa: E402
 
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 HEADER = os.path.join(ROOT, "agf.h")
@@ -234,6 +237,100 @@ def test_pictures():
         check(seen.width < 60 and seen.height <= 48 and seen.left > 0, f"a crop sees a part: {seen}")
         over = model.render(np.ones((32, 40), np.float32), over=picture, alpha=1.0)
         check(np.array_equal(over[:, 0], picture[:, 0]), "what the network did not see stays as it was")
+
+
+def test_explain_in_one_call():
+    """Paths, Pillow images, arrays and tensors, one or many: the maps, names and probabilities of the steps by hand."""
+    picture = np.random.RandomState(2).randint(0, 256, (48, 60, 3)).astype(np.uint8)
+    Image.fromarray(picture).save("a.png")
+    with agf.Model(picture_model()) as model, model.session(threads=1, methods=["agf", "gradcam"]) as session:
+        x = model.preprocess(picture)
+        logits = session.run(x)
+        expected, order = session.explain(classes=[2, 0]), np.argsort(-logits, kind="stable")
+        p = np.exp(logits.astype(float) - logits.max())
+        p /= p.sum()
+        np.save("x.npy", x)
+        for photo in ("a.png", os.fsencode("a.png"), pathlib.Path("a.png"), Image.open("a.png"), picture, x, "x.npy"):
+            why = model.explain(photo, classes=["tree", "CUP"])
+            check(np.array_equal(why.maps, expected) and why.classes == [2, 0], f"maps of {type(photo)}")
+            check(why.labels == ["tree", "cup"] and why.label == "tree" and why.class_index == 2, str(why.labels))
+            # Softmax in double of float32 logits, here and there.
+            check(np.abs(np.subtract(why.probabilities, p[[2, 0]])).max() < 1e-12, "probabilities")
+            check(np.array_equal(why.logits, logits) and np.array_equal(why.map, expected[0]), "logits, map")
+        check(
+            np.array_equal(model.explain(picture).maps, model.explain(picture, classes=int(order[0])).maps), "default"
+        )
+        check(model.explain(picture, top=3).classes == list(order), "top")
+        coarse = model.explain(picture, "key", method="gradcam")
+        check(np.array_equal(coarse.map, session.explain(classes=1, method="gradcam")[0]), "another method")
+        for batch in (["a.png", picture], ("a.png", picture), np.stack([picture] * 2), np.stack([x] * 2), iter([x, x])):
+            many = model.explain(batch, classes=[2, 0])
+            check(isinstance(many, list) and len(many) == 2, f"a batch of {type(batch)}")
+            check(all(np.array_equal(one.maps, expected) for one in many), f"maps of a batch of {type(batch)}")
+        check(model.explain(picture, size=(16, 24)).map.shape == (16, 24), "another size")
+        check(model.explain(model.preprocess(picture, 16, 24)).map.shape == (16, 24), "a tensor's size")
+
+        why = model.explain("a.png", classes=["tree", "cup"])
+        check(len(why) == 2 and [one.label for one in why] == ["tree", "cup"], "a sequence of classes")
+        check(
+            np.array_equal(why["cup"].map, expected[1]) and why[-1].probability == why.probabilities[1], "one of them"
+        )
+        check("tree" in repr(why) and "a.png" in repr(why), repr(why))
+        check(why.overlay().size == (120, 48) and why[0].overlay().size == (60, 48), "overlays side by side")
+        gray = np.asarray(why[0].overlay(alpha=0.0))
+        check(np.array_equal(gray[:, :, 0], gray[:, :, 2]), "over the picture in gray")
+        check(np.array_equal(np.asarray(why[0].overlay(alpha=0.0, colour=True)), picture), "or in its colours")
+        why.save("why.png")
+        why.save("why.npy")
+        with Image.open("why.png") as image:
+            check(np.array_equal(np.asarray(image), np.asarray(why.overlay())), "a picture")
+        check(np.array_equal(np.load("why.npy"), expected), "an array")
+        check(why._repr_png_().startswith(b"\x89PNG"), "a notebook's picture")
+        check(model.explain(x).overlay().size == (40, 32), "a tensor has no picture")
+        again = pickle.loads(pickle.dumps(why))
+        check(np.array_equal(again.maps, why.maps) and again.labels == why.labels, "an Explanation is plain data")
+
+        for call, kind, text in (
+            (lambda: model.explain(picture, "trea"), ValueError, "did you mean 'tree'"),
+            (lambda: model.explain(picture, "xyzzy"), ValueError, "no class"),
+            (lambda: model.explain(picture, 3), ValueError, "between 0 and 2"),
+            (lambda: model.explain(picture, [1.5]), TypeError, "float"),
+            (lambda: model.explain("missing.png"), OSError, "missing.png"),
+            (lambda: model.explain(picture[:, :, :2]), ValueError, "[48, 60, 2]"),
+            (lambda: model.explain(x[0]), ValueError, "[3, 32, 40]"),
+            (lambda: model.explain(3), TypeError, "picture"),
+            (lambda: model.explain(picture, method="nonsense"), ValueError, "agf"),
+            (lambda: why["key"], KeyError, "cup"),
+        ):
+            raises(kind, call, text)
+        with open("x.png", "wb") as f:
+            f.write(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+        raises(OSError, lambda: model.explain("x.png"), "x.png")
+        check(in_thread(lambda: model.explain(picture)) is None, "each thread has a session of its own")
+    raises(ValueError, lambda: model.explain(picture), "closed")
+    check(why.overlay().size == (120, 48), "an Explanation outlives its model")
+    with agf.Model(path_of("vgg_tiny")) as model:
+        why = model.explain(load("vgg_tiny", "input.npy"))
+        check(why.label == f"class {why.class_index}", "without labels")
+        raises(ValueError, lambda: model.explain(load("vgg_tiny", "input.npy"), "cup"), "no labels")
+
+
+def test_names_of_classes():
+    """A label may list several names; a name that several classes have is refused with their numbers."""
+    from test_cli import write_model
+
+    write_model("names.agf", labels=["tabby, tabby cat", "crane", "crane", "drum, barrel", "Fish"])
+    with agf.Model("names.agf") as model:
+        for name, k in (
+            ("tabby, tabby cat", 0),
+            ("Tabby Cat", 0),
+            ("barrel", 3),
+            (" fish ", 4),
+            (2, 2),
+            (np.int8(1), 1),
+        ):
+            check(model.class_index(name) == k, repr(name))
+        raises(ValueError, lambda: model.class_index("crane"), "2 classes", "[1, 2]")
 
 
 def test_wrong_arguments():
@@ -613,7 +710,7 @@ def test_arrays_of_every_kind():
         for same in kinds:
             session.run(same)
             check(np.array_equal(session.explain(), expected), f"{same.dtype}, {same.flags}")
-            taken.append(agf.as_floats(same, x.shape, "x"))
+            taken.append(as_floats(same, x.shape, "x"))
         check(all(a.flags.aligned and a.flags.c_contiguous for a in taken), "what the engine gets is aligned")
         buffer = bytearray(latent.nbytes + 1)
         difference = np.frombuffer(buffer, np.float32, latent.size, offset=1)
@@ -664,8 +761,9 @@ def test_session_options():
 
 def test_library_search():
     code = "import agf; print(agf.library_path()); print(agf.version())"
-    os.mkdir("tools")
-    shutil.copy(os.path.join(ROOT, "tools", "agf.py"), "tools")
+    shutil.copytree(
+        os.path.join(ROOT, "tools", "agf"), "tools/agf", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
 
     def run(**environment):
         env = {k: v for k, v in os.environ.items() if k != "AGF_LIBRARY"}
@@ -678,8 +776,8 @@ def test_library_search():
     os.mkdir("build")
     shutil.copy(real, "build/libagf.so")
     check(run().stdout.split()[0] == os.path.abspath("build/libagf.so"), "../build")
-    shutil.copy(real, "tools/libagf.so")
-    check(run().stdout.split()[0] == os.path.abspath("tools/libagf.so"), "beside the file")
+    shutil.copy(real, "tools/agf/libagf.so")
+    check(run().stdout.split()[0] == os.path.abspath("tools/agf/libagf.so"), "beside the file")
     check(run(AGF_LIBRARY=real).stdout.split()[0] == real, "AGF_LIBRARY")
     check("nowhere.so" in run(AGF_LIBRARY="nowhere.so").stderr, "a wrong AGF_LIBRARY is named")
     # A relative name without a slash is a file here, not one that the loader knows.
@@ -688,12 +786,12 @@ def test_library_search():
 
 
 def test_installed_library():
-    """A copy of agf.py by itself finds what `make install` has put below a prefix: by the loader, or Python's own."""
+    """A copy of the package by itself finds what `make install` has put below a prefix."""
     os.mkdir("prefix")
     os.mkdir("prefix/lib")
     shutil.copy(agf.library_path(), "prefix/lib/libagf.so.1")
     os.symlink("libagf.so.1", "prefix/lib/libagf.so")
-    shutil.copy(os.path.join(ROOT, "tools", "agf.py"), ".")
+    shutil.copytree(os.path.join(ROOT, "tools", "agf"), "agf", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     env = {k: v for k, v in os.environ.items() if k != "AGF_LIBRARY"}
     lib = os.path.abspath("prefix/lib")
     for code, more in (
@@ -712,13 +810,13 @@ def test_struct_layouts():
     if not compiler:
         raise Skip("no C compiler")
     structs = {
-        "agf_error": agf.CError,
-        "agf_input": agf.CInput,
-        "agf_layer": agf.CLayer,
-        "agf_session_config": agf.CConfig,
-        "agf_request": agf.CRequest,
-        "agf_rect": agf.CRect,
-        "agf_times": agf.CTimes,
+        "agf_error": engine.CError,
+        "agf_input": engine.CInput,
+        "agf_layer": engine.CLayer,
+        "agf_session_config": engine.CConfig,
+        "agf_request": engine.CRequest,
+        "agf_rect": engine.CRect,
+        "agf_times": engine.CTimes,
     }
     lines, expected = [], []
     for name, mirror in structs.items():
@@ -728,10 +826,10 @@ def test_struct_layouts():
             lines.append(f'printf("{name}.{field[0]} %d\\n", (int)offsetof({name}, {field[0]}));')
             expected.append(f"{name}.{field[0]} {getattr(mirror, field[0]).offset}")
     constants = {f"AGF_METHOD_{method.upper()}": i for i, method in enumerate(agf.METHODS)}
-    constants.update({status: i for i, status in enumerate(agf.STATUS)})
+    constants.update({status: i for i, status in enumerate(engine.STATUS)})
     constants.update({f"AGF_CMAP_{name.upper()}": i for i, name in enumerate(agf.COLORMAPS)})
     constants.update({f"AGF_{name.upper()}": value for name, value in agf.ABLATIONS.items()})
-    constants["AGF_RUN_EXPLAIN"] = agf.RUN_EXPLAIN
+    constants["AGF_RUN_EXPLAIN"] = engine.RUN_EXPLAIN
     for name, value in constants.items():
         lines.append(f'printf("{name} %d\\n", (int){name});')
         expected.append(f"{name} {value}")
@@ -740,11 +838,11 @@ def test_struct_layouts():
     subprocess.run([compiler, "-I", ROOT, "layout.c", "-o", "layout"], check=True)
     got = subprocess.run(["./layout"], capture_output=True, text=True, check=True).stdout.splitlines()
     differing = [f"{g} here {e}" for g, e in zip(got, expected) if g != e]
-    check(not differing and len(got) == len(expected), f"agf.h against agf.py: {differing}")
+    check(not differing and len(got) == len(expected), f"agf.h against the binding: {differing}")
     with open(HEADER, encoding="utf-8") as f:
         text = f.read()
     methods = set(re.findall(r"\bAGF_METHOD_(?!BIT)\w+", text))
-    check(methods <= set(constants), f"methods of agf.h that agf.py does not know: {methods - set(constants)}")
+    check(methods <= set(constants), f"methods of agf.h that the binding does not know: {methods - set(constants)}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ import zlib
 from collections import Counter, namedtuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 TOOLS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, TOOLS)
@@ -64,8 +64,6 @@ import agf  # noqa: E402
 import agf_report as report  # noqa: E402
 
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
-# Pillow knows many more, and starts other programs for some (PostScript, whatever the file is called).
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 
 
 class EvalError(Exception):
@@ -451,8 +449,7 @@ class Subject:
 
     def read(self, name, folder="folder"):
         """A picture file, upright, as a Pillow image."""
-        with Image.open(os.path.join(self.plan[folder], name), formats=PICTURE_FORMATS) as image:
-            return ImageOps.exif_transpose(image)
+        return agf.read_picture(os.path.join(self.plan[folder], name))
 
     def stretched(self, picture, size=None):
         """A picture stretched to the network's size (or another): uint8 [H, W, 3]."""
@@ -756,7 +753,8 @@ class Grid(Experiment):
         session.run(subject.normalised(pixels))
         n, cells = subject.settings["cells"], []
         for cell, picture in enumerate(unit["pictures"]):
-            cells.append(subject.measured(session, picture["label"], lambda _, heat: share_in_cell(heat, n, cell)))
+            share = functools.partial(share_in_cell, n=n, cell=cell)
+            cells.append(subject.measured(session, picture["label"], lambda _, heat, share=share: share(heat)))
         results = {}
         for method in subject.methods:
             shares = [cell[method.text] for cell in cells]
@@ -1373,7 +1371,7 @@ def command_line():
     output.add_argument(
         "--into",
         metavar="FILE.md",
-        help="also put the report into this file, in place of the section with " "the same title",
+        help="also put the report into this file, in place of the section with the same title",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("model", metavar="NET.agf")

@@ -96,7 +96,7 @@ def differences(experiment, plan, records):
         for metric, _, _ in experiment.metrics:
             if metric in pooled:
 
-                def difference(chosen, metric=metric):
+                def difference(chosen, metric=metric, pairs=pairs):
                     a, b = ([side[int(i)] for i in chosen] for side in pairs)
                     return experiment.pooled(a)[metric] - experiment.pooled(b)[metric]
 

@@ -1,411 +1,97 @@
-"""Attribution maps for convolutional networks: the AGF engine from Python.
+"""Models and sessions: the engine's objects."""
 
-    import agf
-    with agf.Model("net.agf") as model, model.session(threads=4) as session:
-        session.run(model.preprocess(picture))          # numpy uint8 [height, width, 3], or a Pillow image
-        maps = session.explain(classes=[281, 207])      # numpy float32 [2, H, W]
-        seen = model.render(maps[0], "seismic", over=picture)
-
-One file; needs numpy and the engine's shared library (`make` builds it), which is looked for where AGF_LIBRARY says,
-beside this file, in ../build, and where `make install` puts it. What the calls mean is written in agf.h; here stand the
-Python types. Errors of the engine arrive as agf.Error with the engine's message. A wrong argument is a TypeError or
-ValueError before the engine sees it.
-
-The engine works with the interpreter lock released. A Model may be shared by threads, and closed while others use it:
-what they are doing ends well, what they begin afterwards is refused. A Session belongs to one thread at a time: a
-second one that calls it meanwhile, or that asks for results of a run that it did not make, gets a RuntimeError. After
-os.fork() the child uses the Model and makes Sessions of its own. Neither can be copied or pickled. Ctrl-C ends a call
-at the next layer.
-"""
+from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
+import difflib
 import os
-import re
 import signal
-import sys
 import threading
 import weakref
-from collections import namedtuple
-from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import byref, c_int, c_size_t, c_void_p
+from typing import Any, NamedTuple, NoReturn, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "ABLATIONS",
-    "COLORMAPS",
-    "Error",
-    "Input",
-    "Layer",
-    "METHODS",
-    "Model",
-    "Rect",
-    "Session",
-    "library_path",
-    "version",
-]
-
-STATUS = (
-    "AGF_OK",
-    "AGF_ERR_ARGUMENT",
-    "AGF_ERR_IO",
-    "AGF_ERR_FORMAT",
-    "AGF_ERR_VERSION",
-    "AGF_ERR_UNSUPPORTED",
-    "AGF_ERR_SHAPE",
-    "AGF_ERR_MEMORY",
-    "AGF_ERR_LIMIT",
-    "AGF_ERR_NUMERIC",
-    "AGF_ERR_STATE",
-    "AGF_ERR_CANCELLED",
-    "AGF_ERR_BUILD",
+from .arrays import as_floats, as_int, as_map, as_picture
+from .engine import (
+    ABLATIONS,
+    OPTIONS,
+    PROGRESS,
+    RUN_EXPLAIN,
+    STATUS,
+    CConfig,
+    CError,
+    CInput,
+    CLayer,
+    CRect,
+    CRequest,
+    CTimes,
+    Error,
+    check,
+    colormap,
+    library,
+    method_number,
+    printable,
 )
-METHODS = (
-    "agf",
-    "agf_a",
-    "agf_lc",
-    "gradient",
-    "gradient_x_input",
-    "smoothgrad",
-    "integrated_gradients",
-    "gradcam",
-    "fullgrad",
-    "lrp_a1b0",
-    "lrp_a2b1",
-    "clrp",
-    "sglrp",
-)
-ABLATIONS = {"no_fx": 1, "no_fdx": 2, "no_m": 4, "no_a": 8, "no_reg": 16, "fx_gradcam": 32}
-OPTIONS = {"smoothgrad": ("samples", "seed"), "integrated_gradients": ("steps",), "gradcam": ("layer",)}
-OPTIONS.update({method: tuple(ABLATIONS) for method in ("agf", "agf_a", "agf_lc")})
-COLORMAPS = ("seismic", "jet", "viridis", "turbo", "gray")
-RUN_EXPLAIN = 1
+from .explanation import Explanation, as_subject, is_batch
 
-Input = namedtuple("Input", "channels height width is_picture channel_order resize resize_to range mean std")
-Input.__doc__ = "How the network wants its pictures: agf_input in agf.h; channel_order and resize as words."
-Layer = namedtuple("Layer", "name op inputs shape kernel stride dilation pad groups flat parameters")
-Layer.__doc__ = "One node: agf_layer in agf.h. inputs: 0 is the image, n + 1 the output of layer n."
-Rect = namedtuple("Rect", "left top width height")
-Rect.__doc__ = "A part of a picture, in its pixels."
-Times = namedtuple("Times", "forward explain")
-Times.__doc__ = "Seconds that the last run, and the explanations since, spent in one layer."
+Picture = NDArray[np.uint8]
 
 
-class Error(RuntimeError):
-    """The engine refused or failed. str(): its message; .status: the name of its code, such as "AGF_ERR_SHAPE"."""
+class Input(NamedTuple):
+    """How the network wants its pictures: agf_input in agf.h; channel_order and resize as words."""
 
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-        self.status = STATUS[code] if 0 <= code < len(STATUS) else f"AGF_ERR_{code}"
-
-    def __reduce__(self):  # so that it survives a process pool
-        return type(self), (self.code, str(self))
-
-
-# The structs of agf.h, field by field; tests/test_python.py compares sizes and offsets with what a C compiler makes.
-
-
-class CError(ctypes.Structure):
-    _fields_ = [("code", c_int), ("message", c_char * 256)]
+    channels: int
+    height: int
+    width: int
+    is_picture: bool
+    channel_order: str
+    resize: str
+    resize_to: int
+    range: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-class CInput(ctypes.Structure):
-    _fields_ = [
-        ("channels", c_int),
-        ("height", c_int),
-        ("width", c_int),
-        ("is_picture", c_int),
-        ("channel_order", c_int),
-        ("resize", c_int),
-        ("resize_to", c_int),
-        ("range", c_float),
-        ("mean", c_float * 4),
-        ("std", c_float * 4),
-    ]
+class Layer(NamedTuple):
+    """One node: agf_layer in agf.h. inputs: 0 is the image, n + 1 the output of layer n."""
+
+    name: str
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int, int, int]
+    groups: int
+    flat: bool
+    parameters: int
 
 
-class CLayer(ctypes.Structure):
-    _fields_ = [
-        ("name", c_char_p),
-        ("op", c_int),
-        ("inputs", c_int),
-        ("shape", c_int * 3),
-        ("kernel", c_int * 2),
-        ("stride", c_int * 2),
-        ("dilation", c_int * 2),
-        ("pad", c_int * 4),
-        ("groups", c_int),
-        ("flat", c_int),
-        ("parameters", c_uint64),
-    ]
+class Rect(NamedTuple):
+    """A part of a picture, in its pixels."""
+
+    left: float
+    top: float
+    width: float
+    height: float
 
 
-PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
+class Times(NamedTuple):
+    """Seconds that the last run, and the explanations since, spent in one layer."""
 
-
-class CConfig(ctypes.Structure):
-    _fields_ = [
-        ("height", c_int),
-        ("width", c_int),
-        ("threads", c_int),
-        ("low_memory", c_int),
-        ("isa", c_char_p),
-        ("max_bytes", c_size_t),
-        ("allocator", c_void_p),
-        ("memory", c_void_p),
-        ("memory_bytes", c_size_t),
-        ("parallel_for", c_void_p),
-        ("parallel_ctx", c_void_p),
-        ("progress", PROGRESS),
-        ("progress_ctx", c_void_p),
-        ("observer", c_void_p),
-        ("observer_ctx", c_void_p),
-        ("methods", c_uint),
-    ]
-
-
-class CRequest(ctypes.Structure):
-    _fields_ = [
-        ("method", c_int),
-        ("options", c_uint),
-        ("count", c_int),
-        ("classes", POINTER(c_int)),
-        ("difference", c_void_p),
-        ("explained", POINTER(c_int)),
-        ("steps", c_int),
-        ("samples", c_int),
-        ("seed", c_uint64),
-        ("layer", c_int),
-    ]
-
-
-class CRect(ctypes.Structure):
-    _fields_ = [("left", c_double), ("top", c_double), ("width", c_double), ("height", c_double)]
-
-
-class CTimes(ctypes.Structure):
-    _fields_ = [("forward", c_double), ("explain", c_double)]
-
-
-FUNCTIONS = {  # name: (result, arguments)
-    "agf_version": (c_char_p, []),
-    "agf_op_name": (c_char_p, [c_int]),
-    "agf_method_find": (c_int, [c_char_p]),
-    "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
-    "agf_model_close": (None, [c_void_p]),
-    "agf_model_input": (None, [c_void_p, POINTER(CInput)]),
-    "agf_model_name": (c_char_p, [c_void_p]),
-    "agf_model_source": (c_char_p, [c_void_p]),
-    "agf_model_classes": (c_int, [c_void_p]),
-    "agf_model_label": (c_char_p, [c_void_p, c_int]),
-    "agf_model_parameters": (c_uint64, [c_void_p]),
-    "agf_model_file_bytes": (c_uint64, [c_void_p]),
-    "agf_model_layers": (c_int, [c_void_p]),
-    "agf_model_layer": (c_int, [c_void_p, c_int, c_int, c_int, POINTER(CLayer), POINTER(CError)]),
-    "agf_model_layer_input": (c_int, [c_void_p, c_int, c_int]),
-    "agf_session_bytes": (c_int, [c_void_p, POINTER(CConfig), POINTER(c_size_t), POINTER(CError)]),
-    "agf_session_create": (c_int, [c_void_p, POINTER(CConfig), POINTER(c_void_p), POINTER(CError)]),
-    "agf_session_destroy": (None, [c_void_p]),
-    "agf_isa_name": (c_char_p, [c_void_p]),
-    "agf_session_threads": (c_int, [c_void_p]),
-    "agf_run": (c_int, [c_void_p, c_void_p, c_uint, POINTER(CError)]),
-    "agf_logits": (POINTER(c_float), [c_void_p]),
-    "agf_ranked": (c_int, [c_void_p, c_int]),
-    "agf_latent_size": (c_int, [c_void_p]),
-    "agf_latent": (c_int, [c_void_p, c_void_p, POINTER(CError)]),
-    "agf_explain": (c_int, [c_void_p, POINTER(CRequest), c_void_p, POINTER(CError)]),
-    "agf_layer_times": (c_int, [c_void_p, c_int, POINTER(CTimes)]),
-    "agf_picture_to_input": (
-        c_int,
-        [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_size_t, c_void_p, POINTER(CRect), POINTER(CError)],
-    ),
-    "agf_render": (
-        c_int,
-        [c_void_p, c_int, c_int, c_int, c_float, c_void_p, c_int, c_int, c_size_t, c_int, POINTER(CError)],
-    ),
-    "agf_overlay": (
-        c_int,
-        [
-            c_void_p,
-            c_int,
-            c_int,
-            c_int,
-            c_float,
-            c_float,
-            POINTER(CRect),
-            c_void_p,
-            c_int,
-            c_int,
-            c_size_t,
-            POINTER(CError),
-        ],
-    ),
-}
-
-
-# The shared library
-
-
-def library_path():
-    """Where the engine is: AGF_LIBRARY if set, else beside this file, in ../build, or installed. OSError: nowhere.
-
-    An absolute path, or a bare name that the system's loader finds.
-    """
-    named = os.environ.get("AGF_LIBRARY")
-    if named:
-        if not os.path.isfile(named):
-            raise OSError(f"AGF_LIBRARY names {named}, which is not a file")
-        return os.path.abspath(named)  # a bare name would be looked for in the loader's folders
-    file_name = {"win32": "agf.dll", "darwin": "libagf.dylib"}.get(sys.platform, "libagf.so")
-    here = os.path.dirname(os.path.abspath(__file__))
-    near = [os.path.join(here, file_name), os.path.join(os.path.dirname(here), "build", file_name)]
-    # Where `make install` puts it. The loader is asked last: its cache may be older than the file.
-    installed = [os.path.join(prefix, "lib", file_name) for prefix in (sys.prefix, "/usr/local", "/usr")]
-    for path in near + installed:
-        if os.path.isfile(path):
-            return path
-    found = ctypes.util.find_library("agf")
-    if found:
-        return found
-    raise OSError(
-        f"the engine is not at {' or '.join(near)}, nor installed: build it with make, install it with make install, "
-        "or set AGF_LIBRARY to its path"
-    )
-
-
-_library = None
-_library_lock = threading.Lock()
-
-
-def library():
-    """The loaded engine, a ctypes.CDLL with all prototypes set; loaded on first use."""
-    global _library
-    with _library_lock:
-        if _library is None:
-            path = library_path()
-            loaded = ctypes.CDLL(path)
-            for name, (result, arguments) in FUNCTIONS.items():
-                try:
-                    function = getattr(loaded, name)
-                except AttributeError:
-                    raise OSError(f"{path} has no function {name}: not the engine, or another version of it") from None
-                function.restype, function.argtypes = result, arguments
-            found = loaded.agf_version().decode()
-            if found.split(".")[0] != "1":
-                raise OSError(f"{path} is version {found} of the engine; this file is written for version 1")
-            _library = loaded
-        return _library
-
-
-def version():
-    """The version of the engine, such as "1.0.0"."""
-    return library().agf_version().decode()
-
-
-# Control characters (C0 and C1), which a terminal obeys; line and direction marks; bytes that were no UTF-8.
-UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
-
-
-def printable(text: str) -> str:
-    """Text from a file, such as a label, made safe for a terminal: what is no character to see becomes an escape."""
-    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
-
-
-def check(code, error):
-    """Raise the engine's error, if there is one."""
-    if code:
-        raise Error(code, printable(error.message.decode("utf-8", "replace")))
-
-
-# Arguments
-
-
-def as_floats(values, shape, what):
-    """values as a C-contiguous float32 array of this shape; a leading 1 (a batch of one) may be left over."""
-    refuse_mask(values, what)
-    array = np.asarray(values)
-    if array.dtype.kind != "f":
-        hint = "; a picture becomes an input through preprocess()" if array.dtype.kind in "iu" else ""
-        raise TypeError(f"{what} must be floats, not {array.dtype}{hint}")
-    if array.shape == (1,) + shape:
-        array = array[0]
-    if array.shape != shape:
-        raise ValueError(f"{what} must have the shape {list(shape)}, not {list(array.shape)}")
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes Inf, which the engine names
-        return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-
-
-def refuse_mask(values, what):
-    """TypeError for a masked array: numpy.asarray would count what is masked out."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{what} must not be a masked array: fill what is masked, as with .filled(0)")
-
-
-def as_picture(image):
-    """image as a C-contiguous uint8 array [height, width, 3]."""
-    refuse_mask(image, "a picture")
-    if not isinstance(image, np.ndarray) and callable(getattr(image, "convert", None)):
-        if image.mode.startswith("I;16"):  # the high byte, as the program takes it; Pillow would clip at 255
-            image = np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, 2)
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"a picture of Pillow's mode {image.mode} has no scale: make it 8-bit first")
-        else:
-            image = image.convert("RGB")
-    array = np.asarray(image)
-    if array.dtype != np.uint8:
-        raise TypeError(f"a picture must be uint8 [height, width, 3] or a Pillow image, not {array.dtype}")
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(f"a picture must have the shape [height, width, 3], not {list(array.shape)}")
-    return np.ascontiguousarray(array)
-
-
-def as_map(values):
-    """values as a C-contiguous float32 array [H, W]."""
-    refuse_mask(values, "a map")
-    array = np.asarray(values)
-    if array.ndim == 3 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"a map must have the shape [H, W], not {list(array.shape)}")
-    return as_floats(array, array.shape, "a map")
-
-
-def as_int(value, what, least=0, most=2**31 - 1):
-    """value as an int within the bounds; bool and float are refused, numpy integers are welcome."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an integer, not {type(value).__name__}")
-    value = value.__index__()
-    if not least <= value <= most:
-        raise ValueError(f"{what} must be between {least} and {most}, not {value}")
-    return value
-
-
-def colormap(name):
-    """The engine's number of a colormap."""
-    if name not in COLORMAPS:
-        raise ValueError(f"no colormap {name!r}; there are {', '.join(COLORMAPS)}")
-    return COLORMAPS.index(name)
-
-
-def method_number(name):
-    """The engine's number of a method."""
-    if name not in METHODS:
-        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    number = library().agf_method_find(name.encode())
-    if number < 0:
-        raise ValueError(f"this engine was built without the method {name}")
-    return number
-
-
-# Objects
+    forward: float
+    explain: float
 
 
 class _Uncopyable:
     """What owns something of the engine's: a copy would free it twice, and another process does not have it."""
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__module__}.{type(self).__name__} cannot be copied or pickled: it stands for memory of this "
             "process; open the model file, or make a session, where it is needed"
@@ -418,7 +104,7 @@ class _ModelHandle(_Uncopyable):
     A call holds it while it works, a session's finalizer as long as the session lives: Model.close() lets go of it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | bytes | os.PathLike[Any]) -> None:
         engine = library()
         pointer, error = c_void_p(), CError()
         check(engine.agf_model_open(os.fsencode(path), None, byref(pointer), byref(error)), error)
@@ -426,7 +112,7 @@ class _ModelHandle(_Uncopyable):
         weakref.finalize(self, engine.agf_model_close, pointer)
 
 
-def _destroy_session(pointer, model_handle, process):
+def _destroy_session(pointer: c_void_p, model_handle: _ModelHandle, process: int) -> None:
     """model_handle is not used: its being an argument keeps the model open until here."""
     if os.getpid() == process:  # a forked child has the memory, not the threads
         library().agf_session_destroy(pointer)
@@ -438,9 +124,11 @@ class Model(_Uncopyable):
     path: str, bytes or os.PathLike. Error if the file cannot be opened, is damaged, or is not a model file.
     """
 
-    def __init__(self, path):
-        self._sessions, self._lock = weakref.WeakSet(), threading.RLock()
-        self._handle = None
+    def __init__(self, path: str | bytes | os.PathLike[Any]) -> None:
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._lock = threading.RLock()
+        self._own = threading.local()  # each thread's session for explain()
+        self._handle: _ModelHandle | None = None
         self.path = os.fspath(path)
         if isinstance(path, bool) or b"\0" in os.fsencode(path):
             raise ValueError(f"a path without NUL characters is needed, not {path!r}")
@@ -473,24 +161,24 @@ class Model(_Uncopyable):
             tuple(found.std)[: found.channels],
         )
 
-    def _open(self):
+    def _open(self) -> _ModelHandle:
         """The handle, to be held for as long as its pointer is used: another thread may close the model meanwhile."""
         handle = self._handle
         if handle is None:
             raise ValueError("the model is closed")
         return handle
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "" if self._handle else ", closed"
         return f"<agf.Model {printable(self.name) or ascii(self.path)}, {self.classes} classes{state}>"
 
-    def __enter__(self):
+    def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Close the model and every session of it. May be called again; waits for what sessions do in other threads."""
         with self._lock:  # from here on no session joins
             self._handle = None
@@ -498,7 +186,7 @@ class Model(_Uncopyable):
         for session in sessions:
             session.close()
 
-    def layers(self, height=0, width=0):
+    def layers(self, height: int = 0, width: int = 0) -> list[Layer]:
         """The network's nodes in topological order, as a list of Layer, at an input size (0, 0: nominal)."""
         engine, handle, layers = library(), self._open(), []
         height, width = as_int(height, "height"), as_int(width, "width")
@@ -523,7 +211,7 @@ class Model(_Uncopyable):
             )
         return layers
 
-    def layer_index(self, layer):
+    def layer_index(self, layer: str | int) -> int:
         """The index in layers() of a layer, given by that or by its name; ValueError if there is none."""
         layers = self.layers()
         if isinstance(layer, str):
@@ -533,22 +221,130 @@ class Model(_Uncopyable):
             return found[0]
         return as_int(layer, "layer", most=len(layers) - 1)
 
-    def session(self, **config):
+    def class_index(self, name: str | int) -> int:
+        """A class by its label, by one of the names that its label lists between commas, or by its number."""
+        if not isinstance(name, str):
+            return as_int(name, "a class", 0, self.classes - 1)
+        wanted, names = name.strip().casefold(), [label.casefold() for label in self.labels]
+        found = [k for k, label in enumerate(names) if label.strip() == wanted]
+        found = found or [k for k, label in enumerate(names) if wanted in (part.strip() for part in label.split(","))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"{len(found)} classes are called {name!r}: give one of their numbers, {found}")
+        if not names:
+            raise ValueError(f"no class is called {name!r}: the model file has no labels; give the class's number")
+        close = difflib.get_close_matches(wanted, names, 3)
+        hint = "; did you mean " + " or ".join(repr(self.labels[names.index(label)]) for label in close)
+        raise ValueError(f"no class is called {name!r}{hint if close else ''}")
+
+    def class_name(self, k: int) -> str:
+        """The label of a class, or "class 7" where the model file has none."""
+        return (self.labels[k] if self.labels else "") or f"class {k}"
+
+    def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Softmax of logits, in double."""
+        z = np.asarray(logits, np.float64)
+        e = np.exp(z - z.max())
+        return e / e.sum()
+
+    @overload
+    def explain(self, photo: str | os.PathLike[str], *args: Any, **options: Any) -> Explanation: ...
+
+    @overload
+    def explain(self, photo: list[Any] | tuple[Any, ...], *args: Any, **options: Any) -> list[Explanation]: ...
+
+    @overload
+    def explain(self, photo: Any, *args: Any, **options: Any) -> Any: ...
+
+    def explain(
+        self,
+        photo: Any,
+        classes: str | int | Sequence[str | int] | None = None,
+        top: int | None = None,
+        method: str = "agf",
+        *,
+        size: tuple[int, int] | None = None,
+        threads: int = 0,
+        **options: Any,
+    ) -> Explanation | list[Explanation]:
+        """Why the network sees a class in a picture: an Explanation. A list of pictures: a list of them.
+
+        photo: a path (PNG, JPEG, WebP, BMP, PPM, TIFF, GIF, turned upright; .npy: a tensor), a Pillow image, uint8
+        [height, width, 3] in RGB, or a preprocessed tensor, floats [C, H, W]. A batch is any iterable of these, or an
+        array with one more dimension in front.
+        classes: labels or numbers; or top=n: the n highest logits (default: the prediction).
+        method, options: as in Session.explain(). size: (height, width) of the network's input (None: nominal, or the
+        tensor's). threads: 0 for all cores.
+        The session behind it is kept for the next call in the same thread.
+        """
+        if is_batch(photo):
+            more = {"classes": classes, "top": top, "method": method, "size": size, "threads": threads, **options}
+            return [self.explain(one, **more) for one in photo]
+        if classes is not None:
+            single = isinstance(classes, str) or (hasattr(classes, "__index__") and np.ndim(classes) == 0)
+            given: Any = [classes] if single else classes
+            classes = [self.class_index(name) for name in given]
+        subject, path = as_subject(photo)
+        tensor = isinstance(subject, np.ndarray) and subject.dtype.kind == "f"
+        if tensor and size is None and subject.ndim == 3:
+            size = subject.shape[1:]
+        session = self._session_of_thread(method, *(size or (0, 0)), threads)
+        picture, seen = None, None
+        if tensor:
+            x = subject
+        else:
+            picture = as_picture(subject)
+            x, seen = self.to_input(picture, *session.input_shape[1:])
+        logits = session.run(x)
+        maps = session.explain(classes=classes, top=top, method=method, **options)  # type: ignore[arg-type]
+        p = self.probabilities(logits)
+        return Explanation(
+            maps=maps,
+            classes=session.explained,
+            labels=[self.class_name(k) for k in session.explained],
+            probabilities=[float(p[k]) for k in session.explained],
+            logits=logits,
+            method=method,
+            picture=picture,
+            seen=seen,
+            path=path,
+        )
+
+    def _session_of_thread(self, method: str, height: int, width: int, threads: int) -> Session:
+        """This thread's session of that size, planned for the method and those that were asked for before."""
+        own = self._own
+        method_number(method)
+        key = (height, width, threads, os.getpid())
+        if getattr(own, "key", None) != key:
+            own.methods = set()
+        if getattr(own, "key", None) != key or method not in own.methods:
+            old, own.session = getattr(own, "session", None), None
+            if old is not None:
+                old.close()
+            own.methods.add(method)
+            own.session = self.session(height=height, width=width, threads=threads, methods=sorted(own.methods))
+            own.key = key
+        session: Session = own.session
+        return session
+
+    def session(self, **config: Any) -> Session:
         """A Session on this model; the arguments are Session's."""
         return Session(self, **config)
 
-    def preprocess(self, image, height=0, width=0):
+    def preprocess(self, image: Any, height: int = 0, width: int = 0) -> NDArray[np.float32]:
         """A picture as the network's input: float32 [channels, H, W].
 
         image: uint8 [height, width, 3] in RGB, or a Pillow image. height, width: the input size (0, 0: nominal).
         """
-        return self._to_input(image, height, width)[0]
+        return self.to_input(image, height, width)[0]
 
-    def seen(self, image, height=0, width=0):
+    def seen(self, image: Any, height: int = 0, width: int = 0) -> Rect:
         """The part of a picture that reaches the network's input after its own resizing and cropping, as a Rect."""
-        return self._to_input(image, height, width)[1]
+        return self.to_input(image, height, width)[1]
 
-    def _to_input(self, image, height, width):
+    def to_input(self, image: Any, height: int = 0, width: int = 0) -> tuple[NDArray[np.float32], Rect]:
+        """preprocess() and seen() in one."""
         handle, picture = self._open(), as_picture(image)
         height = as_int(height, "height") or self.input.height
         width = as_int(width, "width") or self.input.width
@@ -572,7 +368,16 @@ class Model(_Uncopyable):
         )
         return chw, Rect(seen.left, seen.top, seen.width, seen.height)
 
-    def render(self, map, cmap="seismic", over=None, size=None, vmax=0.0, alpha=0.8, transparent=False):
+    def render(
+        self,
+        map: ArrayLike,
+        cmap: str = "seismic",
+        over: Any = None,
+        size: tuple[int, int] | None = None,
+        vmax: float = 0.0,
+        alpha: float = 0.8,
+        transparent: bool = False,
+    ) -> Picture:
         """A map as a picture, uint8 [height, width, 3].
 
         map: float [H, W]. cmap: one of COLORMAPS. over: a picture as in preprocess(); the map is laid over the part of
@@ -581,52 +386,70 @@ class Model(_Uncopyable):
         evidence.
         vmax: the value at the end of the colormap (0: the map's largest magnitude).
         """
-        values, number, error = as_map(map), colormap(cmap), CError()
-        if over is not None:
-            if size is not None or transparent:
-                raise ValueError(
-                    "size and transparent do not go with over: the result is the picture's size, and opaque"
-                )
-            picture = np.array(as_picture(over))
-            seen = CRect(*self.seen(picture, *values.shape))
-            check(
-                library().agf_overlay(
-                    values.ctypes.data,
-                    values.shape[0],
-                    values.shape[1],
-                    number,
-                    vmax,
-                    alpha,
-                    byref(seen),
-                    picture.ctypes.data,
-                    picture.shape[1],
-                    picture.shape[0],
-                    picture.strides[0],
-                    byref(error),
-                ),
-                error,
-            )
-            return picture
-        height, width = values.shape if size is None else size
-        height, width = as_int(height, "height", 1, 2**15), as_int(width, "width", 1, 2**15)
-        out = np.empty((height, width, 4 if transparent else 3), np.uint8)
-        check(
-            library().agf_render(
-                values.ctypes.data,
-                values.shape[0],
-                values.shape[1],
-                number,
-                vmax,
-                out.ctypes.data,
-                width,
-                height,
-                out.strides[0],
-                out.shape[2],
-                byref(error),
-            ),
-            error,
-        )
-        return out
+        values = as_map(map)
+        if over is None:
+            return render(values, cmap, size, vmax, transparent)
+        if size is not None or transparent:
+            raise ValueError("size and transparent do not go with over: the result is the picture's size, and opaque")
+        height, width = values.shape
+        return overlay(values, over, self.seen(over, height, width), cmap, vmax, alpha)
+
+
+def render(
+    map: ArrayLike,
+    cmap: str = "seismic",
+    size: tuple[int, int] | None = None,
+    vmax: float = 0.0,
+    transparent: bool = False,
+) -> Picture:
+    """A map as a picture by itself; the arguments are those of Model.render()."""
+    values, number, error = as_map(map), colormap(cmap), CError()
+    height, width = values.shape if size is None else size
+    height, width = as_int(height, "height", 1, 2**15), as_int(width, "width", 1, 2**15)
+    out = np.empty((height, width, 4 if transparent else 3), np.uint8)
+    check(
+        library().agf_render(
+            values.ctypes.data,
+            values.shape[0],
+            values.shape[1],
+            number,
+            vmax,
+            out.ctypes.data,
+            width,
+            height,
+            out.strides[0],
+            out.shape[2],
+            byref(error),
+        ),
+        error,
+    )
+    return out
+
+
+def overlay(
+    map: ArrayLike, over: Any, seen: Rect, cmap: str = "seismic", vmax: float = 0.0, alpha: float = 0.8
+) -> Picture:
+    """A map over the part `seen` of a picture; the arguments are those of Model.render()."""
+    values, number, error = as_map(map), colormap(cmap), CError()
+    picture, rect = np.array(as_picture(over)), CRect(*seen)
+    check(
+        library().agf_overlay(
+            values.ctypes.data,
+            values.shape[0],
+            values.shape[1],
+            number,
+            vmax,
+            alpha,
+            byref(rect),
+            picture.ctypes.data,
+            picture.shape[1],
+            picture.shape[0],
+            picture.strides[0],
+            byref(error),
+        ),
+        error,
+    )
+    return picture
 
 
 class Session(_Uncopyable):
@@ -645,22 +468,25 @@ class Session(_Uncopyable):
 
     def __init__(
         self,
-        model,
+        model: Model,
         *,
-        threads=0,
-        height=0,
-        width=0,
-        low_memory=False,
-        isa=None,
-        max_bytes=0,
-        methods=("agf",),
-        progress=None,
-        any_thread=False,
-    ):
-        self._finalize = None
-        self._lock, self._caller, self._runner = threading.Lock(), None, None
+        threads: int = 0,
+        height: int = 0,
+        width: int = 0,
+        low_memory: bool = False,
+        isa: str | None = None,
+        max_bytes: int = 0,
+        methods: str | Iterable[str] = ("agf",),
+        progress: Callable[[float], object] | None = None,
+        any_thread: bool = False,
+    ) -> None:
+        self._finalize: weakref.finalize | None = None
+        self._lock = threading.Lock()
+        self._caller: int | None = None  # the thread that a call belongs to, while there is one
+        self._runner: int | None = None  # the thread that made the last run
         self._any_thread, self._process = bool(any_thread), os.getpid()
-        self._signals, self._failure = None, None
+        self._signals: _Signals | None = None
+        self._failure: BaseException | None = None
         if progress is not None and not callable(progress):
             raise TypeError(f"progress must be callable, not {type(progress).__name__}")
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
@@ -701,19 +527,19 @@ class Session(_Uncopyable):
         self.threads = engine.agf_session_threads(pointer)
         self.isa = engine.agf_isa_name(pointer).decode()
         #: list of int: the classes of the maps that explain() returned last
-        self.explained = []
+        self.explained: list[int] = []
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "" if self._finalize is not None and self._finalize.alive else ", closed"
         return f"<agf.Session {list(self.input_shape)}, {self.isa}, {self.threads} thread(s){state}>"
 
-    def __enter__(self):
+    def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Free the session. May be called again; waits for a call in another thread."""
         if self._finalize is None or os.getpid() != self._process:
             return
@@ -722,11 +548,11 @@ class Session(_Uncopyable):
         with self._lock:
             self._finalize()
 
-    def preprocess(self, image):
+    def preprocess(self, image: Any) -> NDArray[np.float32]:
         """model.preprocess() at this session's input size."""
         return self.model.preprocess(image, *self.input_shape[1:])
 
-    def run(self, x, explain=True):
+    def run(self, x: ArrayLike, explain: bool = True) -> NDArray[np.float32]:
         """Run the network on one image and return the logits, float32 [classes].
 
         x: floats [C, H, W], preprocessed. explain: prepare for explain() on the way, which makes the first one faster.
@@ -739,32 +565,39 @@ class Session(_Uncopyable):
             return self._logits()
 
     @property
-    def logits(self):
+    def logits(self) -> NDArray[np.float32]:
         """The logits of the last run, float32 [classes]; Error before one."""
         with self._use(results=True):
             return self._logits()
 
-    def _logits(self):
+    def _logits(self) -> NDArray[np.float32]:
         logits = library().agf_logits(self._pointer)
         if not logits:
             raise Error(STATUS.index("AGF_ERR_STATE"), "there are no logits before a successful run")
         return np.ctypeslib.as_array(logits, (self.model.classes,)).copy()
 
-    def ranked(self, r=0):
+    def ranked(self, r: int = 0) -> int:
         """The class of the r-th largest logit of the last run; r = 0: the prediction."""
         r = as_int(r, "the rank", most=self.model.classes - 1)
         with self._use(results=True):
             self._logits()
-            return library().agf_ranked(self._pointer, r)
+            return int(library().agf_ranked(self._pointer, r))
 
-    def latent(self):
+    def latent(self) -> NDArray[np.float32]:
         """The latent vector of the last run, float32 [n] in CHW order: the input of the layer that makes the logits."""
         with self._use(results=True):
             values, error = np.empty(library().agf_latent_size(self._pointer), np.float32), CError()
             check(library().agf_latent(self._pointer, values.ctypes.data, byref(error)), error)
             return values
 
-    def explain(self, classes=None, top=None, method="agf", difference=None, **options):
+    def explain(
+        self,
+        classes: int | Sequence[int] | NDArray[np.integer] | None = None,
+        top: int | None = None,
+        method: str = "agf",
+        difference: ArrayLike | None = None,
+        **options: Any,
+    ) -> NDArray[np.float32]:
         """Maps of the last run, float32 [n, H, W], one for each class; their classes are then in .explained.
 
         classes: a class or a sequence of classes; or top=n: the n highest logits (default: the highest).
@@ -781,8 +614,8 @@ class Session(_Uncopyable):
         if classes is None:
             request.count = as_int(1 if top is None else top, "top", 1, self.model.classes)
         else:
-            wanted = [classes] if hasattr(classes, "__index__") and np.ndim(classes) == 0 else list(classes)
-            wanted = [as_int(k, "a class", 0, self.model.classes - 1) for k in wanted]
+            given: Any = [classes] if hasattr(classes, "__index__") and np.ndim(classes) == 0 else classes
+            wanted = [as_int(k, "a class", 0, self.model.classes - 1) for k in given]
             if not wanted:
                 raise ValueError("no classes are given")
             request.count, request.classes = len(wanted), (c_int * len(wanted))(*wanted)
@@ -809,7 +642,7 @@ class Session(_Uncopyable):
             self.explained = list(explained)
             return maps
 
-    def times(self, i):
+    def times(self, i: int) -> Times:
         """What layer i took in the last run() and the explain() calls since, as Times."""
         found = CTimes()
         with self._use(results=True):
@@ -818,7 +651,7 @@ class Session(_Uncopyable):
         return Times(found.forward, found.explain)
 
     @contextlib.contextmanager
-    def _use(self, results=False):
+    def _use(self, results: bool = False) -> Iterator[None]:
         """Hold the session for one call, which wants results of the last run or makes one; refuse to mix threads."""
         me = threading.get_ident()
         if os.getpid() != self._process:
@@ -841,7 +674,7 @@ class Session(_Uncopyable):
             self._caller = None
             self._lock.release()
 
-    def _call(self, function, first, second, error):
+    def _call(self, function: Callable[..., int], first: Any, second: Any, error: CError) -> None:
         """function(session, first, second, &error) of the engine, which signals and callbacks may cancel."""
         self._signals, self._failure = _Signals(), None
         try:
@@ -861,8 +694,11 @@ class _Signals:
     KeyboardInterrupt. deliver() runs them where that can be kept; those that come too late for it run at the end.
     """
 
-    def __enter__(self):
-        self.waiting, self.handlers = [], {}
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, Any]] = []
+        self.handlers: dict[int, Callable[..., object]] = {}
+
+    def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
             try:
                 for number in HANDLED_SIGNALS:
@@ -875,15 +711,15 @@ class _Signals:
                 raise
         return self
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: Any) -> None:
         self.waiting.append((number, frame))
 
-    def deliver(self):
+    def deliver(self) -> None:
         while self.waiting:
             number, frame = self.waiting.pop(0)
             self.handlers[number](number, frame)
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for number in reversed(self.handlers):
             if signal.getsignal(number) == self._note:  # a handler may have set another one
                 signal.signal(number, self.handlers[number])
@@ -898,11 +734,13 @@ HANDLED_SIGNALS = [
 ]
 
 
-def _progress(progress, session):
+def _progress(
+    progress: Callable[[float], object] | None, session: weakref.ref[Session]
+) -> Callable[[object, float], int]:
     """The engine's progress callback: signals, then the caller's own progress. session: a weak reference."""
 
-    def report(context, share):
-        own = session()
+    def report(context: object, share: float) -> int:
+        own: Any = session()  # a call of it is what leads here
         try:
             own._signals.deliver()
             return 1 if progress is not None and progress(share) else 0

@@ -1,0 +1,295 @@
+"""The engine's shared library: where it is, its functions and structs as agf.h declares them, its errors."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import re
+import sys
+import threading
+from ctypes import POINTER, c_char, c_char_p, c_double, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+
+STATUS = (
+    "AGF_OK",
+    "AGF_ERR_ARGUMENT",
+    "AGF_ERR_IO",
+    "AGF_ERR_FORMAT",
+    "AGF_ERR_VERSION",
+    "AGF_ERR_UNSUPPORTED",
+    "AGF_ERR_SHAPE",
+    "AGF_ERR_MEMORY",
+    "AGF_ERR_LIMIT",
+    "AGF_ERR_NUMERIC",
+    "AGF_ERR_STATE",
+    "AGF_ERR_CANCELLED",
+    "AGF_ERR_BUILD",
+)
+METHODS = (
+    "agf",
+    "agf_a",
+    "agf_lc",
+    "gradient",
+    "gradient_x_input",
+    "smoothgrad",
+    "integrated_gradients",
+    "gradcam",
+    "fullgrad",
+    "lrp_a1b0",
+    "lrp_a2b1",
+    "clrp",
+    "sglrp",
+)
+ABLATIONS = {"no_fx": 1, "no_fdx": 2, "no_m": 4, "no_a": 8, "no_reg": 16, "fx_gradcam": 32}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "smoothgrad": ("samples", "seed"),
+    "integrated_gradients": ("steps",),
+    "gradcam": ("layer",),
+}
+OPTIONS.update({method: tuple(ABLATIONS) for method in ("agf", "agf_a", "agf_lc")})
+COLORMAPS = ("seismic", "jet", "viridis", "turbo", "gray")
+RUN_EXPLAIN = 1
+
+
+class Error(RuntimeError):
+    """The engine refused or failed. str(): its message; .status: the name of its code, such as "AGF_ERR_SHAPE"."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = STATUS[code] if 0 <= code < len(STATUS) else f"AGF_ERR_{code}"
+
+    def __reduce__(self) -> tuple[type[Error], tuple[int, str]]:  # so that it survives a process pool
+        return type(self), (self.code, str(self))
+
+
+# The structs of agf.h, field by field; tests/test_python.py compares sizes and offsets with what a C compiler makes.
+
+
+class CError(ctypes.Structure):
+    _fields_ = [("code", c_int), ("message", c_char * 256)]
+
+
+class CInput(ctypes.Structure):
+    _fields_ = [
+        ("channels", c_int),
+        ("height", c_int),
+        ("width", c_int),
+        ("is_picture", c_int),
+        ("channel_order", c_int),
+        ("resize", c_int),
+        ("resize_to", c_int),
+        ("range", c_float),
+        ("mean", c_float * 4),
+        ("std", c_float * 4),
+    ]
+
+
+class CLayer(ctypes.Structure):
+    _fields_ = [
+        ("name", c_char_p),
+        ("op", c_int),
+        ("inputs", c_int),
+        ("shape", c_int * 3),
+        ("kernel", c_int * 2),
+        ("stride", c_int * 2),
+        ("dilation", c_int * 2),
+        ("pad", c_int * 4),
+        ("groups", c_int),
+        ("flat", c_int),
+        ("parameters", c_uint64),
+    ]
+
+
+PROGRESS = ctypes.CFUNCTYPE(c_int, c_void_p, c_double)
+
+
+class CConfig(ctypes.Structure):
+    _fields_ = [
+        ("height", c_int),
+        ("width", c_int),
+        ("threads", c_int),
+        ("low_memory", c_int),
+        ("isa", c_char_p),
+        ("max_bytes", c_size_t),
+        ("allocator", c_void_p),
+        ("memory", c_void_p),
+        ("memory_bytes", c_size_t),
+        ("parallel_for", c_void_p),
+        ("parallel_ctx", c_void_p),
+        ("progress", PROGRESS),
+        ("progress_ctx", c_void_p),
+        ("observer", c_void_p),
+        ("observer_ctx", c_void_p),
+        ("methods", c_uint),
+    ]
+
+
+class CRequest(ctypes.Structure):
+    _fields_ = [
+        ("method", c_int),
+        ("options", c_uint),
+        ("count", c_int),
+        ("classes", POINTER(c_int)),
+        ("difference", c_void_p),
+        ("explained", POINTER(c_int)),
+        ("steps", c_int),
+        ("samples", c_int),
+        ("seed", c_uint64),
+        ("layer", c_int),
+    ]
+
+
+class CRect(ctypes.Structure):
+    _fields_ = [("left", c_double), ("top", c_double), ("width", c_double), ("height", c_double)]
+
+
+class CTimes(ctypes.Structure):
+    _fields_ = [("forward", c_double), ("explain", c_double)]
+
+
+FUNCTIONS = {  # name: (result, arguments)
+    "agf_version": (c_char_p, []),
+    "agf_op_name": (c_char_p, [c_int]),
+    "agf_method_find": (c_int, [c_char_p]),
+    "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
+    "agf_model_close": (None, [c_void_p]),
+    "agf_model_input": (None, [c_void_p, POINTER(CInput)]),
+    "agf_model_name": (c_char_p, [c_void_p]),
+    "agf_model_source": (c_char_p, [c_void_p]),
+    "agf_model_classes": (c_int, [c_void_p]),
+    "agf_model_label": (c_char_p, [c_void_p, c_int]),
+    "agf_model_parameters": (c_uint64, [c_void_p]),
+    "agf_model_file_bytes": (c_uint64, [c_void_p]),
+    "agf_model_layers": (c_int, [c_void_p]),
+    "agf_model_layer": (c_int, [c_void_p, c_int, c_int, c_int, POINTER(CLayer), POINTER(CError)]),
+    "agf_model_layer_input": (c_int, [c_void_p, c_int, c_int]),
+    "agf_session_bytes": (c_int, [c_void_p, POINTER(CConfig), POINTER(c_size_t), POINTER(CError)]),
+    "agf_session_create": (c_int, [c_void_p, POINTER(CConfig), POINTER(c_void_p), POINTER(CError)]),
+    "agf_session_destroy": (None, [c_void_p]),
+    "agf_isa_name": (c_char_p, [c_void_p]),
+    "agf_session_threads": (c_int, [c_void_p]),
+    "agf_run": (c_int, [c_void_p, c_void_p, c_uint, POINTER(CError)]),
+    "agf_logits": (POINTER(c_float), [c_void_p]),
+    "agf_ranked": (c_int, [c_void_p, c_int]),
+    "agf_latent_size": (c_int, [c_void_p]),
+    "agf_latent": (c_int, [c_void_p, c_void_p, POINTER(CError)]),
+    "agf_explain": (c_int, [c_void_p, POINTER(CRequest), c_void_p, POINTER(CError)]),
+    "agf_layer_times": (c_int, [c_void_p, c_int, POINTER(CTimes)]),
+    "agf_picture_to_input": (
+        c_int,
+        [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_size_t, c_void_p, POINTER(CRect), POINTER(CError)],
+    ),
+    "agf_render": (
+        c_int,
+        [c_void_p, c_int, c_int, c_int, c_float, c_void_p, c_int, c_int, c_size_t, c_int, POINTER(CError)],
+    ),
+    "agf_overlay": (
+        c_int,
+        [
+            c_void_p,
+            c_int,
+            c_int,
+            c_int,
+            c_float,
+            c_float,
+            POINTER(CRect),
+            c_void_p,
+            c_int,
+            c_int,
+            c_size_t,
+            POINTER(CError),
+        ],
+    ),
+}
+
+
+# The shared library
+
+
+def library_path() -> str:
+    """Where the engine is: AGF_LIBRARY if set, else beside this file, in ../../build, or installed. OSError: nowhere.
+
+    An absolute path, or a bare name that the system's loader finds.
+    """
+    named = os.environ.get("AGF_LIBRARY")
+    if named:
+        if not os.path.isfile(named):
+            raise OSError(f"AGF_LIBRARY names {named}, which is not a file")
+        return os.path.abspath(named)  # a bare name would be looked for in the loader's folders
+    file_name = {"win32": "agf.dll", "darwin": "libagf.dylib"}.get(sys.platform, "libagf.so")
+    here = os.path.dirname(os.path.abspath(__file__))
+    near = [os.path.join(here, file_name), os.path.join(os.path.dirname(os.path.dirname(here)), "build", file_name)]
+    # Where `make install` puts it. The loader is asked last: its cache may be older than the file.
+    installed = [os.path.join(prefix, "lib", file_name) for prefix in (sys.prefix, "/usr/local", "/usr")]
+    for path in near + installed:
+        if os.path.isfile(path):
+            return path
+    found = ctypes.util.find_library("agf")
+    if found:
+        return found
+    raise OSError(
+        f"the engine is not at {' or '.join(near)}, nor installed: build it with make, install it with make install, "
+        "or set AGF_LIBRARY to its path"
+    )
+
+
+_library: ctypes.CDLL | None = None
+_library_lock = threading.Lock()
+
+
+def library() -> ctypes.CDLL:
+    """The loaded engine, a ctypes.CDLL with all prototypes set; loaded on first use."""
+    global _library
+    with _library_lock:
+        if _library is None:
+            path = library_path()
+            loaded = ctypes.CDLL(path)
+            for name, (result, arguments) in FUNCTIONS.items():
+                try:
+                    function = getattr(loaded, name)
+                except AttributeError:
+                    raise OSError(f"{path} has no function {name}: not the engine, or another version of it") from None
+                function.restype, function.argtypes = result, arguments
+            found = loaded.agf_version().decode()
+            if found.split(".")[0] != "1":
+                raise OSError(f"{path} is version {found} of the engine; this file is written for version 1")
+            _library = loaded
+        return _library
+
+
+def version() -> str:
+    """The version of the engine, such as "1.0.0"."""
+    return library().agf_version().decode()
+
+
+# Control characters (C0 and C1), which a terminal obeys; line and direction marks; bytes that were no UTF-8.
+UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text from a file, such as a label, made safe for a terminal: what is no character to see becomes an escape."""
+    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def check(code: int, error: CError) -> None:
+    """Raise the engine's error, if there is one."""
+    if code:
+        raise Error(code, printable(error.message.decode("utf-8", "replace")))
+
+
+def colormap(name: str) -> int:
+    """The engine's number of a colormap."""
+    if name not in COLORMAPS:
+        raise ValueError(f"no colormap {name!r}; there are {', '.join(COLORMAPS)}")
+    return COLORMAPS.index(name)
+
+
+def method_number(name: str) -> int:
+    """The engine's number of a method."""
+    if name not in METHODS:
+        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    number = library().agf_method_find(name.encode())
+    if number < 0:
+        raise ValueError(f"this engine was built without the method {name}")
+    return number
