@@ -48,7 +48,7 @@ def missing_file(*paths: str) -> str:
 
 
 def missing_library(agf) -> str:
-    """Why the library that tools/agf.py binds cannot be tested; "" if it can."""
+    """Why the library that tools/agf binds cannot be tested; "" if it can."""
     try:
         agf.library()
     except OSError as problem:

@@ -226,7 +226,7 @@ def test_pictures():
         check(np.array_equal(picture, before), "render leaves the caller's picture alone")
         check(np.array_equal(model.render(heat, over=picture, alpha=0.0), picture), "alpha 0 shows the picture")
         check(not np.array_equal(over, picture), "the overlay shows something")
-        check(np.array_equal(model.render(heat, over=Image.fromarray(picture)), over), "over a Pillow image")
+        check(np.array_equal(model.render(heat, "seismic", over=Image.fromarray(picture)), over), "over a Pillow image")
         plain = model.render(np.array([[1.0, 0.0, -1.0]], np.float32), "seismic")
         check(plain.shape == (1, 3, 3), "the map's size")
         check(plain[0, 0, 0] > plain[0, 0, 2] and plain[0, 2, 2] > plain[0, 2, 0], "red for, blue against")
@@ -287,6 +287,11 @@ def test_explain_in_one_call():
         check(np.array_equal(np.load("why.npy"), expected), "an array")
         check(why._repr_png_().startswith(b"\x89PNG"), "a notebook's picture")
         check(model.explain(x).overlay().size == (40, 32), "a tensor has no picture")
+        box = why.box(1.0)
+        rows, columns = np.nonzero(why.map > 0)
+        check(
+            box[:4] == (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1), f"the whole evidence: {box}"
+        )
         again = pickle.loads(pickle.dumps(why))
         check(np.array_equal(again.maps, why.maps) and again.labels == why.labels, "an Explanation is plain data")
 
@@ -817,6 +822,7 @@ def test_struct_layouts():
         "agf_request": engine.CRequest,
         "agf_rect": engine.CRect,
         "agf_times": engine.CTimes,
+        "agf_box": engine.CBox,
     }
     lines, expected = [], []
     for name, mirror in structs.items():

@@ -1284,9 +1284,7 @@ def plot_sheet(plan, records, count):
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
             axis.set_title(report.plain(textwrap.fill(method.text.replace(":", ": "), 16)), fontsize=6)
             if problem is None:
-                # A few extreme pixels would leave the rest pale.
-                strong = float(np.quantile(np.abs(heat), 0.995)) or 0.0
-                layer = Image.fromarray(subject.model.render(heat, "seismic", vmax=strong, transparent=True))
+                layer = Image.fromarray(subject.model.render(heat, transparent=True))
                 axis.imshow(Image.alpha_composite(gray, layer))
             else:
                 axis.text(0.5, 0.5, "no map", ha="center", va="center", fontsize=8)

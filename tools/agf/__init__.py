@@ -11,7 +11,7 @@ and step by step, for what has to be fast or is not a picture:
     with agf.Model("net.agf") as model, model.session(threads=4) as session:
         session.run(model.preprocess(picture))          # numpy uint8 [height, width, 3], or a Pillow image
         maps = session.explain(classes=[281, 207])      # numpy float32 [2, H, W]
-        seen = model.render(maps[0], "seismic", over=picture)
+        seen = model.render(maps[0], over=picture)
 
 Needs numpy, and Pillow where paths and figures are wanted, and the engine's shared library (`make` builds it), which is
 looked for where AGF_LIBRARY says, in this folder, in ../../build, and where `make install` puts it. What the calls mean
@@ -26,12 +26,24 @@ at the next layer.
 """
 
 from .arrays import as_picture
-from .engine import ABLATIONS, COLORMAPS, METHODS, Error, library, library_path, printable, version
-from .explanation import Explanation, read_picture
+from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
+from .explanation import Box, Explanation, read_picture
 from .model import Input, Layer, Model, Rect, Session, Times, overlay, render
+
+METHODS: tuple[str, ...]
+COLORMAPS: tuple[str, ...]
+
+
+def __getattr__(name: str) -> tuple[str, ...]:
+    """METHODS and COLORMAPS: the library is asked, and need not be there before."""
+    if name in ("METHODS", "COLORMAPS"):
+        return methods() if name == "METHODS" else colormaps()
+    raise AttributeError(f"module 'agf' has no attribute {name!r}")
+
 
 __all__ = [
     "ABLATIONS",
+    "Box",
     "COLORMAPS",
     "Error",
     "Explanation",
@@ -43,8 +55,10 @@ __all__ = [
     "Session",
     "Times",
     "as_picture",
+    "colormaps",
     "library",
     "library_path",
+    "methods",
     "overlay",
     "printable",
     "read_picture",

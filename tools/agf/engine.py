@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
+import itertools
 import os
 import re
 import sys
@@ -25,21 +27,6 @@ STATUS = (
     "AGF_ERR_CANCELLED",
     "AGF_ERR_BUILD",
 )
-METHODS = (
-    "agf",
-    "agf_a",
-    "agf_lc",
-    "gradient",
-    "gradient_x_input",
-    "smoothgrad",
-    "integrated_gradients",
-    "gradcam",
-    "fullgrad",
-    "lrp_a1b0",
-    "lrp_a2b1",
-    "clrp",
-    "sglrp",
-)
 ABLATIONS = {"no_fx": 1, "no_fdx": 2, "no_m": 4, "no_a": 8, "no_reg": 16, "fx_gradcam": 32}
 OPTIONS: dict[str, tuple[str, ...]] = {
     "smoothgrad": ("samples", "seed"),
@@ -47,7 +34,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "gradcam": ("layer",),
 }
 OPTIONS.update({method: tuple(ABLATIONS) for method in ("agf", "agf_a", "agf_lc")})
-COLORMAPS = ("seismic", "jet", "viridis", "turbo", "gray")
+# Methods whose maps are never negative (agf_method in agf.h).
+ONE_SIDED = ("gradient", "smoothgrad", "gradcam", "fullgrad")
 RUN_EXPLAIN = 1
 
 
@@ -144,6 +132,17 @@ class CRect(ctypes.Structure):
     _fields_ = [("left", c_double), ("top", c_double), ("width", c_double), ("height", c_double)]
 
 
+class CBox(ctypes.Structure):
+    _fields_ = [
+        ("left", c_int),
+        ("top", c_int),
+        ("width", c_int),
+        ("height", c_int),
+        ("x", c_double),
+        ("y", c_double),
+    ]
+
+
 class CTimes(ctypes.Structure):
     _fields_ = [("forward", c_double), ("explain", c_double)]
 
@@ -151,6 +150,7 @@ class CTimes(ctypes.Structure):
 FUNCTIONS = {  # name: (result, arguments)
     "agf_version": (c_char_p, []),
     "agf_op_name": (c_char_p, [c_int]),
+    "agf_method_name": (c_char_p, [c_int]),
     "agf_method_find": (c_int, [c_char_p]),
     "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
     "agf_model_close": (None, [c_void_p]),
@@ -180,6 +180,10 @@ FUNCTIONS = {  # name: (result, arguments)
         c_int,
         [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_size_t, c_void_p, POINTER(CRect), POINTER(CError)],
     ),
+    "agf_colormap_find": (c_int, [c_char_p]),
+    "agf_colormap_name": (c_char_p, [c_int]),
+    "agf_map_scale": (c_float, [c_void_p, c_int, c_int]),
+    "agf_map_box": (c_int, [c_void_p, c_int, c_int, c_double, POINTER(CBox), POINTER(CError)]),
     "agf_render": (
         c_int,
         [c_void_p, c_int, c_int, c_int, c_float, c_void_p, c_int, c_int, c_size_t, c_int, POINTER(CError)],
@@ -278,18 +282,35 @@ def check(code: int, error: CError) -> None:
         raise Error(code, printable(error.message.decode("utf-8", "replace")))
 
 
+@functools.cache
+def names_of(function: str) -> tuple[str, ...]:
+    """The names that a function of the engine gives to 0, 1, 2 ..., up to "?"."""
+    names = (getattr(library(), function)(number).decode() for number in itertools.count())
+    return tuple(itertools.takewhile(lambda name: name != "?", names))
+
+
+def methods() -> tuple[str, ...]:
+    """The methods, in agf.h's order."""
+    return names_of("agf_method_name")
+
+
+def colormaps() -> tuple[str, ...]:
+    """The colormaps, in agf.h's order."""
+    return names_of("agf_colormap_name")
+
+
 def colormap(name: str) -> int:
     """The engine's number of a colormap."""
-    if name not in COLORMAPS:
-        raise ValueError(f"no colormap {name!r}; there are {', '.join(COLORMAPS)}")
-    return COLORMAPS.index(name)
+    if name not in colormaps():
+        raise ValueError(f"no colormap {name!r}; there are {', '.join(colormaps())}")
+    return colormaps().index(name)
 
 
 def method_number(name: str) -> int:
     """The engine's number of a method."""
-    if name not in METHODS:
-        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    number = library().agf_method_find(name.encode())
+    if name not in methods():
+        raise ValueError(f"no method {name!r}; there are {', '.join(methods())}")
+    number = int(library().agf_method_find(name.encode()))
     if number < 0:
         raise ValueError(f"this engine was built without the method {name}")
     return number

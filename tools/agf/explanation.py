@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from ctypes import byref
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_picture, is_image
-from .engine import printable
+from .arrays import as_map, as_picture, is_image
+from .engine import ONE_SIDED, CBox, CError, check, library, printable
 
 # Pillow knows many more formats, and starts other programs for some (PostScript, whatever the file is called).
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -44,6 +45,17 @@ def is_batch(photo: Any) -> bool:
         return False
     dimensions = getattr(photo, "ndim", None)
     return dimensions == 4 if dimensions is not None else hasattr(photo, "__iter__")
+
+
+class Box(NamedTuple):
+    """Where evidence lies, in pixels of a map; x, y: its centre of mass, 0.5, 0.5 being the first pixel's middle."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    x: float
+    y: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,27 +116,32 @@ class Explanation:
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
 
-    def overlay(
-        self, cmap: str = "seismic", vmax: float | None = None, alpha: float = 0.8, colour: bool = False
-    ) -> Any:
+    def overlay(self, cmap: str | None = None, vmax: float = 0.0, alpha: float = 0.8, colour: bool = False) -> Any:
         """The maps over the picture, side by side, as a Pillow image; a tensor's maps by themselves.
 
-        cmap, alpha: as in Model.render(). vmax: the magnitude at the colormap's end; None: each map's 99.5 % quantile,
-        because a few extreme pixels would leave the rest pale. colour: over the picture in its colours, not in gray.
+        cmap, vmax, alpha: as in Model.render(); None: rdbu, viridis for methods whose maps are never negative. colour:
+        over the picture in its colours, not in gray.
         """
         from PIL import Image
 
         from .model import overlay, render
 
-        tiles = []
-        for heat in self.maps:
-            scale = float(np.quantile(np.abs(heat), 0.995)) if vmax is None else vmax
-            if self.picture is None:
-                tiles.append(render(heat, cmap, vmax=scale))
-            else:
-                below = self.picture if colour else as_picture(Image.fromarray(self.picture).convert("L"))
-                tiles.append(overlay(heat, below, self.seen, cmap, scale, alpha))
+        cmap = cmap or ("viridis" if self.method in ONE_SIDED else "rdbu")
+        if self.picture is None:
+            tiles = [render(heat, cmap, vmax=vmax) for heat in self.maps]
+        else:
+            below = self.picture if colour else as_picture(Image.fromarray(self.picture).convert("L"))
+            tiles = [overlay(heat, below, self.seen, cmap, vmax, alpha) for heat in self.maps]
         return Image.fromarray(np.concatenate(tiles, 1))
+
+    def box(self, share: float = 0.9) -> Box:
+        """The first map's box of positive evidence: beyond each side lies at most (1 - share) / 2 of it.
+
+        Error (AGF_ERR_NUMERIC) where nothing speaks for the class.
+        """
+        heat, found, error = as_map(self.map), CBox(), CError()
+        check(library().agf_map_box(heat.ctypes.data, *heat.shape, share, byref(found), byref(error)), error)
+        return Box(found.left, found.top, found.width, found.height, found.x, found.y)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write overlay(**options) in the format of the file name's ending; .npy: the maps, float32 [n, H, W]."""

@@ -371,7 +371,7 @@ class Model(_Uncopyable):
     def render(
         self,
         map: ArrayLike,
-        cmap: str = "seismic",
+        cmap: str = "rdbu",
         over: Any = None,
         size: tuple[int, int] | None = None,
         vmax: float = 0.0,
@@ -384,7 +384,7 @@ class Model(_Uncopyable):
         it that the network saw, evidence of magnitude vmax with opacity alpha. Without `over`: size = (height, width)
         of the result (None: the map's), and transparent=True makes it [height, width, 4], clear where there is no
         evidence.
-        vmax: the value at the end of the colormap (0: the map's largest magnitude).
+        vmax: the value at the end of the colormap (0: the magnitude that 0.5 % of the pixels exceed).
         """
         values = as_map(map)
         if over is None:
@@ -397,7 +397,7 @@ class Model(_Uncopyable):
 
 def render(
     map: ArrayLike,
-    cmap: str = "seismic",
+    cmap: str = "rdbu",
     size: tuple[int, int] | None = None,
     vmax: float = 0.0,
     transparent: bool = False,
@@ -427,7 +427,7 @@ def render(
 
 
 def overlay(
-    map: ArrayLike, over: Any, seen: Rect, cmap: str = "seismic", vmax: float = 0.0, alpha: float = 0.8
+    map: ArrayLike, over: Any, seen: Rect, cmap: str = "rdbu", vmax: float = 0.0, alpha: float = 0.8
 ) -> Picture:
     """A map over the part `seen` of a picture; the arguments are those of Model.render()."""
     values, number, error = as_map(map), colormap(cmap), CError()
