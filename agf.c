@@ -120,16 +120,90 @@ AGF_API int agf_method_find(const char *name) {
   return -1;
 }
 
+/* Bytes of the UTF-8 character at p; 0 for what must not stand in a message: a control character, or what is no UTF-8. */
+static int agf_character(const unsigned char *p) {
+  int i, n = p[0] < 0x80 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+  if (n == 1) return p[0] >= 32 && p[0] != 127;
+  if (p[0] < 0xc2 || p[0] > 0xf4 || (p[0] == 0xc2 && p[1] < 0xa0)) return 0;
+  if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+      (p[0] == 0xf4 && p[1] > 0x8f))
+    return 0;
+  for (i = 1; i < n; i++)
+    if ((p[i] & 0xc0) != 0x80) return 0;
+  return n;
+}
+
+/* n bytes of text behind what is in out[room] already; out NULL: counted only. What does not fit is left out. */
+static void agf_put(char *out, size_t room, size_t *taken, const char *text, size_t n) {
+  if (out && n > room - *taken) return;
+  if (out) memcpy(out + *taken, text, n);
+  *taken += n;
+}
+
+/* A string, without its middle where it is longer than `longest` bytes. */
+static void agf_put_string(char *out, size_t room, size_t *taken, const char *text, size_t longest) {
+  size_t length = 0, head, tail, at = 0;
+  int n, cut = 0;
+  const char *p;
+  for (p = text; *p; p += n ? n : 1) length += (n = agf_character((const unsigned char *)p)) ? (size_t)n : 1;
+  head = length <= longest ? length : longest < 4 ? 0 : (longest - 2) / 2;
+  tail = length <= longest || longest < 4 ? 0 : longest - 3 - head;
+  for (p = text; *p; p += n ? n : 1) {
+    size_t bytes = (n = agf_character((const unsigned char *)p)) ? (size_t)n : 1;
+    if (at + bytes <= head || at >= length - tail)
+      agf_put(out, room, taken, n ? p : "?", bytes);
+    else if (!cut++)
+      agf_put(out, room, taken, "...", 3);
+    at += bytes;
+  }
+}
+
+/* What printf makes of %d, %u, %x, %lld, %llu, %g and %s. Returns the bytes that it takes, the closing 0 not among them. */
+static size_t agf_format(char *out, size_t room, size_t longest, const char *format, va_list args) {
+  size_t taken = 0;
+  for (; *format; format++) {
+    char spec[16], number[64];
+    int n = 0, wide;
+    if (*format != '%') {
+      agf_put(out, room, &taken, format, 1);
+      continue;
+    }
+    do spec[n++] = *format++;
+    while (!strchr("duxgs", *format) && n < 14);
+    wide = spec[n - 1] == 'l';
+    spec[n++] = *format;
+    spec[n] = 0;
+    if (*format == 's')
+      agf_put_string(out, room, &taken, va_arg(args, const char *), longest);
+    else if (*format == 'g')
+      n = snprintf(number, sizeof number, spec, va_arg(args, double));
+    else if (wide)
+      n = snprintf(number, sizeof number, spec, va_arg(args, long long));
+    else
+      n = snprintf(number, sizeof number, spec, va_arg(args, int));
+    if (*format != 's') agf_put(out, room, &taken, number, (size_t)n);
+  }
+  return taken;
+}
+
+/* Names and paths come from outside and may be of any length: the longest are shortened, in their middle, so that what the message
+ * says of them stays. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
 static agf_status
 agf_fail(agf_error *err, agf_status code, const char *format, ...) {
   if (err) {
-    va_list args;
+    size_t longest = 0, step, room = sizeof err->message - 1;
+    va_list args, again;
     err->code = code;
     va_start(args, format);
-    vsnprintf(err->message, sizeof err->message, format, args);
+    for (step = sizeof err->message / 2; step; step /= 2) {
+      va_copy(again, args);
+      if (agf_format(NULL, 0, longest + step, format, again) <= room) longest += step;
+      va_end(again);
+    }
+    err->message[agf_format(err->message, room, longest, format, args)] = 0;
     va_end(args);
   }
   return code;
@@ -922,10 +996,13 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
 #endif
   if (st == AGF_OK) st = agf_parse(m, config ? config->max_bytes : 0, err);
   if (st != AGF_OK) {
-    if (path && err && err->code != AGF_ERR_IO && err->code != AGF_ERR_MEMORY && strncmp(err->message, path, strlen(path))) {
-      char message[sizeof err->message];
+    if (path && err && m->data) { /* opened, then refused: by a message that does not name the file yet */
+      char message[sizeof err->message], name[sizeof err->message];
+      size_t room = sizeof message - sizeof ": ", length = strlen(err->message), n = 0;
       memcpy(message, err->message, sizeof message);
-      agf_fail(err, st, "%.120s: %.*s", path, (int)(sizeof message - 124), message);
+      agf_put_string(name, sizeof name - 1, &n, path, length < room - 60 ? room - length : 60);
+      name[n] = 0;
+      agf_fail(err, st, "%s: %s", name, message);
     }
     agf_model_close(m);
     return st;
@@ -1190,14 +1267,16 @@ struct agf_session {
   uint64_t stay_bytes; /* of buffers that live all the time; they come first */
   unsigned char *arena;
   uint64_t arena_bytes;
-  int logits, order, seed, dz, scratch;               /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
-  int logits_difference, difference, difference_mask; /* label-free: its z and its tensor in the latent's place */
+  int logits, order, seed, dz, scratch;    /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
+  int logits_difference, order_difference; /* label-free: its z and their ranks */
+  int difference, difference_mask;         /* label-free: its tensor in the latent's place */
   uint64_t scratch_bytes;
   uint64_t largest_plain; /* bytes of input and output of the largest plain convolution, the last step left out */
   unsigned methods;       /* bits of those that the memory was planned for */
   int local;              /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
   int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
   int ran;
+  int busy;           /* a call works with it */
   unsigned run_flags; /* of the last run */
   unsigned bad;       /* set by tasks: a non-finite activation, or g outside cam */
   float lo, hi;       /* of the image */
@@ -1611,6 +1690,7 @@ static agf_status agf_plan(agf_session *s, agf_error *err) {
   s->difference_mask = s->tensor[s->in[s->step[s->steps - 1].in]].mask;
   if (s->difference_mask >= 0) s->difference_mask = agf_buf(s, s->buffer[s->difference_mask].bytes, 0, end);
   s->order = agf_buf(s, k * sizeof(int), 0, end);
+  s->order_difference = agf_buf(s, k * sizeof(int), 0, end);
   s->seed = agf_buf(s, k * 3 * sizeof(double), 0, end);
   s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
   s->scratch_bytes = agf_align_up64(s->scratch_bytes);
@@ -1695,6 +1775,9 @@ struct agf_pool {
   int busy, stop;
   int looks; /* at a value that is about to change, before sleeping */
   agf_job *job;
+#ifndef _WIN32
+  pid_t process; /* whose threads they are */
+#endif
 };
 
 /* Looks between jobs: 60 microseconds on Zen 5, where a look takes longest. */
@@ -1749,10 +1832,20 @@ static void *agf_pool_main(void *arg) {
   return NULL;
 }
 
+/* Whether this is the child of a fork(): it has the session's memory, but none of its threads, and what they held is held for ever. */
+static int agf_pool_left(const agf_session *s) {
+#ifdef _WIN32
+  (void)s;
+  return 0;
+#else
+  return s->pool && s->pool->process != getpid();
+#endif
+}
+
 static void agf_pool_stop(agf_session *s) {
   agf_pool *p = s->pool;
   int i;
-  if (!p) return;
+  if (!p || agf_pool_left(s)) return;
   pthread_mutex_lock(&p->mutex);
   p->stop = 1;
   pthread_cond_broadcast(&p->wake);
@@ -1782,6 +1875,9 @@ static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
     pthread_mutex_destroy(&p->mutex);
     return agf_fail(err, AGF_ERR_MEMORY, "a condition variable cannot be made");
   }
+#ifndef _WIN32
+  p->process = getpid();
+#endif
   s->pool = p;
   while (p->workers < s->threads - 1) {
     if (pthread_create(&p->thread[p->workers], NULL, agf_pool_main, p)) {
@@ -1807,6 +1903,10 @@ static void agf_pool_run(agf_pool *p, agf_job *job) {
   pthread_mutex_unlock(&p->mutex);
 }
 #else
+static int agf_pool_left(const agf_session *s) {
+  (void)s;
+  return 0;
+}
 static void agf_pool_stop(agf_session *s) { (void)s; }
 static size_t agf_pool_bytes(int threads) { return (size_t)threads; }
 static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
@@ -4895,7 +4995,7 @@ static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
   const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
   if (name && !*name) name = NULL;
   if (agf_kernels_choose(&s->k, name)) return AGF_OK;
-  return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%.32s\" is unknown or not available on this machine", name);
+  return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%s\" is unknown or not available on this machine", name);
 }
 
 /* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as
@@ -5034,6 +5134,50 @@ AGF_API void agf_session_destroy(agf_session *session) {
 AGF_API const char *agf_isa_name(const agf_session *session) { return session->k.isa; }
 AGF_API int agf_session_threads(const agf_session *session) { return session->threads; }
 
+/* MARK: calls -----------------------------------------------------------------------------------------------------------------
+ * What every call that works with a session asks first: whether it may now, and whether the caller's arrays lie where they may. */
+
+/* Marks the session as at work. What is open is whether another thread races for it: where atomics are not to be had, a second call
+ * may be missed. */
+static agf_status agf_begin_call(agf_session *s, const char *who, agf_error *err) {
+  int busy;
+  if (agf_pool_left(s))
+    return agf_fail(
+        err, AGF_ERR_STATE,
+        "%s: after fork() the session's threads are in the parent process alone: the child makes a session of its own, or "
+        "the parent one of 1 thread",
+        who);
+#if defined(__GNUC__)
+  busy = __atomic_exchange_n(&s->busy, 1, __ATOMIC_ACQUIRE);
+#else
+  busy = s->busy;
+  s->busy = 1;
+#endif
+  if (busy)
+    return agf_fail(err, AGF_ERR_STATE, "%s: the session is at work: called from one of its own callbacks, or from another thread",
+                    who);
+  return AGF_OK;
+}
+
+static void agf_end_call(agf_session *s) {
+#if defined(__GNUC__)
+  __atomic_store_n(&s->busy, 0, __ATOMIC_RELEASE);
+#else
+  s->busy = 0;
+#endif
+}
+
+/* Whether two arrays share memory. */
+static int agf_overlap(const void *a, size_t bytes_a, const void *b, size_t bytes_b) {
+  uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
+  return p < q ? q - p < bytes_a : p - q < bytes_b;
+}
+
+/* An array that a call reads or writes must lie outside of what the engine works in. */
+static int agf_overlaps_session(const agf_session *s, const void *array, size_t bytes) {
+  return agf_overlap(array, bytes, s, s->bytes) || agf_overlap(array, bytes, s->model->data, s->model->bytes);
+}
+
 /* MARK: running ---------------------------------------------------------------------------------------------------------------
  * The API's first verb, and what can be read after it. */
 
@@ -5130,14 +5274,21 @@ static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags
 }
 
 AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err) {
+  const agf_tensor *image;
   agf_fp_state fp;
   agf_status st;
   agf_clear(err);
   if (!session || !chw || !agf_aligned4(chw) || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL or misaligned argument or unknown flags 0x%x", flags);
+  image = &session->tensor[0];
+  if (agf_overlap(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof *chw, session, session->bytes))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: the image lies in the session's own memory");
+  st = agf_begin_call(session, "agf_run", err);
+  if (st != AGF_OK) return st;
   fp = agf_fp_enter();
   st = agf_run_steps(session, chw, flags, err);
   agf_fp_leave(fp);
+  agf_end_call(session);
   return st;
 }
 
@@ -5164,7 +5315,10 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
   agf_clear(err);
   if (!session || !latent || !agf_aligned4(latent))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: a NULL or misaligned argument");
+  if (session->busy) return agf_fail(err, AGF_ERR_STATE, "agf_latent: the session is at work, and so is its latent vector");
   if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_latent before agf_run");
+  if (agf_overlaps_session(session, latent, (size_t)agf_latent_size(session) * sizeof *latent))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: the vector would lie in the session's or the model's memory");
   t = agf_latent_tensor(session);
   x = agf_x(session, t);
   for (c = 0; c < t->c; c++)
@@ -5896,7 +6050,7 @@ static agf_status agf_take_difference(agf_session *s, const float *chw, const fl
 
 static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *maps, agf_error *err) {
   const float *z = agf_floats(s, s->logits), *at = agf_x(s, agf_latent_tensor(s));
-  int *order = (int *)agf_at(s, s->order);
+  int *order = (int *)agf_at(s, q->difference ? s->order_difference : s->order);
   int i, classes = s->model->classes;
   agf_explain_state e;
   agf_status st = agf_check_contrast(s, q->method, err);
@@ -5921,7 +6075,6 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
 #endif
       st = agf_explain_class(s, q->method, &e, z, at, base, share, map, err);
   }
-  if (q->difference) agf_rank(agf_floats(s, s->logits), classes, order);
   return st;
 }
 
@@ -5943,8 +6096,28 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
   if (q->method == AGF_METHOD_SMOOTHGRAD && q->samples < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "smoothgrad of %d samples", q->samples);
   if (q->method == AGF_METHOD_GRADCAM && (q->layer < 0 || q->layer > s->model->nodes))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam at layer %d: the network has layers 0 to %d", q->layer - 1,
-                    s->model->nodes - 1);
+    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam with layer = %d: the network has layers 0 to %d, which are 1 to %d here",
+                    q->layer, s->model->nodes - 1, s->model->nodes);
+  return AGF_OK;
+}
+
+/* The arrays of a request against each other. A difference is taken over before any map is written, so that maps may lie over it;
+ * classes and what was explained may be one array, as each is read before it is written. */
+static agf_status agf_check_arrays(const agf_session *s, const agf_request *q, const float *maps, agf_error *err) {
+  int overflow = 0;
+  size_t plane = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w * sizeof *maps;
+  size_t bytes = agf_mul_size(plane, (size_t)q->count, &overflow), list = agf_mul_size((size_t)q->count, sizeof(int), &overflow);
+  if (overflow || bytes > UINTPTR_MAX - (uintptr_t)maps)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: %d maps of %llu bytes do not fit this machine's memory", q->count,
+                    (unsigned long long)plane);
+  if (agf_overlaps_session(s, maps, bytes) || (q->explained && agf_overlaps_session(s, q->explained, list)))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: maps or explained would lie in the session's or the model's memory");
+  if (agf_overlap(maps, bytes, q, sizeof *q) || (q->classes && agf_overlap(maps, bytes, q->classes, list)) ||
+      (q->explained && agf_overlap(maps, bytes, q->explained, list)))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: %d maps would overlap the request, its classes or explained", q->count);
+  if (q->explained && (agf_overlap(q->explained, list, q, sizeof *q) ||
+                       (q->classes && q->classes != q->explained && agf_overlap(q->explained, list, q->classes, list))))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: explained would overlap the request or its classes");
   return AGF_OK;
 }
 
@@ -5966,9 +6139,13 @@ AGF_API agf_status agf_explain(agf_session *session, const agf_request *request,
     if (request->classes[i] < 0 || request->classes[i] >= session->model->classes)
       return agf_fail(err, AGF_ERR_ARGUMENT, "class %d does not exist: the network has classes 0 to %d", request->classes[i],
                       session->model->classes - 1);
+  st = agf_check_arrays(session, request, maps, err);
+  if (st == AGF_OK) st = agf_begin_call(session, "agf_explain", err);
+  if (st != AGF_OK) return st;
   fp = agf_fp_enter();
   st = agf_explain_all(session, request, maps, err);
   agf_fp_leave(fp);
+  agf_end_call(session);
   return st;
 }
 

@@ -14,7 +14,12 @@
  *    that names what is wrong and where. On an error, outputs through pointers are NULL or unspecified, and nothing leaks.
  *  - Pointers it returns belong to the object they came from and live as long as it does; no other ownership passes.
  *  - A model is immutable: any number of threads may share one. A session is used by one thread at a time; any number of
- *    sessions may work side by side.
+ *    sessions may work side by side. A call for a session that is at work, from one of its own callbacks or from another thread,
+ *    is AGF_ERR_STATE; callbacks return, and do not destroy the session.
+ *  - After fork() the child may go on with the model, with new sessions, and with those that have no threads of their own. One that
+ *    has threads lost them: running and explaining are AGF_ERR_STATE there, destroying it is allowed and waits for nobody.
+ *  - Arrays that a call writes overlap neither each other nor what it reads, nor the memory of the session and the model, but where
+ *    their function says so. Overlaps that can be told are AGF_ERR_ARGUMENT.
  *  - The same input gives the same bits on every instruction set, thread count and compiler. The caller's rounding mode and
  *    flush-to-zero bits are set aside while the engine works and given back.
  *
@@ -57,14 +62,14 @@ typedef enum agf_status {
   AGF_ERR_MEMORY,      /* the allocator gave NULL, or the caller's memory is too small */
   AGF_ERR_LIMIT,       /* more than max_bytes or the address space, or a count beyond the engine's caps */
   AGF_ERR_NUMERIC,     /* a non-finite activation, a map without support (all zeros before normalisation), an image of one value */
-  AGF_ERR_STATE,       /* called in the wrong order (agf_explain before agf_run) */
+  AGF_ERR_STATE,       /* called in the wrong order (agf_explain before agf_run), from a callback, or after fork() */
   AGF_ERR_CANCELLED,   /* the progress callback asked to stop */
   AGF_ERR_BUILD        /* compiled with options that break the promise of equal bits (-ffast-math, forced contraction) */
 } agf_status;
 
 typedef struct agf_error {
   agf_status code;
-  char message[256]; /* one line of UTF-8, NUL-terminated, truncated if need be */
+  char message[256]; /* one line of UTF-8, NUL-terminated; long names and paths lose their middle, what is no text is '?' */
 } agf_error;
 
 /* A static string such as "AGF_ERR_SHAPE". Never NULL. */
@@ -76,8 +81,9 @@ AGF_API const char *agf_version(void);
 /* ---- Memory ------------------------------------------------------------------------------------------------------------ */
 
 /* Where the engine gets memory. alloc returns 64-byte aligned memory or NULL; free takes back what alloc gave. Both are called
- * only from model and session creation and destruction and from agf_picture_to_input: nothing is allocated while running or
- * explaining. NULL instead of a struct: malloc and free. */
+ * only from model and session creation and destruction and, for the time of the call, from agf_session_bytes, agf_model_layer (for
+ * another size than the nominal one) and agf_picture_to_input: nothing is allocated while running or explaining. NULL instead of a
+ * struct: malloc and free. */
 typedef struct agf_allocator {
   void *(*alloc)(void *ctx, size_t bytes);
   void (*free)(void *ctx, void *memory, size_t bytes);
@@ -159,7 +165,8 @@ typedef struct agf_layer {
 } agf_layer;
 
 AGF_API int agf_model_layers(const agf_model *model); /* number of nodes, in topological order */
-/* Layer i at input size height x width (0, 0: nominal). AGF_ERR_SHAPE names the layer that cannot take the size. */
+/* Layer i at input size height x width (0, 0: nominal). AGF_ERR_SHAPE names the layer that cannot take the size. Takes scratch from
+ * the model's allocator where the size is not the nominal one. */
 AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, int width, agf_layer *layer, agf_error *err);
 /* Layer i's input j: 0 is the image, n + 1 the output of layer n; -1 out of range. */
 AGF_API int agf_model_layer_input(const agf_model *model, int i, int j);
@@ -235,7 +242,8 @@ typedef struct agf_session_config {
   unsigned methods;
 } agf_session_config;
 
-/* The memory that a session with this config needs, everything included, the caller's maps not. config may be NULL. */
+/* The memory that a session with this config needs, everything included, the caller's maps not. config may be NULL. Plans the session
+ * in memory from the config's allocator, which it gives back. */
 AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_config *config, size_t *bytes, agf_error *err);
 
 /* Create a session. All memory is planned and taken here. config may be NULL; it is copied, what it points to is not. */
@@ -254,7 +262,7 @@ enum {
   AGF_RUN_EXPLAIN = 1 /* also form |W||x| in the forward pass: the first agf_explain is faster by it, with the same bits */
 };
 
-/* Run the network on one image, [C][H][W] floats, preprocessed. The image is copied. A non-finite value in it or in any
+/* Run the network on one image, [C][H][W] floats, preprocessed. The image is copied: maps may take its place. A non-finite value in it or in any
  * activation is AGF_ERR_NUMERIC. */
 AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err);
 
@@ -285,9 +293,10 @@ typedef struct agf_request {
   const int *classes; /* [count] classes; NULL: the ranks 0 .. count - 1 */
   /* Label-free procedure (agf-spec): the difference of this picture's latent vector and its nearest neighbour's,
    * [agf_latent_size] floats in CHW order, takes the latent vector's place in the seed; ranks then count the classifier's
-   * logits of the difference. NULL: the ordinary seed. AGF and agf_a only. */
+   * logits of the difference. It is taken over before a map is written: maps may take its place. NULL: the ordinary seed. AGF and
+   * agf_a only. */
   const float *difference;
-  int *explained;     /* [count], out: the class of each map; NULL: not wanted */
+  int *explained;     /* [count], out: the class of each map; may be `classes`; NULL: not wanted */
   int steps;          /* integrated_gradients: images between the zero image and this one; 0: 50 */
   int samples;        /* smoothgrad: noisy images; 0: 50 */
   uint64_t seed;      /* smoothgrad: of the noise; the same seed gives the same map on every machine */

@@ -5,6 +5,8 @@
 #include "../agf.h"
 #include "ledger.h"
 #include <fenv.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 typedef struct fixture {
   agf_model *model;
@@ -552,6 +554,273 @@ static void test_box_of_a_map(void) {
   CHECK(refused(agf_map_box(map, 20, 30, 0, &box, &err), &err, AGF_ERR_ARGUMENT, "share"), "no share: %s", err.message);
 }
 
+/* Calls from a session's own callbacks: each must be refused, and what was under way must not notice. */
+typedef struct intruder {
+  agf_session *s;
+  const float *x;
+  float *map, *latent;
+  int calls, odd; /* times that it tried; answers that were not AGF_ERR_STATE with a message */
+} intruder;
+
+static void intrude(intruder *in) {
+  agf_request q;
+  agf_error err;
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  if (!in->s) return;
+  in->calls++;
+  in->odd += !refused(agf_explain(in->s, &q, in->map, &err), &err, AGF_ERR_STATE, "agf_explain");
+  in->odd += !refused(agf_run(in->s, in->x, 0, &err), &err, AGF_ERR_STATE, "callback");
+  in->odd += !refused(agf_latent(in->s, in->latent, &err), &err, AGF_ERR_STATE, "agf_latent");
+}
+
+static void intruding_observer(void *ctx, const agf_observation *o) {
+  (void)o;
+  intrude((intruder *)ctx);
+}
+
+static int intruding_progress(void *ctx, double done) {
+  (void)done;
+  intrude((intruder *)ctx);
+  return 0;
+}
+
+static void test_callbacks(void) {
+  fixture f = open_case("squeeze_tiny");
+  size_t plane = sizeof(float) * (size_t)f.pixels;
+  float *want, *map = (float *)malloc(plane);
+  agf_session_config c;
+  agf_request q;
+  agf_error err;
+  intruder in;
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  memset(&in, 0, sizeof in);
+  q.count = 1;
+  want = explain(&f, NULL, 0, 1, &err);
+  c.observer = intruding_observer;
+  c.progress = intruding_progress;
+  c.observer_ctx = c.progress_ctx = &in;
+  in.x = f.x;
+  in.map = (float *)malloc(plane);
+  agf_session_create(f.model, &c, &in.s, &err);
+  in.latent = (float *)malloc(sizeof(float) * (size_t)agf_latent_size(in.s));
+  CHECK(agf_run(in.s, f.x, 0, &err) == AGF_OK && agf_explain(in.s, &q, map, &err) == AGF_OK, "%s", err.message);
+  CHECK(in.calls > 10 && in.odd == 0, "%d of %d calls from callbacks were not refused", in.odd, 3 * in.calls);
+  CHECK(want && !memcmp(want, map, plane), "with calls from its callbacks the map has other bits");
+  agf_session_destroy(in.s);
+  free(want);
+  free(map);
+  free(in.map);
+  free(in.latent);
+  close_case(&f);
+}
+
+/* Arrays of a request that lie over each other, or over what the engine works in. */
+static void test_overlaps(void) {
+  fixture f = open_case("resnet_basic");
+  size_t bytes, plane = (size_t)f.pixels;
+  agf_session_config c;
+  agf_session *s;
+  agf_request q;
+  agf_error err;
+  void *memory;
+  float *maps = (float *)malloc(sizeof(float) * (2 * plane + 64)), *last = maps + 2 * plane - 1;
+  int *inside = (int *)(void *)last, lists[3] = {1, 0, 1};
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  c.threads = 1;
+  agf_session_bytes(f.model, &c, &bytes, &err);
+  if (posix_memalign(&memory, 64, bytes)) exit(2);
+  c.memory = memory;
+  c.memory_bytes = bytes;
+  CHECK(agf_session_create(f.model, &c, &s, &err) == AGF_OK && agf_run(s, f.x, 0, &err) == AGF_OK, "%s", err.message);
+  q.count = 2;
+  inside[0] = inside[1] = 0;
+  q.classes = inside;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "classes"), "maps over classes: %s", err.message);
+  q.classes = NULL;
+  q.explained = inside;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "explained"), "maps over explained: %s", err.message);
+  q.explained = lists + 1;
+  q.classes = lists;
+  CHECK(refused(agf_explain(s, &q, maps, &err), &err, AGF_ERR_ARGUMENT, "explained"), "shifted classes: %s", err.message);
+  q.explained = NULL;
+  CHECK(refused(agf_explain(s, &q, (float *)memory, &err), &err, AGF_ERR_ARGUMENT, "memory"), "maps in the session: %s",
+        err.message);
+  CHECK(refused(agf_run(s, (const float *)memory, 0, &err), &err, AGF_ERR_ARGUMENT, "memory"), "an image in the session: %s",
+        err.message);
+  CHECK(refused(agf_latent(s, (float *)memory, &err), &err, AGF_ERR_ARGUMENT, "memory"), "a latent in the session: %s",
+        err.message);
+  CHECK(refused(agf_explain(s, &q, (float *)(UINTPTR_MAX - 63), &err), &err, AGF_ERR_ARGUMENT, "do not fit"),
+        "maps beyond the address space: %s", err.message);
+  q.count = 2;
+  CHECK(agf_explain(s, &q, maps, &err) == AGF_OK, "lists beside each other: %s", err.message);
+  agf_session_destroy(s);
+  free(memory);
+  free(maps);
+  close_case(&f);
+}
+
+/* Messages keep what they say, however long the names in them are, and are one line of UTF-8. */
+static void test_messages(void) {
+  fixture f = open_case("squeeze_tiny");
+  agf_session_config c;
+  agf_session *s;
+  agf_request q;
+  agf_model *m;
+  agf_error err;
+  char path[4096];
+  size_t i;
+  for (i = 0; i + 1 < sizeof path; i++) path[i] = i % 200 == 199 ? '/' : 'a';
+  path[sizeof path - 1] = 0;
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_IO, "No such file"), "a path of 4095 bytes: %s", err.message);
+  path[300] = path[199] = 'a', path[301] = 0;
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_IO, "File name too long"), "a name of 301 bytes: %s",
+        err.message);
+  path[199] = '/', path[301] = 'a', path[700] = 0;
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_IO, "No such file"), "a path of 700 bytes: %s", err.message);
+  CHECK(strlen(err.message) == sizeof err.message - 1 && strstr(err.message, "...") && !strncmp(err.message, path, 90),
+        "the path's ends should fill the message: %s", err.message);
+  /* a file that is no model, by a long way around */
+  snprintf(path, sizeof path, "%s/golden", tests_folder());
+  for (i = 0; i < 80; i++) strcat(path, "/../golden");
+  strcat(path, "/cases.txt");
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_FORMAT, "not an .agf model file"), "no model: %s", err.message);
+  CHECK(strstr(err.message, "cases.txt: ") != NULL, "no model: the message should name the file's end: %s", err.message);
+  snprintf(path, sizeof path, "no\nsuch\tfile \xc2\x9b \xff\xe2\x82 caf\xc3\xa9");
+  agf_model_open(path, NULL, &m, &err);
+  CHECK(!strncmp(err.message, "no?such?file ?? ??? caf\xc3\xa9: ", 27), "control characters and broken UTF-8: %s", err.message);
+  for (i = 0; i + 2 < 1000; i += 2) memcpy(path + i, "\xc3\xa9", 2);
+  path[i] = 0;
+  agf_model_open(path, NULL, &m, &err);
+  for (i = 0; err.message[i] == '\xc3' && err.message[i + 1] == '\xa9'; i += 2) continue;
+  CHECK(i > 80 && !strncmp(err.message + i, "...\xc3\xa9", 5), "a character is cut in two: %s", err.message);
+
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  c.methods = AGF_METHODS_ALL;
+  agf_session_create(f.model, &c, &s, &err);
+  agf_run(s, f.x, 0, &err);
+  q.count = 1;
+  q.method = AGF_METHOD_GRADCAM;
+  for (i = 0; i < 4; i++) {
+    static const int layer[4] = {INT32_MIN, -1, INT32_MAX, 1 << 20};
+    char number[16];
+    snprintf(number, sizeof number, "%d", layer[i]);
+    q.layer = layer[i];
+    CHECK(refused(agf_explain(s, &q, f.x, &err), &err, AGF_ERR_ARGUMENT, number), "gradcam at layer %s: %s", number, err.message);
+  }
+  agf_session_destroy(s);
+  close_case(&f);
+}
+
+/* Which calls allocate: those that agf.h names, and they give it back. */
+static void test_allocations(void) {
+  fixture f = open_case("vgg_bn_nonsquare");
+  ledger l;
+  agf_allocator a = ledger_allocator(&l);
+  agf_model_config mc;
+  agf_model *m;
+  agf_layer layer;
+  agf_error err;
+  char path[1024];
+  long blocks, calls;
+  memset(&mc, 0, sizeof mc);
+  mc.allocator = &a;
+  snprintf(path, sizeof path, "%s/golden/vgg_bn_nonsquare/vgg_bn_nonsquare.agf", tests_folder());
+  CHECK(agf_model_open(path, &mc, &m, &err) == AGF_OK, "%s", err.message);
+  blocks = l.blocks;
+  calls = l.calls;
+  CHECK(agf_model_layer(m, 0, 0, 0, &layer, &err) == AGF_OK && l.calls == calls, "a layer at the nominal size allocates");
+  CHECK(agf_model_layer(m, 0, 52, 33, &layer, &err) == AGF_OK && l.blocks == blocks, "a layer at another size keeps memory");
+  l.fail_at = l.calls + 1;
+  CHECK(refused(agf_model_layer(m, 0, 52, 33, &layer, &err), &err, AGF_ERR_MEMORY, "shapes"), "a layer without memory: %s",
+        err.message);
+  agf_model_close(m);
+  CHECK(l.blocks == 0, "%ld blocks leak", l.blocks);
+  close_case(&f);
+}
+
+#if defined(__SANITIZE_THREAD__)
+#define NO_FORK 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define NO_FORK 1
+#endif
+#endif
+
+/* What a child of fork() can do with the parent's sessions: status bits of what went wrong there. */
+static int in_the_child(const fixture *f, agf_session *threads, agf_session *alone, agf_session *callers, const float *want) {
+  size_t plane = sizeof(float) * (size_t)f->pixels;
+  float *map = (float *)malloc(plane), *own;
+  agf_session_config c;
+  agf_request q;
+  agf_error err;
+  int wrong = 0;
+  memset(&q, 0, sizeof q);
+  memset(&c, 0, sizeof c);
+  q.count = 1;
+  c.threads = 3;
+  alarm(30); /* a hang ends the child by a signal */
+  wrong |= !refused(agf_explain(threads, &q, map, &err), &err, AGF_ERR_STATE, "fork()");
+  wrong |= !refused(agf_run(threads, f->x, 0, &err), &err, AGF_ERR_STATE, "fork()") << 1;
+  agf_session_destroy(threads);
+  wrong |= (agf_explain(alone, &q, map, &err) != AGF_OK || memcmp(map, want, plane) != 0) << 2;
+  wrong |= (agf_run(alone, f->x, 0, &err) != AGF_OK || agf_explain(alone, &q, map, &err) != AGF_OK || memcmp(map, want, plane) != 0)
+           << 3;
+  wrong |=
+      (agf_run(callers, f->x, 0, &err) != AGF_OK || agf_explain(callers, &q, map, &err) != AGF_OK || memcmp(map, want, plane) != 0)
+      << 4;
+  own = explain(f, &c, 0, 1, &err);
+  wrong |= (!own || memcmp(own, want, plane) != 0) << 5;
+  free(own);
+  free(map);
+  return wrong;
+}
+
+static void test_fork(void) {
+#ifdef NO_FORK
+  printf("SKIP fork: the thread sanitizer does not follow children\n");
+  tests_skipped++;
+#else
+  fixture f = open_case("squeeze_tiny");
+  agf_session *threads, *alone, *callers;
+  agf_session_config c;
+  agf_request q;
+  agf_error err;
+  float *want = (float *)malloc(sizeof(float) * (size_t)f.pixels);
+  int status = 0, calls = 0;
+  pid_t child;
+  memset(&c, 0, sizeof c);
+  memset(&q, 0, sizeof q);
+  q.count = 1;
+  c.threads = 1;
+  agf_session_create(f.model, &c, &alone, &err);
+  c.threads = 4;
+  agf_session_create(f.model, &c, &threads, &err);
+  c.parallel_for = call_each;
+  c.parallel_ctx = &calls;
+  agf_session_create(f.model, &c, &callers, &err);
+  agf_run(alone, f.x, 0, &err);
+  CHECK(agf_run(threads, f.x, 0, &err) == AGF_OK && agf_explain(threads, &q, want, &err) == AGF_OK, "%s", err.message);
+  fflush(stdout);
+  child = fork();
+  if (child == 0) _exit(in_the_child(&f, threads, alone, callers, want));
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status), "the child ended by signal %d",
+        WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "in the child of a fork: failures 0x%x", WEXITSTATUS(status));
+  CHECK(agf_run(threads, f.x, 0, &err) == AGF_OK && agf_explain(threads, &q, f.x, &err) == AGF_OK &&
+            !memcmp(f.x, want, sizeof(float) * (size_t)f.pixels),
+        "the parent's session after its child: %s", err.message);
+  agf_session_destroy(threads);
+  agf_session_destroy(alone);
+  agf_session_destroy(callers);
+  free(want);
+  close_case(&f);
+#endif
+}
+
 int main(int argc, char **argv) {
   static const char *const cases[] = {"vgg_tiny", "squeeze_tiny", "resnet_bottleneck", "grouped_dilated", "corners", "dense_tiny"};
   size_t i;
@@ -565,6 +834,11 @@ int main(int argc, char **argv) {
   RUN(test_run_errors);
   RUN(test_callers_memory);
   RUN(test_damaged_files);
+  RUN(test_callbacks);
+  RUN(test_overlaps);
+  RUN(test_messages);
+  RUN(test_allocations);
+  RUN(test_fork);
   RUN(test_rendering);
   RUN(test_scale_of_a_map);
   RUN(test_box_of_a_map);
