@@ -12,6 +12,8 @@ import io
 import logging
 import os
 import re
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 
 import numpy as np
 
@@ -756,6 +759,223 @@ def test_bad_files():
     refuses(g, g.head(g.add("MaxPool", "x"), 3), ["maxpool0", "kernel_shape"])
     g = Graph()
     refuses(g, g.head(g.conv("nothing", 6, 3), 6), ["conv0", "nothing"])
+
+
+def small_onnx(directory):
+    g = Graph()
+    return g.save(directory, g.head(g.conv("x", 6, 3), 6))
+
+
+def test_outputs_lose_nothing():
+    """Inputs, links, permissions, what is no regular file: what stands where the output goes."""
+    need("onnx")
+    with tempfile.TemporaryDirectory() as directory:
+        path, labels = small_onnx(directory), os.path.join(directory, "labels.txt")
+        with open(labels, "w") as f:
+            f.write("a\nb\nc\nd\ne\n")
+        hard = os.path.join(directory, "same.onnx")
+        os.link(path, hard)
+        for output in (path, hard, labels, os.path.join(directory, ".", "net.onnx")):
+            before = open(output, "rb").read()
+            code, _, err = converter(path, "--labels", labels, "-o", output)
+            check(code == 2 and "overwrite" in err and err.count("\n") == 1, err)
+            check(open(output, "rb").read() == before, f"{output} has changed")
+        for output in (directory, directory + os.sep, os.path.join(directory, "new") + os.sep, "."):
+            code, _, err = converter(path, "-o", output)
+            check(code == 2 and err.count("\n") == 1 and "folder" in err, err)
+        code, _, err = converter(path, "-o", os.path.join(directory, "x" * 300))
+        check(code == 2 and err.count("\n") == 1, err)
+        real, link = os.path.join(directory, "real.agf"), os.path.join(directory, "link.agf")
+        os.symlink("real.agf", link)
+        for _ in range(2):  # the file behind the link is made, then replaced
+            check(converter(path, "-o", link)[0] == 0 and os.path.islink(link), "the link is gone")
+            check(Written(real).count("conv") == 1, "nothing behind the link")
+        os.chmod(real, 0o600)
+        check(converter(path, "-o", real)[0] == 0 and os.stat(real).st_mode & 0o777 == 0o600, "another mode")
+        fresh = os.path.join(directory, "fresh.agf")
+        mask = os.umask(0)
+        os.umask(mask)
+        check(converter(path, "-o", fresh)[0] == 0 and os.stat(fresh).st_mode & 0o777 == 0o666 & ~mask, "not a new file's mode")
+        fifo = os.path.join(directory, "fifo")
+        os.mkfifo(fifo)
+        reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+        code, _, err = converter(path, "-o", fifo)
+        data = reader.communicate(timeout=60)[0]
+        check(code == 0 and data == open(fresh, "rb").read(), f"{len(data)} bytes through the FIFO: {err}")
+        check(not os.path.isfile(fifo), "the FIFO has become a file")
+        check(converter(path, "-o", os.devnull)[0] == 0 and not os.path.isfile(os.devnull), "/dev/null has become a file")
+        with socket.socket(socket.AF_UNIX) as s:
+            where = os.path.join(directory, "s")
+            s.bind(where)
+            code, _, err = converter(path, "-o", where)
+            check(code == 2 and "no regular file" in err, err)
+        g = Graph()
+        output = g.head(g.conv("x", 6, 3), 6)
+        path = g.save(directory, output, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        code, _, err = converter(path, "-o", os.path.join(directory, "weights.bin"))
+        check(code == 2 and "overwrite" in err, err)
+        check(not [name for name in os.listdir(directory) if name.endswith(".tmp")], os.listdir(directory))
+
+
+def test_signals_leave_nothing_behind():
+    with tempfile.TemporaryDirectory() as directory:
+        code = ("import sys, time; sys.path.insert(0, sys.argv[1]); from agf_convert import files\n"
+                "with files.replacing('out') as f:\n"
+                "    f.write(b'half'); f.flush(); print('now', flush=True); time.sleep(60)")
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            for old in (b"", b"old"):
+                out = os.path.join(directory, "out")
+                if old:
+                    with open(out, "wb") as f:
+                        f.write(old)
+                process = subprocess.Popen([sys.executable, "-c", code, os.path.join(ROOT, "tools")], cwd=directory,
+                                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                check(process.stdout.readline() == b"now\n", "did not begin")
+                process.send_signal(number)
+                process.communicate(timeout=60)
+                check(process.returncode in (-number, 130), f"{number}: exit code {process.returncode}")
+                check(os.listdir(directory) == (["out"] if old else []), os.listdir(directory))
+                if old:
+                    check(open(out, "rb").read() == old, "the old file has changed")
+                    os.remove(out)
+
+
+def test_constants_are_folded_within_limits():
+    need("onnx")
+    import onnx
+    g = Graph()
+    shape = g.ints(30000, 30000)
+    w = g.add("ReduceSum", g.add("ConstantOfShape", shape), g.ints(0))
+    refuses(g, g.head(g.add("Mul", g.conv("x", 6, 3), w), 6), ["constantofshape0", "elements"])
+    g = Graph()  # a loop that does not end
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["going"], ["still"]), onnx.helper.make_node("Add", ["v", "v"], ["w"])], "body",
+        [onnx.helper.make_tensor_value_info("i", 7, []), onnx.helper.make_tensor_value_info("going", 9, []),
+         onnx.helper.make_tensor_value_info("v", 1, [1])],
+        [onnx.helper.make_tensor_value_info("still", 9, []), onnx.helper.make_tensor_value_info("w", 1, [1])])
+    w = g.add("Loop", "", g.constant(np.array(True)), g.constant(np.zeros(1, np.float32)), body=body)
+    refuses(g, g.head(g.add("Mul", g.conv("x", 6, 3), w), 6), ["loop0", "onnxslim"])
+    for calls, words in (("twice", ["stands for more"]), ("itself", ["calls itself"])):
+        g = Graph(18)
+        output = g.head(g.add("F0", g.conv("x", 6, 3), domain="own"), 6)
+        opset = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("own", 1)]
+        for i in range(40):
+            inner = f"F{i + 1}" if calls == "twice" and i < 39 else "F0" if calls == "itself" else "Relu"
+            domain = "own" if inner[0] == "F" else ""
+            nodes = [onnx.helper.make_node(inner, ["a"], ["c"], domain=domain),
+                     onnx.helper.make_node(inner, ["c"], ["b"], domain=domain)]
+            g.functions.append(onnx.helper.make_function("own", f"F{i}", ["a"], ["b"], nodes, opset))
+            if calls == "itself":
+                break
+        refuses(g, output, words)
+
+
+def test_damaged_graphs_are_one_line():
+    need("onnx")
+    import onnx
+    with tempfile.TemporaryDirectory() as directory:
+        def spoilt(change, words):
+            g = Graph()
+            model = g.model(g.head(g.conv("x", 6, 3, auto_pad="SAME_UPPER"), 6))
+            change(model.graph)
+            path = os.path.join(directory, "net.onnx")
+            onnx.save(model, path)
+            refused(directory, words, path)
+
+        def shrink(graph):
+            graph.initializer[0].raw_data = graph.initializer[0].raw_data[:-4]
+        spoilt(shrink, ["initializer c0"])
+        spoilt(lambda graph: graph.initializer[1].dims.__setitem__(0, 5), ["c1"])
+        spoilt(lambda graph: graph.node[0].attribute.append(onnx.helper.make_attribute("strides", [0, 0])), ["conv0", "positive"])
+        spoilt(lambda graph: graph.node[0].ClearField("output"), ["relu1", "conv0"])
+        spoilt(lambda graph: graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), "c3")), ["c3"])
+        g = Graph()
+        x = g.conv("x", 6, 3)
+        g.nodes.append(onnx.helper.make_node("Add", [x, "later"], ["sum"], name="sum"))
+        g.nodes.append(onnx.helper.make_node("Relu", ["sum"], ["later"], name="later"))
+        refuses(g, g.head("sum", 6), ["depends on its own output"])
+        g = Graph()
+        model = g.model(g.head(g.conv("x", 6, 3), 6))
+        data = model.SerializeToString().replace(b"conv0", b"con\xff0")
+        path = os.path.join(directory, "net.onnx")
+        with open(path, "wb") as f:
+            f.write(data)
+        refused(directory, ["net.onnx"], path)
+
+
+def test_limits_of_the_engine():
+    """What the engine refuses the converter refuses, before anything is written."""
+    need("onnx")
+    with tempfile.TemporaryDirectory() as directory:
+        path, labels = small_onnx(directory), os.path.join(directory, "labels.txt")
+        for bad in ("a\tb", "c\x1b[31m", "d\x9b2J", "e\x7f"):
+            with open(labels, "w", encoding="utf-8") as f:
+                f.write(f"{bad}\nb\nc\nd\ne\n")
+            refused(directory, ["labels.txt", "line 1", "U+"], path, "--labels", labels)
+        for option, value in (("--mean", "1e39"), ("--std", "1e-50"), ("--mean", "nan"), ("--std", "-1")):
+            refused(directory, [option[2:], "not a usable one"], path, f"{option}={value}")
+        refused(directory, ["65536"], path, "--size", "70000x8")
+        refused(directory, ["U+001B"], path, "--name", "\x1b[31m")
+        refused(directory, ["resize"], path, "--resize", "crop:70000")
+    g = Graph()
+    refuses(g, g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), g.weights(5)), 6), ["conv0", "bias"])
+    g = Graph(shape=(1, 3, 3, 3))
+    x = g.conv("x", 2, 3, (1, 1))
+    for _ in range(4096):
+        x = g.add("Relu", x)
+    refuses(g, g.head(x, 2), ["4101 nodes", "4096"])
+    g = Graph(shape=(1, 1, 3, 3))
+    refuses(g, g.head(g.conv("x", 2 ** 20 + 1, 1, (1, 1), bias=False), 2 ** 20 + 1), ["conv0", "1048576 channels"])
+
+
+def test_the_check_against_the_original():
+    """A conversion that computes something else fails; --no-check is who knows better."""
+    need("onnx", "onnxruntime")
+    from agf_convert import onnx_ops
+    with tempfile.TemporaryDirectory() as directory:
+        path, out = small_onnx(directory), os.path.join(directory, "out.agf")
+        code, text, _ = converter(path, "-o", out)
+        check("checked: the engine's logits" in text and "ONNX Runtime" in text, text)
+        handlers, own = onnx_ops.REGISTRY._handlers, onnx_ops.REGISTRY._handlers["Relu"]
+        handlers["Relu"] = [(0, lambda node, x: node.b.act(x, "leaky_relu", alpha=0.3))]
+        try:
+            refused(directory, ["differ from ONNX Runtime's", "nothing was written"], path)
+            check(converter(path, "-o", out, "--no-check")[0] == 0, "--no-check")
+        finally:
+            handlers["Relu"] = own
+
+
+def test_casts():
+    need("onnx")
+    for kind, dtype in (("int32", 6), ("bool", 9), ("uint8", 2)):
+        g = Graph()
+        x = g.add("Cast", g.add("Cast", g.add("Relu", g.conv("x", 6, 3)), to=dtype), to=1)
+        refuses(g, g.head(g.conv(x, 6, 6), 6), ["cast2", kind, "rounds"])
+    g = Graph()
+    agrees(g, g.head(g.add("Cast", g.add("Cast", g.conv("x", 6, 3), to=11), to=1), 6))
+
+
+def test_the_command():
+    """--help without NumPy; a pipe that nobody reads; a state dict as the network."""
+    done = subprocess.run([sys.executable, "-S", os.path.join(ROOT, "tools", "agf_convert.py"), "--help"],
+                          capture_output=True, text=True)
+    check(done.returncode == 0 and "--arch" in done.stdout and not done.stderr, done.stderr)
+    need("onnx")
+    with tempfile.TemporaryDirectory() as directory:
+        path, out = small_onnx(directory), os.path.join(directory, "out.agf")
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "agf_convert.py"), path, "-o", out],
+                              stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        check(done.stderr == "" and done.returncode == 0 and os.path.exists(out), f"{done.returncode}: {done.stderr}")
+        os.remove(out)
+        state = os.path.join(directory, "weights.pth")
+        with zipfile.ZipFile(state, "w") as f:
+            f.writestr("archive/data.pkl", b"")
+        refused(directory, ["weights.pth", "--arch NAME --weights"], state)
+        for arguments in ((path, "--timm", "resnet18"), (path, "--weights", state), ("--arch", "resnet18", "--output", "x")):
+            check(converter(*arguments, "-o", out)[0] == 2, arguments)
 
 
 def test_what_goes_beside():
