@@ -70,11 +70,16 @@ def softmax(z):
     return e / e.sum(axis=0)
 
 
-# Model files (agf.h, "The model file, version 1")
+# Model files (agf.h, "The model file")
 
 MAGIC = b"\x89AGF\r\n\x1a\n"
 OPS = (None, "conv", "batchnorm", "relu", "relu6", "maxpool", "avgpool", "adaptive_avgpool", "global_avgpool", "linear",
-       "flatten", "add", "concat")
+       "flatten", "add", "concat",                                                                    # version 1
+       "act", "mul", "norm", "lrn", "slice", "shuffle", "pad", "global_maxpool")                      # version 2
+KINDS = (None, "leaky_relu", "prelu", "elu", "silu", "hardswish", "gelu", "gelu_tanh", "mish", "sigmoid", "hardsigmoid",
+         "tanh", "softplus", "clip")
+PARAMETERS = {"leaky_relu": ("alpha",), "elu": ("alpha",), "hardsigmoid": ("alpha", "beta"), "clip": ("lo", "hi"),
+              "norm": ("eps",), "lrn": ("alpha", "beta", "k")}
 LAYOUTS = VECTOR, CONVOLUTION, GROUPED, LINEAR = range(4)
 
 
@@ -132,15 +137,16 @@ def read_model(path):
     version, header_bytes = struct.unpack_from("<2I", data, 8)
     file_bytes, header_crc, data_crc = struct.unpack_from("<Q2I", data, 16)
     node_count, edge_count, tensor_count, label_count, string_bytes = struct.unpack_from("<5I", data, 32)
-    need(version == 1, f"format version {version}, this reader knows version 1")
+    need(version in (1, 2), f"format version {version}, this reader knows versions 1 and 2")
     need(file_bytes == len(data) and file_bytes % 64 == 0, f"{len(data)} bytes, its header says {file_bytes}")
     need(header_bytes % 64 == 0 and 144 <= header_bytes <= file_bytes, f"header of {header_bytes} bytes")
     need(zlib.crc32(data[:24] + bytes(4) + data[28:header_bytes]) == header_crc, "the header's CRC does not match")
     need(zlib.crc32(data[header_bytes:]) == data_crc, "the data's CRC does not match")
-    need(data[52:64] == bytes(12) and data[136:144] == bytes(8), "reserved bytes are not 0")
+    affine = struct.unpack_from("<2I", data, 136)
+    need(data[52:64] == bytes(12) and (version == 2 or affine == (0, 0)), "reserved bytes are not 0")
 
-    nodes_at = 144
-    edges_at = nodes_at + 80 * node_count
+    nodes_at, node_bytes = 144, 80 if version == 1 else 96
+    edges_at = nodes_at + node_bytes * node_count
     tensors_at = edges_at + 4 * edge_count
     labels_at = tensors_at + 40 * tensor_count
     strings_at = labels_at + 4 * label_count
@@ -170,8 +176,10 @@ def read_model(path):
     nodes = []
     for i in range(node_count):
         (op, flags, name, first_edge, edges, kh, kw, sh, sw, top, left, bottom, right, dh, dw, groups, channels,
-         tensor0, tensor1, _) = struct.unpack_from("<20I", data, nodes_at + 80 * i)
-        need(0 < op < len(OPS), f"node {i}: op {op} is unknown")
+         tensor0, tensor1, argument) = struct.unpack_from("<20I", data, nodes_at + node_bytes * i)
+        numbers = struct.unpack_from("<4f", data, nodes_at + node_bytes * i + 80) if version == 2 else ()
+        need(0 < op < (13 if version == 1 else len(OPS)), f"node {i}: op {op} is unknown")
+        need(version == 2 or argument == 0, f"node {i}: reserved bytes are not 0")
         need(first_edge + edges <= edge_count, f"node {i}: edges beyond the table's end")
         need(max(tensor0, tensor1) <= tensor_count, f"node {i}: tensors beyond the table's end")
         inputs = list(struct.unpack_from(f"<{edges}I", data, edges_at + 4 * first_edge))
@@ -183,10 +191,28 @@ def read_model(path):
             w = w.reshape(channels, -1)
         nodes.append(Node(OPS[op], string(name), inputs, (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw),
                           groups, bool(flags & 1), bool(flags & 2), bool(flags & 4), w, b))
+        if version == 2:
+            set_parameters(nodes[-1], argument, channels, numbers)
     need(nodes, "no nodes")
+    need(max(affine) <= tensor_count, "the input's affine map is beyond the table of tensors")
     labels = [string(o) for o in struct.unpack_from(f"<{label_count}I", data, labels_at)]
     name, source = struct.unpack_from("<2I", data, 64 + 64)
-    return Model(struct.unpack_from("<3I", data, 64), nodes, string(name), string(source), labels)
+    return Model(struct.unpack_from("<3I", data, 64), nodes, string(name), string(source), labels,
+                 tuple(arrays[t - 1] for t in affine) if all(affine) else None)
+
+
+def set_parameters(node, argument, channels, numbers):
+    """What version 2 says of a node beyond version 1: an argument and four numbers."""
+    if node.op == "act":
+        node.kind = KINDS[argument]
+    node.spatial = node.op == "norm" and bool(argument)
+    node.size = argument if node.op == "lrn" else 0
+    if node.op == "slice":
+        node.channels = argument, argument + channels
+    if node.op == "shuffle":
+        node.perm, node.w = tuple(int(c) for c in node.w), None
+    for name, number in zip(PARAMETERS.get(node.kind or node.op, ()), numbers):
+        setattr(node, name, number)
 
 
 def read_case(directory):
@@ -398,6 +424,8 @@ def average_matrices(node, shape, dtype):
 
 def max_positions(node, x):
     """The first maximum, in row-major order, of every window: flat indices into [H, W], [C, Ho, Wo]."""
+    if node.op == "global_maxpool":   # one window, the whole input
+        return x.reshape(len(x), -1).argmax(axis=1).reshape(-1, 1, 1)
     (top, left, _, _), (_, height, width) = node.pad, x.shape
     ho, wo = window_counts(node, node.kernel, height, width)
     xp = padded(node, node.kernel, x, ho, wo, -np.inf)  # "padding is never a max pool's maximum"
@@ -418,7 +446,7 @@ def max_positions(node, x):
 
 def pool(node, x):
     """[C, H, W] -> [C, Ho, Wo]"""
-    if node.op == "maxpool":
+    if node.op in ("maxpool", "global_maxpool"):
         position = max_positions(node, x)
         return np.take_along_axis(x.reshape(len(x), -1), position.reshape(len(x), -1), axis=1).reshape(position.shape)
     rows, columns = average_matrices(node, x.shape, x.dtype)
@@ -427,7 +455,7 @@ def pool(node, x):
 
 def pool_t(node, x, s):
     """poolT(s), the adjoint at the input x (max: s goes "to the first maximum ...; overlapping windows add up")."""
-    if node.op == "maxpool":
+    if node.op in ("maxpool", "global_maxpool"):
         position = max_positions(node, x).reshape(len(x), -1)
         out = np.zeros((len(x), x[0].size), s.dtype)
         np.add.at(out, (np.arange(len(x))[:, None], position), s.reshape(position.shape))
@@ -437,7 +465,7 @@ def pool_t(node, x, s):
 
 
 AVERAGE_POOLS = ("avgpool", "adaptive_avgpool", "global_avgpool")
-POOLS = ("maxpool",) + AVERAGE_POOLS
+POOLS = ("maxpool", "global_maxpool") + AVERAGE_POOLS
 
 
 # Sums and average pools that may cancel
@@ -594,18 +622,11 @@ def lrn_t(node, x, g):
 
 # Products
 
-def gate_of(xs):
-    """A product's gate, shaped to meet its signal: "s is [C,1,1], [1,H,W] or of x's shape", or a vector [C]."""
-    x, s = xs
-    return per_channel(s, x) if s.ndim == 1 else s
-
-
 def mul_t(xs, g):
     """"g_x = g*s, g_s = g*x summed to s's shape\""""
-    s = gate_of(xs)
-    g_s = g * xs[0]
+    x, s = xs
     summed = tuple(axis for axis, size in enumerate(s.shape) if size == 1)
-    return [g * s, g_s.sum(axis=summed, keepdims=True).reshape(xs[1].shape)]
+    return [g * s, (g * x).sum(axis=summed, keepdims=True)]
 
 
 # The network: forward, and the ordinary gradient of each op
@@ -615,9 +636,14 @@ def per_channel(values, x):
     return values.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
+def as_read(node, x):
+    """A vector [N] that a convolution reads is [N,1,1]."""
+    return x.reshape(-1, 1, 1) if node.op == "conv" and x.ndim == 1 else x
+
+
 def forward(node, xs):
     """The node's output for its inputs."""
-    x = xs[0]
+    x = as_read(node, xs[0])
     if node.op in ("conv", "linear"):
         if node.op == "linear" and x.shape != (node.w.shape[1],):
             raise OracleError(f"node {node.name} (linear): weights {list(node.w.shape)} do not fit {list(x.shape)}")
@@ -649,8 +675,8 @@ def forward(node, xs):
     fits = len({x.shape for x in xs}) == 1
     if node.op == "add" and fits:
         return sum(xs[1:], xs[0])
-    if node.op == "mul" and np.broadcast_shapes(x.shape, gate_of(xs).shape) == x.shape:
-        return x * gate_of(xs)
+    if node.op == "mul" and x.ndim == xs[1].ndim and all(s in (1, n) for s, n in zip(xs[1].shape, x.shape)):
+        return x * xs[1]   # "s is [C,1,1], [1,H,W] or of x's shape"
     if node.op == "concat" and len({x.shape[1:] for x in xs}) == 1:
         return np.concatenate(xs)
     raise OracleError(f"node {node.name} ({node.op}): inputs {[list(x.shape) for x in xs]} do not fit")
@@ -660,7 +686,7 @@ def adjoint(node, xs, g):
     """The gradients at the node's inputs, for g at its output."""
     x = xs[0]
     if node.op in ("conv", "linear"):
-        return [product_t(node, node.w, g, x)]
+        return [product_t(node, node.w, g, as_read(node, x)).reshape(x.shape)]
     if node.op == "batchnorm":
         return [per_channel(node.w, x) * g]
     if node.op == "relu":
@@ -1129,9 +1155,10 @@ class Network:
                 seen.update({f"{what}/{self.name(tensor)}": t for what, t in (("cam", cam), ("g", g)) if t is not None})
             if tensor:
                 node = self.nodes[tensor - 1]
-                pairs = rule(node, [values[i] for i in node.inputs], cam, g)
+                pairs = rule(node, [as_read(node, values[i]) for i in node.inputs], cam, g)
                 for source, pair in zip(node.inputs, pairs):
-                    pending.setdefault(source, []).append(pair)
+                    shape = values[source].shape
+                    pending.setdefault(source, []).append([None if t is None else t.reshape(shape) for t in pair])
         return merged
 
     # AGF, agf_a, agf_lc
@@ -1246,7 +1273,7 @@ class Network:
         while back[-1]:
             node = self.nodes[back[-1] - 1]
             back.append(node.inputs[0])
-            if node.op in ("adaptive_avgpool", "global_avgpool"):
+            if node.op in ("adaptive_avgpool", "global_avgpool", "global_maxpool"):
                 return back[-1]
         for tensor in back:
             if self.values[tensor].ndim == 3 and self.values[tensor][0].size > 1:

@@ -402,7 +402,7 @@ def draw(seed, version):
     """The Graph of a seed, with makers since that version of the model file."""
     for attempt in itertools.count():
         g = Graph(np.random.RandomState([seed % 2 ** 32, attempt]), version)
-        classes = g.choose((1, 2, 2, 3, 5, 7, 7, 35))
+        classes = g.choose((2, 2, 3, 5, 7, 7, 35))
         try:
             grow(g)
             g.choose(HEADS)(g, max(x for x in range(len(g.values)) if not g.vector(x)), classes)
