@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)
 import agf  # noqa: E402
 import agf_eval as ev  # noqa: E402
+from agf_convert import format as layout  # noqa: E402
 
 DEMO = os.environ.get("AGF_DEMO", os.path.join(ROOT, "tests", "demo", "demo.agf"))
 SCENES = 12
@@ -203,11 +205,11 @@ def test_randomised_weights():
 
 def tensors_that_differ(first, second):
     """Indices of the tensors of two model files with the same tables that differ."""
-    header = ev.HEADER.unpack_from(first)
-    tables = ev.NODES_AT + header[6] * ev.NODE.size + header[7] * 4
+    header = layout.HEADER.unpack_from(first)
+    tables = layout.NODES_AT + header[6] * layout.NODES[header[1]].size + header[7] * 4
     differing = set()
     for i in range(header[8]):
-        offset, size = ev.TENSOR.unpack_from(first, tables + i * ev.TENSOR.size)[6:]
+        offset, size = layout.TENSOR.unpack_from(first, tables + i * layout.TENSOR.size)[6:]
         if first[offset : offset + size] != second[offset : offset + size]:
             differing.add(i)
     return differing
@@ -578,6 +580,45 @@ def test_damaged_tables():
         with open(path, "wb") as f:
             f.write(whole)
     evaluate(*command)
+
+
+def test_outputs_that_would_destroy():
+    """Results replace no input and no device; links are followed, modes kept, what cannot be written is said first."""
+    shutil.copy(DEMO, "net.agf")
+    copied("mine", 2)
+    with open("R.md", "w", encoding="utf-8") as f:
+        f.write("# Results\n")
+    os.chmod("R.md", 0o600)
+    os.symlink("R.md", "link.md")
+    os.link("net.agf", "hard.md")
+    os.mkfifo("fifo")
+    with open("latin.md", "wb") as f:
+        f.write(b"caf\xe9\n")
+    command = ("perturb", "net.agf", "mine", "-o", "out", "--sheet", "0", "--into")
+    for target, text in (
+        ("net.agf", "overwrite"),
+        ("hard.md", "overwrite"),
+        ("mine/labels.csv", ""),
+        ("mine", "folder"),
+        ("nowhere/R.md", "no folder"),
+        ("latin.md", "UTF-8"),
+    ):
+        extra = ("--labels", "mine/labels.csv") if target == "mine/labels.csv" else ()
+        done = evaluate(*command, target, *extra, code=2)
+        check(text in done.stderr and done.stderr.count("\n") == 1, f"{target}: {done.stderr}")
+        check(not os.path.exists("out"), f"{target}: refused before anything is measured")
+    check(
+        "results" in evaluate("perturb", "net.agf", "mine", "-o", "mine", code=2).stderr, "OUT is the pictures' folder"
+    )
+    evaluate(*command, "link.md")
+    check(os.path.islink("link.md") and os.stat("R.md").st_mode & 0o777 == 0o600, "link and mode are kept")
+    with open("R.md", encoding="utf-8") as f:
+        check(f.read().startswith("# Results\n\n## perturb"), "the section is in the file behind the link")
+    evaluate(*command, "/dev/null")
+    check(stat.S_ISCHR(os.stat("/dev/null").st_mode), "a device stays one")
+    with open(DEMO, "rb") as a, open("net.agf", "rb") as b:
+        check(a.read() == b.read(), "the model is whole")
+    check(not [name for name in os.listdir("out") + os.listdir(".") if "tmp" in name], "no temporary file is left")
 
 
 def test_wrong_arguments():

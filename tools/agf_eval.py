@@ -46,7 +46,6 @@ import os
 import platform
 import re
 import shlex
-import struct
 import sys
 import tempfile
 import textwrap
@@ -62,6 +61,8 @@ TOOLS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, TOOLS)
 import agf  # noqa: E402
 import agf_report as report  # noqa: E402
+from agf_convert import files  # noqa: E402
+from agf_convert import format as layout  # noqa: E402
 
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
 
@@ -78,7 +79,7 @@ def say(message):
 def reason(problem):
     """An exception in one line."""
     text = " ".join(str(problem).split())
-    known = isinstance(problem, (agf.Error, OSError, ValueError, EvalError)) and text
+    known = isinstance(problem, (agf.Error, OSError, ValueError, EvalError, files.OutputError)) and text
     return agf.printable(text if known else f"{type(problem).__name__}: {text}".rstrip(": "))
 
 
@@ -205,20 +206,17 @@ def probabilities(logits, kind):
     return {"softmax": special.softmax, "sigmoid": special.expit}[kind](logits.astype(np.float64))
 
 
-# Randomised copies of a model file (the layout is at the end of agf.h)
+# Randomised copies of a model file (agf_convert.format knows the layout)
 
-HEADER = struct.Struct("<8sIIQIIIIIII")
-NODE, TENSOR = struct.Struct("<20I"), struct.Struct("<6I2Q")
-NODES_AT = 144
-CONV, LINEAR = 1, 9
+CONV, LINEAR = 1, 9  # agf_op in agf.h
 
 
 def weight_tensors(data):
     """Indices of the weight tensors of convolutions and linear layers, from the logits down, each once."""
-    nodes = HEADER.unpack_from(data)[6]
-    found = []
+    header = layout.HEADER.unpack_from(data)
+    record, nodes, found = layout.NODES[header[1]], header[6], []
     for i in reversed(range(nodes)):
-        node = NODE.unpack_from(data, NODES_AT + i * NODE.size)
+        node = record.unpack_from(data, layout.NODES_AT + i * record.size)
         if node[0] in (CONV, LINEAR) and node[17] and node[17] - 1 not in found:
             found.append(node[17] - 1)
     return found
@@ -230,27 +228,25 @@ def randomised(data, layers, seed):
     Each from a normal distribution with the mean 0 and the deviation of the weights it replaces, so that activations
     keep their scale; biases and BatchNorms stay. A layer's new weights depend on the seed and the layer alone.
     """
-    from agf_convert import Tensor
-
     data = bytearray(data)
-    header = list(HEADER.unpack_from(data))
-    tables = NODES_AT + header[6] * NODE.size + header[7] * 4
+    header = list(layout.HEADER.unpack_from(data))
+    tables = layout.NODES_AT + header[6] * layout.NODES[header[1]].size + header[7] * 4
     for index in weight_tensors(data)[:layers]:
-        kind, layout, *rest = TENSOR.unpack_from(data, tables + index * TENSOR.size)
-        dims, offset, size = rest[:4], rest[4], rest[5]
-        old = np.frombuffer(data, {1: "<f4", 2: "<f2"}[kind], size // {1: 4, 2: 2}[kind], offset).astype(np.float64)
+        kind, form, *dims, offset, size = layout.TENSOR.unpack_from(data, tables + index * layout.TENSOR.size)
+        stored, width = {layout.F32: ("<f4", 4), layout.F16: ("<f2", 2)}[kind]
+        old = np.frombuffer(data, stored, size // width, offset).astype(np.float64)
         count = int(np.prod(dims))  # less than the stored number where zeros fill a block up
         deviation = math.sqrt(max(float(old @ old) / count - (float(old.sum()) / count) ** 2, 0.0))
         new = np.random.RandomState([seed, index]).normal(0.0, deviation, dims).astype(np.float32)
-        if layout == 3:  # a linear layer's array is [O, C * H * W]
+        if form == layout.LINEAR:  # its array is [O, C * H * W]
             new = new.reshape(dims[0], -1)
-        stored = b"".join(Tensor("weights", layout, tuple(dims), new, kind == 2).pieces())
-        data[offset : offset + size] = stored
+        tensor = layout.Tensor("weights", form, tuple(dims), new, kind == layout.F16)
+        data[offset : offset + size] = b"".join(tensor.pieces())
     header_bytes = header[2]
     header[4], header[5] = 0, zlib.crc32(memoryview(data)[header_bytes:])
-    HEADER.pack_into(data, 0, *header)
+    layout.HEADER.pack_into(data, 0, *header)
     header[4] = zlib.crc32(memoryview(data)[:header_bytes])
-    HEADER.pack_into(data, 0, *header)
+    layout.HEADER.pack_into(data, 0, *header)
     return bytes(data)
 
 
@@ -954,13 +950,13 @@ EXPERIMENTS = {
 # A run: the plan, records that survive being killed, and where the work is done
 
 
-def write_file(path, content):
-    """Write bytes, or text, under a temporary name, then rename. Bytes of a name that are no UTF-8 become escapes."""
-    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as f:
-        f.write(data)
-    os.replace(temporary, path)
+def write_file(path, content, inputs=()):
+    """Replace a file, which is none of `inputs`, by bytes or text when all is written (agf_convert.files).
+
+    Bytes of a name that are no UTF-8 become escapes.
+    """
+    with files.replacing(path, inputs) as f:
+        f.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def checksum(path):
@@ -1197,7 +1193,18 @@ def work_on_dask(plan, units, address):
             yield unit, future.result()
 
 
+def check_outputs(args, *inputs):
+    """EvalError or OutputError, before anything is measured, where results have no place or would replace inputs."""
+    if args.into:
+        files.check(args.into, [name for name in inputs if name])
+        section_file(args.into)
+    for folder in inputs:
+        if folder and os.path.isdir(folder) and os.path.isdir(args.out) and os.path.samefile(folder, args.out):
+            raise EvalError(f"{args.out} holds what is judged: choose another folder for results")
+
+
 def run(args):
+    check_outputs(args, args.model, args.pictures, args.labels, getattr(args, "masks", None))
     plan = prepare(args)
     units, name = plan["units"], "records.jsonl"
     if args.shard:
@@ -1223,6 +1230,7 @@ def run(args):
 
 def merge(args):
     """Results of shards, which may lie in one folder or in several."""
+    check_outputs(args)
     plan, records = None, {}
     for folder in args.outs:
         path = os.path.join(folder, "run.json")
@@ -1291,13 +1299,21 @@ def plot_sheet(plan, records, count):
     return report.save_figure(figure)
 
 
-def put_section(path, section):
+def section_file(path):
+    """The text of a file that a section is to go into; "" if there is none. EvalError if it is no text."""
+    if not os.path.isfile(path):
+        return ""
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            return f.read()
+    except UnicodeDecodeError:
+        raise EvalError(f"{path}: not UTF-8 text; a report cannot go into it") from None
+
+
+def put_section(path, section, inputs=()):
     """Put a Markdown section, which begins with a `## ` heading, into a file: in place of its namesake, or last."""
-    text = ""
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            text = f.read()
-    write_file(path, report.with_section(text, section))
+    text = section_file(path)
+    write_file(path, report.with_section(text, section), inputs)
 
 
 def finish(plan, records, args):
@@ -1326,7 +1342,7 @@ def finish(plan, records, args):
     write_file(out("report.md"), f"<!-- {platform.platform()} -->\n{text}")
     write_file(out("report.html"), report.html_page(*parts, pictures))
     if args.into:
-        put_section(args.into, report.markdown(*parts))
+        put_section(args.into, report.markdown(*parts), [plan["model"]])
     print(text)
     print(f"wrote {agf.printable(out('report.html'))}")
     return 0
@@ -1413,7 +1429,7 @@ def main(argv=None):
     except BrokenPipeError:  # the reader of the report has seen enough; everything is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (EvalError, agf.Error, OSError) as problem:
+    except (EvalError, files.OutputError, agf.Error, OSError) as problem:
         say(f"error: {reason(problem)}")
     except ImportError as problem:
         say(f"error: needs the Python package {problem.name}")
