@@ -131,6 +131,8 @@ class Written:
 
         ops = {op.number: name for name, op in agf_convert.OPS.items()}
         self.nodes = [(ops[row[0]], string(row[2])) for row in rows]
+        self.acts = [row[19] for row in rows if ops[row[0]] == "act"]
+        self.inputs = {string(row[2]): self.edges[row[3]:row[3] + row[4]] for row in rows}
         self.flat = {string(row[2]) for row in rows if row[1] & 1}
         self.labels = [string(offset) for offset in offsets]
         self.name = string(struct.unpack_from("<I", data, 128)[0])
@@ -888,7 +890,7 @@ def test_damaged_graphs_are_one_line():
         spoilt(lambda graph: graph.initializer[1].dims.__setitem__(0, 5), ["c1"])
         spoilt(lambda graph: graph.node[0].attribute.append(onnx.helper.make_attribute("strides", [0, 0])), ["conv0", "positive"])
         spoilt(lambda graph: graph.node[0].ClearField("output"), ["relu1", "conv0"])
-        spoilt(lambda graph: graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), "c3")), ["c3"])
+        spoilt(lambda graph: graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), "c3")), ["gemm4", "bias"])
         g = Graph()
         x = g.conv("x", 6, 3)
         g.nodes.append(onnx.helper.make_node("Add", [x, "later"], ["sum"], name="sum"))
@@ -976,6 +978,248 @@ def test_the_command():
         refused(directory, ["weights.pth", "--arch NAME --weights"], state)
         for arguments in ((path, "--timm", "resnet18"), (path, "--weights", state), ("--arch", "resnet18", "--output", "x")):
             check(converter(*arguments, "-o", out)[0] == 2, arguments)
+
+
+def nhwc(g, x):
+    return g.add("Transpose", x, perm=[0, 2, 3, 1])
+
+
+def nchw(g, x):
+    return g.add("Transpose", x, perm=[0, 3, 1, 2])
+
+
+def test_channels_last():
+    """TensorFlow's graphs: the file takes the same numbers as [C,H,W]."""
+    need("onnx")
+    for given, options in (((1, 16, 14, 3), ()), (("N", 16, 14, 3), ()), (("N", "h", "w", 3), ("--size", "14x16")),
+                           ((1, 3, 14, 3), ("--layout", "nhwc"))):
+        size = (16, 14) if given[1] != 3 else (3, 14)
+        g = Graph(shape=(1, *size, 3))
+        x = g.conv(nchw(g, "x"), 6, 3, auto_pad="SAME_UPPER", strides=[2, 2])
+        x = nhwc(g, g.add("Relu", x))
+        x = g.add("Mul", g.add("Add", x, g.weights(6)), g.weights(1, 1, 1, 6))
+        x = nhwc(g, g.conv(nchw(g, x), 4, 6, pads=[1, 1, 1, 1]))
+        x = g.add("Relu", x)
+        shape = g.expected(np.zeros((*size, 3)), x).shape
+        x = g.add("Reshape", x, g.ints(-1, int(np.prod(shape))))
+        output = g.add("Gemm", x, g.weights(5, int(np.prod(shape))), g.weights(5), transB=1)
+        with tempfile.TemporaryDirectory() as directory:
+            path = converted(directory, g.save(directory, output, shape=given), *options)
+            image = np.random.RandomState(0).standard_normal((*size, 3)).astype(np.float32)
+            check_logits(path, image.transpose(2, 0, 1), g.expected(image, output))
+            ops = [op for op, _ in Written(path).nodes]
+            check("shuffle" not in ops and ops.count("conv") == 2, ops)
+    g = Graph(shape=(1, 16, 14, 3))  # a mean over height and width, layer normalisation of the channels
+    x = nhwc(g, g.conv(nchw(g, "x"), 6, 3))
+    g.opset = 17
+    x = g.add("LayerNormalization", x, g.weights(6), g.weights(6), axis=-1, epsilon=1e-3)
+    x = g.add("ReduceMean", g.add("MatMul", x, g.weights(6, 8)), axes=[1, 2], keepdims=0)
+    output = g.add("MatMul", x, g.weights(8, 5))
+    with tempfile.TemporaryDirectory() as directory:
+        path = converted(directory, g.save(directory, output))
+        image = np.random.RandomState(0).standard_normal((16, 14, 3)).astype(np.float32)
+        check_logits(path, image.transpose(2, 0, 1), g.expected(image, output))
+
+
+def vector_head(g, x, channels, classes=5):
+    return g.add("Gemm", x, g.weights(classes, channels), g.weights(classes), transB=1)
+
+
+def test_reductions():
+    need("onnx")
+    for reduce, op in ((lambda g, x: g.add("Flatten", g.add("GlobalMaxPool", x)), "global_maxpool"),
+                       (lambda g, x: g.add("ReduceMax", x, axes=[2, 3], keepdims=0), "global_maxpool"),
+                       (lambda g, x: g.add("ReduceMax", g.add("ReduceMax", x, axes=[3]), axes=[2, 3], keepdims=0),
+                        "global_maxpool"),
+                       (lambda g, x: g.add("ReduceMean", g.add("Reshape", x, g.ints(1, 6, -1)), axes=[-1], keepdims=0),
+                        "global_avgpool"),
+                       (lambda g, x: g.add("ReduceMean", g.add("ReduceMean", x, axes=[3], keepdims=0), axes=[2], keepdims=0),
+                        "global_avgpool"),
+                       (lambda g, x: g.add("ReduceSum", x, g.ints(2, 3), keepdims=0), "global_avgpool"),
+                       (lambda g, x: g.add("Flatten", g.add("Concat", g.add("GlobalMaxPool", x), g.add(
+                           "GlobalAveragePool", x), axis=1)), "concat")):
+        g = Graph()
+        x = reduce(g, g.add("Relu", g.conv("x", 6, 3)))
+        written = agrees(g, vector_head(g, x, 12 if op == "concat" else 6))
+        check(written.count(op) == 1 and written.count("avgpool") + written.count("maxpool") == 0, written.nodes)
+
+
+def test_newer_activations():
+    """Each operation, and what exporters make of those that older opsets lack."""
+    need("onnx")
+    half = np.float32(0.5)
+
+    def gelu(g, x, first):
+        y = g.add("Add", g.add("Erf", g.add("Div", x, g.scalar(2 ** 0.5))), g.scalar(1))
+        return g.add("Mul", g.add("Mul", x, y), g.constant(half)) if first else \
+            g.add("Mul", g.add("Mul", x, g.constant(half)), y)
+
+    def gelu_tanh(g, x):
+        cube = g.add("Mul", g.add("Pow", x, g.scalar(3)), g.scalar(0.044715))
+        y = g.add("Tanh", g.add("Mul", g.add("Add", x, cube), g.scalar((2 / np.pi) ** 0.5)))
+        return g.add("Mul", g.add("Mul", x, g.scalar(0.5)), g.add("Add", y, g.scalar(1)))
+
+    for opset, make, kind in (
+            (13, lambda g, x: g.add("LeakyRelu", x, alpha=0.2), 1), (13, lambda g, x: g.add("PRelu", x, g.weights(6, 1, 1)), 2),
+            (13, lambda g, x: g.add("PRelu", x, g.scalar(0.3)), 1), (13, lambda g, x: g.add("Elu", x, alpha=0.7), 3),
+            (13, lambda g, x: g.add("Selu", x), 3), (13, lambda g, x: g.add("Mul", x, g.add("Sigmoid", x)), 4),
+            (13, lambda g, x: g.add("Mul", g.add("Sigmoid", g.add("Mul", x, g.scalar(1.702))), x), 4),
+            (14, lambda g, x: g.add("HardSwish", x), 5),
+            (13, lambda g, x: g.add("Mul", x, g.add("HardSigmoid", x, alpha=1 / 6)), 5),
+            (13, lambda g, x: g.add("Div", g.add("Mul", x, g.add("Clip", g.add("Add", x, g.scalar(3)), g.scalar(0), g.scalar(
+                6))), g.scalar(6)), 5),
+            (20, lambda g, x: g.add("Gelu", x), 6), (13, lambda g, x: gelu(g, x, True), 6),
+            (13, lambda g, x: gelu(g, x, False), 6), (20, lambda g, x: g.add("Gelu", x, approximate="tanh"), 7),
+            (13, gelu_tanh, 7), (18, lambda g, x: g.add("Mish", x), 8),
+            (13, lambda g, x: g.add("Mul", x, g.add("Tanh", g.add("Softplus", x))), 8),
+            (13, lambda g, x: g.add("Sigmoid", x), 9), (13, lambda g, x: g.add("HardSigmoid", x), 10),
+            (13, lambda g, x: g.add("Div", g.add("Clip", g.add("Add", x, g.scalar(3)), g.scalar(0), g.scalar(6)), g.scalar(6)), 10),
+            (13, lambda g, x: g.add("Tanh", x), 11), (13, lambda g, x: g.add("Softplus", x), 12),
+            (13, lambda g, x: g.add("Max", x, g.scalar(-0.5)), 13)):
+        g = Graph(opset)
+        x = make(g, g.conv("x", 6, 3))
+        x = g.add("Flatten", g.add("GlobalAveragePool", g.conv(x, 6, 6)))
+        written = agrees(g, vector_head(g, x, 6))
+        check(written.count("act") == 1 and written.count("mul") == 0, f"{kind}: {written.nodes}")
+        check(written.acts == [kind], f"kind {written.acts}, not {kind}")
+    g = Graph()
+    written = agrees(g, g.head(g.add("Max", g.scalar(0), g.conv("x", 6, 3)), 6))
+    check((written.version, written.count("relu")) == (1, 2), written.nodes)
+    g = Graph()
+    refuses(g, g.head(g.add("Erf", g.conv("x", 6, 3)), 6), ["erf1 (Erf)", "AGF has no rule"])
+
+
+def test_gates_and_normalisations():
+    need("onnx")
+    g = Graph(13)  # squeeze and excite
+    x = g.conv("x", 8, 3)
+    s = g.add("Relu", g.conv(g.add("GlobalAveragePool", x), 4, 8, (1, 1)))
+    s = g.add("Sigmoid", g.conv(s, 8, 4, (1, 1)))
+    x = g.add("Mul", s, x)
+    x = g.add("Mul", x, g.add("Sigmoid", g.conv(x, 1, 8, (1, 1))))  # and a gate for each pixel
+    written = agrees(g, g.head(x, 8))
+    names = [""] + [name for _, name in written.nodes]
+    gates = [names[written.inputs[name][1]] for op, name in written.nodes if op == "mul"]
+    check([gate.startswith("sigmoid") for gate in gates] == [True, True], gates)
+    g = Graph(18)
+    x = g.add("InstanceNormalization", g.conv("x", 8, 3), g.weights(8), g.weights(8))
+    view = g.add("InstanceNormalization", g.add("Reshape", x, g.ints(1, 4, -1)), g.constant(np.ones(4, np.float32)),
+                 g.constant(np.zeros(4, np.float32)))
+    x = g.add("Mul", g.add("Reshape", view, g.ints(1, 8, 11, 8)), g.weights(8, 1, 1))
+    x = g.add("LRN", x, size=3, alpha=0.3, beta=0.6, bias=1.5)
+    written = agrees(g, g.head(x, 8))
+    check((written.count("norm"), written.count("lrn")) == (2, 1), written.nodes)
+    g = Graph(21)
+    agrees(g, g.head(g.add("GroupNormalization", g.conv("x", 8, 3), g.weights(8), g.weights(8), num_groups=2), 8))
+    g = Graph()
+    x = g.conv("x", 6, 3)
+    refuses(g, g.add("MatMul", g.add("Reshape", x, g.ints(1, 6, 88)), g.add("Reshape", x, g.ints(1, 88, 6))),
+            ["matmul3", "attention"])
+
+
+def test_channel_shuffle_and_blocks():
+    need("onnx")
+    g = Graph(shape=(1, 3, 12, 10))
+    x = g.conv("x", 12, 3, pads=[1, 1, 1, 1])
+    view = g.add("Transpose", g.add("Reshape", x, g.ints(1, 3, 4, 12, 10)), perm=[0, 2, 1, 3, 4])
+    x = g.add("Reshape", view, g.ints(1, 12, 12, 10))
+    g.add("Split", x, g.ints(5, 7), outputs=["a", "b"], axis=1)
+    x = g.add("Concat", g.conv("b", 4, 7, (1, 1)), "a", axis=1)
+    written = agrees(g, g.head(x, 9))
+    check((written.count("shuffle"), written.count("slice")) == (1, 2), written.nodes)
+    for image in (True, False):
+        g = Graph(shape=(1, 3, 12, 10))
+        x = "x" if image else g.conv("x", 3, 3, pads=[1, 1, 1, 1])
+        x = g.conv(g.add("SpaceToDepth", x, blocksize=2), 6, 12, pads=[1, 1, 1, 1])
+        written = agrees(g, g.head(x, 6))
+        check(written.count("conv") == (1 if image else 3), written.nodes)
+
+
+def test_ends():
+    """What stands behind the last layer: a temperature, a BatchNorm, a sum of two layers, a label."""
+    need("onnx")
+    for end in (lambda g, x: g.add("Div", vector_head(g, x, 6), g.scalar(1.7)),
+                lambda g, x: g.batchnorm(vector_head(g, x, 6), 5),
+                lambda g, x: g.add("Add", vector_head(g, x, 6), vector_head(g, x, 6))):
+        g = Graph()
+        x = g.add("Flatten", g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3))))
+        written = agrees(g, end(g, x))
+        check(written.version == 1 and written.nodes[-1][0] == "linear" and written.count("linear") == 1, written.nodes)
+    g = Graph()  # behind a pool a layer of its own
+    x = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
+    agrees(g, g.add("Flatten", g.add("Mul", x, g.weights(6, 1, 1))))
+    g = Graph()
+    logits = g.head(g.conv("x", 6, 3), 6)
+    label = g.add("ArgMax", logits, axis=1)
+    with tempfile.TemporaryDirectory() as directory:
+        path = g.save(directory, logits, label)
+        check_logits(converted(directory, path), g.image(), g.expected(g.image(), logits))
+        check_logits(converted(directory, g.save(directory, label)), g.image(), g.expected(g.image(), logits))
+        refused(directory, [logits, "relu", "--output"], g.save(directory, logits, "relu1"))
+
+
+def test_if_with_a_known_condition():
+    need("onnx")
+    import onnx
+    g = Graph()
+    x = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 6, 3)))
+    one = g.add("Equal", g.add("Gather", g.add("Shape", x), g.constant(np.int64(3))), g.constant(np.int64(1)))
+    value = onnx.helper.make_tensor_value_info
+    yes = onnx.helper.make_graph([onnx.helper.make_node("Squeeze", [x, "axes"], ["yes"])], "yes", [], [value("yes", 1, None)],
+                                 [onnx.numpy_helper.from_array(np.array([2, 3]), "axes")])
+    no = onnx.helper.make_graph([onnx.helper.make_node("Det", [x], ["no"])], "no", [], [value("no", 1, None)])
+    agrees(g, vector_head(g, g.add("If", one, then_branch=yes, else_branch=no), 6))
+
+
+def test_batches_and_any_order():
+    need("onnx")
+    g = Graph()
+    x = g.add("Relu", g.conv("x", 6, 3, strides=[3, 3]))
+    x = g.add("Reshape", x, g.ints(64, 72))
+    output = g.add("Gemm", x, g.weights(72, 5))
+    with tempfile.TemporaryDirectory() as directory:
+        path = g.save(directory, output, shape=(64, 3, 13, 10))
+        code, text, err = converter(path, "-o", os.path.join(directory, "out.agf"))
+        check(code == 0 and "batches of 64" in text, text + err)
+    g = Graph()
+    output = g.head(g.conv("x", 6, 3), 6)
+    g.nodes.reverse()
+    with tempfile.TemporaryDirectory() as directory:
+        check(Written(converted(directory, g.save(directory, output), "--no-check")).count("conv") == 1, "no conv")
+
+
+def test_quantised():
+    """ONNX Runtime's quantiser, with QDQ pairs and with operators: what the network would be without rounding."""
+    need("onnx", "onnxruntime")
+    from onnxruntime import quantization
+    logging.disable(logging.CRITICAL)
+    g = Graph(17, shape=(1, 3, 24, 20))
+    x = g.add("Relu", g.conv("x", 16, 3, pads=[1, 1, 1, 1]))
+    y = g.add("Relu", g.conv(x, 16, 16, pads=[1, 1, 1, 1]))
+    x = g.conv(g.add("Add", x, y), 24, 16, strides=[2, 2])
+    x = g.add("MaxPool", g.add("Relu", x), kernel_shape=[2, 2], strides=[2, 2])
+    output = vector_head(g, g.add("Flatten", g.add("GlobalAveragePool", x)), 24, classes=10)
+
+    class Pictures(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = [np.random.RandomState(i).standard_normal(g.shape).astype(np.float32) for i in range(8)]
+
+        def get_next(self):
+            return {"x": self.left.pop()} if self.left else None
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = g.save(directory, output)
+        new = os.path.join(directory, "q.onnx")
+        for form in (quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator):
+            for per_channel in (False, True):
+                quantization.quantize_static(path, new, Pictures(), quant_format=form, per_channel=per_channel)
+                code, text, err = converter(new, "-o", os.path.join(directory, "out.agf"))
+                check(code == 0 and "quantised" in text and "correlation" in text, text + err)
+                image = g.image()
+                got, want = engine_logits(os.path.join(directory, "out.agf"), image), g.expected(image, output).ravel()
+                # 8-bit weights: a step is 1/127 of the largest, so logits are off by a percent or two.
+                error = np.linalg.norm(got - want) / np.linalg.norm(want)
+                check(error <= 0.05, f"{form}: {error:.3f} from the unquantised network")
 
 
 def test_what_goes_beside():

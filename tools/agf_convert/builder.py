@@ -70,6 +70,7 @@ class Builder:
         self.origins = {}         # name of a node -> "node NAME (OP)" of the original, for messages
         self.notes = []           # what the user should know, a line each
         self._flattened = {}      # name of a node -> name of the flatten node behind it
+        self._shuffled = {}       # likewise of shuffle nodes, by name and order
         self._name, self._here = "node", "the network"
 
     # Where we are
@@ -186,7 +187,9 @@ class Builder:
         order = tuple(int(i) for i in order)
         if order == tuple(range(len(order))):
             return source
-        return self.emit("shuffle", [source], suffix=".shuffle", perm=order).source
+        if (source, order) not in self._shuffled:
+            self._shuffled[source, order] = self.emit("shuffle", [source], suffix=".shuffle", perm=order).source
+        return self._shuffled[source, order]
 
     @staticmethod
     def offsets(parts):
@@ -838,7 +841,10 @@ class Builder:
                              "channels, which is not understood")
         else:
             wanted = mine
-        y = self.pick_node(x.source, wanted)
+        source = x.source
+        if not kept and len(self.offsets(parts)) == channels:  # slices of shuffled channels share the shuffle
+            source, wanted = self.shuffle_node(source, self.offsets(parts)), chosen
+        y = self.pick_node(source, wanted)
         atoms = []
         for dim in range(len(x.dims)):
             inside = self.parts(x, dim)

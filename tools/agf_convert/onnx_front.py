@@ -128,7 +128,7 @@ class Walk:
             arguments.append(self.values[name] if name else None)
         if node.op == "If" and node.domain == "":
             results = self._branch(node, arguments[0])
-        elif not any(isinstance(argument, Value) for argument in arguments):
+        elif not any(isinstance(argument, Value) for argument in arguments) and node.op != "DequantizeLinear":
             results = onnx_constants.fold(node, arguments)
         else:
             results = self._call(node, arguments)
@@ -242,10 +242,8 @@ def hint_for(path):
 def check_names(model, path):
     for node in model.graph.node:
         for name in (node.name, node.op_type, *node.input, *node.output):
-            try:
-                name.encode("utf-8")
-            except UnicodeEncodeError:
-                raise ConvertError(f"{path}: a node's name is not UTF-8 text: {name!r:.80}") from None
+            if isinstance(name, bytes):  # what protobuf makes of text that is not UTF-8
+                raise ConvertError(f"{path}: a node's name is not UTF-8 text: {name!r:.80}")
 
 
 def check_functions(model, path):

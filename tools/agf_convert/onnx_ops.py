@@ -10,6 +10,7 @@ import numpy as np
 from .builder import Value
 from .errors import describe
 from .frontend import Registry
+from .passes import nonnegative
 
 REGISTRY = Registry()
 handles = REGISTRY.handles
@@ -569,11 +570,11 @@ def dequantised(node, array, scale, zero=None, axis=None):
     return ((array.astype(np.float64) - zero) * scale).astype(np.float32)
 
 
-def real(node, x, scale, zero):
+def real(node, x, scale, zero, axis=None):
     """An operand of a quantised operation: a Value as it is (the image of integers through its scale), or a constant."""
     from dataclasses import replace
     if not isinstance(x, Value):
-        return dequantised(node, x, scale, zero)
+        return dequantised(node, x, scale, zero, axis)
     if x.integer:
         scale, zero = (float(np.ravel(node.constant(a, "scale"))[0]) if a is not None else 0.0 for a in (scale, zero))
         return replace(node.b.affine(x, scale, -scale * zero), integer=False)
@@ -592,8 +593,7 @@ def rounded(node, y, scale, zero):
         return y
     limits = np.iinfo(zero.dtype)
     low, high = ((limit - float(zero[0])) * scale for limit in (limits.min, limits.max))
-    if low < 0 or node.b.by_name[y.source].op in ("relu", "relu6", "maxpool", "avgpool", "global_avgpool", "function") or \
-            node.b.by_name[y.source].op == "act":
+    if low < 0 or nonnegative(node.b, y.source) or node.b.by_name[y.source].kind == "log_softmax":
         return y
     # 6 to within a step is ReLU6's bound.
     return node.b.relu6(y) if abs(high - 6) <= scale else node.b.relu(y)
@@ -606,7 +606,9 @@ def quantize(node, x, scale, zero=None):
 
 @handles("DequantizeLinear", "com.microsoft::DequantizeLinear")
 def dequantize(node, x, scale, zero=None):
-    return real(node, x, scale, zero)
+    if node.attribute("block_size", 0):
+        raise node.error("is quantised in blocks, which is not understood")
+    return real(node, x, scale, zero, node.attribute("axis", 1))
 
 
 @handles("DynamicQuantizeLinear")

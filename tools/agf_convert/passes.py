@@ -215,13 +215,13 @@ def pool_twice(graph):
 
 
 def nonnegative(graph, name):
-    """Whether a tensor holds nothing below zero."""
+    """Whether a tensor holds nothing below zero; graph: anything with the nodes by_name."""
     through = {"maxpool", "avgpool", "adaptive_avgpool", "global_avgpool", "global_maxpool", "concat", "slice", "shuffle",
                "pad", "flatten", "add", "lrn", "mul"}
     node = graph.by_name.get(name)
     if node is None:
         return False
-    if node.op in ("relu", "relu6") or node.kind in ("sigmoid", "hardsigmoid", "softplus") or \
+    if node.op in ("relu", "relu6") or node.kind in ("sigmoid", "hardsigmoid", "softplus", "softmax") or \
             node.kind == "clip" and node.lo >= 0:
         return True
     return node.op in through and all(nonnegative(graph, other) for other in node.inputs)
