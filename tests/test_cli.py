@@ -419,7 +419,7 @@ def explain_json(*args, **options):
 
 def seen_by_program(path):
     """The picture as the program decodes it: an overlay that is fully transparent."""
-    good("explain", "m.agf", path, "--overlay", "--alpha", 0, "-o", "seen.png")
+    good("explain", "m.agf", path, "--overlay", "--colour", "--alpha", 0, "-o", "seen.png")
     rows = read_png("seen.png")
     os.remove("seen.png")
     return rows
@@ -569,7 +569,7 @@ def test_truncated_pictures():
         "t.ppm": ppm_bytes(rows),
         "t.bmp": bmp_bytes(rows),
         "t.jpg": jpeg_bytes(gray, orientation=6),
-        "t.npy": npy_bytes([0.5] * 3 * 32 * 40, (3, 32, 40)),
+        "t.npy": npy_bytes([math.sin(i) for i in range(3 * 32 * 40)], (3, 32, 40)),
     }.items():
         save(name, data)
         good("explain", "m.agf", name)
@@ -658,7 +658,9 @@ def test_prints_the_best_five():
         check(t["label"] == LABELS[t["class"]], "label of class %d" % t["class"])
     lines = good("explain", "m.agf", "photo.png").out.splitlines()
     for line, t in zip(lines[1:6], result["top"]):
-        check("%s (%d)" % (t["label"], t["class"]) in line and "%.2f %%" % (100 * t["probability"]) in line, line)
+        check("%s (%d)" % (t["label"], t["class"]) in line, line)
+        share = float(line.split("%")[0])  # two digits at least
+        check(math.isclose(share, 100 * t["probability"], rel_tol=0.05, abs_tol=0.05), line)
     check([m["class"] for m in result["maps"]] == ranked[:1], "without -c the prediction is explained")
     check([m["class"] for m in explain_json("m.agf", "photo.png", "--top", 3)["maps"]] == ranked[:3], "--top 3")
     check(
@@ -1072,6 +1074,9 @@ def test_pipes():
     check(read_npy("a.npy") == read_npy("b.npy"), "a picture from a pipe")
 
 
+CMAPS = ("rdbu", "seismic", "jet", "viridis", "turbo", "gray")
+
+
 def test_pictures_written():
     setup()
     good("explain", "m.agf", "photo.png", "-c", 1, "--overlay", "-o", "over.png")
@@ -1112,10 +1117,10 @@ def test_pictures_written():
     )
     good("explain", "m.agf", "photo.png", "-c", 1, "-c", 2, "--layout", "bare", "--overlay", "-o", "two.png")
     check(png_size("two.png") == (100, 36), "bare overlays side by side")
-    for cmap in ("seismic", "jet", "viridis", "turbo", "gray"):
+    for cmap in CMAPS:
         good("explain", "m.agf", "photo.png", "--cmap", cmap, "-o", cmap + ".png")
     check(
-        len({everything(".")["./%s.png" % c] for c in ("seismic", "jet", "viridis", "turbo", "gray")}) == 5,
+        len({everything(".")["./%s.png" % c] for c in CMAPS}) == len(CMAPS),
         "colormaps differ",
     )
     caption = []
@@ -1126,12 +1131,134 @@ def test_pictures_written():
     check(caption[0] != caption[1] and any(p < (80, 80, 80) for row in caption[0] for p in row), "captions in dark ink")
 
 
+def test_methods_side_by_side():
+    """Several -m, and lists of them: a panel each, in a picture and in the tensor; none is dropped."""
+    setup()
+    maps = {}
+    for method in ("agf", "gradcam", "fullgrad"):
+        good("explain", "m.agf", "photo.png", "-c", 1, "-m", method, "--npy", "one.npy")
+        maps[method] = read_npy("one.npy")[1]
+    for args in (["-m", "agf", "-m", "gradcam", "-m", "fullgrad"], ["-m", "agf,gradcam", "-m", "fullgrad,agf"]):
+        result = explain_json("m.agf", "photo.png", "-c", 1, *args, "--npy", "three.npy", "-o", "three.png")
+        check([m["method"] for m in result["maps"]] == ["agf", "gradcam", "fullgrad"], "the methods, each once")
+        shape, values = read_npy("three.npy")
+        check(shape == (3, 32, 40), "three maps: %s" % (shape,))
+        for i, method in enumerate(maps):
+            check(values[i * 1280 : (i + 1) * 1280] == maps[method], "%s beside others" % method)
+    good("explain", "m.agf", "photo.png", "-c", 1, "-o", "one.png")
+    check(png_size("three.png")[0] > 1.5 * png_size("one.png")[0], "three panels, not one")
+    good("explain", "m.agf", "photo.png", "-m", "all", "--overlay", "-o", "all.png")
+    check(png_size("all.png")[0] > 1000, "-m all --overlay is the captioned sheet: %s" % (png_size("all.png"),))
+    refused("explain", "m.agf", "photo.png", "-o", "a.png", "-o", "b.png", says=["-o", "twice", "a.png", "b.png"])
+    refused("explain", "m.agf", "photo.png", "--npy", "a.npy", "--npy=b.npy", says=["--npy", "twice"])
+    refused("explain", "m.agf", "photo.png", "-m", "agf,grad_cam", says=["grad_cam", "did you mean gradcam"])
+
+
+def test_colours_fit_the_method():
+    """Maps of both signs are red and blue around white; those of one sign begin at viridis' dark end."""
+    setup()
+    colours = {}
+    for method in ("agf", "gradcam", "gradient", "fullgrad"):
+        bare = ["--layout", "bare", "-o", "map.png", "--npy", "map.npy"]
+        good("explain", "m.agf", "photo.png", "-c", 1, "-m", method, *bare)
+        values, rows = read_npy("map.npy")[1], read_png("map.png")
+        pixels = [p for row in rows for p in row]
+        colours[method] = {kind: pixels[values.index(kind(values))] for kind in (min, max)}
+    check(colours["agf"][max] == (178, 24, 43), "the strongest evidence is vivid: %s" % (colours["agf"],))
+    check(colours["agf"][min][2] > colours["agf"][min][0], "evidence against is blue: %s" % (colours["agf"],))
+    for method in ("gradcam", "gradient", "fullgrad"):
+        check(colours[method][max] == (253, 231, 37), "%s: its largest value is yellow: %s" % (method, colours[method]))
+        # fullgrad's is far above 0, and the scale begins there; gradient's need not be 0
+        limit = 30 if method == "gradient" else 0
+        off = max(abs(a - b) for a, b in zip(colours[method][min], (68, 1, 84)))
+        check(off <= limit, "%s: its least value is viridis' end: %s" % (method, colours[method]))
+
+
+def test_width():
+    setup()
+    good("explain", "m.agf", "photo.png", "--overlay", "--width", 200, "-o", "over.png")
+    check(png_size("over.png") == (200, 144), "an overlay 200 pixels wide: %s" % (png_size("over.png"),))
+    good("explain", "m.agf", "photo.png", "--layout", "bare", "--width", 80, "-o", "map.png")
+    check(png_size("map.png") == (80, 64), "a bare map 80 pixels wide: %s" % (png_size("map.png"),))
+    good("explain", "m.agf", "photo.png", "--width", 300, "-o", "figure.png")
+    check(600 < png_size("figure.png")[0] < 750, "a figure of two panels: %s" % (png_size("figure.png"),))
+
+
+def test_box_and_centre():
+    """JSON tells where the evidence lies, in pixels of the photograph."""
+    setup(height=32, width=32, resize_to=32)
+    save("wide.png", png_bytes(scene(90, 45)))
+    result = explain_json("m.agf", "wide.png", "-c", 1, "--npy", "map.npy")
+    box, centre = result["maps"][0]["box"], result["maps"][0]["centre"]
+    values = [max(v, 0) for v in read_npy("map.npy")[1]]
+    scale = 45 / 32  # the crop is the middle square
+    x = sum(v * (i % 32 + 0.5) for i, v in enumerate(values)) / sum(values) * scale + 22.5
+    y = sum(v * (i // 32 + 0.5) for i, v in enumerate(values)) / sum(values) * scale
+    check(abs(centre["x"] - x) <= 0.01 and abs(centre["y"] - y) <= 0.01, "%s, expected %g, %g" % (centre, x, y))
+    check(22 <= box["left"] and box["left"] + box["width"] <= 68 and 0 <= box["top"], "outside the crop: %s" % box)
+    inside = sum(
+        v
+        for i, v in enumerate(values)
+        if 0 <= (i % 32 + 0.5) * scale + 22.5 - box["left"] <= box["width"]
+        and 0 <= (i // 32 + 0.5) * scale - box["top"] <= box["height"]
+    )
+    check(inside >= 0.8 * sum(values), "%g of the evidence lies inside" % (inside / sum(values)))  # 1 - 4 * 0.05
+
+
+def test_notes():
+    setup()
+    dark = [[tuple(v // 24 for v in p) for p in row] for row in scene(50, 36)]
+    save("dark.png", png_bytes(dark))
+    check("nearly black" in good("explain", "m.agf", "dark.png").out, "a dark picture gets a note")
+    check(explain_json("m.agf", "dark.png")["notes"], "in JSON, too")
+    check("note" not in good("explain", "m.agf", "photo.png").out, "an ordinary one gets none")
+    write_model("two.agf", labels=["no", "yes"])
+    check("agf_lc" in good("explain", "two.agf", "photo.png").out, "two classes: agf has no contrast")
+    check("note" not in good("explain", "two.agf", "photo.png", "-m", "agf_lc").out, "agf_lc has")
+    z = None
+    good("explain", "m.agf", "photo.png", "--logits", "z.npy")
+    z = read_npy("z.npy")[1]
+    for k in range(6):
+        notes = explain_json("m.agf", "photo.png", "-m", "lrp_a1b0", "-c", k)["notes"]
+        check(bool(notes) == (z[k] < 0), "logit %g: %s" % (z[k], notes))
+    check(min(z) < 0 < max(z), "both cases were tried: %s" % (z,))
+
+
+def test_captions_of_all_scripts():
+    """Accents come from the strokes; what they do not have from a font of the system or --font."""
+    fonts = glob.glob("/usr/share/fonts/**/DejaVuSans.ttf", recursive=True)
+
+    def ink(label, *args):
+        write_model("m.agf", labels=[label, "x"])
+        save("photo.png", png_bytes(scene(50, 36)))
+        good("explain", "m.agf", "photo.png", "-c", 0, "-m", "agf_lc", "-o", "figure.png", *args)
+        return read_png("figure.png")
+
+    check(ink("caf\u00e9") != ink("cafe"), "an accent is drawn")
+    check(ink("\u00e9") != ink("\u00e8") != ink("?"), "accents differ")
+    if not fonts:
+        raise Skip("DejaVu Sans is not installed")
+    check(ink("\u043a\u043e\u0442") != ink("\u0434\u043e\u043c"), "Cyrillic words differ")
+    check(ink("cat", "--font", fonts[0]) != ink("cat"), "--font")
+    refused("explain", "m.agf", "photo.png", "--font", "photo.png", "-o", "x.png", says=["photo.png", "font"])
+    refused("explain", "m.agf", "photo.png", "--font", "missing.ttf", "-o", "x.png", says="missing.ttf")
+
+
+def test_did_you_mean():
+    setup()
+    refused("explian", says="did you mean explain")
+    refused("explain", "m.agf", "photo.png", "--overaly", says="did you mean overlay")
+    refused("explain", "m.agf", "photo.png", "-c", "crnae", says="did you mean crane")
+    refused("explain", "m.agf", "photo.png", "--cmap", "virdis", says="did you mean viridis")
+    check("did you mean" not in refused("explain", "m.agf", "photo.png", "-c", "helicopter").err, "nothing near")
+
+
 def test_overlay_where_the_network_looked():
     """A crop sees the middle of a wide photograph: outside it the overlay leaves the photograph as it is."""
     setup(height=32, width=32, resize_to=32)
     rows = scene(90, 45)
     save("wide.png", png_bytes(rows))
-    good("explain", "m.agf", "wide.png", "--overlay", "--alpha", 1, "-o", "over.png")
+    good("explain", "m.agf", "wide.png", "--overlay", "--colour", "--alpha", 1, "-o", "over.png")
     over = read_png("over.png")
     changed = [x for y in range(45) for x in range(90) if over[y][x] != rows[y][x]]
     check(
@@ -1140,20 +1267,32 @@ def test_overlay_where_the_network_looked():
     check(
         min(changed) <= 25 and max(changed) >= 64, "the whole crop is overlaid: %d to %d" % (min(changed), max(changed))
     )
+    good("explain", "m.agf", "wide.png", "--overlay", "--alpha", 0, "-o", "gray.png")
+    gray = read_png("gray.png")
+    check(all(r == g == b for row in gray for r, g, b in row), "without --colour the photograph is gray")
+    pale = [[255 - gray[y][x][0] for x in range(90)] for y in range(45)]
+    luma = [[255 - (299 * r + 587 * g + 114 * b) / 1000 for r, g, b in row] for row in rows]
+    for columns, share in ((range(0, 22), 0.25), (range(68, 90), 0.25), (range(25, 65), 0.65)):
+        worst = max(abs(pale[y][x] - share * luma[y][x]) for y in range(45) for x in columns)
+        check(worst <= 1, "columns %s: off by %g" % (columns, worst))  # rounded to 8 bits
 
 
 def test_odd_shapes():
     setup()
-    for width, height in ((1, 1), (1, 200), (200, 1), (7, 301)):
+    save("one.png", png_bytes(scene(1, 1)))
+    refused("explain", "m.agf", "one.png", "-o", "figure.png", says="one.png")  # of one colour: there is nothing to explain
+    for width, height in ((1, 200), (200, 1), (7, 301)):
         save("odd.png", png_bytes(scene(width, height)))
         good("explain", "m.agf", "odd.png", "--top", 2, "-o", "figure.png")
         good("explain", "m.agf", "odd.png", "--overlay", "-o", "over.png")
         read_png("figure.png")
         check(png_size("over.png") == (width, height), "overlay of %dx%d" % (width, height))
     good("explain", "m.agf", "photo.png", "--top", 6, "-o", "figure.png")
-    save("wide.pgm", b"P5 10000 5000 255\n" + bytes(50000000))
+    save("wide.pgm", b"P5 10000 5000 255\n" + bytes(range(250)) * 200000)
     bare = ["--overlay", "--layout", "bare", "-o", "out.png"]
-    refused("explain", "m.agf", "wide.pgm", "--top", 6, *bare, says="too many")
+    refused("explain", "m.agf", "wide.pgm", "--top", 6, *bare, "--width", 10000, says="too many")
+    good("explain", "m.agf", "wide.pgm", *bare)
+    check(png_size("out.png") == (1600, 800), "an overlay of a large photograph is 1600 pixels wide: %s" % (png_size("out.png"),))
     os.remove("wide.pgm")
     write_model("long.agf", labels=["a label of many words " * 20, "\u4e2d\u6587", "plain"])
     good("explain", "long.agf", "photo.png", "--top", 3, "-o", "figure.png")

@@ -77,7 +77,7 @@ def scene(width, height, seed=0):
 
 def decoded(path, model):
     """The file as the program decodes it."""
-    good("explain", model, path, "--overlay", "--alpha", 0, "-o", "seen.png")
+    good("explain", model, path, "--overlay", "--colour", "--alpha", 0, "-o", "seen.png")
     return np.asarray(Image.open("seen.png"))
 
 

@@ -14,18 +14,76 @@
 #include "cli_output.h"
 #include "cli_picture.h"
 
+/* ---- Did you mean ---------------------------------------------------------------------------------------------------------- */
+
+/* Letters to change, add, drop or swap with their neighbour to make one word of the other; `most` + 1 for more. */
+static int edits_between(const char *a, const char *b, int most) {
+  enum { LONGEST = 40 };
+  int rows[3][LONGEST + 1], n = (int)strlen(a), m = (int)strlen(b), i, j;
+
+  if (n > LONGEST || m > LONGEST || abs(n - m) > most)
+    return most + 1;
+  for (i = 0; i <= n; i++) {
+    int *row = rows[i % 3], *above = rows[(i + 2) % 3], *two_above = rows[(i + 1) % 3];
+
+    for (j = 0; j <= m; j++) {
+      int same = i && j && lower((unsigned char)a[i - 1]) == lower((unsigned char)b[j - 1]);
+
+      row[j] = !i ? j : !j ? i : above[j - 1] + !same;
+      if (i && j) {
+        row[j] = above[j] + 1 < row[j] ? above[j] + 1 : row[j];
+        row[j] = row[j - 1] + 1 < row[j] ? row[j - 1] + 1 : row[j];
+        if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && two_above[j - 2] + 1 < row[j])
+          row[j] = two_above[j - 2] + 1;
+      }
+    }
+  }
+  return rows[n % 3][m] <= most ? rows[n % 3][m] : most + 1;
+}
+
+/* ", did you mean X?" for the nearest of the names 0 .. count - 1, or "". Valid until the next call. */
+static const char *did_you_mean(const char *text, const char *(*name)(int i, const void *of), const void *of, int count) {
+  static char said[160];
+  int most = (int)strlen(text) < 4 ? 1 : (int)strlen(text) < 8 ? 2 : 3, best = most + 1, i;
+
+  *said = 0;
+  for (i = 0; i < count; i++) {
+    int edits = edits_between(text, name(i, of), most);
+
+    if (edits < best) {
+      best = edits;
+      snprintf(said, sizeof said, " (did you mean %.100s?)", name(i, of));
+    }
+  }
+  return said;
+}
+
+static const char *method_name(int i, const void *unused) {
+  (void)unused;
+  return agf_method_name((agf_method)i);
+}
+
+static const char *cmap_name(int i, const void *unused) {
+  (void)unused;
+  return agf_colormap_name((agf_colormap)i);
+}
+
+static const char *label_name(int k, const void *model) {
+  return agf_model_label(model, k);
+}
+
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
 enum { EXPLAIN = 1, INFO = 2, BENCH = 4 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
-  text_list classes, masks;
+  text_list classes, masks, methods;
   int top;
   const char *out, *npy, *logits;
-  const char *method, *layer, *ablations, *cmap, *layout, *isa, *bank;
+  const char *layer, *ablations, *cmap, *layout, *isa, *bank, *font;
   double alpha, vmax;
-  int overlay, json, low_memory, verbose, quiet, help;
+  int overlay, colour, panel_width, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
   int threads;
   int runs;
@@ -64,7 +122,14 @@ static const option options_known[] = {
   {"layout", 0, EXPLAIN, TEXT, FIELD(layout), 0, 0, "HOW",
    "figure: photograph and maps with captions; bare: the maps\nalone, pixel by pixel (default: figure, but a single\n"
    "overlay is bare)"},
-  {"cmap", 0, EXPLAIN, TEXT, FIELD(cmap), 0, 0, "NAME", "seismic (default), jet, viridis, turbo or gray"},
+  {"colour", 0, EXPLAIN, FLAG, FIELD(colour), 0, 0, NULL, "the photograph under an overlay as it is (default: gray, and\n"
+   "pale where the network did not look)"},
+  {"width", 0, EXPLAIN, COUNT, FIELD(panel_width), 1, MAX_SIDE, "N",
+   "a map's width in the picture, in pixels (default: a figure's 448\nor the network's; an overlay's the photograph's, up to 1600)"},
+  {"cmap", 0, EXPLAIN, TEXT, FIELD(cmap), 0, 0, "NAME",
+   "rdbu or seismic, for maps of both signs; viridis, turbo, jet,\ngray (default: rdbu, viridis for methods of one sign)"},
+  {"font", 0, EXPLAIN, TEXT, FIELD(font), 0, 0, "FILE",
+   "a TrueType or OpenType font for captions (default: strokes, and\na font of the system for other scripts)"},
   {"vmax", 0, EXPLAIN, REAL, FIELD(vmax), 1e-30, 1e30, "V",
    "the value at the end of the colour scale (default: for each\nmap, what 0.5 % of its pixels exceed)"},
   {"alpha", 0, EXPLAIN, REAL, FIELD(alpha), 0, 1, "A", "opacity of the strongest evidence in an overlay (default 0.8)"},
@@ -73,8 +138,8 @@ static const option options_known[] = {
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
   {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
-  {"method", 'm', EXPLAIN, TEXT, FIELD(method), 0, 0, "METHOD",
-   "agf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
+  {"method", 'm', EXPLAIN, LIST, FIELD(methods), 0, 0, "METHOD",
+   "may be given several times, or as a list divided by commas;\nagf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
    "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare; all: a contact sheet"},
   {"layer", 0, EXPLAIN, TEXT, FIELD(layer), 0, 0, "NAME",
    "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
@@ -125,7 +190,12 @@ static void apply_option(options *o, const option *known, const char *shown, con
 
   switch (known->kind) {
   case FLAG: *(int *)field = 1; break;
-  case TEXT: *(const char **)field = value; right = *value; break;
+  case TEXT:
+    if (*(const char **)field)
+      fatal("%s is given twice: %s and %s", shown, *(const char **)field, value);
+    *(const char **)field = value;
+    right = *value;
+    break;
   case LIST: text_list_add((text_list *)field, text_of("%s", value)); break;
   case COUNT: right = parse_whole(value, known->least, known->most, (int *)field); break;
   case REAL:
@@ -136,6 +206,18 @@ static void apply_option(options *o, const option *known, const char *shown, con
   }
   if (!right)
     fatal("%s %s: not a valid %s", shown, *value ? value : "''", known->argument);
+}
+
+/* The options of a command, for did_you_mean(). */
+static const char *option_name(int i, const void *command) {
+  return options_known[i].commands & *(const int *)command ? options_known[i].name : "";
+}
+
+static const char *suggest_option(const char *word, int command) {
+  char name[64];
+
+  snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 1, "=") + 1, word);
+  return strlen(word) < 4 ? "" : did_you_mean(name + strspn(name, "-"), option_name, &command, OPTION_COUNT);
 }
 
 /* Parse argv[0 .. count - 1], a command's arguments. */
@@ -171,7 +253,7 @@ static void parse_options(options *o, int command, const char *command_name, int
       }
     }
     if (!known)
-      fatal("unknown option %s; `agf help %s` lists the options", word, command_name);
+      fatal("unknown option %s%s; `agf help %s` lists the options", word, suggest_option(word, command), command_name);
     snprintf(shown, sizeof shown, "%.*s", word[1] == '-' ? (int)strlen(known->name) + 2 : 2, word);
     if (known->kind == FLAG) {
       if (value)
@@ -189,23 +271,65 @@ static void options_free(options *o) {
   text_list_free(&o->arguments);
   text_list_free(&o->classes);
   text_list_free(&o->masks);
+  text_list_free(&o->methods);
 }
 
 /* ---- What the user names -------------------------------------------------------------------------------------------------- */
 
-/* One method by its name, or `all` of them; returns how many. */
-static int find_methods(const char *name, agf_method methods[AGF_METHODS]) {
-  int method = agf_method_find(name), i;
+/* Methods by their names, in the order asked for, each once; `all` are all that this engine has. Returns how many. */
+static int find_methods(const text_list *lists, agf_method methods[AGF_METHODS]) {
+  bool taken[AGF_METHODS] = {false};
+  int count = 0, i, k;
 
-  if (!strcmp(name, "all")) {
-    for (i = 0; i < AGF_METHODS; i++)
-      methods[i] = (agf_method)i;
-    return AGF_METHODS;
+  for (i = 0; i < lists->count; i++) {
+    const char *list = lists->items[i];
+
+    for (;;) {
+      size_t length = strcspn(list, ",");
+      char *name = text_of("%.*s", (int)length, list);
+      int method = agf_method_find(name), last = method;
+
+      if (!strcmp(name, "all")) {
+        method = 0;
+        last = AGF_METHODS - 1;
+      } else if (method < 0) {
+        fatal("unknown method %s%s; `agf help explain` lists the methods", name, did_you_mean(name, method_name, NULL, AGF_METHODS));
+      }
+      for (k = method; k <= last; k++)
+        if (!taken[k] && agf_method_find(agf_method_name((agf_method)k)) == k) {
+          taken[k] = true;
+          methods[count++] = (agf_method)k;
+        }
+      free(name);
+      if (!list[length])
+        break;
+      list += length + 1;
+    }
   }
-  if (method < 0)
-    fatal("unknown method %s; `agf help explain` lists the methods", name);
-  methods[0] = (agf_method)method;
-  return 1;
+  if (!lists->count)
+    methods[count++] = AGF_METHOD_AGF;
+  return count;
+}
+
+/* Methods whose maps hold no evidence against a class. */
+static bool is_one_sided(agf_method method) {
+  switch (method) {
+  case AGF_METHOD_GRADIENT:
+  case AGF_METHOD_SMOOTHGRAD:
+  case AGF_METHOD_GRADCAM:
+  case AGF_METHOD_FULLGRAD: return true;
+  case AGF_METHOD_AGF:
+  case AGF_METHOD_AGF_A:
+  case AGF_METHOD_AGF_LC:
+  case AGF_METHOD_GRADIENT_X_INPUT:
+  case AGF_METHOD_INTEGRATED_GRADIENTS:
+  case AGF_METHOD_LRP_A1B0:
+  case AGF_METHOD_LRP_A2B1:
+  case AGF_METHOD_CLRP:
+  case AGF_METHOD_SGLRP:
+  case AGF_METHODS: return false;
+  }
+  return false;
 }
 
 /* "no_fx,no_m" to AGF_NO_FX | AGF_NO_M. */
@@ -237,7 +361,8 @@ static agf_colormap find_cmap(const char *name) {
   int cmap = agf_colormap_find(name);
 
   if (cmap < 0)
-    fatal("--cmap %s is unknown; there are seismic, jet, viridis, turbo and gray", name);
+    fatal("--cmap %s is unknown%s; there are rdbu, seismic, jet, viridis, turbo and gray", name,
+          did_you_mean(name, cmap_name, NULL, AGF_COLORMAPS));
   return (agf_colormap)cmap;
 }
 
@@ -278,7 +403,7 @@ static int find_class(const agf_model *model, const char *text) {
   if (is_number || !*agf_model_label(model, 0))
     fatal("class '%s' does not exist: the model has the classes 0 to %d%s", text, classes - 1,
           *agf_model_label(model, 0) ? "" : " and no labels");
-  fatal("class '%s' does not exist: no label of the model holds it", text);
+  fatal("class '%s' does not exist: no label of the model holds it%s", text, did_you_mean(text, label_name, model, classes));
   return -1;
 }
 
@@ -332,6 +457,7 @@ typedef struct explainer {
   int method_count;
   int layer;         /* gradcam's, as agf_request has it */
   unsigned ablations;
+  int cmap;          /* -1: by the method */
   style style;
   bool bare;         /* pictures without photograph beside them, captions and margins */
 } explainer;
@@ -621,17 +747,24 @@ static void choose_classes(explainer *e) {
 
 static void choose_looks(explainer *e) {
   const options *o = e->asked;
-  bool one_map = e->class_count + e->ranks == 1 || (o->out && has_placeholder(o->out, 's'));
+  bool one_map = (e->class_count + e->ranks) * e->method_count == 1 || (o->out && has_placeholder(o->out, 's'));
+  problem why;
 
-  e->style.cmap = find_cmap(o->cmap);
-  e->style.vmax = (float)o->vmax;
+  e->cmap = o->cmap ? (int)find_cmap(o->cmap) : -1;
   e->style.alpha = (float)o->alpha;
   e->style.overlay = o->overlay;
+  e->style.colour = o->colour;
+  e->style.width = o->panel_width;
   e->bare = o->overlay && one_map;
   if (o->layout) {
     if (strcmp(o->layout, "figure") && strcmp(o->layout, "bare"))
       fatal("--layout %s is unknown; there are figure and bare", o->layout);
     e->bare = !strcmp(o->layout, "bare");
+  }
+  if (o->font) {
+    chosen_typeface = typeface_load(o->font, &why);
+    if (!chosen_typeface)
+      fatal("%s", why.text);
   }
 }
 
@@ -742,6 +875,7 @@ typedef struct result {
   double seconds;       /* forward pass and explanation */
   char **files;         /* [count]: the picture with this map, NULL: none */
   char *npy, *logits;   /* NULL: not written */
+  text_list notes;      /* what a reader of the maps should know */
 } result;
 
 static void result_free(result *r) {
@@ -758,6 +892,7 @@ static void result_free(result *r) {
   free(r->area);
   free(r->npy);
   free(r->logits);
+  text_list_free(&r->notes);
 }
 
 /* Softmax of the logits, in double. */
@@ -829,6 +964,42 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   return r->count > 0;
 }
 
+/* Whether this method is among those asked for. */
+static bool has_method(const explainer *e, agf_method method) {
+  int i;
+
+  for (i = 0; i < e->method_count; i++)
+    if (e->methods[i] == method)
+      return true;
+  return false;
+}
+
+/* What a reader of this picture's maps should know. */
+static void take_notes(const explainer *e, const prepared *p, result *r) {
+  const float *logits = agf_logits(e->session);
+  int brightest = 0, i;
+  size_t j;
+
+  if (p->source.rgb) {
+    for (j = 0; j < (size_t)p->source.width * (size_t)p->source.height * 3; j++)
+      brightest = p->source.rgb[j] > brightest ? p->source.rgb[j] : brightest;
+    if (brightest < 16)
+      text_list_add(&r->notes, text_of("the picture is nearly black: its brightest value is %d of 255 (fewer bits than its file says?)",
+                                       brightest));
+  }
+  if (r->classes == 2 && (has_method(e, AGF_METHOD_AGF) || has_method(e, AGF_METHOD_AGF_A)))
+    text_list_add(&r->notes, text_of("of two classes agf and agf_a hardly tell one from the other (their seed has no contrast): "
+                                     "-m agf_lc does"));
+  for (i = 0; i < r->count; i++)
+    if ((r->method[i] == AGF_METHOD_LRP_A1B0 || r->method[i] == AGF_METHOD_LRP_A2B1) && logits[r->explained[i]] < 0) {
+      char *name = class_name(e->model, r->explained[i]);
+
+      text_list_add(&r->notes, text_of("%s: the logit of %s is negative (%.3g), and the map sums to it: as a whole it speaks against "
+                                       "the class", agf_method_name(r->method[i]), name, logits[r->explained[i]]));
+      free(name);
+    }
+}
+
 /* How much of each map lies inside its mask, a picture laid over the photograph (a tensor: over the map). */
 static bool measure_masks(const explainer *e, const prepared *p, result *r, problem *why) {
   const text_list *masks = &e->asked->masks;
@@ -869,6 +1040,34 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
     picture_free(&mask);
   }
   return true;
+}
+
+static void range_of(const result *r, int i, float *low, float *high) {
+  size_t size = (size_t)r->height * (size_t)r->width, j;
+  const float *map = r->maps + (size_t)i * size;
+
+  *low = *high = map[0];
+  for (j = 1; j < size; j++) {
+    *low = fminf(*low, map[j]);
+    *high = fmaxf(*high, map[j]);
+  }
+}
+
+/* A share of 1 in percent, with as many digits as tell it from 0 and from 100. */
+static const char *percent_text(double share, char text[24]) {
+  double percent = 100 * share, rest = 100 - percent;
+
+  if (percent == 0 || rest == 0)
+    snprintf(text, 24, "%.0f %%", percent);
+  else if (rest < 1e-4)
+    snprintf(text, 24, "> 99.9999 %%");
+  else if (rest < 1)
+    snprintf(text, 24, "%.*f %%", 1 - (int)floor(log10(rest)), percent);
+  else if (percent < 1e-4)
+    snprintf(text, 24, "< 0.0001 %%");
+  else
+    snprintf(text, 24, percent < 1 ? "%.2g %%" : "%.1f %%", percent);
+  return text;
 }
 
 /* ---- agf explain: the files it writes ------------------------------------------------------------------------------------- */
@@ -933,38 +1132,95 @@ static bool draw_panels(const explainer *e, const figure *f, const panel *panels
   return written;
 }
 
+/* The methods and their options, for a figure's foot. */
+static char *methods_text(const explainer *e) {
+  char *text = text_of("%s", ""), *longer;
+  int i;
+
+  for (i = 0; i < e->method_count; i++) {
+    longer = text_of("%s%s%s", text, i ? ", " : "", agf_method_name(e->methods[i]));
+    free(text);
+    text = longer;
+  }
+  if (e->asked->ablations) {
+    longer = text_of("%s (%s)", text, e->asked->ablations);
+    free(text);
+    text = longer;
+  }
+  return text;
+}
+
+/* Map i as a panel: its colours and their scale. FullGrad's maps, sums of magnitudes over the whole picture, begin far above 0: they
+ * are drawn from their minimum on, as in its paper; `shifted` receives such a copy. */
+static panel panel_of(const explainer *e, const result *r, int i, float **shifted) {
+  size_t size = (size_t)r->height * (size_t)r->width, j;
+  panel p;
+
+  memset(&p, 0, sizeof p);
+  p.map = r->maps + (size_t)i * size;
+  p.is_signed = !is_one_sided(r->method[i]);
+  p.cmap = e->cmap >= 0 ? (agf_colormap)e->cmap : p.is_signed ? AGF_CMAP_RDBU : AGF_CMAP_VIRIDIS;
+  *shifted = NULL;
+  if (r->method[i] == AGF_METHOD_FULLGRAD && !(e->asked->vmax > 0)) {
+    float high;
+
+    range_of(r, i, &p.low, &high);
+    *shifted = allocate(size, sizeof **shifted);
+    for (j = 0; j < size; j++)
+      (*shifted)[j] = p.map[j] - p.low;
+    p.map = *shifted;
+  }
+  p.vmax = e->asked->vmax > 0 ? (float)e->asked->vmax : agf_map_scale(p.map, r->height, r->width);
+  return p;
+}
+
+/* What a figure of these maps shows besides them; `texts` receives what it points to. */
+static figure figure_of(const explainer *e, const subject *s, const prepared *p, const result *r, const canvas *photo, text_list *texts) {
+  char *methods = methods_text(e), *label = text_of("%s", base_name(s->path)), *foot;
+  figure f;
+
+  memset(&f, 0, sizeof f);
+  f.photo = p->source.rgb ? photo : NULL;
+  f.seen = p->seen;
+  f.map_height = r->height;
+  f.map_width = r->width;
+  f.columns = e->method_count > 1 && r->per_method > 1 ? r->per_method : 0;
+  foot = s->neighbour ? text_of("%s, against %s, by %s", e->model_name, base_name(s->neighbour), methods)
+                      : text_of("%s, by %s", e->model_name, methods);
+  clean_text(foot);
+  clean_text(label);
+  text_list_add(texts, label);
+  text_list_add(texts, foot);
+  f.photo_label = label;
+  f.footer = foot;
+  free(methods);
+  return f;
+}
+
 /* The picture or, with %s, pictures that -o asks for. */
 static bool write_pictures(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
   const char *out = e->asked->out;
   panel *panels = allocate((size_t)r->count, sizeof *panels);
+  float **shifted = allocate((size_t)r->count, sizeof *shifted);
   text_list texts = {0};
   canvas photo;
   figure f;
-  double share;
-  char *name;
+  char *name, share[24];
   bool done = true;
   int i;
 
   photo.width = p->source.width;
   photo.height = p->source.height;
   photo.rgb = p->source.rgb;
-  memset(&f, 0, sizeof f);
-  f.photo = p->source.rgb ? &photo : NULL;
-  f.seen = p->seen;
-  f.map_height = r->height;
-  f.map_width = r->width;
-  f.photo_label = base_name(s->path);
-  text_list_add(&texts, s->neighbour ? text_of("%s, against %s", e->model_name, base_name(s->neighbour))
-                                     : text_of("%s", e->model_name));
-  f.footer = texts.items[0];
+  f = figure_of(e, s, p, r, &photo, &texts);
   for (i = 0; i < r->count; i++) {
-    panels[i].map = r->maps + (size_t)i * (size_t)r->height * (size_t)r->width;
+    panels[i] = panel_of(e, r, i, &shifted[i]);
     name = class_name(e->model, r->explained[i]);
+    clean_text(name);
     text_list_add(&texts, e->method_count > 1 ? text_of("%s: %s", agf_method_name(r->method[i]), name) : text_of("%s", name));
     free(name);
     panels[i].label = texts.items[texts.count - 1];
-    share = 100 * r->probability[r->explained[i]];
-    text_list_add(&texts, share < 0.1 ? text_of("< 0.1 %%") : text_of("%.1f %%", share));
+    text_list_add(&texts, text_of("%s", percent_text(r->probability[r->explained[i]], share)));
     panels[i].share = texts.items[texts.count - 1];
   }
   if (e->out_is_folder) {
@@ -978,6 +1234,8 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     bool each = has_placeholder(out, 's');
     text_list classes = classes_in_file_names(e, r);
 
+    if (each)
+      f.columns = 0;
     for (i = 0; i < r->count && done; i++) {
       r->files[i] = fill_in(out, classes.items[i], s->flat);
       if (each || i == 0)
@@ -985,6 +1243,9 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     }
     text_list_free(&classes);
   }
+  for (i = 0; i < r->count; i++)
+    free(shifted[i]);
+  free(shifted);
   text_list_free(&texts);
   free(panels);
   return done;
@@ -1017,17 +1278,6 @@ static bool write_results(const explainer *e, const subject *s, const prepared *
 /* ---- agf explain: what it prints ------------------------------------------------------------------------------------------ */
 
 enum { TOP_PRINTED = 5 };
-
-static void range_of(const result *r, int i, float *low, float *high) {
-  size_t size = (size_t)r->height * (size_t)r->width, j;
-  const float *map = r->maps + (size_t)i * size;
-
-  *low = *high = map[0];
-  for (j = 1; j < size; j++) {
-    *low = fminf(*low, map[j]);
-    *high = fmaxf(*high, map[j]);
-  }
-}
 
 /* A tensor's shape as "96 x 14 x 14"; one of 1 x 1 as its length. */
 static const char *shape_text(const int shape[3], char text[48]) {
@@ -1064,6 +1314,7 @@ static void print_layer_times(const explainer *e) {
 }
 
 static void print_text(const explainer *e, const subject *s, const result *r) {
+  char share[24], area[24], low_text[24], high_text[24];
   int i;
 
   print_clean(s->path);
@@ -1072,7 +1323,7 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     int k = agf_ranked(e->session, i);
     char *name = class_name(e->model, k);
 
-    printf("  %6.2f %%  ", 100 * r->probability[k]);
+    printf("  %10s  ", percent_text(r->probability[k], share));
     print_clean(name);
     putchar('\n');
     free(name);
@@ -1080,7 +1331,7 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
   if (s->neighbour) {
     printf("  nearest neighbour: ");
     print_clean(s->neighbour);
-    printf(", at distance %.6g\n", s->distance);
+    printf(", at distance %.3g\n", s->distance);
   }
   for (i = 0; i < r->count; i++) {
     char *name = class_name(e->model, r->explained[i]);
@@ -1091,9 +1342,11 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     print_clean(name);
     if (e->method_count > 1)
       printf(" by %s", agf_method_name(r->method[i]));
-    printf(", %.2f %%: %.3f to %.3f", 100 * r->probability[r->explained[i]], low, high);
+    printf(", %s: %s to %s", percent_text(r->probability[r->explained[i]], share), scale_number(low, low_text),
+           scale_number(high, high_text));
     if (r->inside) {
-      printf(", %.0f %% of the positive evidence on %.0f %% of the picture, inside ", 100 * r->inside[i], 100 * r->area[i]);
+      printf(", %s of the positive evidence on %s of the picture, inside ", percent_text(r->inside[i], share),
+             percent_text(r->area[i], area));
       print_clean(base_name(e->asked->masks.items[i % r->per_method]));
     }
     if (r->files[i]) {
@@ -1102,6 +1355,11 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     }
     putchar('\n');
     free(name);
+  }
+  for (i = 0; i < r->notes.count; i++) {
+    printf("  note: ");
+    print_clean(r->notes.items[i]);
+    putchar('\n');
   }
   if (e->asked->verbose) {
     printf("  %.3f s with %d thread%s and instruction set %s\n", r->seconds, agf_session_threads(e->session),
@@ -1124,7 +1382,20 @@ static void print_json_file(const char *key, const char *path) {
     printf("null");
 }
 
-static void print_json(const explainer *e, const subject *s, const result *r) {
+static const double BOX_SHARE = 0.9;
+
+/* A box of the map as one of the photograph (a tensor: of the map), in its pixels. */
+static void print_json_box(const prepared *p, const result *r, const agf_box *box) {
+  bool photo = p->source.width > 0 && !p->source.tensor;
+  double across = photo ? p->seen.width / r->width : 1, down = photo ? p->seen.height / r->height : 1;
+  double left = photo ? p->seen.left : 0, top = photo ? p->seen.top : 0;
+
+  printf(", \"box\": {\"left\": %.6g, \"top\": %.6g, \"width\": %.6g, \"height\": %.6g}, \"centre\": {\"x\": %.6g, \"y\": %.6g}",
+         left + across * box->left, top + down * box->top, across * box->width, down * box->height, left + across * box->x,
+         top + down * box->y);
+}
+
+static void print_json(const explainer *e, const subject *s, const prepared *p, const result *r) {
   int i;
 
   printf("{\"model\": ");
@@ -1140,16 +1411,24 @@ static void print_json(const explainer *e, const subject *s, const result *r) {
   printf("], \"height\": %d, \"width\": %d, \"maps\": [", r->height, r->width);
   for (i = 0; i < r->count; i++) {
     float low, high;
+    agf_box box;
 
     range_of(r, i, &low, &high);
     printf("%s", i ? ", " : "");
     print_json_class(e, r, r->explained[i]);
     printf(", \"method\": \"%s\"", agf_method_name(r->method[i]));
     printf(", \"min\": %.9g, \"max\": %.9g", low, high);
+    if (!agf_map_box(r->maps + (size_t)i * (size_t)r->height * (size_t)r->width, r->height, r->width, BOX_SHARE, &box, NULL))
+      print_json_box(p, r, &box);
     if (r->inside)
       printf(", \"inside_mask\": %.9g, \"mask_area\": %.9g", r->inside[i], r->area[i]);
     print_json_file("file", r->files[i]);
     printf("}");
+  }
+  printf("], \"notes\": [");
+  for (i = 0; i < r->notes.count; i++) {
+    printf("%s", i ? ", " : "");
+    json_string(r->notes.items[i]);
   }
   printf("]");
   print_json_file("npy", r->npy);
@@ -1213,19 +1492,21 @@ static void explain_subject(explainer *e, const subject *s) {
     progress_step(MAP_WORK * (e->class_count + e->ranks), s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
+    if (done)
+      take_notes(e, &p, &r);
     done = done && measure_masks(e, &p, &r, &why) && write_results(e, s, &p, &r, &why);
-    prepared_free(&p);
   }
   if (!done) {
     give_up(e, s->path, &why);
   } else {
     progress_clear();
     if (e->asked->json)
-      print_json(e, s, &r);
+      print_json(e, s, &p, &r);
     else if (!e->asked->quiet)
       print_text(e, s, &r);
     fflush(stdout);
   }
+  prepared_free(&p);
   result_free(&r);
 }
 
@@ -1338,7 +1619,7 @@ static int run_explain(const options *asked) {
   e.asked = asked;
   if (asked->arguments.count < 2)
     fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
-  e.method_count = find_methods(asked->method, e.methods);
+  e.method_count = find_methods(&asked->methods, e.methods);
   e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
   list_subjects(&e);
   if (asked->bank) {
@@ -1346,6 +1627,8 @@ static int run_explain(const options *asked) {
     for (i = 0; i < bank.count; i++)
       protect_input(bank.items[i]);
   }
+  if (asked->font)
+    protect_input(asked->font);
   for (i = 0; i < asked->masks.count; i++)
     protect_input(asked->masks.items[i]);
   protect_input(asked->arguments.items[0]);
@@ -1675,13 +1958,18 @@ static const struct command {
 
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
+static const char *command_name(int i, const void *unused) {
+  (void)unused;
+  return commands[i].name;
+}
+
 static const struct command *find_command(const char *name) {
   int i;
 
   for (i = 0; i < COMMAND_COUNT; i++)
     if (!strcmp(name, commands[i].name))
       return &commands[i];
-  fatal("unknown command %s; `agf --help` lists the commands", name);
+  fatal("unknown command %s%s; `agf --help` lists the commands", name, did_you_mean(name, command_name, NULL, COMMAND_COUNT));
   return NULL;
 }
 
@@ -1724,8 +2012,6 @@ static int run_command(const struct command *c, int count, char **argv) {
   int code = EXIT_SUCCESS;
 
   memset(&asked, 0, sizeof asked);
-  asked.method = "agf";
-  asked.cmap = "seismic";
   asked.alpha = 0.8;
   parse_options(&asked, c->bit, c->name, count, argv);
   if (asked.help)
