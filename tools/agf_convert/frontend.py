@@ -4,6 +4,10 @@ from typing import Callable, List, Optional, Tuple
 
 from .passes import Finished
 
+# Why a transformer is refused.
+NO_ATTENTION = ("attention (a product of two tensors that depend on the image, as in transformers): AGF would need a rule "
+                "that divides relevance among its factors; only convolutional networks are understood")
+
 
 @dataclass
 class Imported:

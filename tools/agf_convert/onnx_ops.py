@@ -9,7 +9,7 @@ import numpy as np
 
 from .builder import Value
 from .errors import describe
-from .frontend import Registry
+from .frontend import NO_ATTENTION, Registry
 from .passes import nonnegative
 
 REGISTRY = Registry()
@@ -131,8 +131,7 @@ def gemm(node, a, b, c=None):
 @handles("MatMul")
 def matmul(node, a, b):
     if isinstance(a, Value) and isinstance(b, Value):
-        raise node.error("multiplies two tensors that depend on the image: attention, which AGF has no rule for; only "
-                         "convolutional networks are understood")
+        raise node.error(NO_ATTENTION)
     weights = node.weights(b, "right-hand side")
     if weights.ndim > 2 and weights.size == np.prod(weights.shape[-2:]):
         weights = weights.reshape(weights.shape[-2:])
@@ -542,6 +541,11 @@ def space_to_depth(node, x):
     view = node.b.reshape(x, (1, channels, height // block, block, width // block, block))
     view = node.b.transpose(view, (0, 3, 5, 1, 2, 4))
     return node.b.reshape(view, (1, channels * block * block, height // block, width // block))
+
+
+@handles("Attention", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention", "Einsum")
+def attention(node, *arguments):
+    raise node.error(NO_ATTENTION)
 
 
 @handles("ArgMax", "TopK")

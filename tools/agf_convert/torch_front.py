@@ -11,7 +11,7 @@ import numpy as np
 from . import torch_ops
 from .builder import Builder, Value
 from .errors import ConvertError, first_line
-from .frontend import Imported
+from .frontend import NO_ATTENTION, Imported
 from .passes import finish
 
 
@@ -102,12 +102,16 @@ class Walk:
             self._convert(node, shortcuts.get(node))
         return self.values[output]
 
+    def name(self, fx):
+        """What a node of the exported graph is called, and its operation."""
+        op = str(getattr(fx.target, "_schema", None) and fx.target._schema.name or
+                 getattr(fx.target, "__name__", fx.target)).removeprefix("aten::")
+        return self._name_of(fx, op), op
+
     def _convert(self, fx, shortcut):
         if fx.op != "call_function":
             raise ConvertError(f"node {fx.name}: {fx.op} {fx.target} in the exported module is not understood")
-        op = str(getattr(fx.target, "_schema", None) and fx.target._schema.name or
-                 getattr(fx.target, "__name__", fx.target)).removeprefix("aten::")
-        name = self._name_of(fx, op)
+        name, op = self.name(fx)
         self.builder.at(name, f"node {name} ({op})")
         node = GraphNode(self, fx, name, op)
         if shortcut is not None:
@@ -181,6 +185,9 @@ def read(module, input_shape, head=None):
                 images.append(node)
     if len(images) != 1:
         raise ConvertError(f"the module takes {len(images)} tensors; it should take one, the image")
+    attention = torch_ops.find_attention(program.graph, images[0])
+    if attention is not None:
+        raise ConvertError("node {} ({}): {}".format(*walk.name(attention), NO_ATTENTION))
     walk.values[images[0]] = builder.image()
     outputs = [spec.arg.name for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"
                and hasattr(spec.arg, "name")]

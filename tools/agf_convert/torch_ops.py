@@ -97,20 +97,12 @@ def addmm(node, bias, x, weight, beta=1, alpha=1):
 
 @handles("matmul", "mm", "bmm")
 def matmul(node, x, other):
-    if isinstance(x, Value) and isinstance(other, Value):
-        raise node.error("multiplies two tensors that depend on the image: attention, which AGF has no rule for; only "
-                         "convolutional networks are understood")
     if not isinstance(x, Value):
         raise node.error("multiplies a constant from the left, which is not understood")
     weights = node.array(other)
     if weights.ndim != 2:
         raise node.error(f"needs a matrix of weights, has {describe([weights.shape])}")
     return node.b.linear(x, weights.T)
-
-
-@handles("scaled_dot_product_attention", "multi_head_attention_forward")
-def attention(node, *arguments, **options):
-    raise node.error("attention, which AGF has no rule for; only convolutional networks are understood")
 
 
 # Normalisations
@@ -216,7 +208,9 @@ def prelu(node, x, weight):
 
 @handles("elu")
 def elu(node, x, alpha=1.0, scale=1.0, input_scale=1.0):
-    return node.b.affine(node.b.act(node.b.affine(x, input_scale), "elu", alpha=float(alpha)), scale)
+    # x > 0: scale * x; else scale * alpha * (exp(input_scale * x) - 1)
+    y = node.b.act(node.b.affine(x, input_scale), "elu", alpha=float(alpha * input_scale))
+    return node.b.affine(y, scale / input_scale)
 
 
 @handles("selu")
@@ -508,6 +502,22 @@ def pixel_unshuffle(node, x, factor):
 @handles("argmax", "topk")
 def label(node, *arguments, **options):
     raise node.error("makes a label of the logits inside the module, which has no gradient; return the logits")
+
+
+ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "einsum", "linear"}
+
+
+def find_attention(graph, image):
+    """The first node that is attention; None. Looked for before anything is converted: what prepares it is not understood either."""
+    depends = {image}
+    for fx in graph.nodes:
+        sources = [other for other in fx.all_input_nodes if other in depends]
+        if sources:
+            depends.add(fx)
+        if name_of(fx) in ATTENTION or name_of(fx) in PRODUCTS and len(sources) > 1:
+            return fx
+    return None
 
 
 # Functions that torch takes apart: recognised in the graph before its parts are converted
