@@ -79,6 +79,8 @@ static int agf_kernels_choose(agf_kernels *k, const char *isa) {
 static inline int agf_imin(int a, int b) { return a < b ? a : b; }
 static inline int agf_imax(int a, int b) { return a > b ? a : b; }
 static inline int agf_ceil_div(int a, int b) { return (a + b - 1) / b; }
+/* Outputs of a layer, filled up to whole weight panels. */
+static inline int agf_filled(int outputs) { return agf_ceil_div(outputs, AGF_OCG) * AGF_OCG; }
 static inline uint64_t agf_align_up64(uint64_t n) { return (n + (AGF_ALIGN - 1)) & ~(uint64_t)(AGF_ALIGN - 1); }
 static inline size_t agf_align_up(size_t n) { return (size_t)agf_align_up64(n); }
 
@@ -98,26 +100,6 @@ AGF_API const char *agf_status_name(agf_status status) {
 
 AGF_API const char *agf_version(void) {
   return AGF_STR(AGF_VERSION_MAJOR) "." AGF_STR(AGF_VERSION_MINOR) "." AGF_STR(AGF_VERSION_PATCH);
-}
-
-AGF_API const char *agf_method_name(agf_method method) {
-  static const char *const names[] = {
-      "agf",      "agf_a",    "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients", "gradcam", "fullgrad",
-      "lrp_a1b0", "lrp_a2b1", "clrp",   "sglrp"};
-  return (unsigned)method < sizeof names / sizeof *names ? names[method] : "?";
-}
-
-#ifdef AGF_NO_METHODS
-enum { AGF_METHODS_BUILT = AGF_METHOD_AGF_LC + 1 };
-#else
-enum { AGF_METHODS_BUILT = AGF_METHODS };
-#endif
-
-AGF_API int agf_method_find(const char *name) {
-  int i;
-  for (i = 0; name && i < AGF_METHODS_BUILT; i++)
-    if (!strcmp(name, agf_method_name((agf_method)i))) return i;
-  return -1;
 }
 
 /* Bytes of the UTF-8 character at p; 0 for what must not stand in a message: a control character, or what is no UTF-8. */
@@ -349,7 +331,8 @@ enum { AGF_LAYOUT_VECTOR, AGF_LAYOUT_CONV, AGF_LAYOUT_GROUPED, AGF_LAYOUT_LINEAR
 
 typedef struct agf_op_rules agf_op_rules;
 typedef struct agf_step agf_step;
-typedef struct agf_explain_state agf_explain_state;
+typedef struct agf_explanation agf_explanation;
+typedef struct agf_planner agf_planner;
 
 typedef struct agf_weight {
   int type, layout, used;
@@ -495,7 +478,8 @@ struct agf_op_rules {
   const char *name;
   agf_op_fields fields;
   unsigned traits;
-  agf_act act; /* the activation that it is; steps that take activations along take it */
+  agf_act act;       /* the activation that it is; steps that take activations along take it */
+  size_t step_bytes; /* of what its steps hold of their own, agf_step.own; 0: nothing */
 
   /* In *out, which holds the first input's shape, the shape of the output; or an error that says why the input has none. */
   agf_status (*shape)(const agf_inputs *in, agf_shape *out, agf_error *err);
@@ -506,19 +490,19 @@ struct agf_op_rules {
   /* The plan, in this order. connect, first step to last: what it asks of its input tensors (border, mask), whether its rule reads g.
    * settle, last step to first: when it reads and writes, what lies within what. plan: its buffers and its tasks' scratch.
    * NULL: nothing. */
-  void (*connect)(agf_session *s, int step);
-  void (*settle)(agf_session *s, int step);
-  agf_status (*plan)(agf_session *s, int step, agf_error *err);
+  void (*connect)(agf_planner *p, agf_step *st);
+  void (*settle)(agf_planner *p, agf_step *st);
+  agf_status (*plan)(agf_planner *p, agf_step *st, agf_error *err);
   /* Fills the buffers that depend on the model alone. NULL: it has none. */
   void (*fill)(agf_session *s, const agf_step *st);
 
-  void (*forward)(agf_session *s, agf_step *st, const agf_flow *f);
+  void (*forward)(agf_session *s, const agf_step *st, const agf_flow *f);
   /* AGF's rule: (cam, g) at the output to (cam, g) at the inputs, and the delivery of each. */
-  void (*rule)(agf_session *s, agf_step *st, const agf_explain_state *e);
+  void (*rule)(agf_session *s, const agf_step *st, agf_explanation *e);
   /* From the gradient g behind the step's activation and BatchNorm, [cb][h][w][16], to that at input `slot`. */
-  void (*gradient)(agf_session *s, agf_step *st, int slot, const float *g, float *out);
+  void (*gradient)(agf_session *s, const agf_step *st, int slot, const float *g, float *out);
   /* Layer-wise relevance propagation: from the relevance R at the output to that at input `slot`. Built without the methods: NULL. */
-  void (*lrp)(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out);
+  void (*lrp)(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out);
 };
 
 static const agf_op_rules *agf_rules_of(agf_op op);
@@ -1168,44 +1152,49 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
 }
 
 /* MARK: plan ------------------------------------------------------------------------------------------------------------------
- * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (what steps read
- * and write) and one arena. A buffer lives from one moment to another; buffers that never live together may share memory. One
- * may be part of another, as a Concat's inputs are of its output: then the whole lives as long as its parts.
- * Moments: 0 the image, i + 1 the forward pass of step i, then two for each step's backward pass. Activations stay for all
- * classes. Sizes are planned in 64 bits on every machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with
- * padding, 2^10 threads), and the sum is checked against max_bytes and the address space before any of it is taken. */
+ * From a model and an input size to steps (an op with the BatchNorm and activation that follow it), tensors (the activations that
+ * steps read and write) and one arena. The plan is made with the session and constant from then on.
+ *
+ * A buffer is a part of the arena that lives from one moment to another; buffers that never live together may share memory. One may be
+ * part of another, as a Concat's inputs are of its output: then the whole lives as long as its parts. Moments: 0 the image, i + 1 the
+ * forward pass of step i, then two for each step's way back. Activations stay for all classes. Sizes are planned in 64 bits on every
+ * machine: no buffer comes near 2^63 bytes (2^20 channels, sides of 3 * 2^16 with padding, 2^10 threads), and the sum is checked
+ * against max_bytes and the address space before any of it is taken. */
 
+/* A buffer's number, from 1 on; 0: none. Where one stands in a struct, its comment says what the buffer holds. */
+typedef int agf_id;
+
+/* What a method needs planned beside what AGF's rules do. */
 enum {
-  AGF_GRADIENT_METHODS = AGF_METHOD_BIT(AGF_METHOD_GRADIENT) | AGF_METHOD_BIT(AGF_METHOD_GRADIENT_X_INPUT) |
-                         AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS) |
-                         AGF_METHOD_BIT(AGF_METHOD_GRADCAM) | AGF_METHOD_BIT(AGF_METHOD_FULLGRAD),
-  AGF_LRP_METHODS = AGF_METHOD_BIT(AGF_METHOD_LRP_A1B0) | AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1) | AGF_METHOD_BIT(AGF_METHOD_CLRP) |
-                    AGF_METHOD_BIT(AGF_METHOD_SGLRP)
+  AGF_NEEDS_GRADIENT = 1,  /* gradients of a logit on their way back */
+  AGF_NEEDS_LRP = 2,       /* relevance on its way back */
+  AGF_NEEDS_LRP_TWICE = 4, /* by a rule that divides it by two sums: alpha is not 1 */
+  AGF_NEEDS_IMAGE = 8,     /* the image while the network runs on others, and sums over its elements */
+  AGF_NEEDS_TOTAL = 16,    /* sums over its pixels */
+  AGF_NEEDS_OWN_BIAS = 32, /* a convolution's bias before its BatchNorm */
+  AGF_NEEDS_LOCAL = 64     /* the logits at every position */
 };
 
 typedef struct agf_buffer {
   uint64_t bytes, offset;
-  int first, last;
-  int within; /* the buffer that it is a part of, `at` bytes from its start; -1: it has a place of its own */
+  int first, last; /* the moments from and to which it lives */
+  agf_id within;   /* the buffer that it is a part of, `at` bytes from its start; 0: it has a place of its own */
   uint64_t at;
 } agf_buffer;
 
-/* An activation, [cb][h + 2 bh][w + 2 bw][16] with a zero border for the convolutions that read it; mask [cb][h][w]; cam and g
- * [cb][h][w][16]. */
+/* An activation: [cb][h + 2 bh][w + 2 bw][16], with a zero border for the convolutions that read it. */
 typedef struct agf_tensor {
   int c, h, w, cb, bh, bw;
   ptrdiff_t xr, xb;         /* floats from row to row and block to block of x */
   int readers;              /* (step, slot) pairs that read it */
   int needs_g;              /* a rule of AGF below it uses its gradient */
-  int wants_g;              /* the same for the explanation under way, which may leave rules out */
   int is_signed;            /* it may hold values below 0 */
   int needs_mask;           /* a convolution reads it */
-  int first_reader;         /* the step that delivers to it first, going backwards */
-  int part_of, first_block; /* the tensor of a Concat that it lies in, from that block on; -1: it stands alone */
-  int x, mask, cam, g;      /* buffers, -1: none */
-  int delivered;            /* readers that have delivered, in the explanation under way */
-  int max_known;
-  float max; /* over all elements; of the last run */
+  int first_reader;         /* the step that delivers to it first, going backwards; -1: none, it holds the logits */
+  int part_of, first_block; /* the tensor of a Concat that it lies in, from that block on; 0: it stands alone */
+  agf_id x;                 /* float, as above */
+  agf_id mask;              /* uint16_t [cb][h][w], where needs_mask */
+  agf_id cam, g;            /* float [cb][h][w][16]; g where needs_g */
 } agf_tensor;
 
 /* Whether a step's rule reads the gradient at its output: never; always; unless the request's options leave nothing of R but A. */
@@ -1213,36 +1202,124 @@ enum { AGF_G_NEVER, AGF_G_ALWAYS, AGF_G_UNLESS_BARE };
 
 struct agf_step {
   const agf_op_rules *rules; /* of the op of `node` */
+  int index;                 /* its place among the plan's steps */
   int node, last;            /* first and last node that it covers; `last` names its output */
-  int norm;                  /* node of the fused BatchNorm, -1: none */
-  agf_act act;
-  int inputs, in, out;             /* inputs: tensors at session->in[in ...] */
-  int box;                         /* a convolution that reads the image: the box rule */
-  int plain;                       /* neither flat nor box: the full rule */
-  int apart;                       /* A is formed after C and G: agf_conv_settle */
-  int uses_g;                      /* AGF_G_*: its rule reads the gradient at its output and forms that at its input */
-  int writes, reads_cam, reads_g;  /* moments: from when on it writes its inputs' cam and g, until when it reads its output's */
-  int flattened;                   /* a linear layer whose input is a flattened tensor */
-  int cancels;                     /* an Add or average pool whose terms may cancel: shared out by magnitude (agf-spec) */
-  agf_rhs back;                    /* right-hand sides of its adjoint */
-  int rhs_vectors;                 /* what a pixel of the rhs buffer holds */
-  int row_classes, column_classes; /* outputs whose windows the border cuts alike */
-  int row_class, column_class;     /* buffers [h_out], [w_out] of uint8_t */
-  int range;                       /* buffer [row_classes + column_classes][2] of int: the classes' kernel rows and columns */
-  int border;                      /* buffer [classes][co]: conv(1, |w|); box: conv(lo, w+) then conv(hi, w-) */
-  int border_known;
-  int scale, bias; /* buffers [co], fused; scale -1: none */
-  int d;           /* buffer: |W||x| (box: Z) at the output */
-  int d_known;
-  int rhs, rhs_mask, cam_mask, a, tmp_cam, tmp_g, maps, sums, coef; /* buffers of the backward pass */
-  int half, half_mask; /* LRP: buffers for the positive or the negative part of a signed input */
-  int vec, y, gv, sv;  /* linear: buffers [inputs], [co] */
-  int co;              /* outputs, filled to 32 */
-  int window;          /* pool: buffer int32 h0[ho] h1[ho] w0[wo] w1[wo], float div[ho][wo] */
-  double forward_seconds, explain_seconds;
+  int norm;                  /* the node of the BatchNorm that it has taken along, -1: none */
+  agf_act act;               /* the activation that it is or has taken along */
+  int inputs, in, out;       /* its inputs are the tensors plan->in[in ...], its output the tensor `out` */
+  int box;                   /* it reads the image by the box rule: where all pixels are equal it has nothing to share out */
+  int uses_g;                /* AGF_G_*: its rule reads the gradient at its output and forms that at its input */
+  int writes;                /* the moment from which on it writes its inputs' cam and g */
+  int reads_cam, reads_g;    /* the moments until which it reads its output's */
+  agf_id scale, bias;        /* float [outputs, filled]: of its BatchNorm and its own; scale 0: none */
+  agf_id rhs, rhs_mask;  /* what its adjoint reads, float [cb][h][w][right-hand sides][16] and uint16_t [cb][h][w]; rhs_mask 0: the
+                              * output's cam as it is, or a form of the op's own */
+  agf_id tmp_cam, tmp_g; /* float [cb][h][w][16] of an input: where a delivery lies that is not the tensor's first */
+  void *own;             /* the op's own part, rules->step_bytes; constant too once the plan is made */
 };
 
-typedef struct agf_pool agf_pool;
+/* What stays the same from a session's creation to its end. */
+typedef struct agf_plan {
+  int steps, tensors, buffers; /* buffers: the highest number */
+  const agf_step *step;
+  const agf_tensor *tensor;           /* 0: the image */
+  const agf_buffer *buffer;           /* [buffers + 1] */
+  const int *in;                      /* inputs of steps: tensors */
+  const int *tensor_of;               /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
+  const agf_shape *shape;             /* [nodes] */
+  const unsigned char *live;          /* [nodes] AGF_LIVE, AGF_READ_SIGNED; 0: the logits do not depend on it */
+  unsigned needs;                     /* AGF_NEEDS_*: what the session's methods need */
+  uint64_t arena_bytes, stay_bytes;   /* stay_bytes: of the buffers that live all the time; they come first */
+  uint64_t scratch_bytes;             /* of a task */
+  agf_id scratch;                     /* [threads][scratch_bytes] */
+  agf_id logits, order;               /* float [classes + 32]; int [classes], the logits' ranks */
+  agf_id dz, softmax;                 /* float [classes + 32], what a way back begins with at the logits; double [3][classes] */
+  agf_id difference, difference_mask; /* label-free: as the latent tensor's x and mask */
+  agf_id logits_difference, order_difference; /* label-free: as logits and order */
+  int head, head_linear; /* agf_lc: the step of the global average pool, and of the linear layer behind it; -1: there is none */
+  agf_id local;          /* agf_lc: float [pixels][linear's outputs]; 0: not needed, or no memory */
+  agf_id plane;          /* a map of any tensor's size: float [h][w] */
+  agf_id channel;        /* double, for each channel of any tensor */
+  agf_id extremes;       /* FullGrad: double [blocks of any tensor][2] */
+  agf_id own_bias;       /* Grad-CAM before a BatchNorm: float, for each channel of any tensor */
+  agf_id image, total;   /* the image while others run: float [c][h][w]; sums of its elements or pixels: double */
+} agf_plan;
+
+/* The plan while it is made. */
+struct agf_planner {
+  const agf_session *s; /* its config, kernels and threads */
+  const agf_model *model;
+  agf_plan *plan;
+  agf_step *step; /* these are the plan's */
+  agf_tensor *tensor;
+  agf_buffer *buffer;
+  int *in, *tensor_of;
+  agf_shape *shape;
+  unsigned char *live;
+  unsigned char *own;               /* the next step's own part */
+  int most_buffers, out_of_buffers; /* how many there is room for; more were asked for */
+  int *node_readers, *last_reader;  /* [nodes + 1] live readers of an edge; one of them */
+  int *turn, *placed, placed_count; /* [most_buffers] agf_place's: in the order of placing, those that have their place by offset */
+  uint64_t largest_plain;           /* bytes of input and output of the largest plain convolution, the last step left out */
+};
+
+/* What a run leaves. */
+typedef struct agf_tensor_facts {
+  int max_known;
+  float max; /* over all elements */
+} agf_tensor_facts;
+
+typedef struct agf_step_facts {
+  int d_known;      /* |W||x| is there */
+  int border_known; /* conv(1, |w|) is there; it stays so for later runs */
+  double forward_seconds, explain_seconds;
+} agf_step_facts;
+
+typedef struct agf_run_facts {
+  int ran;
+  unsigned flags; /* agf_run's */
+  float lo, hi;   /* of the image */
+  agf_tensor_facts *tensor;
+  agf_step_facts *step;
+} agf_run_facts;
+
+/* How far an explanation has come with a tensor. */
+typedef struct agf_arrival {
+  int delivered; /* readers that have delivered */
+  int wants_g;   /* a rule below uses its gradient, of those that the request's options leave */
+} agf_arrival;
+
+typedef struct agf_method_rules agf_method_rules;
+
+/* A method: everything that the engine knows about it. */
+struct agf_method_rules {
+  agf_method method;
+  const char *name;
+  unsigned traits;  /* AGF_METHOD_*: what a request may ask of it, what its maps are */
+  unsigned needs;   /* AGF_NEEDS_*: what it needs planned */
+  unsigned options; /* those of AGF's that make it up */
+  /* The map of e's class. NULL: this engine was built without it. */
+  agf_status (*explain)(agf_session *s, agf_explanation *e, float *map, agf_error *err);
+};
+
+static const agf_method_rules *agf_rules_of_method(agf_method method);
+
+/* One class's explanation. */
+struct agf_explanation {
+  const agf_request *request;
+  const agf_method_rules *rules;
+  unsigned options;     /* AGF_NO_* and AGF_FX_GRADCAM: the request's and those that make up the method */
+  int target;           /* the class */
+  const float *z;       /* the logits that the seed is made from */
+  const float *latent;  /* the tensor that the last step reads, element (0, 0, 0), or the difference in its place */
+  double base, share;   /* of the call's progress */
+  agf_arrival *arrival; /* [tensors] */
+  int alpha;            /* LRP's: 1 or 2 */
+  int edge, found;      /* Grad-CAM: whose gradient is wanted, 0 the image's, n + 1 that of node n, -1: none; it has been met */
+  double *terms;        /* FullGrad: [pixels], where its terms are added up; NULL: nobody wants them */
+};
+
+typedef struct agf_team agf_team;
 
 struct agf_session {
   const agf_model *model;
@@ -1252,115 +1329,141 @@ struct agf_session {
   size_t bytes; /* everything: tables, arena and threads */
   int owns_memory;
   int threads;
-  int steps, tensors, buffers;
-  agf_step *step;
-  agf_tensor *tensor; /* 0: the image */
-  agf_buffer *buffer;
-  int *in;             /* inputs of steps: tensors */
-  int *tensor_of;      /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
-  agf_shape *shape;    /* [nodes] */
-  unsigned char *live; /* [nodes] AGF_LIVE, AGF_READ_SIGNED; 0: the logits do not depend on it */
-  int *node_readers;   /* [nodes + 1] live readers of an edge */
-  int *last_reader;    /* [nodes + 1] one of them */
-  int *turn, *placed;  /* [buffers] agf_place's: in the order of placing, those that have their place by offset */
-  int placed_count;
-  uint64_t stay_bytes; /* of buffers that live all the time; they come first */
+  agf_team *team;
   unsigned char *arena;
-  uint64_t arena_bytes;
-  int logits, order, seed, dz, scratch;    /* buffers: z, its ranks, the seed's doubles, dz, tasks' scratch */
-  int logits_difference, order_difference; /* label-free: its z and their ranks */
-  int difference, difference_mask;         /* label-free: its tensor in the latent's place */
-  uint64_t scratch_bytes;
-  uint64_t largest_plain; /* bytes of input and output of the largest plain convolution, the last step left out */
-  unsigned methods;       /* bits of those that the memory was planned for */
-  int local;              /* agf_lc: buffer [pixels][co] for the logits at each position; -1: not needed, or no memory */
-  int image, total, plane, channel, own_bias; /* other methods: buffers, -1 where none of theirs was asked for (agf_plan_methods) */
-  int ran;
-  int busy;           /* a call works with it */
-  unsigned run_flags; /* of the last run */
-  unsigned bad;       /* set by tasks: a non-finite activation, or g outside cam */
-  float lo, hi;       /* of the image */
-  agf_pool *pool;
-  double work_done, work_total;
+  const agf_plan *plan;
+  agf_run_facts run;
+  agf_arrival *arrival; /* [tensors] room for an explanation's */
+  unsigned bad;         /* AGF_BAD_*, raised by tasks */
+  int busy;             /* a call works with it */
 };
 
 /* Sizes of the tables in front of the arena, all bounded by the model's counts. */
 typedef struct agf_tables {
-  size_t session, step, tensor, buffer, in, tensor_of, shape, live, readers, turn, total;
+  size_t session, plan, step, own, tensor, buffer, in, tensor_of, shape, live, tensor_facts, step_facts, arrival, total;
+  size_t planner, readers, turn; /* the planner's, which are part of it too */
   int buffers;
 } agf_tables;
 
 static agf_tables agf_table_sizes(const agf_model *m) {
   agf_tables t;
   size_t n = (size_t)m->nodes;
+  int i;
+  memset(&t, 0, sizeof t);
   t.buffers = (int)(26 * n + 32);
   t.session = agf_align_up(sizeof(agf_session));
+  t.plan = agf_align_up(sizeof(agf_plan));
   t.step = agf_align_up(n * sizeof(agf_step));
+  for (i = 0; i < m->nodes; i++) t.own += agf_align_up(agf_rules_of(m->node[i].op)->step_bytes);
   t.tensor = agf_align_up((n + 1) * sizeof(agf_tensor));
-  t.buffer = agf_align_up((size_t)t.buffers * sizeof(agf_buffer));
+  t.buffer = agf_align_up((size_t)(t.buffers + 1) * sizeof(agf_buffer));
   t.in = agf_align_up((size_t)m->edges * sizeof(int));
   t.tensor_of = agf_align_up((n + 1) * sizeof(int));
   t.shape = agf_align_up(n * sizeof(agf_shape));
   t.live = agf_align_up(n);
+  t.tensor_facts = agf_align_up((n + 1) * sizeof(agf_tensor_facts));
+  t.step_facts = agf_align_up(n * sizeof(agf_step_facts));
+  t.arrival = agf_align_up((n + 1) * sizeof(agf_arrival));
+  t.planner = agf_align_up(sizeof(agf_planner));
   t.readers = agf_align_up((n + 1) * sizeof(int));
   t.turn = agf_align_up((size_t)t.buffers * sizeof(int));
-  t.total = t.session + t.step + t.tensor + t.buffer + t.in + t.tensor_of + t.shape + t.live + 2 * t.readers + 2 * t.turn;
+  t.total = t.session + t.plan + t.step + t.own + t.tensor + t.buffer + t.in + t.tensor_of + t.shape + t.live + t.tensor_facts +
+            t.step_facts + t.arrival + t.planner + 2 * t.readers + 2 * t.turn;
   return t;
 }
 
-static agf_session *agf_session_at(void *memory, const agf_model *m) {
+/* A session's tables and its planner in `memory`, empty. */
+static agf_session *agf_session_at(void *memory, const agf_model *m, agf_planner **planner) {
   agf_tables t = agf_table_sizes(m);
-  unsigned char *p = (unsigned char *)memory;
+  unsigned char *at = (unsigned char *)memory;
   agf_session *s = (agf_session *)memory;
+  agf_planner *p;
+  agf_plan *plan;
   memset(memory, 0, t.total);
-  p += t.session;
-  s->step = (agf_step *)(void *)p, p += t.step;
-  s->tensor = (agf_tensor *)(void *)p, p += t.tensor;
-  s->buffer = (agf_buffer *)(void *)p, p += t.buffer;
-  s->in = (int *)(void *)p, p += t.in;
-  s->tensor_of = (int *)(void *)p, p += t.tensor_of;
-  s->shape = (agf_shape *)(void *)p, p += t.shape;
-  s->live = p, p += t.live;
-  s->node_readers = (int *)(void *)p, p += t.readers;
-  s->last_reader = (int *)(void *)p, p += t.readers;
-  s->turn = (int *)(void *)p, p += t.turn;
-  s->placed = (int *)(void *)p, p += t.turn;
-  s->arena = p;
-  s->model = m;
+  at += t.session;
+  plan = (agf_plan *)(void *)at, at += t.plan;
+  p = (agf_planner *)(void *)at, at += t.planner;
+  plan->step = p->step = (agf_step *)(void *)at, at += t.step;
+  p->own = at, at += t.own;
+  plan->tensor = p->tensor = (agf_tensor *)(void *)at, at += t.tensor;
+  plan->buffer = p->buffer = (agf_buffer *)(void *)at, at += t.buffer;
+  plan->in = p->in = (int *)(void *)at, at += t.in;
+  plan->tensor_of = p->tensor_of = (int *)(void *)at, at += t.tensor_of;
+  plan->shape = p->shape = (agf_shape *)(void *)at, at += t.shape;
+  plan->live = p->live = at, at += t.live;
+  s->run.tensor = (agf_tensor_facts *)(void *)at, at += t.tensor_facts;
+  s->run.step = (agf_step_facts *)(void *)at, at += t.step_facts;
+  s->arrival = (agf_arrival *)(void *)at, at += t.arrival;
+  p->node_readers = (int *)(void *)at, at += t.readers;
+  p->last_reader = (int *)(void *)at, at += t.readers;
+  p->turn = (int *)(void *)at, at += t.turn;
+  p->placed = (int *)(void *)at, at += t.turn;
+  p->most_buffers = t.buffers;
+  p->s = s;
+  p->model = s->model = m;
+  p->plan = plan;
+  s->plan = plan;
+  s->arena = at;
+  *planner = p;
   return s;
 }
 
-static int agf_buf(agf_session *s, uint64_t bytes, int first, int last) {
-  agf_buffer *b = &s->buffer[s->buffers];
+/* A new buffer. There is room for more than any model's steps ask for; agf_make_plan reports it if that is wrong. */
+static agf_id agf_buf(agf_planner *p, uint64_t bytes, int first, int last) {
+  agf_buffer *b;
+  if (p->plan->buffers == p->most_buffers) {
+    p->out_of_buffers = 1;
+    return p->most_buffers;
+  }
+  b = &p->buffer[++p->plan->buffers];
   b->bytes = agf_align_up64(bytes ? bytes : 1);
   b->first = first;
   b->last = last;
-  b->within = -1;
-  return s->buffers++;
+  return p->plan->buffers;
 }
 
 /* A part of another buffer, which, like all that it is itself a part of, then lives as long as the part. */
-static int agf_part(agf_session *s, int within, uint64_t at, uint64_t bytes, int first, int last) {
-  int i = agf_buf(s, bytes, first, last);
-  s->buffer[i].bytes = bytes; /* not rounded up: what follows may be another part */
-  s->buffer[i].within = within;
-  s->buffer[i].at = at;
-  for (; within >= 0; within = s->buffer[within].within)
-    if (last > s->buffer[within].last) s->buffer[within].last = last;
+static agf_id agf_part(agf_planner *p, agf_id within, uint64_t at, uint64_t bytes, int first, int last) {
+  agf_id i = agf_buf(p, bytes, first, last);
+  p->buffer[i].bytes = bytes; /* not rounded up: what follows may be another part */
+  p->buffer[i].within = within;
+  p->buffer[i].at = at;
+  for (; within; within = p->buffer[within].within)
+    if (last > p->buffer[within].last) p->buffer[within].last = last;
   return i;
 }
 
-static inline void *agf_at(const agf_session *s, int buffer) { return buffer < 0 ? NULL : s->arena + s->buffer[buffer].offset; }
-static inline float *agf_floats(const agf_session *s, int buffer) { return (float *)agf_at(s, buffer); }
-static void agf_clear_buffer(agf_session *s, int buffer) {
-  if (buffer >= 0) memset(agf_at(s, buffer), 0, (size_t)s->buffer[buffer].bytes);
+static inline void *agf_at(const agf_session *s, agf_id buffer) {
+  return buffer ? s->arena + s->plan->buffer[buffer].offset : NULL;
+}
+static inline float *agf_floats(const agf_session *s, agf_id buffer) { return (float *)agf_at(s, buffer); }
+static void agf_clear_buffer(agf_session *s, agf_id buffer) {
+  if (buffer) memset(agf_at(s, buffer), 0, (size_t)s->plan->buffer[buffer].bytes);
 }
 
-static inline int agf_end(const agf_session *s) { return 3 * s->steps + 1; }
-/* A convolution's backward pass has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's):
- * what only one of them needs does not lie in the other's way. Other steps need all at once. */
-static inline int agf_gate_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step) - 1; }
-static inline int agf_adjoint_moment(const agf_session *s, int step) { return s->steps + 2 * (s->steps - step); }
+/* A step's input tensors and its output, planned and being planned. */
+static inline const agf_tensor *agf_in(const agf_session *s, const agf_step *st, int slot) {
+  return &s->plan->tensor[s->plan->in[st->in + slot]];
+}
+static inline const agf_tensor *agf_out(const agf_session *s, const agf_step *st) { return &s->plan->tensor[st->out]; }
+static inline agf_tensor *agf_plan_in(const agf_planner *p, const agf_step *st, int slot) {
+  return &p->tensor[p->in[st->in + slot]];
+}
+static inline agf_tensor *agf_plan_out(const agf_planner *p, const agf_step *st) { return &p->tensor[st->out]; }
+
+static inline const agf_step *agf_last_step(const agf_session *s) { return &s->plan->step[s->plan->steps - 1]; }
+static inline agf_step_facts *agf_facts(const agf_session *s, const agf_step *st) { return &s->run.step[st->index]; }
+
+static inline int agf_end(const agf_planner *p) { return 3 * p->plan->steps + 1; }
+static inline int agf_is_last(const agf_planner *p, const agf_step *st) { return st->index == p->plan->steps - 1; }
+/* A convolution's way back has two moments, the gate (reads its output's cam and g) and the adjoint (writes its input's): what only one
+ * of them needs does not lie in the other's way. Other steps need all at once. */
+static inline int agf_gate_moment(const agf_planner *p, const agf_step *st) {
+  return p->plan->steps + 2 * (p->plan->steps - st->index) - 1;
+}
+static inline int agf_adjoint_moment(const agf_planner *p, const agf_step *st) {
+  return p->plan->steps + 2 * (p->plan->steps - st->index);
+}
 
 static uint64_t agf_tensor_elements(const agf_tensor *t) { return (uint64_t)t->cb * (uint64_t)t->h * (uint64_t)t->w * AGF_CB; }
 
@@ -1369,82 +1472,82 @@ static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
   return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
 }
 
-static void agf_need_scratch(agf_session *s, uint64_t bytes) {
-  if (bytes > s->scratch_bytes) s->scratch_bytes = bytes;
+static void agf_need_scratch(agf_planner *p, uint64_t bytes) {
+  if (bytes > p->plan->scratch_bytes) p->plan->scratch_bytes = bytes;
 }
 
-static int agf_local_head(const agf_session *s, const agf_step **linear);
-
-/* Bits of agf_session.live: the logits depend on the node; a node that lets negative values through reads it. */
+/* Bits of agf_plan.live: the logits depend on the node; a node that lets negative values through reads it. */
 enum { AGF_LIVE = 1, AGF_READ_SIGNED = 2 };
 
-static void agf_find_live(agf_session *s) {
-  const agf_model *m = s->model;
+static void agf_find_live(agf_planner *p) {
+  const agf_model *m = p->model;
   int i, j;
-  s->live[m->nodes - 1] = AGF_LIVE;
+  p->live[m->nodes - 1] = AGF_LIVE;
   for (i = m->nodes - 1; i >= 0; i--) {
     const agf_op_rules *rules = agf_rules_of(m->node[i].op);
-    if (!s->live[i]) continue;
+    if (!p->live[i]) continue;
     for (j = 0; j < m->node[i].inputs; j++) {
       int e = m->edge[m->node[i].edge + j];
-      if (e) s->live[e - 1] |= AGF_LIVE | (rules->sign && rules->sign(&m->node[i]) == AGF_SIGN_RECTIFIED ? 0 : AGF_READ_SIGNED);
-      s->node_readers[e]++;
-      s->last_reader[e] = i;
+      if (e) p->live[e - 1] |= AGF_LIVE | (rules->sign && rules->sign(&m->node[i]) == AGF_SIGN_RECTIFIED ? 0 : AGF_READ_SIGNED);
+      p->node_readers[e]++;
+      p->last_reader[e] = i;
     }
   }
 }
 
 /* The node that alone reads node i's output, or -1. */
-static int agf_only_reader(const agf_session *s, int i) { return s->node_readers[i + 1] == 1 ? s->last_reader[i + 1] : -1; }
+static int agf_only_reader(const agf_planner *p, int i) { return p->node_readers[i + 1] == 1 ? p->last_reader[i + 1] : -1; }
 
-static int agf_new_tensor(agf_session *s, int c, int h, int w) {
-  agf_tensor *t = &s->tensor[s->tensors];
+static int agf_new_tensor(agf_planner *p, int c, int h, int w) {
+  agf_tensor *t = &p->tensor[p->plan->tensors];
   t->c = c;
   t->h = h;
   t->w = w;
   t->cb = agf_ceil_div(c, AGF_CB);
-  t->first_reader = t->part_of = -1;
-  t->x = t->mask = t->cam = t->g = -1;
-  return s->tensors++;
+  t->first_reader = -1;
+  return p->plan->tensors++;
 }
 
 /* Nodes to steps, with their tensors; buffers come later. */
-static void agf_make_steps(agf_session *s) {
-  const agf_model *m = s->model;
+static void agf_make_steps(agf_planner *p) {
+  const agf_model *m = p->model;
   int i, j, used = 0;
-  for (i = 0; i <= m->nodes; i++) s->tensor_of[i] = -1;
-  s->tensor_of[0] = agf_new_tensor(s, m->input.channels, s->config.height, s->config.width);
+  for (i = 0; i <= m->nodes; i++) p->tensor_of[i] = -1;
+  p->tensor_of[0] = agf_new_tensor(p, m->input.channels, p->s->config.height, p->s->config.width);
   for (i = 0; i < m->nodes; i++) {
     const agf_node *n = &m->node[i];
     const agf_op_rules *rules = agf_rules_of(n->op);
     agf_step *st;
     int next;
-    if (!s->live[i] || s->tensor_of[i + 1] != -1) continue;
+    if (!p->live[i] || p->tensor_of[i + 1] != -1) continue;
     if (rules->traits & AGF_RESHAPES) {
-      s->tensor_of[i + 1] = s->tensor_of[m->edge[n->edge]];
+      p->tensor_of[i + 1] = p->tensor_of[m->edge[n->edge]];
       continue;
     }
-    st = &s->step[s->steps++];
+    st = &p->step[p->plan->steps++];
     st->node = st->last = i;
     st->norm = -1;
     st->rules = rules;
+    st->index = p->plan->steps - 1;
+    if (rules->step_bytes) st->own = p->own;
+    p->own += agf_align_up(rules->step_bytes);
     st->act = rules->act;
     st->inputs = n->inputs;
     st->in = used;
-    for (j = 0; j < n->inputs; j++) s->in[used++] = s->tensor_of[m->edge[n->edge + j]];
-    next = agf_only_reader(s, st->last);
+    for (j = 0; j < n->inputs; j++) p->in[used++] = p->tensor_of[m->edge[n->edge + j]];
+    next = agf_only_reader(p, st->last);
     if ((rules->traits & AGF_TAKES_NORM) && next >= 0 && (agf_rules_of(m->node[next].op)->traits & AGF_IS_NORM)) {
       st->norm = st->last = next;
-      next = agf_only_reader(s, st->last);
+      next = agf_only_reader(p, st->last);
     }
     if ((rules->traits & AGF_TAKES_ACT) && next >= 0 && agf_rules_of(m->node[next].op)->act != AGF_ACT_NONE) {
       st->act = agf_rules_of(m->node[next].op)->act;
       st->last = next;
     }
-    st->out = agf_new_tensor(s, s->shape[i].c, s->shape[i].h, s->shape[i].w);
-    if (st->norm >= 0) s->tensor_of[st->norm + 1] = -2;
-    if (st->last != i) s->tensor_of[i + 1] = -2;
-    s->tensor_of[st->last + 1] = st->out;
+    st->out = agf_new_tensor(p, p->shape[i].c, p->shape[i].h, p->shape[i].w);
+    if (st->norm >= 0) p->tensor_of[st->norm + 1] = -2;
+    if (st->last != i) p->tensor_of[i + 1] = -2;
+    p->tensor_of[st->last + 1] = st->out;
   }
 }
 
@@ -1459,69 +1562,68 @@ static int agf_signed_behind(const agf_node *n, int is_signed) {
 }
 
 /* Whether an input of a step, and whether its output, may hold values below 0. */
-static int agf_inputs_signed(const agf_session *s, const agf_step *st) {
+static int agf_inputs_signed(const agf_planner *p, const agf_step *st) {
   int j, is_signed = 0;
-  for (j = 0; j < st->inputs; j++) is_signed |= s->tensor[s->in[st->in + j]].is_signed;
+  for (j = 0; j < st->inputs; j++) is_signed |= agf_plan_in(p, st, j)->is_signed;
   return is_signed;
 }
 
-static int agf_step_signed(const agf_session *s, const agf_step *st) {
-  int is_signed = agf_signed_behind(&s->model->node[st->node], agf_inputs_signed(s, st));
-  if (st->norm >= 0) is_signed = agf_signed_behind(&s->model->node[st->norm], is_signed);
-  if (st->last != st->node && st->last != st->norm) is_signed = agf_signed_behind(&s->model->node[st->last], is_signed);
+static int agf_step_signed(const agf_planner *p, const agf_step *st) {
+  int is_signed = agf_signed_behind(&p->model->node[st->node], agf_inputs_signed(p, st));
+  if (st->norm >= 0) is_signed = agf_signed_behind(&p->model->node[st->norm], is_signed);
+  if (st->last != st->node && st->last != st->norm) is_signed = agf_signed_behind(&p->model->node[st->last], is_signed);
   return is_signed;
 }
 
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
  * gradient at their output, and whatever lies above them hands it down. */
-static void agf_connect(agf_session *s) {
+static void agf_connect(agf_planner *p) {
   int i, j;
-  s->tensor[0].is_signed = 1;
-  for (i = 0; i < s->steps; i++) {
-    agf_step *st = &s->step[i];
+  p->tensor[0].is_signed = 1;
+  for (i = 0; i < p->plan->steps; i++) {
+    agf_step *st = &p->step[i];
     int uses_g;
-    st->writes = agf_gate_moment(s, i);
-    st->reads_cam = st->reads_g = agf_adjoint_moment(s, i);
-    if (st->rules->connect) st->rules->connect(s, i);
+    st->writes = agf_gate_moment(p, st);
+    st->reads_cam = st->reads_g = agf_adjoint_moment(p, st);
+    if (st->rules->connect) st->rules->connect(p, st);
     uses_g = st->uses_g != AGF_G_NEVER;
     for (j = 0; j < st->inputs; j++) {
-      agf_tensor *t = &s->tensor[s->in[st->in + j]];
+      agf_tensor *t = agf_plan_in(p, st, j);
       t->readers++;
       t->first_reader = i;
       if (t->needs_g) uses_g = 1;
     }
-    s->tensor[st->out].needs_g = uses_g || s->config.observer != NULL;
-    s->tensor[st->out].is_signed = agf_step_signed(s, st);
+    agf_plan_out(p, st)->needs_g = uses_g || p->s->config.observer != NULL;
+    agf_plan_out(p, st)->is_signed = agf_step_signed(p, st);
   }
-  for (i = s->steps - 1; i >= 0; i--)
-    if (s->step[i].rules->settle) s->step[i].rules->settle(s, i);
+  for (i = p->plan->steps - 1; i >= 0; i--)
+    if (p->step[i].rules->settle) p->step[i].rules->settle(p, &p->step[i]);
 }
 
 /* A tensor's buffer of so many bytes a block: its own, or its blocks of the whole's. */
-static int agf_blocks_buf(agf_session *s, const agf_tensor *x, int whole, uint64_t block, int first, int last) {
-  if (x->part_of < 0) return agf_buf(s, (uint64_t)x->cb * block, first, last);
-  return agf_part(s, whole, (uint64_t)x->first_block * block, (uint64_t)x->cb * block, first, last);
+static agf_id agf_blocks_buf(agf_planner *p, const agf_tensor *x, agf_id whole, uint64_t block, int first, int last) {
+  if (!x->part_of) return agf_buf(p, (uint64_t)x->cb * block, first, last);
+  return agf_part(p, whole, (uint64_t)x->first_block * block, (uint64_t)x->cb * block, first, last);
 }
 
-/* Tensor t, the output of step `made`; what it is a part of has been planned. */
-static void agf_plan_tensor(agf_session *s, int t, int made) {
-  agf_tensor *x = &s->tensor[t];
-  const agf_tensor *whole = x->part_of < 0 ? x : &s->tensor[x->part_of];
+/* Tensor x, the output of step `made` (NULL: the image); what it is a part of has been planned. */
+static void agf_plan_tensor(agf_planner *p, agf_tensor *x, const agf_step *made) {
+  const agf_tensor *whole = x->part_of ? &p->tensor[x->part_of] : x;
   uint64_t pixels = (uint64_t)x->h * (uint64_t)x->w, block;
-  int end = agf_end(s), from;
+  int end = agf_end(p), from;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   block = (uint64_t)(x->h + 2 * x->bh) * (uint64_t)x->xr;
   x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
-  x->x = agf_blocks_buf(s, x, whole->x, block * 4, 0, end);
-  if (x->needs_mask) x->mask = agf_blocks_buf(s, x, whole->mask, pixels * 2, 0, end);
+  x->x = agf_blocks_buf(p, x, whole->x, block * 4, 0, end);
+  if (x->needs_mask) x->mask = agf_blocks_buf(p, x, whole->mask, pixels * 2, 0, end);
   if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods begin there */
-    if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS))
-      x->cam = agf_buf(s, agf_tensor_elements(x) * 4, agf_gate_moment(s, made), agf_adjoint_moment(s, made));
+    if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP))
+      x->cam = agf_buf(p, agf_tensor_elements(x) * 4, agf_gate_moment(p, made), agf_adjoint_moment(p, made));
     return;
   }
-  from = s->step[x->first_reader].writes;
-  if (x->needs_g) x->g = agf_blocks_buf(s, x, whole->g, pixels * AGF_CB * 4, from, t ? s->step[made].reads_g : end);
-  x->cam = agf_blocks_buf(s, x, whole->cam, pixels * AGF_CB * 4, from, t ? s->step[made].reads_cam : end);
+  from = p->step[x->first_reader].writes;
+  if (x->needs_g) x->g = agf_blocks_buf(p, x, whole->g, pixels * AGF_CB * 4, from, made ? made->reads_g : end);
+  x->cam = agf_blocks_buf(p, x, whole->cam, pixels * AGF_CB * 4, from, made ? made->reads_cam : end);
 }
 
 /* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the
@@ -1549,11 +1651,11 @@ static int agf_lies_before(const void *buffers, int i, int j) {
 }
 
 /* The lowest place behind the buffers that stay that is free while buffer b lives. */
-static uint64_t agf_free_place(const agf_session *s, const agf_buffer *b) {
-  uint64_t at = s->stay_bytes;
+static uint64_t agf_free_place(const agf_planner *p, const agf_buffer *b) {
+  uint64_t at = p->plan->stay_bytes;
   int j;
-  for (j = 0; j < s->placed_count; j++) { /* by offset */
-    const agf_buffer *o = &s->buffer[s->placed[j]];
+  for (j = 0; j < p->placed_count; j++) { /* by offset */
+    const agf_buffer *o = &p->buffer[p->placed[j]];
     if (o->last < b->first || o->first > b->last || o->offset + o->bytes <= at) continue;
     if (o->offset >= at + b->bytes) break;
     at = o->offset + o->bytes;
@@ -1566,41 +1668,41 @@ static uint64_t agf_free_place(const agf_session *s, const agf_buffer *b) {
 
 /* Every buffer's place: those that stay first, then the others in the given order, each at the lowest place that is free while it
  * lives; agf_lc's only in sessions that were asked for it. Returns the arena's size, AGF_TOO_MANY where it is that or more. */
-static uint64_t agf_place(agf_session *s, int by_time) {
+static uint64_t agf_place(agf_planner *p, int by_time) {
   uint64_t top;
-  int i, j, k, n = 0, end = agf_end(s);
-  int later = s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC) ? -1 : s->local;
-  s->stay_bytes = 0;
-  s->placed_count = 0;
-  for (i = 0; i < s->buffers; i++) {
-    agf_buffer *b = &s->buffer[i];
+  int i, j, k, n = 0, end = agf_end(p);
+  int later = p->plan->needs & AGF_NEEDS_LOCAL ? 0 : p->plan->local;
+  p->plan->stay_bytes = 0;
+  p->placed_count = 0;
+  for (i = 1; i <= p->plan->buffers; i++) {
+    agf_buffer *b = &p->buffer[i];
     b->offset = UINT64_MAX;
-    if (b->within >= 0) continue;
+    if (b->within) continue;
     if (b->first != 0 || b->last != end) {
-      if (i != later) s->turn[n++] = i;
+      if (i != later) p->turn[n++] = i;
       continue;
     }
-    b->offset = s->stay_bytes;
-    if (b->bytes > AGF_TOO_MANY - s->stay_bytes) return AGF_TOO_MANY;
-    s->stay_bytes += b->bytes;
+    b->offset = p->plan->stay_bytes;
+    if (b->bytes > AGF_TOO_MANY - p->plan->stay_bytes) return AGF_TOO_MANY;
+    p->plan->stay_bytes += b->bytes;
   }
-  top = s->stay_bytes;
-  agf_sort(s->turn, n, by_time ? agf_places_before_by_time : agf_places_before_by_size, s->buffer);
+  top = p->plan->stay_bytes;
+  agf_sort(p->turn, n, by_time ? agf_places_before_by_time : agf_places_before_by_size, p->buffer);
   for (i = 0; i < n; i++) {
-    agf_buffer *b = &s->buffer[s->turn[i]];
+    agf_buffer *b = &p->buffer[p->turn[i]];
     if (by_time) { /* what ended is in nobody's way any more */
-      for (j = k = 0; j < s->placed_count; j++)
-        if (s->buffer[s->placed[j]].last >= b->first) s->placed[k++] = s->placed[j];
-      s->placed_count = k;
+      for (j = k = 0; j < p->placed_count; j++)
+        if (p->buffer[p->placed[j]].last >= b->first) p->placed[k++] = p->placed[j];
+      p->placed_count = k;
     }
-    b->offset = agf_free_place(s, b);
+    b->offset = agf_free_place(p, b);
     if (b->bytes > AGF_TOO_MANY - b->offset) return AGF_TOO_MANY;
     if (b->offset + b->bytes > top) top = b->offset + b->bytes;
-    for (j = s->placed_count++; j > 0 && s->buffer[s->placed[j - 1]].offset > b->offset; j--) s->placed[j] = s->placed[j - 1];
-    s->placed[j] = s->turn[i];
+    for (j = p->placed_count++; j > 0 && p->buffer[p->placed[j - 1]].offset > b->offset; j--) p->placed[j] = p->placed[j - 1];
+    p->placed[j] = p->turn[i];
   }
-  for (i = 0; i < s->buffers; i++) /* a whole was made before its parts */
-    if (s->buffer[i].within >= 0) s->buffer[i].offset = s->buffer[s->buffer[i].within].offset + s->buffer[i].at;
+  for (i = 1; i <= p->plan->buffers; i++) /* a whole was made before its parts */
+    if (p->buffer[i].within) p->buffer[i].offset = p->buffer[p->buffer[i].within].offset + p->buffer[i].at;
   return top;
 }
 
@@ -1608,107 +1710,120 @@ static uint64_t agf_place(agf_session *s, int by_time) {
 enum { AGF_PLACE_BOTH = 1 << 14 };
 
 /* The smaller of both orders: neither is always the better one. */
-static uint64_t agf_place_all(agf_session *s) {
-  uint64_t by_size = s->buffers <= AGF_PLACE_BOTH ? agf_place(s, 0) : UINT64_MAX, by_time = agf_place(s, 1);
-  return by_size < by_time ? agf_place(s, 0) : by_time;
+static uint64_t agf_place_all(agf_planner *p) {
+  uint64_t by_size = p->plan->buffers <= AGF_PLACE_BOTH ? agf_place(p, 0) : UINT64_MAX, by_time = agf_place(p, 1);
+  return by_size < by_time ? agf_place(p, 0) : by_time;
 }
 
-/* Buffers of the methods besides AGF. `image`: the image while others run; `total`: sums over its elements (smoothgrad, integrated
- * gradients) or pixels (fullgrad); `plane`: a map of any tensor's size; `channel`: a double for each channel of any tensor;
- * `own_bias`: a convolution's, for gradcam before a BatchNorm. */
-static void agf_plan_methods(agf_session *s) {
-  const agf_tensor *image = &s->tensor[0];
-  const agf_step *linear;
-  int head = agf_local_head(s, &linear), i, end = agf_end(s);
-  s->local = s->image = s->total = s->plane = s->channel = s->own_bias = -1;
-  if (head >= 0 && linear) {
-    const agf_tensor *t = &s->tensor[s->in[s->step[head].in]];
-    s->local = agf_buf(s, (uint64_t)t->h * (uint64_t)t->w * (uint64_t)linear->co * 4, agf_gate_moment(s, s->steps - 1),
-                       agf_adjoint_moment(s, head));
+/* The head that agf_lc explains (agf-spec, "Two variants of ours"): a pooling to one pixel and at most a linear layer make the
+ * logits. */
+static void agf_find_head(agf_planner *p) {
+  const agf_step *st = &p->step[p->plan->steps - 1];
+  int i = st->index;
+  const agf_tensor *out;
+  p->plan->head = p->plan->head_linear = -1;
+  if (st->rules->op == AGF_OP_LINEAR) {
+    p->plan->head_linear = i;
+    while (i >= 0 && p->step[i].out != p->in[st->in]) i--;
+    if (i < 0) return;
   }
-  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) {
-    uint64_t plane = 0, channels = 0;
-    for (i = 0; i < s->tensors; i++) {
-      const agf_tensor *t = &s->tensor[i];
-      if ((uint64_t)t->h * (uint64_t)t->w > plane) plane = (uint64_t)t->h * (uint64_t)t->w;
-      if ((uint64_t)t->cb * AGF_CB > channels) channels = (uint64_t)t->cb * AGF_CB;
-    }
-    s->plane = agf_buf(s, plane * 4, 0, end);
-    s->channel = agf_buf(s, channels * sizeof(double), 0, end);
-    if (s->methods & AGF_METHOD_BIT(AGF_METHOD_GRADCAM)) s->own_bias = agf_buf(s, channels * sizeof(float), 0, end);
-  }
-  if (s->methods & (AGF_METHOD_BIT(AGF_METHOD_SMOOTHGRAD) | AGF_METHOD_BIT(AGF_METHOD_INTEGRATED_GRADIENTS))) {
-    s->image = agf_buf(s, (uint64_t)image->c * (uint64_t)image->h * (uint64_t)image->w * sizeof(float), 0, end);
-    s->total = agf_buf(s, (uint64_t)image->c * (uint64_t)image->h * (uint64_t)image->w * sizeof(double), 0, end);
-  } else if (s->methods & AGF_METHOD_BIT(AGF_METHOD_FULLGRAD)) {
-    s->total = agf_buf(s, (uint64_t)image->h * (uint64_t)image->w * sizeof(double), 0, end);
-  }
+  out = agf_plan_out(p, &p->step[i]);
+  if ((p->step[i].rules->traits & AGF_POOLS_TO_SIZE) && out->h == 1 && out->w == 1) p->plan->head = i;
 }
 
-static agf_status agf_plan(agf_session *s, agf_error *err) {
-  const agf_model *m = s->model;
-  agf_status st;
-  int i, j, end;
-  int *seen = s->turn; /* [tensors] until buffers are placed: 1 + the last step that read it; made 0 with the tables */
-  uint64_t k = (uint64_t)m->classes;
-  st = agf_infer_shapes(m, s->config.height, s->config.width, s->shape, err);
-  if (st != AGF_OK) return st;
-  agf_find_live(s);
-  agf_make_steps(s);
-  agf_connect(s);
-  end = agf_end(s);
-  for (i = 0; i < s->steps; i++) {
-    agf_step *p = &s->step[i];
-    p->row_class = p->column_class = p->range = p->border = p->scale = p->bias = p->d = p->rhs = p->rhs_mask = p->cam_mask = p->a =
-        p->tmp_cam = p->tmp_g = p->maps = p->sums = p->coef = p->half = p->half_mask = p->vec = p->y = p->gv = p->sv = -1;
-    p->window = -1;
+/* What methods need planned, beside what AGF does. */
+static void agf_plan_methods(agf_planner *p) {
+  const agf_tensor *image = &p->tensor[0];
+  agf_plan *plan = p->plan;
+  uint64_t pixels = (uint64_t)image->h * (uint64_t)image->w, elements = (uint64_t)image->c * pixels, plane = 0, blocks = 0;
+  int i, end = agf_end(p);
+  for (i = 0; i < plan->tensors; i++) {
+    const agf_tensor *t = &p->tensor[i];
+    if ((uint64_t)t->h * (uint64_t)t->w > plane) plane = (uint64_t)t->h * (uint64_t)t->w;
+    if ((uint64_t)t->cb > blocks) blocks = (uint64_t)t->cb;
   }
-  for (i = s->steps - 1; i >= 0; i--) agf_plan_tensor(s, s->step[i].out, i);
-  agf_plan_tensor(s, 0, -1);
-  for (i = 0; i < s->steps; i++) {
-    agf_step *p = &s->step[i];
-    uint64_t tmp_cam = 0, tmp_g = 0;
-    for (j = 0; j < p->inputs; j++) {
-      const agf_tensor *t = &s->tensor[s->in[p->in + j]];
-      int own = t->first_reader == i; /* the first slot may write the tensor's own buffers; later ones of the same step may not */
-      int again = seen[s->in[p->in + j]] == i + 1;
-      seen[s->in[p->in + j]] = i + 1;
-      if ((!own || again) && agf_tensor_elements(t) > tmp_cam) tmp_cam = agf_tensor_elements(t);
-      if (((t->needs_g && (!own || again)) || (!t->needs_g && p->uses_g != AGF_G_NEVER)) && agf_tensor_elements(t) > tmp_g)
-        tmp_g = agf_tensor_elements(t);
-    }
-    if (tmp_cam) p->tmp_cam = agf_buf(s, tmp_cam * 4, p->writes, agf_adjoint_moment(s, i));
-    if (tmp_g) p->tmp_g = agf_buf(s, tmp_g * 4, p->writes, agf_adjoint_moment(s, i));
-    if (p->rules->plan) {
-      st = p->rules->plan(s, i, err);
-      if (st != AGF_OK) return st;
+  agf_find_head(p);
+  if (plan->head >= 0 && plan->head_linear >= 0) {
+    const agf_tensor *t = agf_plan_in(p, &p->step[plan->head], 0);
+    plan->local = agf_buf(p, (uint64_t)t->h * (uint64_t)t->w * (uint64_t)agf_filled(p->model->classes) * 4,
+                          agf_gate_moment(p, &p->step[plan->steps - 1]), agf_adjoint_moment(p, &p->step[plan->head]));
+  }
+  if (plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP)) {
+    plan->plane = agf_buf(p, plane * 4, 0, end);
+    plan->channel = agf_buf(p, blocks * AGF_CB * sizeof(double), 0, end);
+    plan->extremes = agf_buf(p, blocks * 2 * sizeof(double), 0, end);
+  }
+  if (plan->needs & AGF_NEEDS_OWN_BIAS) plan->own_bias = agf_buf(p, blocks * AGF_CB * sizeof(float), 0, end);
+  if (plan->needs & AGF_NEEDS_IMAGE) plan->image = agf_buf(p, elements * sizeof(float), 0, end);
+  if (plan->needs & (AGF_NEEDS_IMAGE | AGF_NEEDS_TOTAL))
+    plan->total = agf_buf(p, (plan->needs & AGF_NEEDS_IMAGE ? elements : pixels) * sizeof(double), 0, end);
+}
+
+/* Where a step puts a delivery that is not its tensor's first, and the gradient that its rule reads where no rule below wants it. */
+static void agf_plan_deliveries(agf_planner *p, agf_step *st) {
+  uint64_t cam = 0, g = 0;
+  int j;
+  for (j = 0; j < st->inputs; j++) {
+    const agf_tensor *t = agf_plan_in(p, st, j);
+    uint64_t elements = agf_tensor_elements(t);
+    int *seen = &p->turn[p->in[st->in + j]]; /* until buffers are placed: 1 + the last step that read the tensor */
+    int first = t->first_reader == st->index && *seen != st->index + 1; /* only that slot may write the tensor's own buffers */
+    *seen = st->index + 1;
+    if (!first && elements > cam) cam = elements;
+    if ((t->needs_g ? !first : st->uses_g != AGF_G_NEVER) && elements > g) g = elements;
+  }
+  if (cam) st->tmp_cam = agf_buf(p, cam * 4, st->writes, agf_adjoint_moment(p, st));
+  if (g) st->tmp_g = agf_buf(p, g * 4, st->writes, agf_adjoint_moment(p, st));
+}
+
+static agf_status agf_make_plan(agf_planner *p, unsigned needs, agf_error *err) {
+  agf_plan *plan = p->plan;
+  const agf_tensor *latent;
+  agf_status status;
+  int i, end;
+  uint64_t k = (uint64_t)p->model->classes;
+  plan->needs = needs;
+  status = agf_infer_shapes(p->model, p->s->config.height, p->s->config.width, p->shape, err);
+  if (status != AGF_OK) return status;
+  agf_find_live(p);
+  agf_make_steps(p);
+  agf_connect(p);
+  end = agf_end(p);
+  for (i = plan->steps - 1; i >= 0; i--) agf_plan_tensor(p, agf_plan_out(p, &p->step[i]), &p->step[i]);
+  agf_plan_tensor(p, &p->tensor[0], NULL);
+  for (i = 0; i < plan->steps; i++) {
+    agf_plan_deliveries(p, &p->step[i]);
+    if (p->step[i].rules->plan) {
+      status = p->step[i].rules->plan(p, &p->step[i], err);
+      if (status != AGF_OK) return status;
     }
   }
-  s->logits = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
-  s->logits_difference = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
-  s->difference = agf_buf(s, s->buffer[s->tensor[s->in[s->step[s->steps - 1].in]].x].bytes, 0, end);
-  s->difference_mask = s->tensor[s->in[s->step[s->steps - 1].in]].mask;
-  if (s->difference_mask >= 0) s->difference_mask = agf_buf(s, s->buffer[s->difference_mask].bytes, 0, end);
-  s->order = agf_buf(s, k * sizeof(int), 0, end);
-  s->order_difference = agf_buf(s, k * sizeof(int), 0, end);
-  s->seed = agf_buf(s, k * 3 * sizeof(double), 0, end);
-  s->dz = agf_buf(s, (k + AGF_OCG) * 4, 0, end);
-  s->scratch_bytes = agf_align_up64(s->scratch_bytes);
-  s->scratch = agf_buf(s, s->scratch_bytes * (uint64_t)s->threads, 0, end);
-  agf_plan_methods(s);
-  s->arena_bytes = agf_place_all(s);
-  if (s->arena_bytes < AGF_TOO_MANY && s->local >= 0 &&
-      !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC))) { /* in what is free anyway, or not at all */
-    agf_buffer *b = &s->buffer[s->local];
+  latent = agf_plan_in(p, &p->step[plan->steps - 1], 0);
+  plan->logits = agf_buf(p, (k + AGF_OCG) * 4, 0, end);
+  plan->logits_difference = agf_buf(p, (k + AGF_OCG) * 4, 0, end);
+  plan->difference = agf_buf(p, p->buffer[latent->x].bytes, 0, end);
+  if (latent->mask) plan->difference_mask = agf_buf(p, p->buffer[latent->mask].bytes, 0, end);
+  plan->order = agf_buf(p, k * sizeof(int), 0, end);
+  plan->order_difference = agf_buf(p, k * sizeof(int), 0, end);
+  plan->softmax = agf_buf(p, k * 3 * sizeof(double), 0, end);
+  plan->dz = agf_buf(p, (k + AGF_OCG) * 4, 0, end);
+  plan->scratch_bytes = agf_align_up64(plan->scratch_bytes);
+  plan->scratch = agf_buf(p, plan->scratch_bytes * (uint64_t)p->s->threads, 0, end);
+  agf_plan_methods(p);
+  if (p->out_of_buffers)
+    return agf_fail(err, AGF_ERR_LIMIT, "the plan of %d nodes needs more than %d buffers", p->model->nodes, p->most_buffers);
+  plan->arena_bytes = agf_place_all(p);
+  if (plan->arena_bytes < AGF_TOO_MANY && plan->local && !(needs & AGF_NEEDS_LOCAL)) { /* in what is free anyway, or not at all */
+    agf_buffer *b = &p->buffer[plan->local];
     uint64_t at;
-    for (s->placed_count = i = 0; i < s->buffers; i++)
-      if (s->buffer[i].offset >= s->stay_bytes && i != s->local && s->buffer[i].within < 0) s->placed[s->placed_count++] = i;
-    agf_sort(s->placed, s->placed_count, agf_lies_before, s->buffer);
-    at = agf_free_place(s, b);
-    if (at <= s->arena_bytes && b->bytes <= s->arena_bytes - at)
+    for (p->placed_count = 0, i = 1; i <= plan->buffers; i++)
+      if (p->buffer[i].offset >= plan->stay_bytes && i != plan->local && !p->buffer[i].within) p->placed[p->placed_count++] = i;
+    agf_sort(p->placed, p->placed_count, agf_lies_before, p->buffer);
+    at = agf_free_place(p, b);
+    if (at <= plan->arena_bytes && b->bytes <= plan->arena_bytes - at)
       b->offset = at;
     else
-      s->local = -1;
+      plan->local = 0;
   }
   return AGF_OK;
 }
@@ -1746,7 +1861,7 @@ static void agf_raise(unsigned *flags, unsigned bits) {
 static void agf_work(void *arg, int worker) {
   agf_job *j = (agf_job *)arg;
   agf_session *s = j->session;
-  unsigned char *scratch = (unsigned char *)agf_at(s, s->scratch) + (size_t)worker * s->scratch_bytes;
+  unsigned char *scratch = (unsigned char *)agf_at(s, s->plan->scratch) + (size_t)worker * s->plan->scratch_bytes;
   agf_fp_state fp = agf_fp_enter();
   int i;
   while ((i = agf_draw(&j->next)) < j->n) j->task(s, j->arg, i, scratch);
@@ -1765,7 +1880,7 @@ static int agf_cores(void) {
 }
 
 #ifndef AGF_NO_THREADS
-struct agf_pool {
+struct agf_team {
   pthread_mutex_t mutex;
   pthread_cond_t wake, done;
   pthread_t *thread; /* [workers], in the arena */
@@ -1785,7 +1900,7 @@ enum { AGF_LOOKS = 2000 };
 
 /* Looks out for *at to become `wanted`, for a while; now and then another program may have the core. Whoever changes *at holds the
  * mutex, which the caller takes next. */
-static void agf_look_out(const agf_pool *p, const int *at, int wanted) {
+static void agf_look_out(const agf_team *p, const int *at, int wanted) {
 #if defined(__GNUC__)
   int i;
   for (i = 0; i < p->looks && __atomic_load_n(at, __ATOMIC_RELAXED) != wanted; i++) {
@@ -1810,8 +1925,8 @@ static void agf_announce(int *at, int value) {
 #endif
 }
 
-static void *agf_pool_main(void *arg) {
-  agf_pool *p = (agf_pool *)arg;
+static void *agf_team_main(void *arg) {
+  agf_team *p = (agf_team *)arg;
   int me, seen = 0;
   pthread_mutex_lock(&p->mutex);
   me = ++p->started;
@@ -1833,19 +1948,19 @@ static void *agf_pool_main(void *arg) {
 }
 
 /* Whether this is the child of a fork(): it has the session's memory, but none of its threads, and what they held is held for ever. */
-static int agf_pool_left(const agf_session *s) {
+static int agf_team_left(const agf_session *s) {
 #ifdef _WIN32
   (void)s;
   return 0;
 #else
-  return s->pool && s->pool->process != getpid();
+  return s->team && s->team->process != getpid();
 #endif
 }
 
-static void agf_pool_stop(agf_session *s) {
-  agf_pool *p = s->pool;
+static void agf_team_stop(agf_session *s) {
+  agf_team *p = s->team;
   int i;
-  if (!p || agf_pool_left(s)) return;
+  if (!p || agf_team_left(s)) return;
   pthread_mutex_lock(&p->mutex);
   p->stop = 1;
   pthread_cond_broadcast(&p->wake);
@@ -1854,13 +1969,13 @@ static void agf_pool_stop(agf_session *s) {
   pthread_cond_destroy(&p->wake);
   pthread_cond_destroy(&p->done);
   pthread_mutex_destroy(&p->mutex);
-  s->pool = NULL;
+  s->team = NULL;
 }
 
-static size_t agf_pool_bytes(int threads) { return agf_align_up(sizeof(agf_pool)) + (size_t)threads * sizeof(pthread_t); }
+static size_t agf_team_bytes(int threads) { return agf_align_up(sizeof(agf_team)) + (size_t)threads * sizeof(pthread_t); }
 
-static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
-  agf_pool *p = (agf_pool *)memory;
+static agf_status agf_team_start(agf_session *s, void *memory, agf_error *err) {
+  agf_team *p = (agf_team *)memory;
   if (s->threads < 2 || s->config.parallel_for) return AGF_OK;
   memset(p, 0, sizeof *p);
   p->thread = (pthread_t *)(void *)((unsigned char *)memory + agf_align_up(sizeof *p));
@@ -1878,10 +1993,10 @@ static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
 #ifndef _WIN32
   p->process = getpid();
 #endif
-  s->pool = p;
+  s->team = p;
   while (p->workers < s->threads - 1) {
-    if (pthread_create(&p->thread[p->workers], NULL, agf_pool_main, p)) {
-      agf_pool_stop(s);
+    if (pthread_create(&p->thread[p->workers], NULL, agf_team_main, p)) {
+      agf_team_stop(s);
       return agf_fail(err, AGF_ERR_MEMORY, "thread %d of %d cannot be made", p->workers + 2, s->threads);
     }
     p->workers++;
@@ -1889,7 +2004,7 @@ static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
   return AGF_OK;
 }
 
-static void agf_pool_run(agf_pool *p, agf_job *job) {
+static void agf_team_run(agf_team *p, agf_job *job) {
   pthread_mutex_lock(&p->mutex);
   p->job = job;
   agf_announce(&p->busy, p->workers);
@@ -1903,13 +2018,13 @@ static void agf_pool_run(agf_pool *p, agf_job *job) {
   pthread_mutex_unlock(&p->mutex);
 }
 #else
-static int agf_pool_left(const agf_session *s) {
+static int agf_team_left(const agf_session *s) {
   (void)s;
   return 0;
 }
-static void agf_pool_stop(agf_session *s) { (void)s; }
-static size_t agf_pool_bytes(int threads) { return (size_t)threads; }
-static agf_status agf_pool_start(agf_session *s, void *memory, agf_error *err) {
+static void agf_team_stop(agf_session *s) { (void)s; }
+static size_t agf_team_bytes(int threads) { return (size_t)threads; }
+static agf_status agf_team_start(agf_session *s, void *memory, agf_error *err) {
   (void)s;
   (void)memory;
   (void)err;
@@ -1929,8 +2044,8 @@ static void agf_parallel(agf_session *s, int n, agf_task *task, const void *arg)
     return;
   }
 #ifndef AGF_NO_THREADS
-  if (n > 1 && s->pool) {
-    agf_pool_run(s->pool, &j);
+  if (n > 1 && s->team) {
+    agf_team_run(s->team, &j);
     return;
   }
 #endif
@@ -1959,7 +2074,7 @@ static inline float *agf_row_x(const agf_session *s, const agf_tensor *t, int b,
 static inline size_t agf_row_at(const agf_tensor *t, int b, int r) { return ((size_t)b * (size_t)t->h + (size_t)r) * (size_t)t->w; }
 static inline float *agf_row_of(float *p, const agf_tensor *t, int b, int r) { return p ? p + agf_row_at(t, b, r) * AGF_CB : NULL; }
 static inline uint16_t *agf_row_mask(const agf_session *s, const agf_tensor *t, int b, int r) {
-  return t->mask < 0 ? NULL : (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r);
+  return t->mask ? (uint16_t *)agf_at(s, t->mask) + agf_row_at(t, b, r) : NULL;
 }
 
 static inline ptrdiff_t agf_plane(const agf_tensor *t) { return (ptrdiff_t)t->h * t->w * AGF_CB; }
@@ -2029,7 +2144,7 @@ static void agf_clear_lanes(float *row, ptrdiff_t block, int channels, int n) {
 
 /* A step's forward pass on its own tensors. */
 static agf_flow agf_flow_of(const agf_session *s, const agf_step *st, int want_d) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   agf_flow f;
   f.x = agf_x(s, ti);
   f.x_mask = (const uint16_t *)agf_at(s, ti->mask);
@@ -2057,44 +2172,50 @@ static void agf_fill_bias(agf_session *s, const agf_step *st) {
   if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, st->bias));
 }
 
-/* Steps whose tasks are rows or pieces: from the input x, or from (cam, g) at the output. */
-typedef struct agf_rows_job {
-  agf_step *st;
-  const agf_tensor *ti, *to;
-  const agf_flow *flow;
-  const float *x; /* input, element (0, 0, 0) */
-  const float *cam, *g;
-  float *out, *out_g;
-  int first;                           /* Concat's adjoint: the input's first channel */
-  const struct agf_delivery *to_input; /* adjoints: what their rows end as, NULL: they stay as they are */
-} agf_rows_job;
-
 /* MARK: the way back ----------------------------------------------------------------------------------------------------------
  * What the ops' rules share on the way from the logits to the image: how a step delivers to its input tensors (several readers are
  * merged), who observes, the gate (the activation and BatchNorm behind a step), slopes. */
 
-/* Where slot j of step i writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. */
-static void agf_destination(agf_session *s, const agf_step *st, int j, float **cam, float **g) {
-  const agf_tensor *t = &s->tensor[s->in[st->in + j]];
-  int own = t->delivered == 0;
+/* Where slot j of a step writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. g NULL: nobody
+ * wants it. */
+static void agf_destination(agf_session *s, const agf_explanation *e, const agf_step *st, int j, float **cam, float **g) {
+  const agf_tensor *t = agf_in(s, st, j);
+  int own = e->arrival[s->plan->in[st->in + j]].delivered == 0;
   *cam = agf_floats(s, own ? t->cam : st->tmp_cam);
   *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->uses_g != AGF_G_NEVER ? agf_floats(s, st->tmp_g) : NULL;
 }
 
+/* A slot's cam and g on their way into its tensor's. */
 typedef struct agf_delivery {
   const agf_tensor *t;
   float *cam, *g;  /* as agf_destination has them */
-  int first, last; /* of several readers */
+  int first, last; /* of the tensor's readers */
+  int wants_g;
 } agf_delivery;
 
+/* A step's forward pass, cut into tasks of rows or pieces. */
+typedef struct agf_forward_job {
+  const agf_step *st;
+  const agf_flow *flow;
+} agf_forward_job;
+
+/* (cam, g) of tensor t from one place to another. */
+typedef struct agf_copy_job {
+  const agf_tensor *t;
+  const float *cam, *g;
+  float *out, *out_g;           /* out_g NULL: no g is wanted */
+  const agf_delivery *delivery; /* what its rows end as, NULL: they stay as they are */
+} agf_copy_job;
+
 /* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
-static agf_delivery agf_begin_delivery(agf_session *s, const agf_step *st, int slot) {
-  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
+static agf_delivery agf_begin_delivery(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
+  agf_arrival *a = &e->arrival[s->plan->in[st->in + slot]];
   agf_delivery d;
-  agf_destination(s, st, slot, &d.cam, &d.g);
-  d.t = t;
-  d.first = t->delivered++ == 0;
-  d.last = t->delivered == t->readers;
+  agf_destination(s, e, st, slot, &d.cam, &d.g);
+  d.t = agf_in(s, st, slot);
+  d.first = a->delivered++ == 0;
+  d.last = a->delivered == d.t->readers;
+  d.wants_g = a->wants_g;
   return d;
 }
 
@@ -2107,7 +2228,7 @@ static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, c
   if (d->first)
     s->k.merge_first(own, x, t->w);
   else
-    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), t->wants_g ? g : NULL, t->w);
+    s->k.merge_next(own, cam, x, agf_row_of(agf_floats(s, t->g), t, b, r), d->wants_g ? g : NULL, t->w);
   if (d->last) s->k.merge_last(own, x, t->w);
 }
 
@@ -2119,37 +2240,43 @@ static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char
 }
 
 /* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
-static void agf_deliver(agf_session *s, const agf_step *st, int slot) {
-  agf_delivery d = agf_begin_delivery(s, st, slot);
+static void agf_deliver(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
+  agf_delivery d = agf_begin_delivery(s, e, st, slot);
   if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
 }
 
+typedef struct agf_times_job {
+  const agf_tensor *t;
+  const float *x; /* laid out as t's activation, element (0, 0, 0) */
+  float *out;     /* [cb][h][w][16], multiplied in place */
+} agf_times_job;
+
 static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
+  const agf_times_job *j = (const agf_times_job *)arg;
+  const agf_tensor *t = j->t;
   int b;
   (void)scratch;
   for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
 }
 
 static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
+  const agf_copy_job *j = (const agf_copy_job *)arg;
+  const agf_tensor *t = j->t;
   int b;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     size_t at = agf_row_at(t, b, r) * AGF_CB, bytes = (size_t)t->w * AGF_CB * sizeof(float);
     memcpy(j->out + at, j->cam + at, bytes);
     if (j->out_g) memcpy(j->out_g + at, j->g + at, bytes);
-    if (j->to_input) agf_merge_row(s, j->to_input, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
+    if (j->delivery) agf_merge_row(s, j->delivery, b, r, j->out + at, j->out_g ? j->out_g + at : NULL);
   }
 }
 
-static void agf_observe(agf_session *s, const agf_tensor *t, int node, int target, const float *cam, const float *g,
+static void agf_observe(agf_session *s, const agf_explanation *e, const agf_tensor *t, int node, const float *cam, const float *g,
                         ptrdiff_t pixel) {
   agf_observation o;
   o.node = node;
-  o.class_index = target;
+  o.class_index = e->target;
   o.shape[0] = t->c;
   o.shape[1] = t->h;
   o.shape[2] = t->w;
@@ -2161,97 +2288,28 @@ static void agf_observe(agf_session *s, const agf_tensor *t, int node, int targe
   s->config.observer(s->config.observer_ctx, &o);
 }
 
-/* All readers of tensor t have delivered: its cam and g are final. */
-static void agf_finish_tensor(agf_session *s, int t, int node, int target) {
-  const agf_tensor *x = &s->tensor[t];
-  if (s->config.observer) agf_observe(s, x, node, target, agf_floats(s, x->cam), x->wants_g ? agf_floats(s, x->g) : NULL, AGF_CB);
+/* The g at a step's output, where a rule below wants it; else NULL. */
+static float *agf_wanted_g(const agf_session *s, const agf_explanation *e, const agf_step *st) {
+  return e->arrival[st->out].wants_g ? agf_floats(s, agf_out(s, st)->g) : NULL;
 }
 
-typedef struct agf_gate_job {
-  const agf_step *st;
-  const agf_tensor *t;        /* the step's output */
-  const float *d, *b, *scale; /* b without d: A's own walk, cam' is divided by b */
-  const float *cam, *g;
-  float *rhs;
-  uint16_t *mask, *cam_mask;
-  agf_act act;
-  int vectors;
-} agf_gate_job;
-
-/* The gate of some rows: ReLU's rule, BatchNorm's g, and with D the divisions that make the adjoint's right-hand sides. */
-static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_gate_job *j = (const agf_gate_job *)arg;
-  const agf_tensor *t = j->t;
-  agf_piece p = agf_piece_at(t, i);
-  agf_gate_row q;
-  int k;
-  for (; p.r < p.end; p.r++) {
-    size_t at = agf_row_at(t, p.b, p.r);
-    q.cam = j->cam + at * AGF_CB;
-    q.g = j->g ? j->g + at * AGF_CB : NULL;
-    q.y = agf_row_x(s, t, p.b, p.r);
-    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
-    q.d = j->d ? j->d + at * AGF_CB : NULL;
-    q.b = NULL;
-    q.column_class = NULL;
-    q.b_stride = j->st->co;
-    if (j->b) {
-      q.column_class = (const uint8_t *)agf_at(s, j->st->column_class);
-      q.b = j->b + (size_t)((const uint8_t *)agf_at(s, j->st->row_class))[p.r] * (size_t)j->st->column_classes * (size_t)j->st->co +
-            (size_t)p.b * AGF_CB;
-    }
-    if (j->b && !j->d) {
-      float *row = (float *)(void *)scratch;
-      for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, q.b + q.column_class[k] * q.b_stride, AGF_CB * sizeof(float));
-      q.d = row;
-      q.b = NULL;
-    }
-    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
-    q.mask = j->mask ? j->mask + at : NULL;
-    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
-    q.act = j->act;
-    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
-  }
+/* All readers of a step's output have delivered: its cam and g are final. */
+static void agf_finish_output(agf_session *s, const agf_explanation *e, const agf_step *st) {
+  const agf_tensor *t = agf_out(s, st);
+  if (s->config.observer) agf_observe(s, e, t, st->last, agf_floats(s, t->cam), agf_wanted_g(s, e, st), AGF_CB);
 }
 
-static void agf_gate_init(agf_session *s, agf_gate_job *j, const agf_step *st) {
-  const agf_tensor *t = &s->tensor[st->out];
-  memset(j, 0, sizeof *j);
-  j->st = st;
-  j->t = t;
-  j->cam = agf_floats(s, t->cam);
-  j->g = t->wants_g ? agf_floats(s, t->g) : NULL;
-  j->act = st->act;
-  j->scale = agf_floats(s, st->scale);
+/* Likewise the image's. */
+static void agf_finish_image(agf_session *s, const agf_explanation *e) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  if (s->config.observer)
+    agf_observe(s, e, t, -1, agf_floats(s, t->cam), e->arrival[0].wants_g ? agf_floats(s, t->g) : NULL, AGF_CB);
 }
 
 /* Whether the options leave nothing of R but A: no gradient is read then. */
 static int agf_bare(unsigned options) {
   const unsigned none = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
   return (options & none) == none && !(options & AGF_FX_GRADCAM);
-}
-
-/* What an explanation's steps share. */
-struct agf_explain_state {
-  unsigned options;
-  int target;
-};
-
-/* Observations inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
-static void agf_observe_inside(agf_session *s, const agf_step *st, const agf_gate_job *gate, int target) {
-  agf_gate_job j = *gate;
-  int node = st->last, pass;
-  j.d = j.b = NULL;
-  j.mask = j.cam_mask = NULL;
-  j.vectors = j.g ? 2 : 1;
-  for (pass = 0; pass < 2; pass++) {
-    int next = pass == 0 ? (st->norm >= 0 ? st->norm : st->node) : st->node;
-    if (next == node) continue;
-    j.scale = next == st->node ? gate->scale : NULL;
-    agf_parallel(s, agf_pieces(j.t), agf_gate_task, &j);
-    agf_observe(s, j.t, next, target, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
-    node = next;
-  }
 }
 
 typedef struct agf_slope_job {
@@ -2301,70 +2359,55 @@ static void agf_tail_task(agf_session *s, const void *arg, int i, unsigned char 
                   j->scale ? j->scale + p.b * AGF_CB : NULL, j->act, t->w);
 }
 
-static void agf_tail(agf_session *s, const agf_step *st) {
-  const agf_tensor *t = &s->tensor[st->out];
+static void agf_tail(agf_session *s, const agf_explanation *e, const agf_step *st) {
+  const agf_tensor *t = agf_out(s, st);
   agf_tail_job j;
   j.t = t;
   j.cam = agf_floats(s, t->cam);
-  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.g = agf_wanted_g(s, e, st);
   j.scale = agf_floats(s, st->scale);
   j.act = st->act;
   if (j.act != AGF_ACT_NONE || j.scale) agf_parallel(s, agf_pieces(t), agf_tail_task, &j);
 }
 
 /* For steps of one input: what came to the output, as it is, to the input. */
-static void agf_pass_on(agf_session *s, agf_step *st) {
-  agf_rows_job j;
-  agf_delivery d;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.cam = agf_floats(s, j.to->cam);
-  j.g = j.to->wants_g ? agf_floats(s, j.to->g) : NULL;
-  d = agf_begin_delivery(s, st, 0);
-  j.to_input = &d;
+static void agf_pass_on(agf_session *s, agf_explanation *e, const agf_step *st) {
+  agf_delivery d = agf_begin_delivery(s, e, st, 0);
+  agf_copy_job j;
+  j.t = agf_out(s, st);
+  j.cam = agf_floats(s, j.t->cam);
+  j.g = agf_wanted_g(s, e, st);
   j.out = d.cam;
-  j.out_g = j.to->wants_g ? d.g : NULL;
-  agf_parallel(s, j.to->h, agf_copy_task, &j);
+  j.out_g = j.g ? d.g : NULL;
+  j.delivery = &d;
+  agf_parallel(s, j.t->h, agf_copy_task, &j);
 }
 
 /* The rule of what is nothing but an activation or a BatchNorm. */
-static void agf_tail_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  (void)e;
-  agf_tail(s, st);
-  agf_pass_on(s, st);
+static void agf_tail_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_tail(s, e, st);
+  agf_pass_on(s, e, st);
 }
 
 /* The gradient and the relevance of what hands them to its inputs as they are. */
-static void agf_pass_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
-  agf_rows_job j;
+static void agf_pass_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_copy_job j;
+  (void)slot;
   memset(&j, 0, sizeof j);
-  j.ti = &s->tensor[s->in[st->in + slot]];
-  j.to = &s->tensor[st->out];
+  j.t = agf_out(s, st);
   j.cam = g;
   j.out = out;
-  agf_parallel(s, j.to->h, agf_copy_task, &j);
+  agf_parallel(s, j.t->h, agf_copy_task, &j);
 }
 
 #ifndef AGF_NO_METHODS
-static void agf_pass_relevance(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+static void agf_pass_relevance(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
   (void)alpha;
   agf_pass_gradient(s, st, slot, R, out);
 }
 #endif
 
 #ifndef AGF_NO_METHODS
-
-typedef struct agf_lrp_job {
-  const agf_tensor *t;
-  const float *R, *z, *x0, *x1; /* x0, x1: the sum's terms (element (0, 0, 0)) */
-  const agf_tensor *t0, *t1;
-  float *out;
-  uint16_t *mask;
-  int sign;
-  int cancels; /* the sum's: agf_step.cancels */
-} agf_lrp_job;
 
 /* One of the products that make up the alpha-beta rule: part x+ or x- with filter w+ or w-. Those of x- are all 0 where the input
  * is never negative. */
@@ -2396,9 +2439,6 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 enum { AGF_ACC_BYTES = 256 * 1024 };  /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 }; /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_DENSE_BYTES = 72 * 1024 }; /* weights that the dense kernel reads for each few pixels, from the second-level cache */
-/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
- * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
-enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -2455,30 +2495,27 @@ static int agf_tile_rows(const agf_conv_cut *c, int rows) {
 }
 
 typedef struct agf_conv_job agf_conv_job;
+
+/* What becomes of the sums: row `row` of output block `block`, right-hand side j at acc + j * rs, pixels `as` apart. */
+typedef void agf_epilogue(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs);
+
+/* One walk over a convolution's weights, forward or as its adjoint. */
 struct agf_conv_job {
-  const agf_step *step;
+  const agf_step *st;
   agf_rhs kind;
   int adjoint;
-  const float *x;       /* input, element (0, 0, 0) */
+  int filter;           /* 0 w, 1 w+, 2 w- */
+  int packed;           /* the box rule's w, w+ and w- side by side: each makes so many outputs; 0: one filter */
+  const float *x;       /* what it reads, element (0, 0, 0) */
   ptrdiff_t xp, xr, xb; /* floats from pixel to pixel, row to row, block to block */
-  const uint16_t *mask; /* [blocks][h][w] */
-  int hi, wi, ho, wo;
-  int ci, co; /* channels read and made; packed box rule: 3 x the image's */
-  /* Row `row` of output block `block`: right-hand side j at acc + j * rs, pixels `as` apart. */
-  void (*done)(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs);
-  const agf_tensor *to; /* the tensor that the epilogue writes */
-  float *y, *c, *a, *g; /* epilogue's outputs [cb][h][w][16], NULL where not wanted */
-  uint16_t *y_mask;
-  const struct agf_delivery *delivery; /* adjoint: what its rows end as, NULL: not yet */
-  agf_act act;
-  const float *scale, *bias;
-  int filter;        /* 0 w, 1 w+, 2 w- (box rule, one at a time; LRP) */
-  const float *part; /* LRP: the part of the input that its epilogue multiplies with, laid out as `to`'s activation */
-  float factor;
-  int keep; /* LRP: add to c */
+  const uint16_t *mask; /* [blocks][hi][wi] */
+  int ci, hi, wi;       /* channels, rows and pixels that it reads */
+  int co, ho, wo;       /* and makes */
+  agf_epilogue *done;
+  const void *out; /* the epilogue's own */
   agf_axis rows, columns;
   agf_conv_cut cut;
-  int th, tiles;
+  int th, tiles; /* rows of a tile, tiles of an output group */
 };
 
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
@@ -2502,7 +2539,7 @@ static inline int agf_panel_count(const agf_conv_job *j, int first) {
  * and reversed into `scratch`. *wb receives the distance of blocks. */
 static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first, float *scratch,
                                ptrdiff_t *wb) {
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   const float *f32 = (const float *)(const void *)w->data;
   const uint16_t *f16 = (const uint16_t *)(const void *)w->data;
@@ -2528,14 +2565,14 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   /* lane o of the input block is output channel 16 b + o of the convolution, output l of a panel its input channel */
   kr = n->kernel[0] - 1 - kr;
   if (first + count * AGF_OCG > j->co) memset(scratch, 0, (size_t)(blocks * count) * panel * sizeof(float));
-  if (j->co > j->to->c) { /* the box rule's w, w+ and w- side by side */
+  if (j->packed) { /* the box rule's w, w+ and w- side by side */
     for (k = 0; k < blocks; k++)
       for (f = 0; f < 3; f++)
-        for (i = 0; i < j->to->c; i++)
+        for (i = 0; i < j->packed; i++)
           for (o = 0; o < agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB); o++)
             for (t = 0; t < kw; t++)
-              scratch[((k * AGF_CB + o) * kw + kw - 1 - t) * AGF_OCG + f * j->to->c + i] =
-                  agf_filtered(agf_weight_at(w, agf_conv_index(n, j->to->c, (b + k) * AGF_CB + o, i, kr, t)), f);
+              scratch[((k * AGF_CB + o) * kw + kw - 1 - t) * AGF_OCG + f * j->packed + i] =
+                  agf_filtered(agf_weight_at(w, agf_conv_index(n, j->packed, (b + k) * AGF_CB + o, i, kr, t)), f);
     return scratch;
   }
   for (k = 0; k < blocks; k++)
@@ -2567,7 +2604,7 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
  * because gcc may drop calls of a function that does nothing but prefetch. */
 AGF_PREFETCHES void agf_panels_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int kr, int first) {
 #if defined(__GNUC__)
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   size_t element = w->type == AGF_F32 ? 4 : 2, i, line = 64 / element;
   const char *data = (const char *)w->data;
@@ -2662,7 +2699,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
       const float *wa = j->cut.panels > 1 ? agf_magnitudes(j, w, q.wb, blocks, first, panel, &q.wab) : NULL;
       const agf_conv_entry *e = entries;
       if (next >= in_blocks && r0 + rows == j->ho) next = 0, group += j->cut.group;
-      if (next < in_blocks && group < j->co && j->co <= j->to->c)
+      if (next < in_blocks && group < j->co && !j->packed)
         agf_panels_ahead(s, j, next, agf_imin(j->cut.blocks, in_blocks - next), more ? kr + 1 : 0, group);
       for (l = 0; l < outputs; l += e->outputs) {
         ptrdiff_t at = (ptrdiff_t)(l / AGF_OCG) * AGF_CB * kw * AGF_OCG + l % AGF_OCG;
@@ -2685,7 +2722,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
 /* The same over every element; forward only, and every accumulator is set. */
 static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
                            float *panel) {
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0), at;
   int taps = n->kernel[0] * n->kernel[1], full = j->ci / AGF_CB, b, r, l, k, blocks;
@@ -2755,7 +2792,7 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
 /* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box
  * rule. */
 static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int block, int lanes_in, float *scratch) {
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   int taps = n->kernel[0] * n->kernel[1], ig = w->dim[1], og = n->channels / n->groups, l, i, tap;
   size_t size = (size_t)taps * (size_t)lanes_in * AGF_CB, row = (size_t)taps * AGF_CB;
@@ -2795,7 +2832,7 @@ static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
 /* A task is some rows of one output block. */
 static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   int lanes_in = (j->adjoint ? n->channels : j->ci) / n->groups, lanes_out = (j->adjoint ? j->co : n->channels) / n->groups;
   int i, l, r, block = index / j->tiles, r0 = index % j->tiles * j->th, r1 = agf_imin(r0 + j->th, j->ho);
   size_t acc_bytes = agf_align_up((size_t)j->wo * (size_t)agf_rhs_out(j->kind) * AGF_CB * 4);
@@ -2841,7 +2878,7 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
 }
 
 static void agf_conv(agf_session *s, agf_conv_job *j) {
-  const agf_node *n = &s->model->node[j->step->node];
+  const agf_node *n = &s->model->node[j->st->node];
   int blocks;
   j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
   j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
@@ -2867,6 +2904,28 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
  *   flat: C = |x| * convT(|w|, sdiv(cam, conv(|x|, |w|))), cam = C
  *   any other (plain): R = [sdiv(Fx + M, 1 + exp(-C)) + Fdx + A] * nz(C), cam = shift(C, R)
  * and g = convT(w, g). LRP: alpha f(w+, w-) - (alpha - 1) f(w-, w+), the box rule at the image. */
+
+typedef struct agf_conv_step {
+  int plain;                       /* neither flat nor the image's: the full rule */
+  int apart;                       /* A is formed in a walk of its own: agf_conv_settle */
+  int co;                          /* outputs, filled to whole panels */
+  agf_rhs back;                    /* right-hand sides of its adjoint, all gradients wanted */
+  int row_classes, column_classes; /* outputs whose windows the border cuts alike */
+  agf_id row_class, column_class;  /* uint8_t [h], [w] of the output: the class of each row and column */
+  agf_id range;                    /* int [row_classes + column_classes][2]: the classes' kernel rows and columns */
+  agf_id border;                   /* float [row_classes][column_classes][co]: conv(1, |w|); box: conv(lo, w+), then conv(hi, w-) */
+  agf_id d;                        /* float [cb][h][w][16] at the output: |W||x|; box: Z */
+  agf_id cam_mask;                 /* uint16_t [cb][h][w] at the output: nz(cam) */
+  agf_id a;                        /* float [cb][h][w][16] at the input: A; box, where it is not packed: two of them */
+  agf_id maps;                     /* float [4][h][w] at the input: phi, M, Fx, Fdx */
+  agf_id sums;                     /* double [h][2][16 cb]: sums over a row's pixels in P and N, or of R */
+  agf_id maxima;                   /* float [h][2][16 cb]: a row's largest Gm and x */
+  agf_id counts;                   /* int64_t [h][cb]: nonzeros of C */
+  agf_id coef;                     /* float [2][16 cb]: of W_a and W_b */
+  agf_id half, half_mask;          /* LRP, where the input may be negative: as its x and mask, one part of it */
+} agf_conv_step;
+
+static inline const agf_conv_step *agf_conv_of(const agf_step *st) { return (const agf_conv_step *)st->own; }
 
 enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
 
@@ -2935,7 +2994,7 @@ static int agf_conv_weights(const agf_model *m, const agf_node *n, const agf_sha
 /* Scratch of one task of one convolution in one direction. */
 static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_rhs kind, int adjoint) {
   const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   const agf_tensor *from = adjoint ? to : ti, *into = adjoint ? ti : to;
   agf_axis rows = agf_conv_axis(n, 0, adjoint, from->h, into->h), columns = agf_conv_axis(n, 1, adjoint, from->w, into->w);
   uint64_t taps = (uint64_t)rows.k * (uint64_t)columns.k, panel;
@@ -2955,109 +3014,113 @@ static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_r
 /* Whether the box rule's three adjoints (w, w+, w-) fit one block of 16 outputs side by side: one walk instead of three. */
 static inline int agf_box_packed(const agf_node *n, int channels) { return n->groups == 1 && 3 * channels <= AGF_CB; }
 
-static void agf_conv_connect(agf_session *s, int i) {
-  agf_step *st = &s->step[i];
-  const agf_node *n = &s->model->node[st->node];
-  agf_tensor *ti = &s->tensor[s->in[st->in]];
-  uint64_t planes = agf_tensor_elements(ti) + agf_tensor_elements(&s->tensor[st->out]);
+static void agf_conv_connect(agf_planner *p, agf_step *st) {
+  agf_conv_step *own = (agf_conv_step *)st->own;
+  const agf_node *n = &p->model->node[st->node];
+  agf_tensor *ti = agf_plan_in(p, st, 0);
+  uint64_t planes = agf_tensor_elements(ti) + agf_tensor_elements(agf_plan_out(p, st));
   ti->needs_mask = 1;
   ti->bh = agf_imax(ti->bh, agf_imax(n->pad[0], n->pad[2]));
   ti->bw = agf_imax(ti->bw, agf_imax(n->pad[1], n->pad[3]));
-  st->box = s->model->edge[n->edge] == 0;
-  st->plain = !st->box && !(n->flags & AGF_FLAG_FLAT);
-  st->uses_g = st->plain ? AGF_G_UNLESS_BARE : AGF_G_NEVER;
-  if (st->plain && i < s->steps - 1 && planes > s->largest_plain) s->largest_plain = planes; /* the last one is the seed */
+  st->box = p->model->edge[n->edge] == 0;
+  own->plain = !st->box && !(n->flags & AGF_FLAG_FLAT);
+  st->uses_g = own->plain ? AGF_G_UNLESS_BARE : AGF_G_NEVER;
+  if (own->plain && !agf_is_last(p, st) && planes > p->largest_plain) p->largest_plain = planes; /* the last one is the seed */
 }
 
 /* Whether LRP divides a convolution's R by several sums in turn, so that R outlives the first right-hand side. */
-static int agf_lrp_keeps(const agf_session *s, const agf_step *st) {
-  return (s->methods & AGF_LRP_METHODS) && !st->box &&
-         (s->tensor[s->in[st->in]].is_signed || (s->methods & AGF_METHOD_BIT(AGF_METHOD_LRP_A2B1)));
+static int agf_lrp_keeps(const agf_planner *p, const agf_step *st) {
+  return !st->box &&
+         (((p->plan->needs & AGF_NEEDS_LRP) && agf_plan_in(p, st, 0)->is_signed) || (p->plan->needs & AGF_NEEDS_LRP_TWICE));
 }
 
 /* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
  * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
  * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
-static void agf_conv_settle(agf_session *s, int i) {
-  agf_step *st = &s->step[i];
-  uint64_t planes = agf_tensor_elements(&s->tensor[s->in[st->in]]) + agf_tensor_elements(&s->tensor[st->out]);
-  st->apart = s->config.low_memory && st->plain && i < s->steps - 1 && planes > s->largest_plain / 2;
-  st->writes = agf_adjoint_moment(s, i);
-  st->reads_g = agf_lrp_keeps(s, st) ? agf_adjoint_moment(s, i) : agf_gate_moment(s, i);
-  st->reads_cam = st->apart ? agf_adjoint_moment(s, i) : st->reads_g;
+static void agf_conv_settle(agf_planner *p, agf_step *st) {
+  agf_conv_step *own = (agf_conv_step *)st->own;
+  uint64_t planes = agf_tensor_elements(agf_plan_in(p, st, 0)) + agf_tensor_elements(agf_plan_out(p, st));
+  own->apart = p->s->config.low_memory && own->plain && !agf_is_last(p, st) && planes > p->largest_plain / 2;
+  st->writes = agf_adjoint_moment(p, st);
+  st->reads_g = agf_lrp_keeps(p, st) ? agf_adjoint_moment(p, st) : agf_gate_moment(p, st);
+  st->reads_cam = own->apart ? agf_adjoint_moment(p, st) : st->reads_g;
 }
 
-/* Buffers that a convolution needs besides its tensors. */
-static agf_status agf_conv_plan(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i), end = agf_end(s), last = i == s->steps - 1;
-  int plain = st->plain && !last, lrp = (s->methods & AGF_LRP_METHODS) != 0, apart = st->apart;
+static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  agf_conv_step *own = (agf_conv_step *)st->own;
+  const agf_session *s = p->s;
+  const agf_node *n = &p->model->node[st->node];
+  const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
+  int gate = agf_gate_moment(p, st), back = agf_adjoint_moment(p, st), end = agf_end(p), last = agf_is_last(p, st);
+  int plain = own->plain && !last, lrp = (p->plan->needs & AGF_NEEDS_LRP) != 0, low = s->config.low_memory;
+  int others = (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP)) != 0;
   uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
-  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  if (st->norm >= 0) st->scale = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 0));
-  agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_D, 0));
+  own->co = agf_filled(n->channels);
+  st->bias = agf_buf(p, (uint64_t)own->co * 4, 0, end);
+  if (st->norm >= 0) st->scale = agf_buf(p, (uint64_t)own->co * 4, 0, end);
+  agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_FWD, 0));
+  agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 0));
+  agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_D, 0));
   if (last) { /* the seed */
-    st->rhs = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-    st->rhs_mask = agf_buf(s, (uint64_t)to->cb * 2, 0, end);
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+    st->rhs = agf_buf(p, (uint64_t)own->co * 4, 0, end);
+    st->rhs_mask = agf_buf(p, (uint64_t)to->cb * 2, 0, end);
+    agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
     if (!lrp) return AGF_OK;
   }
-  st->back = st->box ? AGF_RHS_W : st->plain ? AGF_RHS_TRIPLE : ti->needs_g ? AGF_RHS_FLAT : AGF_RHS_A;
-  st->rhs_vectors = agf_rhs_in(apart ? AGF_RHS_FLAT : st->back);
-  st->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
-  st->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
-  if (st->row_classes > AGF_MAX_CLASSES || st->column_classes > AGF_MAX_CLASSES)
+  own->back = st->box       ? AGF_RHS_W
+              : own->apart  ? AGF_RHS_FLAT
+              : own->plain  ? AGF_RHS_TRIPLE
+              : ti->needs_g ? AGF_RHS_FLAT
+                            : AGF_RHS_A;
+  own->row_classes = agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, NULL, NULL);
+  own->column_classes = agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, NULL, NULL);
+  if (own->row_classes > AGF_MAX_CLASSES || own->column_classes > AGF_MAX_CLASSES)
     return agf_fail(err, AGF_ERR_LIMIT, "layer %s (conv): its %d x %d kernel is cut in more than %d ways by the border", n->name,
                     n->kernel[0], n->kernel[1], AGF_MAX_CLASSES);
-  st->row_class = agf_buf(s, (uint64_t)to->h, 0, end);
-  st->column_class = agf_buf(s, (uint64_t)to->w, 0, end);
-  st->range = agf_buf(s, (uint64_t)(st->row_classes + st->column_classes) * 2 * sizeof(int), 0, end);
-  classes = (uint64_t)st->row_classes * (uint64_t)st->column_classes;
-  if (st->box || plain) st->border = agf_buf(s, classes * (uint64_t)st->co * 4 * (st->box ? 2 : 1), 0, end);
-  st->d = agf_buf(s, pixels * AGF_CB * 4, s->config.low_memory ? gate : 0, !s->config.low_memory ? end : lrp ? back : gate);
+  own->row_class = agf_buf(p, (uint64_t)to->h, 0, end);
+  own->column_class = agf_buf(p, (uint64_t)to->w, 0, end);
+  own->range = agf_buf(p, (uint64_t)(own->row_classes + own->column_classes) * 2 * sizeof(int), 0, end);
+  classes = (uint64_t)own->row_classes * (uint64_t)own->column_classes;
+  if (st->box || plain) own->border = agf_buf(p, classes * (uint64_t)own->co * 4 * (st->box ? 2 : 1), 0, end);
+  own->d = agf_buf(p, pixels * AGF_CB * 4, low ? gate : 0, !low ? end : lrp ? back : gate);
   if (!last) {
-    uint64_t vectors = (uint64_t)agf_imax(st->rhs_vectors, s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
-    if (apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
+    uint64_t vectors = (uint64_t)agf_imax(agf_rhs_in(own->back), s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
+    if (own->apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
     /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
-    if (vectors == 1 && !(s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)))
-      st->rhs = agf_part(s, to->cam, 0, elements * 4, gate, back);
-    else
-      st->rhs = agf_buf(s, elements * 4, gate, back);
-    st->rhs_mask = agf_buf(s, pixels * 2, gate, back);
+    st->rhs = vectors == 1 && !others ? agf_part(p, to->cam, 0, elements * 4, gate, back) : agf_buf(p, elements * 4, gate, back);
+    st->rhs_mask = agf_buf(p, pixels * 2, gate, back);
   }
-  agf_need_scratch(s, agf_conv_scratch(s, st, apart ? AGF_RHS_FLAT : st->back, 1));
-  if (apart) {
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_A, 1));
-    agf_need_scratch(s, (uint64_t)to->w * AGF_CB * 4);
+  agf_need_scratch(p, agf_conv_scratch(s, st, own->back, 1));
+  if (own->apart) {
+    agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_A, 1));
+    agf_need_scratch(p, (uint64_t)to->w * AGF_CB * 4);
   }
-  if (!st->box) agf_need_scratch(s, agf_conv_scratch(s, st, st->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
-  if (s->methods & (AGF_LRP_METHODS | AGF_GRADIENT_METHODS)) agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
-  if (st->box && !agf_box_packed(n, ti->c)) st->a = agf_buf(s, agf_tensor_elements(ti) * 2 * 4, back, back);
+  if (!st->box) agf_need_scratch(p, agf_conv_scratch(s, st, own->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
+  if (others) agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+  if (st->box && !agf_box_packed(n, ti->c)) own->a = agf_buf(p, agf_tensor_elements(ti) * 2 * 4, back, back);
   if (lrp && !st->box && ti->is_signed) {
-    st->half = agf_buf(s, s->buffer[ti->x].bytes, gate, back);
-    st->half_mask = agf_buf(s, s->buffer[ti->mask].bytes, gate, back);
+    own->half = agf_buf(p, p->buffer[ti->x].bytes, gate, back);
+    own->half_mask = agf_buf(p, p->buffer[ti->mask].bytes, gate, back);
   }
   if (plain) {
     uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
-    st->cam_mask = agf_buf(s, pixels * 2, gate, back);
-    if (!apart) st->a = agf_buf(s, agf_tensor_elements(ti) * 4, back, back);
-    st->maps = agf_buf(s, hw * 4 * 4, back, back);                      /* phi, M, Fx, Fdx */
-    st->sums = agf_buf(s, (uint64_t)ti->h * lanes * 5 * 8, back, back); /* per row: four sums and the maxima */
-    st->coef = agf_buf(s, lanes * 5 * 4, back, back);
-    agf_need_scratch(s, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+    own->cam_mask = agf_buf(p, pixels * 2, gate, back);
+    if (!own->apart) own->a = agf_buf(p, agf_tensor_elements(ti) * 4, back, back);
+    own->maps = agf_buf(p, hw * 4 * 4, back, back);
+    own->sums = agf_buf(p, (uint64_t)ti->h * lanes * 2 * sizeof(double), back, back);
+    own->maxima = agf_buf(p, (uint64_t)ti->h * lanes * 2 * 4, back, back);
+    own->counts = agf_buf(p, (uint64_t)ti->h * (uint64_t)ti->cb * sizeof(int64_t), back, back);
+    own->coef = agf_buf(p, lanes * 2 * 4, back, back);
+    agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   }
   return AGF_OK;
 }
 
 static void agf_conv_fill(agf_session *s, const agf_step *st) {
+  const agf_conv_step *own = agf_conv_of(st);
   const agf_model *m = s->model;
   const agf_node *n = &m->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   float *bias = agf_floats(s, st->bias), *scale = agf_floats(s, st->scale);
   int i;
   agf_fill_bias(s, st);
@@ -3068,45 +3131,71 @@ static void agf_conv_fill(agf_session *s, const agf_step *st) {
     for (i = 0; i < to->c; i++)
       bias[i] = (float)((double)bias[i] * (double)scale[i] + (double)agf_weight_at(&m->weight[norm->b], (size_t)i)) + 0.0f;
   }
-  if (st->range >= 0) {
-    int *range = (int *)agf_at(s, st->range);
-    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, st->row_class),
+  if (own->range) {
+    int *range = (int *)agf_at(s, own->range);
+    agf_tap_classes(to->h, n->kernel[0], n->stride[0], n->pad[0], n->dilation[0], ti->h, (uint8_t *)agf_at(s, own->row_class),
                     range);
-    agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, st->column_class),
-                    range + 2 * st->row_classes);
+    agf_tap_classes(to->w, n->kernel[1], n->stride[1], n->pad[1], n->dilation[1], ti->w, (uint8_t *)agf_at(s, own->column_class),
+                    range + 2 * own->row_classes);
   }
-  agf_clear_buffer(s, st->border);
+  agf_clear_buffer(s, own->border);
 }
 
+/* --- forward --- */
+
+/* The border's table for row `row` and output block `block`: [column_classes][co], from the block's first output on. */
+static const float *agf_border_at(const agf_session *s, const agf_step *st, int row, int block) {
+  const agf_conv_step *own = agf_conv_of(st);
+  return agf_floats(s, own->border) +
+         (size_t)((const uint8_t *)agf_at(s, own->row_class))[row] * (size_t)own->column_classes * (size_t)own->co +
+         (size_t)block * AGF_CB;
+}
+
+typedef struct agf_forward_out {
+  const agf_tensor *to;
+  const agf_flow *flow; /* y NULL: only d is wanted */
+  float *d;             /* [cb][h][w][16]; NULL: not wanted */
+} agf_forward_out;
+
+static void agf_store_activation(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as) {
+  const agf_forward_out *o = (const agf_forward_out *)j->out;
+  const agf_flow *f = o->flow;
+  const agf_tensor *to = o->to;
+  uint16_t *mask = f->y_mask ? f->y_mask + agf_row_at(to, block, row) : NULL;
+  if (f->y && s->k.store_y(acc, as, j->wo, f->scale ? f->scale + block * AGF_CB : NULL, f->bias + block * AGF_CB, f->act,
+                           f->y + block * to->xb + row * to->xr, mask))
+    agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+/* The activation, and |W||x|. */
 static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                              ptrdiff_t rs) {
-  const agf_step *st = j->step;
-  const agf_tensor *to = j->to;
-  const uint8_t *column_class = (const uint8_t *)agf_at(s, st->column_class);
-  float *d = agf_row_of(j->c, to, block, row);
-  if (j->y) {
-    float *y = j->y + block * to->xb + row * to->xr;
-    uint16_t *mask = j->y_mask ? j->y_mask + agf_row_at(to, block, row) : NULL;
-    if (s->k.store_y(acc, as, j->wo, j->scale ? j->scale + block * AGF_CB : NULL, j->bias + block * AGF_CB, j->act, y, mask))
-      agf_raise(&s->bad, AGF_BAD_VALUE);
-  }
-  if (!d) return;
-  if (st->box) {
-    size_t classes = (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co;
-    const float *lo = agf_floats(s, st->border) +
-                      (size_t)((const uint8_t *)agf_at(s, st->row_class))[row] * (size_t)st->column_classes * (size_t)st->co +
-                      (size_t)block * AGF_CB;
-    s->k.store_z(acc, as, j->wo, lo, lo + classes, column_class, st->co, d);
-  } else {
-    s->k.store(acc + (j->kind == AGF_RHS_FWD ? rs : 0), as, j->wo, d);
-  }
+  const agf_forward_out *o = (const agf_forward_out *)j->out;
+  agf_store_activation(s, j, block, row, acc, as);
+  if (o->d) s->k.store(acc + (j->kind == AGF_RHS_FWD ? rs : 0), as, j->wo, agf_row_of(o->d, o->to, block, row));
 }
 
-static void agf_job_input(agf_session *s, agf_conv_job *j, const agf_step *st, const agf_tensor *ti, const float *x,
-                          const uint16_t *mask) {
-  const agf_tensor *to = &s->tensor[st->out];
+/* The activation, and the box rule's Z. */
+static void agf_done_forward_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
+                                 ptrdiff_t rs) {
+  const agf_forward_out *o = (const agf_forward_out *)j->out;
+  const agf_conv_step *own = agf_conv_of(j->st);
+  const float *lo = agf_border_at(s, j->st, row, block);
+  size_t classes = (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co;
+  (void)rs;
+  agf_store_activation(s, j, block, row, acc, as);
+  if (o->d)
+    s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co,
+                 agf_row_of(o->d, o->to, block, row));
+}
+
+/* The convolution of step st on x, laid out as its input. */
+static void agf_job_forward(agf_session *s, agf_conv_job *j, const agf_step *st, agf_rhs kind, const float *x, const uint16_t *mask,
+                            agf_epilogue *done, const void *out) {
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   memset(j, 0, sizeof *j);
-  j->step = st;
+  j->st = st;
+  j->kind = kind;
   j->x = x;
   j->xp = AGF_CB;
   j->xr = ti->xr;
@@ -3118,12 +3207,35 @@ static void agf_job_input(agf_session *s, agf_conv_job *j, const agf_step *st, c
   j->wo = to->w;
   j->ci = ti->c;
   j->co = to->c;
-  j->to = to;
-  j->done = agf_done_forward;
+  j->done = done;
+  j->out = out;
+}
+
+/* The adjoint of step st from right-hand sides at its output. */
+static void agf_job_adjoint(agf_session *s, agf_conv_job *j, const agf_step *st, agf_rhs kind, const float *rhs, int vectors,
+                            const uint16_t *mask, agf_epilogue *done, const void *out) {
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  memset(j, 0, sizeof *j);
+  j->st = st;
+  j->kind = kind;
+  j->adjoint = 1;
+  j->x = rhs;
+  j->xp = (ptrdiff_t)vectors * AGF_CB;
+  j->xr = j->xp * to->w;
+  j->xb = j->xr * to->h;
+  j->mask = mask;
+  j->hi = to->h;
+  j->wi = to->w;
+  j->ho = ti->h;
+  j->wo = ti->w;
+  j->ci = to->c;
+  j->co = ti->c;
+  j->done = done;
+  j->out = out;
 }
 
 typedef struct agf_border_job {
-  agf_step *step;
+  const agf_step *st;
   float value;
   int filter; /* -1: |w| */
   float *out;
@@ -3133,16 +3245,18 @@ typedef struct agf_border_job {
  * the all-ones image and |w|, and with lo, w+ and hi, w- in the box rule. */
 static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned char *scratch) {
   const agf_border_job *j = (const agf_border_job *)arg;
-  const agf_step *st = j->step;
+  const agf_step *st = j->st;
+  const agf_conv_step *own = agf_conv_of(st);
   const agf_node *n = &s->model->node[st->node];
   const agf_weight *w = &s->model->weight[n->w];
-  const int *range = (const int *)agf_at(s, st->range), *columns = range + 2 * st->row_classes;
+  const int *range = (const int *)agf_at(s, own->range), *columns = range + 2 * own->row_classes;
   int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
   int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
   (void)scratch;
-  for (rc = 0; rc < st->row_classes; rc++)
-    for (cc = 0; cc < st->column_classes; cc++) {
-      float *acc = j->out + ((size_t)rc * (size_t)st->column_classes + (size_t)cc) * (size_t)st->co + (size_t)panel * (size_t)width;
+  for (rc = 0; rc < own->row_classes; rc++)
+    for (cc = 0; cc < own->column_classes; cc++) {
+      float *acc =
+          j->out + ((size_t)rc * (size_t)own->column_classes + (size_t)cc) * (size_t)own->co + (size_t)panel * (size_t)width;
       memset(acc, 0, (size_t)width * sizeof(float));
       for (b = 0; b * AGF_CB < inputs; b++) {
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
@@ -3167,10 +3281,10 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
     }
 }
 
-static void agf_border(agf_session *s, agf_step *st, float value, int filter, float *out) {
+static void agf_border(agf_session *s, const agf_step *st, float value, int filter, float *out) {
   const agf_node *n = &s->model->node[st->node];
   agf_border_job j;
-  j.step = st;
+  j.st = st;
   j.value = value;
   j.filter = filter;
   j.out = out;
@@ -3178,195 +3292,372 @@ static void agf_border(agf_session *s, agf_step *st, float value, int filter, fl
 }
 
 /* The box rule's tables for this image. */
-static void agf_border_box(agf_session *s, agf_step *st) {
-  float *out = agf_floats(s, st->border);
-  agf_border(s, st, s->lo, 1, out);
-  agf_border(s, st, s->hi, 2, out + (size_t)st->row_classes * (size_t)st->column_classes * (size_t)st->co);
+static void agf_border_box(agf_session *s, const agf_step *st) {
+  const agf_conv_step *own = agf_conv_of(st);
+  float *out = agf_floats(s, own->border);
+  agf_border(s, st, s->run.lo, 1, out);
+  agf_border(s, st, s->run.hi, 2, out + (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co);
 }
 
-static void agf_conv_forward(agf_session *s, agf_step *st, const agf_flow *f) {
+static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_out out;
   agf_conv_job j;
-  agf_job_input(s, &j, st, &s->tensor[s->in[st->in]], f->x, f->x_mask);
-  j.y = f->y;
-  j.y_mask = f->y_mask;
-  j.act = f->act;
-  j.scale = f->scale;
-  j.bias = f->bias;
-  j.c = f->want_d ? agf_floats(s, st->d) : NULL;
-  j.kind = st->box || !f->want_d ? AGF_RHS_W : f->y ? AGF_RHS_FWD : AGF_RHS_D;
+  out.to = agf_out(s, st);
+  out.flow = f;
+  out.d = f->want_d ? agf_floats(s, agf_conv_of(st)->d) : NULL;
+  agf_job_forward(s, &j, st,
+                  st->box || !f->want_d ? AGF_RHS_W
+                  : f->y                ? AGF_RHS_FWD
+                                        : AGF_RHS_D,
+                  f->x, f->x_mask, st->box && f->want_d ? agf_done_forward_box : agf_done_forward, &out);
   if (f->want_d && st->box) agf_border_box(s, st);
   agf_conv(s, &j);
-  st->d_known = f->want_d;
+  agf_facts(s, st)->d_known = f->want_d;
 }
 
-/* |W||x| (box: Z) alone. */
-static void agf_conv_form_d(agf_session *s, agf_step *st) {
+/* |W||x| (box: Z), where the run has not left it. */
+static void agf_conv_need_d(agf_session *s, const agf_step *st) {
   agf_flow f = agf_flow_of(s, st, 1);
+  if (agf_facts(s, st)->d_known && !s->config.low_memory) return;
   f.y = NULL;
   f.y_mask = NULL;
   agf_conv_forward(s, st, &f);
 }
 
-/* Epilogue of adjoints: right-hand sides in the order of agf_rhs: g, then C, then A, each where the job asks for it. */
+/* --- the gate: from (cam, g) at the output to the right-hand sides of the adjoint --- */
+
+/* The right-hand sides that it makes, side by side at each pixel; g where it is wanted. cam and g are those before the activation and
+ * BatchNorm, D is |W||x| (box: Z), B is conv(1, |w|). */
+typedef enum agf_gate_kind {
+  AGF_GATE_PASS,    /* cam [, g] */
+  AGF_GATE_C,       /* [g,] sdiv(cam, D) */
+  AGF_GATE_C_AND_A, /* [g,] sdiv(cam, D), sdiv(cam, B) */
+  AGF_GATE_A        /* sdiv(cam, B) */
+} agf_gate_kind;
+
+typedef struct agf_gate_job {
+  const agf_step *st;
+  agf_gate_kind kind;
+  const float *cam, *g; /* at the output; g NULL: not wanted */
+  const float *scale;   /* of the BatchNorm; NULL: none */
+  agf_act act;
+  float *rhs;
+  int vectors;               /* right-hand sides of a pixel */
+  uint16_t *mask, *cam_mask; /* NULL: not wanted */
+} agf_gate_job;
+
+static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  const agf_conv_step *own = agf_conv_of(j->st);
+  const agf_tensor *t = agf_out(s, j->st);
+  const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
+  float *d = agf_floats(s, own->d), *row = (float *)(void *)scratch;
+  agf_piece p = agf_piece_at(t, i);
+  agf_gate_row q;
+  int k;
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r);
+    q.cam = j->cam + at * AGF_CB;
+    q.g = j->g ? j->g + at * AGF_CB : NULL;
+    q.y = agf_row_x(s, t, p.b, p.r);
+    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
+    q.d = q.b = NULL;
+    q.column_class = column_class;
+    q.b_stride = own->co;
+    switch (j->kind) {
+      case AGF_GATE_PASS: break;
+      case AGF_GATE_C_AND_A:
+        q.b = agf_border_at(s, j->st, p.r, p.b);
+        /* fall through */
+      case AGF_GATE_C: q.d = d + at * AGF_CB; break;
+      case AGF_GATE_A: { /* B takes D's place */
+        const float *b = agf_border_at(s, j->st, p.r, p.b);
+        for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, b + column_class[k] * own->co, AGF_CB * sizeof(float));
+        q.d = row;
+        break;
+      }
+    }
+    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
+    q.mask = j->mask ? j->mask + at : NULL;
+    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
+    q.act = j->act;
+    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+  }
+}
+
+/* The gate of step st, its activation and BatchNorm included. Returns nonzero if g is not 0 somewhere where cam is. */
+static int agf_gate(agf_session *s, const agf_gate_job *j) {
+  s->bad = 0;
+  agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_gate_task, j);
+  return (s->bad & AGF_BAD_OUTSIDE) != 0;
+}
+
+static agf_gate_job agf_gate_of(agf_session *s, const agf_explanation *e, const agf_step *st) {
+  agf_gate_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.cam = agf_floats(s, agf_out(s, st)->cam);
+  j.g = agf_wanted_g(s, e, st);
+  j.scale = agf_floats(s, st->scale);
+  j.act = st->act;
+  j.rhs = agf_floats(s, st->rhs);
+  j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
+  return j;
+}
+
+/* What an observer sees inside a step: behind the activation (the BatchNorm's output) and behind the BatchNorm (the convolution's). */
+static void agf_observe_inside(agf_session *s, const agf_explanation *e, const agf_step *st) {
+  agf_gate_job j = agf_gate_of(s, e, st);
+  const float *scale = j.scale;
+  int node = st->last, pass;
+  j.kind = AGF_GATE_PASS;
+  j.mask = NULL;
+  j.vectors = j.g ? 2 : 1;
+  for (pass = 0; pass < 2; pass++) {
+    int next = pass == 0 && st->norm >= 0 ? st->norm : st->node;
+    if (next == node) continue;
+    j.scale = next == st->node ? scale : NULL;
+    agf_gate(s, &j);
+    agf_observe(s, e, agf_out(s, st), next, j.rhs, j.g ? j.rhs + AGF_CB : NULL, (ptrdiff_t)j.vectors * AGF_CB);
+    node = next;
+  }
+}
+
+/* --- adjoints --- */
+
+typedef struct agf_adjoint_out {
+  const agf_tensor *t; /* the input */
+  float *g, *c, *a;    /* [cb][h][w][16]: convT(w, g), C, A, in the order of agf_rhs; NULL: not among the right-hand sides */
+  const agf_delivery *delivery; /* c and g are the step's cam and g; NULL: not yet */
+} agf_adjoint_out;
+
 static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                              ptrdiff_t rs) {
-  const agf_tensor *t = j->to;
-  float *g = agf_row_of(j->g, t, block, row), *c = agf_row_of(j->c, t, block, row), *a = agf_row_of(j->a, t, block, row);
+  const agf_adjoint_out *o = (const agf_adjoint_out *)j->out;
+  const agf_tensor *t = o->t;
+  float *g = agf_row_of(o->g, t, block, row), *c = agf_row_of(o->c, t, block, row), *a = agf_row_of(o->a, t, block, row);
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
   if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
   if (a) s->k.store(acc, as, t->w, a);
-  if (j->delivery) agf_merge_row(s, j->delivery, block, row, c, g);
+  if (o->delivery) agf_merge_row(s, o->delivery, block, row, c, g);
 }
 
-/* The box rule: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
+/* out = convT(w, g) for g at rhs, `vectors` to a pixel. */
+static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *rhs, int vectors, const uint16_t *mask,
+                               float *out) {
+  agf_adjoint_out o;
+  agf_conv_job j;
+  memset(&o, 0, sizeof o);
+  o.t = agf_in(s, st, 0);
+  o.g = out;
+  agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, vectors, mask, agf_done_adjoint, &o);
+  agf_conv(s, &j);
+}
+
+static void agf_conv_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  (void)slot;
+  agf_conv_adjoint_g(s, st, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask), out);
+}
+
+/* --- the rule of a convolution that reads the image --- */
+
+typedef struct agf_box_out {
+  const agf_tensor *t; /* the image */
+  float *cam;          /* convT(w, s), or all three side by side; becomes cam */
+  const float *plus;   /* convT(w+, s), and behind it convT(w-, s), where they are not side by side */
+} agf_box_out;
+
+/* All three side by side: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
 static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
-  const agf_tensor *t = j->to;
+  const agf_box_out *o = (const agf_box_out *)j->out;
+  const agf_tensor *t = o->t;
   (void)rs;
   if (block) return;
-  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, t->c, agf_row_x(s, t, 0, row), s->lo, s->hi,
-                 agf_row_of(j->c, t, 0, row));
+  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, t->c, agf_row_x(s, t, 0, row), s->run.lo, s->run.hi,
+                 agf_row_of(o->cam, t, 0, row));
 }
 
 static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_conv_job *j = (const agf_conv_job *)arg;
-  const agf_tensor *t = j->to;
+  const agf_box_out *o = (const agf_box_out *)arg;
+  const agf_tensor *t = o->t;
   int b;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
-    float *c = agf_row_of(j->c, t, b, r), *a = agf_row_of(j->a, t, b, r);
-    s->k.store_box(c, a, a + agf_tensor_elements(t), AGF_CB, t->w, agf_imin(AGF_CB, t->c - b * AGF_CB), agf_row_x(s, t, b, r),
-                   s->lo, s->hi, c);
+    float *c = agf_row_of(o->cam, t, b, r);
+    const float *plus = o->plus + agf_row_at(t, b, r) * AGF_CB;
+    s->k.store_box(c, plus, plus + agf_tensor_elements(t), AGF_CB, t->w, agf_imin(AGF_CB, t->c - b * AGF_CB), agf_row_x(s, t, b, r),
+                   s->run.lo, s->run.hi, c);
   }
 }
 
-/* An adjoint of step st: from right-hand sides at its output to its input's size. */
-static void agf_job_adjoint(agf_session *s, agf_conv_job *j, const agf_step *st, agf_rhs kind, const float *rhs, int vectors,
-                            const uint16_t *mask) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  memset(j, 0, sizeof *j);
-  j->step = st;
-  j->kind = kind;
-  j->adjoint = 1;
-  j->x = rhs;
-  j->xp = (ptrdiff_t)vectors * AGF_CB;
-  j->xr = j->xp * to->w;
-  j->xb = j->xr * to->h;
-  j->mask = mask;
-  j->hi = to->h;
-  j->wi = to->w;
-  j->ho = ti->h;
-  j->wo = ti->w;
-  j->ci = to->c;
-  j->co = ti->c;
-  j->to = ti;
-  j->done = agf_done_adjoint;
-}
-
-/* The box rule's cam at the image, from s = sdiv(cam, Z). */
-static void agf_box_adjoint(agf_session *s, const agf_step *st, const float *rhs, const uint16_t *mask, float *cam) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]];
+/* cam at the image from s = sdiv(cam, Z), which lies in the step's rhs. */
+static void agf_box_adjoint(agf_session *s, const agf_step *st, float *cam) {
+  const agf_tensor *ti = agf_in(s, st, 0);
+  const uint16_t *mask = (const uint16_t *)agf_at(s, st->rhs_mask);
+  const float *rhs = agf_floats(s, st->rhs);
   agf_conv_job j;
-  agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask);
+  agf_box_out out;
+  out.t = ti;
+  out.cam = cam;
+  out.plus = NULL;
   if (agf_box_packed(&s->model->node[st->node], ti->c)) {
+    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask, agf_done_box, &out);
+    j.packed = ti->c;
     j.co = 3 * ti->c;
-    j.c = cam;
-    j.done = agf_done_box;
     agf_conv(s, &j);
-    return;
+  } else {
+    float *a = agf_floats(s, agf_conv_of(st)->a);
+    int filter;
+    for (filter = 0; filter < 3; filter++) {
+      agf_adjoint_out one;
+      memset(&one, 0, sizeof one);
+      one.t = ti;
+      one.g = filter == 0 ? cam : a + (size_t)(filter - 1) * agf_tensor_elements(ti);
+      agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, mask, agf_done_adjoint, &one);
+      j.filter = filter;
+      agf_conv(s, &j);
+    }
+    out.plus = a;
+    agf_parallel(s, ti->h, agf_box_task, &out);
   }
-  j.a = agf_floats(s, st->a);
-  for (j.filter = 0; j.filter < 3; j.filter++) {
-    agf_conv_job one = j;
-    one.a = NULL;
-    one.g = j.filter == 0 ? cam : j.a + (size_t)(j.filter - 1) * agf_tensor_elements(ti);
-    agf_conv(s, &one);
-  }
-  j.c = cam;
-  agf_parallel(s, ti->h, agf_box_task, &j);
 }
 
-/* Work of the rule "Conv, any other" on its input tensor: what the row tasks share. */
+static void agf_image_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_gate_job gate = agf_gate_of(s, e, st);
+  float *cam, *unused;
+  gate.kind = AGF_GATE_C;
+  gate.g = NULL;
+  gate.vectors = 1;
+  agf_gate(s, &gate);
+  agf_destination(s, e, st, 0, &cam, &unused);
+  agf_box_adjoint(s, st, cam);
+  agf_deliver(s, e, st, 0);
+}
+
+/* --- the rule of a flat convolution --- */
+
+static void agf_flat_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_gate_job gate = agf_gate_of(s, e, st);
+  int wants_g = e->arrival[s->plan->in[st->in]].wants_g;
+  agf_delivery d;
+  agf_adjoint_out out;
+  agf_conv_job j;
+  gate.kind = AGF_GATE_C;
+  if (!wants_g) gate.g = NULL;
+  gate.vectors = wants_g ? 2 : 1;
+  agf_gate(s, &gate);
+  d = agf_begin_delivery(s, e, st, 0);
+  memset(&out, 0, sizeof out);
+  out.t = d.t;
+  out.g = wants_g ? d.g : NULL;
+  out.c = d.cam;
+  out.delivery = &d;
+  agf_job_adjoint(s, &j, st, wants_g ? AGF_RHS_FLAT : AGF_RHS_A, gate.rhs, gate.vectors, gate.mask, agf_done_adjoint, &out);
+  agf_conv(s, &j);
+}
+
+/* --- the rule of any other convolution ---
+ * agf-spec, "Conv, any other", on the input tensor. C, G and A come out of one walk over the weights where they can. */
+
+/* What the row tasks share. */
 typedef struct agf_plain_job {
   const agf_step *st;
-  const agf_tensor *t; /* the input */
-  float *c, *g, *a;    /* C, Gm or G, A then R */
-  float *phi, *m, *fx, *fdx;
-  float x_max, g_max, mean;
-  const agf_delivery *delivery;
-  const agf_gate_job *apart; /* A is formed when it is needed, from this right-hand side; NULL: it is there */
+  const agf_conv_step *own;
+  const agf_tensor *t;        /* the input */
+  float *C, *G, *A;           /* [cb][h][w][16]. G holds Gm until Fdx is formed. A becomes R, C becomes cam. */
+  float *phi, *M, *Fx, *Fdx;  /* [h][w]; Fx becomes Fx + M */
+  int64_t positive, negative; /* pixels of P and N */
+  float max_x, max_g;         /* over all elements of x and Gm */
+  float mean;                 /* sum(R) / count(C != 0) */
   unsigned options;
-  int want_max;
+  int want_max_x;
+  const agf_delivery *delivery;
 } agf_plain_job;
 
-/* Per-row sums: [5][lanes] doubles, the last one holding the row's two maxima per lane as floats. */
 static inline double *agf_plain_sums(const agf_session *s, const agf_plain_job *j, int r, int which) {
-  size_t lanes = (size_t)j->t->cb * AGF_CB;
-  return (double *)agf_at(s, j->st->sums) + ((size_t)r * 5 + (size_t)which) * lanes;
+  return (double *)agf_at(s, j->own->sums) + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
+}
+static inline float *agf_plain_maxima(const agf_session *s, const agf_plain_job *j, int r, int which) {
+  return agf_floats(s, j->own->maxima) + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
 }
 
-static void agf_plain_stats_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* phi, the mean of C over the channels (its sum: only the sign counts), relu(mean of x * G), and the row's maxima. */
+static void agf_plain_phi_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  float *max = (float *)agf_plain_sums(s, j, r, 4), *x = agf_row_x(s, t, 0, r);
+  float *max_g = agf_plain_maxima(s, j, r, 0), *max_x = agf_plain_maxima(s, j, r, 1), *x = agf_row_x(s, t, 0, r);
   int b, l;
   (void)scratch;
-  s->k.pixel_sums(agf_row_of(j->c, t, 0, r), agf_plane(t), x, t->xb, agf_row_of(j->g, t, 0, r), agf_plane(t), t->cb, t->w,
-                  j->phi + r * t->w, j->m + r * t->w);
-  for (b = 0; b < t->cb * AGF_CB; b++) max[b] = max[t->cb * AGF_CB + b] = -FLT_MAX;
+  s->k.pixel_sums(agf_row_of(j->C, t, 0, r), agf_plane(t), x, t->xb, agf_row_of(j->G, t, 0, r), agf_plane(t), t->cb, t->w,
+                  j->phi + r * t->w, j->M + r * t->w);
+  for (b = 0; b < t->cb * AGF_CB; b++) max_g[b] = max_x[b] = -FLT_MAX;
   for (b = 0; b < t->cb; b++) {
-    s->k.row_max(agf_row_of(j->g, t, b, r), t->w, max + b * AGF_CB);
-    if (j->want_max) s->k.row_max(x + b * t->xb, t->w, max + (t->cb + b) * AGF_CB);
+    s->k.row_max(agf_row_of(j->G, t, b, r), t->w, max_g + b * AGF_CB);
+    if (j->want_max_x) s->k.row_max(x + b * t->xb, t->w, max_x + b * AGF_CB);
   }
-  for (l = 0; l < t->w; l++) j->m[r * t->w + l] = agf_relu(j->m[r * t->w + l] / (float)t->c);
+  for (l = 0; l < t->w; l++) j->M[r * t->w + l] = agf_relu(j->M[r * t->w + l] / (float)t->c);
 }
 
-/* The largest of the channels' maxima over the rows; half 0: g's, 1: x's. */
-static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int half) {
+/* The largest of the channels' maxima over the rows. */
+static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int which) {
   float best = -FLT_MAX;
   int r, l;
   for (r = 0; r < j->t->h; r++) {
-    const float *max = (const float *)agf_plain_sums(s, j, r, 4) + half * j->t->cb * AGF_CB;
+    const float *max = agf_plain_maxima(s, j, r, which);
     for (l = 0; l < j->t->c; l++)
       if (max[l] > best) best = max[l];
   }
   return best + 0.0f;
 }
 
-/* Sums over the pixels of P and N of the two sigmoids' maps, or for the ablation fx_gradcam of Gm. */
-static void agf_plain_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_plain_job *j = (const agf_plain_job *)arg;
-  const agf_tensor *t = j->t;
+static void agf_plain_phi(agf_session *s, agf_plain_job *j) {
+  agf_tensor_facts *facts = &s->run.tensor[s->plan->in[j->st->in]];
+  int i;
+  j->want_max_x = !facts->max_known;
+  agf_parallel(s, j->t->h, agf_plain_phi_task, j);
+  if (!facts->max_known) facts->max = agf_plain_max(s, j, 1);
+  facts->max_known = 1;
+  j->max_x = facts->max;
+  j->max_g = agf_plain_max(s, j, 0);
+  for (i = 0; i < j->t->h * j->t->w; i++) j->positive += j->phi[i] > 0, j->negative += j->phi[i] < 0;
+}
+
+/* F(sigmoid(10 * sdiv(q, max q))) of x or Gm. */
+typedef struct agf_f_job {
+  const agf_plain_job *plain;
+  const float *q;   /* element (0, 0, 0) */
+  ptrdiff_t qr, qb; /* floats from row to row, block to block */
+  float max;
+  float *F; /* [h][w] */
+} agf_f_job;
+
+/* Sums over the row's pixels of P and N. */
+static void agf_f_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_f_job *j = (const agf_f_job *)arg;
+  const agf_tensor *t = j->plain->t;
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++) {
-    const float *g = agf_row_of(j->g, t, p.b, p.r), *phi = j->phi + p.r * t->w;
-    double *sum[4];
-    int k;
-    for (k = 0; k < 4; k++) {
-      sum[k] = agf_plain_sums(s, j, p.r, k) + p.b * AGF_CB;
-      memset(sum[k], 0, AGF_CB * sizeof(double));
-    }
-    if (j->options & AGF_FX_GRADCAM)
-      s->k.lane_sums(g, t->w, sum[0]);
-    else if (!(j->options & AGF_NO_FX))
-      s->k.fx_sums(agf_row_x(s, t, p.b, p.r), j->x_max, phi, t->w, sum[0], sum[1]);
-    if (!(j->options & AGF_NO_FDX)) s->k.fx_sums(g, j->g_max, phi, t->w, sum[2], sum[3]);
+    double *a = agf_plain_sums(s, j->plain, p.r, 0) + p.b * AGF_CB, *b = agf_plain_sums(s, j->plain, p.r, 1) + p.b * AGF_CB;
+    memset(a, 0, AGF_CB * sizeof *a);
+    memset(b, 0, AGF_CB * sizeof *b);
+    s->k.fx_sums(j->q + p.b * j->qb + p.r * j->qr, j->max, j->plain->phi + p.r * t->w, t->w, a, b);
   }
 }
 
-/* Coefficients of F: with a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot
- * products of the pixel's q with these. Lanes beyond the last channel get 0. */
-static void agf_plain_solve(agf_session *s, const agf_plain_job *j, int which, long positive, long negative, float *wa, float *wb) {
+/* With a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot products of the pixel's q
+ * with the coefficients wa and wb. Lanes beyond the last channel get 0. */
+static void agf_f_solve(agf_session *s, const agf_plain_job *j, float *wa, float *wb) {
   const agf_tensor *t = j->t;
-  double *a = agf_plain_sums(s, j, 0, which), *b = agf_plain_sums(s, j, 0, which + 1), aa = 1, ab = 0, bb = 1, det;
+  double *a = agf_plain_sums(s, j, 0, 0), *b = agf_plain_sums(s, j, 0, 1), aa = 1, ab = 0, bb = 1, det;
   int l, r;
   for (l = 0; l < t->c; l++) {
     for (r = 1; r < t->h; r++) {
-      a[l] += agf_plain_sums(s, j, r, which)[l];
-      b[l] += agf_plain_sums(s, j, r, which + 1)[l];
+      a[l] += agf_plain_sums(s, j, r, 0)[l];
+      b[l] += agf_plain_sums(s, j, r, 1)[l];
     }
-    a[l] = positive ? a[l] / ((double)positive + 1e-9) : 0;
-    b[l] = negative ? b[l] / ((double)negative + 1e-9) : 0;
+    a[l] = j->positive ? a[l] / ((double)j->positive + 1e-9) : 0;
+    b[l] = j->negative ? b[l] / ((double)j->negative + 1e-9) : 0;
     aa += a[l] * a[l];
     ab += a[l] * b[l];
     bb += b[l] * b[l];
@@ -3378,226 +3669,239 @@ static void agf_plain_solve(agf_session *s, const agf_plain_job *j, int which, l
   }
 }
 
-static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_plain_job *j = (const agf_plain_job *)arg;
-  const agf_tensor *t = j->t;
-  const float *coef = agf_floats(s, j->st->coef), *x = agf_row_x(s, t, 0, r);
-  ptrdiff_t lanes = (ptrdiff_t)t->cb * AGF_CB;
-  float *fx = j->fx + r * t->w, *fdx = j->fdx + r * t->w;
+static void agf_f_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_f_job *j = (const agf_f_job *)arg;
+  const agf_tensor *t = j->plain->t;
+  const float *wa = agf_floats(s, j->plain->own->coef);
   (void)scratch;
-  memset(fx, 0, (size_t)t->w * sizeof(float));
-  memset(fdx, 0, (size_t)t->w * sizeof(float));
-  if (j->options & AGF_FX_GRADCAM)
-    s->k.weighted_mean(x, t->xb, coef + 4 * lanes, t->cb, t->w, (float)t->c, fx);
-  else if (!(j->options & AGF_NO_FX))
-    s->k.fx_dots(x, t->xb, j->x_max, coef, coef + lanes, t->cb, t->w, fx);
-  if (!(j->options & AGF_NO_FDX))
-    s->k.fx_dots(agf_row_of(j->g, t, 0, r), agf_plane(t), j->g_max, coef + 2 * lanes, coef + 3 * lanes, t->cb, t->w, fdx);
+  s->k.fx_dots(j->q + r * j->qr, j->qb, j->max, wa, wa + (ptrdiff_t)t->cb * AGF_CB, t->cb, t->w, j->F + r * t->w);
 }
 
-/* Sums of R by lane, and the counts of C's nonzeros by block. */
-static void agf_plain_combine_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+static void agf_plain_f(agf_session *s, const agf_plain_job *plain, const float *q, ptrdiff_t qr, ptrdiff_t qb, float max,
+                        float *F) {
+  float *wa = agf_floats(s, plain->own->coef);
+  agf_f_job j;
+  j.plain = plain;
+  j.q = q;
+  j.qr = qr;
+  j.qb = qb;
+  j.max = max;
+  j.F = F;
+  agf_parallel(s, agf_pieces(plain->t), agf_f_sums_task, &j);
+  agf_f_solve(s, plain, wa, wa + (size_t)plain->t->cb * AGF_CB);
+  agf_parallel(s, plain->t->h, agf_f_dots_task, &j);
+}
+
+/* The ablation gradcam: relu(mean over channels of x * mean over pixels of Gm). */
+static void agf_gradcam_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  agf_piece p = agf_piece_at(j->t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++) {
+    double *sum = agf_plain_sums(s, j, p.r, 0) + p.b * AGF_CB;
+    memset(sum, 0, AGF_CB * sizeof *sum);
+    s->k.lane_sums(agf_row_of(j->G, j->t, p.b, p.r), j->t->w, sum);
+  }
+}
+
+static void agf_gradcam_mean_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
+  (void)scratch;
+  s->k.weighted_mean(agf_row_x(s, t, 0, r), t->xb, agf_floats(s, j->own->coef), t->cb, t->w, (float)t->c, j->Fx + r * t->w);
+}
+
+static void agf_plain_gradcam(agf_session *s, const agf_plain_job *j) {
+  float *coef = agf_floats(s, j->own->coef);
+  double *sum = agf_plain_sums(s, j, 0, 0);
+  int r, l;
+  agf_parallel(s, agf_pieces(j->t), agf_gradcam_sums_task, j);
+  for (l = 0; l < j->t->cb * AGF_CB; l++) {
+    for (r = 1; r < j->t->h; r++) sum[l] += agf_plain_sums(s, j, r, 0)[l];
+    coef[l] = (float)(sum[l] / (double)((size_t)j->t->h * (size_t)j->t->w));
+  }
+  agf_parallel(s, j->t->h, agf_gradcam_mean_task, j);
+}
+
+/* Fx + M, M divided by its maximum. */
+static void agf_plain_add_m(const agf_plain_job *j) {
+  int i, pixels = j->t->h * j->t->w;
+  float max = 0.0f;
+  for (i = 0; i < pixels; i++) max = j->M[i] > max ? j->M[i] : max;
+  for (i = 0; i < pixels; i++) j->Fx[i] += agf_sdiv(j->M[i], max);
+}
+
+/* R = [(Fx + M) / (1 + exp(-C)) + Fdx + A] * nz(C) in place of A, its sums by lane, and the counts of C's nonzeros by block. */
+static void agf_plain_r_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  int64_t *counts = (int64_t *)agf_at(s, j->own->counts);
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++) {
     double *sum = agf_plain_sums(s, j, p.r, 0) + p.b * AGF_CB;
-    memset(sum, 0, AGF_CB * sizeof(double));
-    agf_plain_sums(s, j, p.r, 1)[p.b] =
-        (double)s->k.combine(agf_row_of(j->c, t, p.b, p.r), agf_row_of(j->a, t, p.b, p.r), j->fx + p.r * t->w, j->fdx + p.r * t->w,
-                             (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum);
+    memset(sum, 0, AGF_CB * sizeof *sum);
+    counts[p.r * t->cb + p.b] =
+        s->k.combine(agf_row_of(j->C, t, p.b, p.r), agf_row_of(j->A, t, p.b, p.r), j->Fx + p.r * t->w, j->Fdx + p.r * t->w,
+                     (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum);
   }
 }
 
+static void agf_plain_r(agf_session *s, agf_plain_job *j) {
+  const int64_t *counts = (const int64_t *)agf_at(s, j->own->counts);
+  double sum = 0, count = 0;
+  int r, l;
+  agf_parallel(s, agf_pieces(j->t), agf_plain_r_task, j);
+  for (r = 0; r < j->t->h; r++) {
+    const double *row = agf_plain_sums(s, j, r, 0);
+    for (l = 0; l < j->t->c; l++) sum += row[l];
+    for (l = 0; l < j->t->cb; l++) count += (double)counts[r * j->t->cb + l];
+  }
+  j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
+}
+
+/* cam = shift(C, R), and its delivery. */
 static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++) {
-    float *c = agf_row_of(j->c, t, p.b, p.r);
-    s->k.shift(c, agf_row_of(j->a, t, p.b, p.r), j->mean, t->w);
-    agf_merge_row(s, j->delivery, p.b, p.r, c, agf_row_of(j->g, t, p.b, p.r));
+    float *c = agf_row_of(j->C, t, p.b, p.r);
+    s->k.shift(c, agf_row_of(j->A, t, p.b, p.r), j->mean, t->w);
+    agf_merge_row(s, j->delivery, p.b, p.r, c, agf_row_of(j->G, t, p.b, p.r));
   }
 }
 
-/* R from fx, fdx and A, then cam = shift(C, R). */
-static void agf_plain_finish(agf_session *s, agf_plain_job *j) {
-  double sum = 0, count = 0;
-  int r, l;
-  if (j->apart) {
-    agf_conv_job a;
-    agf_parallel(s, agf_pieces(j->apart->t), agf_gate_task, j->apart);
-    agf_job_adjoint(s, &a, j->st, AGF_RHS_A, j->apart->rhs, 1, j->apart->mask);
-    a.a = j->a;
-    agf_conv(s, &a);
-  }
-  agf_parallel(s, agf_pieces(j->t), agf_plain_combine_task, j);
-  for (r = 0; r < j->t->h; r++) {
-    const double *row = agf_plain_sums(s, j, r, 0);
-    for (l = 0; l < j->t->c; l++) sum += row[l];
-    for (l = 0; l < j->t->cb; l++) count += agf_plain_sums(s, j, r, 1)[l];
-  }
-  j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
-  agf_parallel(s, agf_pieces(j->t), agf_plain_shift_task, j);
-}
-
-/* The rule from C, A and Gm on; j->c becomes cam. `late`: j->g holds Gm so far, and G takes its place before M is formed. */
-static void agf_plain_rule(agf_session *s, agf_plain_job *j, agf_conv_job *late) {
-  agf_tensor *t = (agf_tensor *)(uintptr_t)j->t;
-  float *coef = agf_floats(s, j->st->coef), max = 0.0f;
-  size_t lanes = (size_t)t->cb * AGF_CB, hw = (size_t)t->h * (size_t)t->w, i;
-  long positive = 0, negative = 0;
-  int r;
-  j->phi = agf_floats(s, j->st->maps);
-  j->m = j->phi + hw;
-  j->fx = j->m + hw;
-  j->fdx = j->fx + hw;
-  if (agf_bare(j->options)) {
-    memset(j->fx, 0, 2 * hw * sizeof(float));
-    j->options |= AGF_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
-    agf_plain_finish(s, j);
-    return;
-  }
-  j->want_max = !t->max_known;
-  agf_parallel(s, t->h, agf_plain_stats_task, j);
-  if (!t->max_known) t->max = agf_plain_max(s, j, 1);
-  t->max_known = 1;
-  j->x_max = t->max;
-  j->g_max = agf_plain_max(s, j, 0);
-  for (i = 0; i < hw; i++) positive += j->phi[i] > 0, negative += j->phi[i] < 0;
-  agf_parallel(s, agf_pieces(t), agf_plain_sums_task, j);
-  if (j->options & AGF_FX_GRADCAM) {
-    for (i = 0; i < lanes; i++) {
-      double *a = agf_plain_sums(s, j, 0, 0);
-      for (r = 1; r < t->h; r++) a[i] += agf_plain_sums(s, j, r, 0)[i];
-      coef[4 * lanes + i] = (float)(a[i] / (double)hw);
-    }
-  } else {
-    agf_plain_solve(s, j, 0, positive, negative, coef, coef + lanes);
-  }
-  agf_plain_solve(s, j, 2, positive, negative, coef + 2 * lanes, coef + 3 * lanes);
-  agf_parallel(s, t->h, agf_plain_dots_task, j);
-  if (late) {
-    agf_conv(s, late);
-    j->want_max = 0;
-    agf_parallel(s, t->h, agf_plain_stats_task, j);
-  }
-  if (!(j->options & (AGF_NO_M | AGF_FX_GRADCAM))) {
-    for (i = 0; i < hw; i++) max = j->m[i] > max ? j->m[i] : max;
-    for (i = 0; i < hw; i++) j->fx[i] += agf_sdiv(j->m[i], max);
-  }
-  agf_plain_finish(s, j);
-}
-
-/* g * m, g where cam is not 0, in the second vector of a right-hand side, whose convolution is done: grouped kernels read every element,
- * no mask. */
+/* g * m, g where cam is not 0, in the second vector of a pixel, whose adjoint is done: grouped kernels read every element, no mask. */
 static void agf_mask_g_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_gate_job *j = (const agf_gate_job *)arg;
-  agf_piece p = agf_piece_at(j->t, i);
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
   int k, l;
-  (void)s;
   (void)scratch;
   for (; p.r < p.end; p.r++) {
-    size_t at = agf_row_at(j->t, p.b, p.r);
+    size_t at = agf_row_at(t, p.b, p.r);
     float *g = j->rhs + at * AGF_CB * (size_t)j->vectors;
-    for (k = 0; k < j->t->w; k++, g += AGF_CB * j->vectors)
+    for (k = 0; k < t->w; k++, g += AGF_CB * j->vectors)
       for (l = 0; l < AGF_CB; l++) g[AGF_CB + l] = j->cam_mask[at + (size_t)k] >> l & 1 ? g[l] : 0.0f;
   }
 }
 
-static void agf_conv_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  agf_tensor *ti = &s->tensor[s->in[st->in]];
-  float *rhs = agf_floats(s, st->rhs), *cam, *g;
-  uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
-  agf_gate_job gate;
-  agf_conv_job j, late;
-  agf_delivery d;
-  int outside, vectors, apart = st->apart, no_g = !ti->wants_g && (!st->plain || agf_bare(e->options));
-  agf_rhs back = apart ? AGF_RHS_FLAT : st->back;
-
-  if (back == AGF_RHS_TRIPLE && no_g) back = AGF_RHS_APAIR;
-  if (back == AGF_RHS_FLAT && no_g) back = AGF_RHS_A;
-  vectors = agf_rhs_in(back);
-  if (!st->d_known || s->config.low_memory) agf_conv_form_d(s, st);
-  if (st->plain && !st->border_known) {
-    agf_border(s, st, 1.0f, -1, agf_floats(s, st->border));
-    st->border_known = 1;
-  }
-  agf_gate_init(s, &gate, st);
-  gate.rhs = rhs;
-  if (s->config.observer) agf_observe_inside(s, st, &gate, e->target);
-  gate.d = agf_floats(s, st->d);
-  gate.b = st->plain && !apart ? agf_floats(s, st->border) : NULL;
-  if (back != AGF_RHS_TRIPLE && back != AGF_RHS_FLAT) gate.g = NULL;
-  gate.mask = mask;
-  gate.cam_mask = (uint16_t *)agf_at(s, st->cam_mask);
-  gate.vectors = vectors;
-  s->bad = 0;
-  agf_parallel(s, agf_pieces(gate.t), agf_gate_task, &gate);
-  outside = (s->bad & AGF_BAD_OUTSIDE) != 0 && !agf_bare(e->options);
-  agf_destination(s, st, 0, &cam, &g);
-
-  if (st->box) {
-    agf_box_adjoint(s, st, rhs, mask, cam);
-    agf_deliver(s, st, 0);
-    return;
-  }
-  d = agf_begin_delivery(s, st, 0);
-  agf_job_adjoint(s, &j, st, back, rhs, vectors, mask);
-  j.g = gate.g ? g : NULL;
-  j.c = cam;
-  j.a = st->plain && !apart ? agf_floats(s, st->a) : NULL;
-  j.delivery = st->plain ? NULL : &d;
-  /* Gm = convT(w, g * m): where g reaches beyond cam, first with the terms of cam's mask, then G with all */
-  if (st->plain && outside) {
-    agf_job_adjoint(s, &late, st, AGF_RHS_W, rhs, vectors, (const uint16_t *)agf_at(s, st->cam_mask));
-    late.g = g;
-  }
-  agf_conv(s, &j);
-  if (st->plain) {
-    agf_plain_job p;
-    memset(&p, 0, sizeof p);
-    p.st = st;
-    p.t = ti;
-    p.c = cam;
-    p.g = g;
-    p.a = j.a;
-    p.delivery = &d;
-    p.options = e->options;
-    if (outside) {
-      agf_parallel(s, agf_pieces(gate.t), agf_mask_g_task, &gate);
-      late.x = rhs + AGF_CB;
-      agf_conv(s, &late);
-      late.x = rhs;
-      late.mask = mask;
-    }
-    if (apart) {
-      p.a = rhs + agf_tensor_elements(gate.t);
-      gate.d = gate.g = NULL;
-      gate.b = agf_floats(s, st->border);
-      gate.cam_mask = NULL;
-      gate.vectors = 1;
-      p.apart = &gate;
-    }
-    agf_plain_rule(s, &p, outside ? &late : NULL);
-  }
+/* A = convT(|w|, sdiv(cam, conv(1, |w|) * m)) in a walk of its own, behind the right-hand side where the first walk's lay. */
+static void agf_plain_a_apart(agf_session *s, const agf_plain_job *j, agf_gate_job gate) {
+  agf_adjoint_out out;
+  agf_conv_job a;
+  gate.kind = AGF_GATE_A;
+  gate.g = NULL;
+  gate.cam_mask = NULL;
+  gate.vectors = 1;
+  agf_gate(s, &gate);
+  memset(&out, 0, sizeof out);
+  out.t = j->t;
+  out.a = j->A;
+  agf_job_adjoint(s, &a, j->st, AGF_RHS_A, gate.rhs, 1, gate.mask, agf_done_adjoint, &out);
+  agf_conv(s, &a);
 }
 
-static void agf_conv_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
-  agf_conv_job j;
-  (void)slot;
-  agf_job_adjoint(s, &j, st, AGF_RHS_W, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask));
-  j.g = out;
-  agf_conv(s, &j);
+static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  const agf_conv_step *own = agf_conv_of(st);
+  size_t pixels;
+  int bare = agf_bare(e->options), needs_g = !bare || e->arrival[s->plan->in[st->in]].wants_g, outside;
+  agf_gate_job gate = agf_gate_of(s, e, st);
+  agf_adjoint_out out;
+  agf_conv_job walk;
+  agf_delivery d;
+  agf_plain_job j;
+
+  if (!agf_facts(s, st)->border_known) agf_border(s, st, 1.0f, -1, agf_floats(s, own->border));
+  agf_facts(s, st)->border_known = 1;
+  gate.kind = own->apart ? AGF_GATE_C : AGF_GATE_C_AND_A;
+  gate.cam_mask = (uint16_t *)agf_at(s, own->cam_mask);
+  if (!needs_g) gate.g = NULL;
+  gate.vectors = 1 + !own->apart + needs_g;
+  outside = agf_gate(s, &gate) && !bare;
+  d = agf_begin_delivery(s, e, st, 0);
+
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.own = own;
+  j.t = d.t;
+  pixels = (size_t)j.t->h * (size_t)j.t->w;
+  j.C = d.cam;
+  j.G = d.g;
+  j.A = own->apart ? gate.rhs + agf_tensor_elements(agf_out(s, st)) : agf_floats(s, own->a);
+  j.phi = agf_floats(s, own->maps);
+  j.M = j.phi + pixels;
+  j.Fx = j.M + pixels;
+  j.Fdx = j.Fx + pixels;
+  j.options = e->options;
+  j.delivery = &d;
+
+  /* C = |x| * convT(|w|, sdiv(cam, conv(|x|, |w|) * m)), G = convT(w, g), and A */
+  memset(&out, 0, sizeof out);
+  out.t = j.t;
+  out.g = needs_g ? j.G : NULL;
+  out.c = j.C;
+  out.a = own->apart ? NULL : j.A;
+  agf_job_adjoint(s, &walk, st,
+                  needs_g      ? own->back
+                  : own->apart ? AGF_RHS_A
+                               : AGF_RHS_APAIR,
+                  gate.rhs, gate.vectors, gate.mask, agf_done_adjoint, &out);
+  agf_conv(s, &walk);
+  if (outside) { /* Gm = convT(w, g * m): G wherever g is 0 outside m; else it is formed now, and G again when Fdx is done */
+    agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mask_g_task, &gate);
+    agf_conv_adjoint_g(s, st, gate.rhs + AGF_CB, gate.vectors, gate.cam_mask, j.G);
+  }
+
+  memset(j.Fx, 0, 2 * pixels * sizeof *j.Fx);
+  if (bare) {
+    j.options |= AGF_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
+  } else {
+    agf_plain_phi(s, &j);
+    if (j.options & AGF_FX_GRADCAM)
+      agf_plain_gradcam(s, &j);
+    else if (!(j.options & AGF_NO_FX))
+      agf_plain_f(s, &j, agf_x(s, j.t), j.t->xr, j.t->xb, j.max_x, j.Fx);
+    if (!(j.options & AGF_NO_FDX)) agf_plain_f(s, &j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), j.max_g, j.Fdx);
+    if (outside) {
+      agf_conv_adjoint_g(s, st, gate.rhs, gate.vectors, gate.mask, j.G);
+      j.want_max_x = 0;
+      agf_parallel(s, j.t->h, agf_plain_phi_task, &j); /* M of G itself */
+    }
+    if (!(j.options & (AGF_NO_M | AGF_FX_GRADCAM))) agf_plain_add_m(&j);
+  }
+  if (own->apart) agf_plain_a_apart(s, &j, gate);
+  agf_plain_r(s, &j);
+  agf_parallel(s, agf_pieces(j.t), agf_plain_shift_task, &j);
+}
+
+static void agf_conv_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_conv_need_d(s, st);
+  if (s->config.observer) agf_observe_inside(s, e, st);
+  if (st->box)
+    agf_image_rule(s, st, e);
+  else if (agf_conv_of(st)->plain)
+    agf_plain_rule(s, st, e);
+  else
+    agf_flat_rule(s, st, e);
 }
 
 #ifndef AGF_NO_METHODS
 
+/* --- layer-wise relevance propagation --- */
+
+typedef struct agf_divide_job {
+  const agf_tensor *t; /* the output */
+  const float *R, *z;  /* [cb][h][w][16] */
+  float *out;
+  uint16_t *mask;
+} agf_divide_job;
+
 /* s = sdiv(R, z), with its mask. */
 static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_divide_job *j = (const agf_divide_job *)arg;
   const agf_tensor *t = j->t;
   int b, i;
   (void)scratch;
@@ -3608,82 +3912,105 @@ static void agf_lrp_divide_task(agf_session *s, const void *arg, int r, unsigned
   }
 }
 
-/* The positive (sign 1) or negative (-1) part of activation t, with its mask; out has t's layout. */
+typedef struct agf_half_job {
+  const agf_tensor *t; /* the input */
+  int negative;        /* which part of it */
+  float *out;          /* laid out as x */
+  uint16_t *mask;
+} agf_half_job;
+
 static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
+  const agf_half_job *j = (const agf_half_job *)arg;
   const agf_tensor *t = j->t;
   int b, i;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     const float *x = agf_row_x(s, t, b, r);
     float *out = j->out + b * t->xb + r * t->xr;
-    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->sign > 0 ? x[i] > 0 : x[i] < 0) ? x[i] : 0.0f;
+    for (i = 0; i < t->w * AGF_CB; i++) out[i] = (j->negative ? x[i] < 0 : x[i] > 0) ? x[i] : 0.0f;
     s->k.nonzeros(out, t->w, j->mask + agf_row_at(t, b, r));
   }
 }
 
-/* Epilogue of an adjoint: c = [c +] factor * (part * acc). */
+/* The sums that R is divided by. */
+static void agf_done_z(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
+  const agf_divide_job *o = (const agf_divide_job *)j->out;
+  (void)rs;
+  s->k.store(acc, as, j->wo, agf_row_of((float *)(uintptr_t)o->z, o->t, block, row));
+}
+
+typedef struct agf_lrp_out {
+  const agf_tensor *t; /* the input */
+  const float *part;   /* the part of it that is multiplied, laid out as x */
+  float factor;
+  int add; /* to what `out` holds */
+  float *out;
+} agf_lrp_out;
+
+/* out = [out +] factor * (part * acc). */
 static void agf_done_lrp(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
-  const agf_tensor *t = j->to;
-  const float *x = j->part + block * t->xb + row * t->xr;
-  float *c = agf_row_of(j->c, t, block, row);
+  const agf_lrp_out *o = (const agf_lrp_out *)j->out;
+  const agf_tensor *t = o->t;
+  const float *x = o->part + block * t->xb + row * t->xr;
+  float *c = agf_row_of(o->out, t, block, row);
   int p, l;
   (void)s;
   (void)rs;
   for (p = 0; p < t->w; p++, acc += as, x += AGF_CB, c += AGF_CB)
     for (l = 0; l < AGF_CB; l++) {
-      float v = j->factor * (x[l] * acc[l]);
-      c[l] = (j->keep ? c[l] : 0.0f) + v;
+      float v = o->factor * (x[l] * acc[l]);
+      c[l] = (o->add ? c[l] : 0.0f) + v;
     }
 }
 
-static void agf_conv_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
-  agf_tensor *ti = &s->tensor[s->in[st->in]];
-  float *z = agf_floats(s, st->d), *rhs = agf_floats(s, st->rhs), *half = agf_floats(s, st->half), *part = agf_x(s, ti);
-  uint16_t *rhs_mask = (uint16_t *)agf_at(s, st->rhs_mask), *mask = (uint16_t *)agf_at(s, ti->mask);
+static void agf_conv_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  const agf_conv_step *own = agf_conv_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0);
+  const float *part = agf_x(s, ti);
+  const uint16_t *mask = (const uint16_t *)agf_at(s, ti->mask);
+  float *z = agf_floats(s, own->d), *half = agf_floats(s, own->half);
   agf_lrp_term terms[4];
-  agf_lrp_job divide;
+  agf_divide_job divide;
+  agf_lrp_out to;
+  agf_conv_job j;
   int i, n;
   (void)slot;
-  memset(&divide, 0, sizeof divide);
-  divide.t = &s->tensor[st->out];
+  divide.t = agf_out(s, st);
   divide.R = R;
   divide.z = z;
-  divide.out = rhs;
-  divide.mask = rhs_mask;
+  divide.out = agf_floats(s, st->rhs);
+  divide.mask = (uint16_t *)agf_at(s, st->rhs_mask);
   if (st->box) {
-    if (!st->d_known || s->config.low_memory) agf_conv_form_d(s, st);
+    agf_conv_need_d(s, st);
     agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
-    agf_box_adjoint(s, st, rhs, rhs_mask, out);
+    agf_box_adjoint(s, st, out);
     return;
   }
-  st->d_known = 0; /* its place is taken by the sums that R is divided by */
+  agf_facts(s, st)->d_known = 0; /* its place is taken by the sums that R is divided by */
+  to.t = ti;
+  to.out = out;
   n = agf_lrp_terms(alpha, ti->is_signed, terms);
   for (i = 0; i < n; i++) {
-    agf_conv_job j;
     if (half && (i == 0 || terms[i].negative != terms[i - 1].negative)) {
-      agf_lrp_job split;
-      memset(&split, 0, sizeof split);
+      agf_half_job split;
       split.t = ti;
-      split.sign = terms[i].negative ? -1 : 1;
-      split.out = part = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
-      split.mask = mask = (uint16_t *)agf_at(s, st->half_mask);
-      agf_clear_buffer(s, st->half);
+      split.negative = terms[i].negative;
+      split.out = half + ti->bh * ti->xr + (ptrdiff_t)ti->bw * AGF_CB;
+      split.mask = (uint16_t *)agf_at(s, own->half_mask);
+      agf_clear_buffer(s, own->half);
       agf_parallel(s, ti->h, agf_lrp_half_task, &split);
+      part = split.out;
+      mask = split.mask;
     }
-    agf_job_input(s, &j, st, ti, part, mask);
-    j.kind = AGF_RHS_W;
+    agf_job_forward(s, &j, st, AGF_RHS_W, part, mask, agf_done_z, &divide);
     j.filter = terms[i].filter;
-    j.c = z;
     agf_conv(s, &j);
     agf_parallel(s, divide.t->h, agf_lrp_divide_task, &divide);
-    agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, 1, rhs_mask);
+    to.part = part;
+    to.factor = terms[i].factor;
+    to.add = i > 0;
+    agf_job_adjoint(s, &j, st, AGF_RHS_W, divide.out, 1, divide.mask, agf_done_lrp, &to);
     j.filter = terms[i].filter;
-    j.done = agf_done_lrp;
-    j.c = out;
-    j.part = part;
-    j.factor = terms[i].factor;
-    j.keep = i > 0;
     agf_conv(s, &j);
   }
 }
@@ -3695,8 +4022,23 @@ static void agf_conv_lrp(agf_session *s, agf_step *st, int slot, int alpha, cons
  * M = relu(mean over channels of x * g), divided by its maximum where C is not 0, and cam = shift(C, M), else cam = C; g = W^T g.
  * LRP as a convolution's. */
 
-static int agf_linear_columns(const agf_session *s, const agf_step *st) {
-  return agf_ceil_div(agf_ceil_div(st->co, s->threads), AGF_OCG) * AGF_OCG;
+typedef struct agf_linear_step {
+  int flattened; /* its input is a flattened tensor: the rule has an M */
+  int co;        /* outputs, filled to whole panels */
+  agf_id vec;    /* float [inputs]: the input in the order of W's rows */
+  agf_id y, d;   /* float [co]: W x, |W| |x| */
+  agf_id gv, sv; /* float [inputs]: W^T g, |W|^T s and what becomes of it */
+  agf_id m;      /* float [h][w]: M */
+} agf_linear_step;
+
+static inline const agf_linear_step *agf_linear_of(const agf_step *st) { return (const agf_linear_step *)st->own; }
+
+/* A task of a linear layer forward is the columns of one thread, whole rows if there is one: W comes fastest in long pieces. Its
+ * adjoint's is some rows. Weights of f16 are widened a few rows at a time. */
+enum { AGF_LINEAR_TASK_ROWS = 64, AGF_LINEAR_WIDE_ROWS = 8 };
+
+static int agf_linear_columns(const agf_session *s, int co) {
+  return agf_ceil_div(agf_ceil_div(co, s->threads), AGF_OCG) * AGF_OCG;
 }
 
 static agf_status agf_linear_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
@@ -3719,81 +4061,97 @@ static int agf_linear_weights(const agf_model *m, const agf_node *n, const agf_s
          w->dim[3] == in->w && agf_is_vector(m, n->b, n->channels);
 }
 
-static void agf_linear_connect(agf_session *s, int i) {
-  agf_step *st = &s->step[i];
-  int from = s->model->edge[s->model->node[st->node].edge];
-  st->flattened = from && (agf_rules_of(s->model->node[from - 1].op)->traits & AGF_RESHAPES);
-  st->uses_g = st->flattened ? AGF_G_ALWAYS : AGF_G_NEVER;
+static void agf_linear_connect(agf_planner *p, agf_step *st) {
+  agf_linear_step *own = (agf_linear_step *)st->own;
+  int from = p->model->edge[p->model->node[st->node].edge];
+  own->flattened = from && (agf_rules_of(p->model->node[from - 1].op)->traits & AGF_RESHAPES);
+  st->uses_g = own->flattened ? AGF_G_ALWAYS : AGF_G_NEVER;
 }
 
-static agf_status agf_linear_plan(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
-  const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]];
-  uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w;
-  int end = agf_end(s), gate = agf_gate_moment(s, i), back = agf_adjoint_moment(s, i);
+static agf_status agf_linear_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  agf_linear_step *own = (agf_linear_step *)st->own;
+  const agf_tensor *ti = agf_plan_in(p, st, 0);
+  uint64_t rows = (uint64_t)ti->c * (uint64_t)ti->h * (uint64_t)ti->w, co;
+  int end = agf_end(p), gate = agf_gate_moment(p, st), back = agf_adjoint_moment(p, st);
   (void)err;
-  st->co = agf_ceil_div(n->channels, AGF_OCG) * AGF_OCG;
-  st->bias = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->vec = agf_buf(s, rows * 4, 0, end);
-  st->y = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->d = agf_buf(s, (uint64_t)st->co * 4, 0, end);
-  st->rhs = agf_buf(s, (uint64_t)st->co * 4 * 2, 0, end);
-  st->gv = agf_buf(s, rows * 4, gate, back);
-  st->sv = agf_buf(s, rows * 4, gate, back);
-  if (st->flattened) st->maps = agf_buf(s, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
-  agf_need_scratch(s, (uint64_t)AGF_LINEAR_WIDE_ROWS * (uint64_t)st->co * 4);
+  own->co = agf_filled(p->model->node[st->node].channels);
+  co = (uint64_t)own->co;
+  st->bias = agf_buf(p, co * 4, 0, end);
+  own->vec = agf_buf(p, rows * 4, 0, end);
+  own->y = agf_buf(p, co * 4, 0, end);
+  own->d = agf_buf(p, co * 4, 0, end);
+  st->rhs = agf_buf(p, co * 4 * 2, 0, end); /* float [2][co]: g and s */
+  own->gv = agf_buf(p, rows * 4, gate, back);
+  own->sv = agf_buf(p, rows * 4, gate, back);
+  if (own->flattened) own->m = agf_buf(p, (uint64_t)ti->h * (uint64_t)ti->w * 4, gate, back);
+  agf_need_scratch(p, (uint64_t)AGF_LINEAR_WIDE_ROWS * co * 4);
   return AGF_OK;
 }
 
 typedef struct agf_linear_job {
   const agf_step *st;
-  const float *x;
-  float *y, *d;       /* forward */
-  const float *g, *s; /* adjoint, [co] */
-  float *tg, *ts;     /* [rows] */
-  int rows, all;
-  int filter; /* as agf_conv_job's */
+  const float *x; /* [rows] */
+  int rows;
+  int filter;   /* 0 w, 1 w+, 2 w- */
+  float *y, *d; /* [co]: W x, |W| |x|; d NULL: not wanted */
 } agf_linear_job;
 
 static void agf_linear_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_linear_job *j = (const agf_linear_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
-  int each = agf_linear_columns(s, j->st), c0 = i * each, columns = agf_imin(each, j->st->co - c0), k, r;
+  int co = agf_linear_of(j->st)->co, each = agf_linear_columns(s, co), c0 = i * each, columns = agf_imin(each, co - c0), k, r;
   float *d = j->d ? j->d + c0 : NULL, *wide = (float *)(void *)scratch;
   memset(j->y + c0, 0, (size_t)columns * sizeof(float));
   if (d) memset(d, 0, (size_t)columns * sizeof(float));
   if (w->type == AGF_F32 && !j->filter) {
-    s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, j->st->co, columns, j->y + c0, d);
+    s->k.linear(j->x, j->rows, (const float *)(const void *)w->data + c0, co, columns, j->y + c0, d);
     return;
   }
   for (k = 0; k < j->rows; k += AGF_LINEAR_WIDE_ROWS) {
     int rows = agf_imin(AGF_LINEAR_WIDE_ROWS, j->rows - k);
     for (r = 0; r < rows; r++)
       if (j->x[k + r] != 0)
-        agf_load_weights(s, w, (size_t)(k + r) * (size_t)j->st->co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
+        agf_load_weights(s, w, (size_t)(k + r) * (size_t)co + (size_t)c0, (size_t)columns, j->filter, wide + r * columns);
     s->k.linear(j->x + k, rows, wide, columns, columns, j->y + c0, d);
   }
 }
 
+static void agf_linear_walk(agf_session *s, const agf_linear_job *j) {
+  int co = agf_linear_of(j->st)->co;
+  agf_parallel(s, agf_ceil_div(co, agf_linear_columns(s, co)), agf_linear_task, j);
+}
+
+typedef struct agf_linear_back_job {
+  const agf_step *st;
+  const float *x; /* [rows] */
+  int rows;
+  int filter;
+  int all;             /* rows whose x is 0 too */
+  const float *g, *sv; /* [co] */
+  float *tg, *ts;      /* [rows]: W^T g, |W|^T sv; NULL: not wanted */
+} agf_linear_back_job;
+
 static void agf_linear_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_linear_job *j = (const agf_linear_job *)arg;
+  const agf_linear_back_job *j = (const agf_linear_back_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->st->node].w];
   int k = i * AGF_LINEAR_TASK_ROWS, end = agf_imin(k + AGF_LINEAR_TASK_ROWS, j->rows), rows, r;
-  int direct = w->type == AGF_F32 && !j->filter;
-  size_t co = (size_t)j->st->co;
+  int direct = w->type == AGF_F32 && !j->filter, co = agf_linear_of(j->st)->co;
   for (; k < end; k += rows) {
-    const float *at = (const float *)(const void *)w->data + (size_t)k * co;
+    const float *at = (const float *)(const void *)w->data + (size_t)k * (size_t)co;
     rows = direct ? end - k : agf_imin(AGF_LINEAR_WIDE_ROWS, end - k);
     if (!direct) {
       float *wide = (float *)(void *)scratch;
       for (r = 0; r < rows; r++)
-        if (j->all || j->x[k + r] != 0) agf_load_weights(s, w, (size_t)(k + r) * co, co, j->filter, wide + (size_t)r * co);
+        if (j->all || j->x[k + r] != 0)
+          agf_load_weights(s, w, (size_t)(k + r) * (size_t)co, (size_t)co, j->filter, wide + (size_t)r * (size_t)co);
       at = wide;
     }
-    s->k.linear_back(j->x + k, j->all, rows, at, j->st->co, j->st->co, j->g, j->s, j->tg ? j->tg + k : NULL,
-                     j->ts ? j->ts + k : NULL);
+    s->k.linear_back(j->x + k, j->all, rows, at, co, co, j->g, j->sv, j->tg ? j->tg + k : NULL, j->ts ? j->ts + k : NULL);
   }
+}
+
+static void agf_linear_walk_back(agf_session *s, const agf_linear_back_job *j) {
+  agf_parallel(s, agf_ceil_div(j->rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, j);
 }
 
 /* A tensor's elements in the order of a linear layer's rows ([block][h][w][channel of the block]), and back. */
@@ -3817,56 +4175,58 @@ static void agf_scatter(const agf_tensor *t, const float *vec, float *out) {
   }
 }
 
-/* W^T g, every row of W. */
-static void agf_linear_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
-  agf_linear_job j;
-  (void)slot;
-  memset(wide, 0, (size_t)st->co * sizeof *wide);
-  memcpy(wide, g, (size_t)to->c * sizeof *wide);
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.x = agf_floats(s, st->vec);
-  j.rows = ti->c * ti->h * ti->w;
-  j.all = 1;
-  j.g = wide;
-  j.tg = agf_floats(s, st->gv);
-  agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-  agf_scatter(ti, j.tg, out);
-}
-
-static void agf_linear_forward(agf_session *s, agf_step *st, const agf_flow *f) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+static void agf_linear_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  const agf_linear_step *own = agf_linear_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   agf_linear_job j;
   int b;
-  memset(&j, 0, sizeof j);
   j.st = st;
-  j.x = agf_floats(s, st->vec);
-  j.y = agf_floats(s, st->y);
-  j.d = f->want_d ? agf_floats(s, st->d) : NULL;
+  j.x = agf_floats(s, own->vec);
   j.rows = ti->c * ti->h * ti->w;
-  agf_gather(ti, f->x, agf_floats(s, st->vec));
-  agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
+  j.filter = 0;
+  j.y = agf_floats(s, own->y);
+  j.d = f->want_d ? agf_floats(s, own->d) : NULL;
+  agf_gather(ti, f->x, agf_floats(s, own->vec));
+  agf_linear_walk(s, &j);
   for (b = 0; f->y && b < to->cb; b++)
     if (s->k.store_y(j.y + b * AGF_CB, AGF_CB, 1, NULL, f->bias + b * AGF_CB, f->act, f->y + b * to->xb,
                      f->y_mask ? f->y_mask + b : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
-  st->d_known = f->want_d;
+  agf_facts(s, st)->d_known = f->want_d;
+}
+
+/* W^T g, every row of W. */
+static void agf_linear_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  const agf_linear_step *own = agf_linear_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  float *wide = agf_floats(s, st->rhs); /* g, filled to the columns of W */
+  agf_linear_back_job j;
+  (void)slot;
+  memset(wide, 0, (size_t)own->co * sizeof *wide);
+  memcpy(wide, g, (size_t)to->c * sizeof *wide);
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.x = agf_floats(s, own->vec);
+  j.rows = ti->c * ti->h * ti->w;
+  j.all = 1;
+  j.g = wide;
+  j.tg = agf_floats(s, own->gv);
+  agf_linear_walk_back(s, &j);
+  agf_scatter(ti, j.tg, out);
 }
 
 /* M of a linear layer behind a flatten: relu(mean over channels of x * g) at each position where C is not 0, divided by its
  * maximum, then cam = shift(C, M). Such tensors are small: plain loops. */
 static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t, float *c, const float *g) {
-  float *m = agf_floats(s, st->maps), max = 0.0f;
+  float *m = agf_floats(s, agf_linear_of(st)->m), max = 0.0f;
   double sum = 0;
   long count = 0;
   int r, p, b, l;
   for (r = 0; r < t->h; r++) {
     float *row = m + r * t->w;
     uint16_t any;
-    s->k.pixel_sums(c + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, agf_row_x(s, t, 0, r), t->xb,
-                    g + agf_row_at(t, 0, r) * AGF_CB, (ptrdiff_t)t->h * t->w * AGF_CB, t->cb, t->w, agf_floats(s, st->sv), row);
+    s->k.pixel_sums(c + agf_row_at(t, 0, r) * AGF_CB, agf_plane(t), agf_row_x(s, t, 0, r), t->xb, g + agf_row_at(t, 0, r) * AGF_CB,
+                    agf_plane(t), t->cb, t->w, agf_floats(s, agf_linear_of(st)->sv), row);
     for (p = 0; p < t->w; p++) {
       any = 0;
       for (b = 0; b < t->cb; b++)
@@ -3889,80 +4249,85 @@ static void agf_linear_m(agf_session *s, const agf_step *st, const agf_tensor *t
       }
 }
 
-static void agf_linear_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + st->co, *cam, *out_g, *c;
-  int b, k, rows = ti->c * ti->h * ti->w, want_g = st->flattened || ti->wants_g;
-  agf_linear_job j;
-  agf_gate_job gate;
+static void agf_linear_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  const agf_linear_step *own = agf_linear_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  const float *cam_y = agf_floats(s, to->cam), *g_y = agf_wanted_g(s, e, st);
+  float pair[2 * AGF_CB], *g = agf_floats(s, st->rhs), *sv = g + own->co, *cam, *out_g, *c = agf_floats(s, own->sv);
+  int b, k, rows = ti->c * ti->h * ti->w, wants_g = e->arrival[s->plan->in[st->in]].wants_g;
+  agf_linear_back_job j;
   agf_gate_row q;
-  (void)e;
-  if (!st->d_known) {
+  if (!agf_facts(s, st)->d_known) {
     agf_flow f = agf_flow_of(s, st, 1);
     f.y = NULL;
     agf_linear_forward(s, st, &f);
   }
-  agf_gate_init(s, &gate, st);
   memset(&q, 0, sizeof q);
-  memset(g, 0, (size_t)st->co * 2 * sizeof(float));
-  for (b = 0; b < to->cb; b++) {
-    q.cam = gate.cam + b * AGF_CB;
-    q.g = gate.g ? gate.g + b * AGF_CB : NULL;
+  memset(g, 0, (size_t)own->co * 2 * sizeof(float));
+  for (b = 0; b < to->cb; b++) { /* s = sdiv(cam, |W| |x|), and g */
+    q.cam = cam_y + b * AGF_CB;
+    q.g = g_y ? g_y + b * AGF_CB : NULL;
     q.y = agf_row_x(s, to, b, 0);
-    q.d = agf_floats(s, st->d) + b * AGF_CB;
+    q.d = agf_floats(s, own->d) + b * AGF_CB;
     q.act = st->act;
     q.rhs = pair;
     s->k.gate(&q, 1);
     memcpy(g + b * AGF_CB, pair, AGF_CB * sizeof(float));
-    memcpy(sv + b * AGF_CB, gate.g ? pair + AGF_CB : pair, AGF_CB * sizeof(float));
+    memcpy(sv + b * AGF_CB, g_y ? pair + AGF_CB : pair, AGF_CB * sizeof(float));
   }
   memset(&j, 0, sizeof j);
   j.st = st;
-  j.x = agf_floats(s, st->vec);
+  j.x = agf_floats(s, own->vec);
   j.rows = rows;
-  j.all = ti->wants_g;
+  j.all = wants_g;
   j.g = g;
-  j.s = sv;
-  j.tg = want_g ? agf_floats(s, st->gv) : NULL;
-  j.ts = agf_floats(s, st->sv);
-  agf_parallel(s, agf_ceil_div(rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-  for (c = j.ts, k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
-  agf_destination(s, st, 0, &cam, &out_g);
-  agf_scatter(ti, j.ts, cam);
+  j.sv = sv;
+  j.tg = own->flattened || wants_g ? agf_floats(s, own->gv) : NULL;
+  j.ts = c;
+  agf_linear_walk_back(s, &j);
+  for (k = 0; k < rows; k++) c[k] = fabsf(j.x[k]) * c[k] + 0.0f;
+  agf_destination(s, e, st, 0, &cam, &out_g);
+  agf_scatter(ti, c, cam);
   if (j.tg) agf_scatter(ti, j.tg, out_g);
-  if (st->flattened) agf_linear_m(s, st, ti, cam, out_g);
-  agf_deliver(s, st, 0);
+  if (own->flattened) agf_linear_m(s, st, ti, cam, out_g);
+  agf_deliver(s, e, st, 0);
 }
 
 #ifndef AGF_NO_METHODS
 
-static void agf_linear_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  float *x = agf_floats(s, st->vec), *sum = agf_floats(s, st->sv), *rhs = agf_floats(s, st->rhs);
+static void agf_linear_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  const agf_linear_step *own = agf_linear_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  float *x = agf_floats(s, own->vec), *sum = agf_floats(s, own->sv), *rhs = agf_floats(s, st->rhs);
   agf_lrp_term terms[4];
   agf_linear_job j;
-  int i, k, n;
+  agf_linear_back_job back;
+  int i, k, n, rows = ti->c * ti->h * ti->w;
   (void)slot;
-  memset(&j, 0, sizeof j);
   j.st = st;
   j.x = x;
-  j.rows = ti->c * ti->h * ti->w;
-  j.y = agf_floats(s, st->y);
-  j.g = rhs;
-  j.tg = agf_floats(s, st->gv);
+  j.rows = rows;
+  j.y = agf_floats(s, own->y);
+  j.d = NULL;
+  memset(&back, 0, sizeof back);
+  back.st = st;
+  back.x = x;
+  back.rows = rows;
+  back.g = rhs;
+  back.tg = agf_floats(s, own->gv);
   n = agf_lrp_terms(alpha, ti->is_signed, terms);
-  memset(rhs, 0, (size_t)st->co * sizeof *rhs);
+  memset(rhs, 0, (size_t)own->co * sizeof *rhs);
   for (i = 0; i < n; i++) {
     if (i == 0 || terms[i].negative != terms[i - 1].negative) {
       agf_gather(ti, agf_x(s, ti), x);
-      for (k = 0; k < j.rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
+      for (k = 0; k < rows; k++) x[k] = (terms[i].negative ? x[k] < 0 : x[k] > 0) ? x[k] : 0.0f;
     }
-    j.filter = terms[i].filter;
-    agf_parallel(s, agf_ceil_div(st->co, agf_linear_columns(s, st)), agf_linear_task, &j);
+    j.filter = back.filter = terms[i].filter;
+    agf_linear_walk(s, &j);
     for (k = 0; k < to->c; k++) rhs[k] = agf_sdiv(R[k], j.y[k]);
-    agf_parallel(s, agf_ceil_div(j.rows, AGF_LINEAR_TASK_ROWS), agf_linear_back_task, &j);
-    for (k = 0; k < j.rows; k++) {
-      float v = terms[i].factor * (x[k] * j.tg[k]);
+    agf_linear_walk_back(s, &back);
+    for (k = 0; k < rows; k++) {
+      float v = terms[i].factor * (x[k] * back.tg[k]);
       sum[k] = (i ? sum[k] : 0.0f) + v;
     }
   }
@@ -3981,12 +4346,11 @@ static int agf_norm_weights(const agf_model *m, const agf_node *n, const agf_sha
   return agf_is_vector(m, n->w, in->c) && agf_is_vector(m, n->b, in->c);
 }
 
-static agf_status agf_norm_plan(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
-  uint64_t lanes = (uint64_t)s->tensor[st->out].cb * AGF_CB;
+static agf_status agf_norm_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  uint64_t lanes = (uint64_t)agf_plan_out(p, st)->cb * AGF_CB;
   (void)err;
-  st->scale = agf_buf(s, lanes * 4, 0, agf_end(s));
-  st->bias = agf_buf(s, lanes * 4, 0, agf_end(s));
+  st->scale = agf_buf(p, lanes * 4, 0, agf_end(p));
+  st->bias = agf_buf(p, lanes * 4, 0, agf_end(p));
   return AGF_OK;
 }
 
@@ -3997,37 +4361,44 @@ static void agf_norm_fill(agf_session *s, const agf_step *st) {
 }
 
 /* An activation by itself is a BatchNorm that adds 0. */
-static agf_status agf_act_plan(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
+static agf_status agf_act_plan(agf_planner *p, agf_step *st, agf_error *err) {
   (void)err;
-  st->bias = agf_buf(s, (uint64_t)s->tensor[st->out].cb * AGF_CB * 4, 0, agf_end(s));
+  st->bias = agf_buf(p, (uint64_t)agf_plan_out(p, st)->cb * AGF_CB * 4, 0, agf_end(p));
   return AGF_OK;
 }
 
 static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_forward_job *j = (const agf_forward_job *)arg;
   const agf_flow *f = j->flow;
-  const agf_tensor *t = j->to;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++)
-    if (s->k.store_y(f->x + p.b * j->ti->xb + p.r * j->ti->xr, AGF_CB, t->w, f->scale ? f->scale + p.b * AGF_CB : NULL,
-                     f->bias + p.b * AGF_CB, f->act, agf_row_x(s, t, p.b, p.r), agf_row_mask(s, t, p.b, p.r)))
+    if (s->k.store_y(f->x + p.b * ti->xb + p.r * ti->xr, AGF_CB, t->w, f->scale ? f->scale + p.b * AGF_CB : NULL,
+                     f->bias + p.b * AGF_CB, f->act, f->y + p.b * t->xb + p.r * t->xr,
+                     f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-static void agf_norm_forward(agf_session *s, agf_step *st, const agf_flow *f) {
-  agf_rows_job j;
-  memset(&j, 0, sizeof j);
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
+static void agf_norm_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
+  j.st = st;
   j.flow = f;
-  agf_parallel(s, agf_pieces(j.to), agf_norm_task, &j);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_norm_task, &j);
 }
 
 /* MARK: op: pools -------------------------------------------------------------------------------------------------------------
  * Max, average, adaptive and global average pools: windows of their own, one rule. agf-spec: cam = x * poolT(sdiv(cam, y)), the
  * magnitudes of x in place of x where an average may cancel; g = poolT(g). LRP the same with R. */
+
+typedef struct agf_pool_step {
+  int cancels;    /* it averages what may cancel */
+  agf_id rows;    /* int32_t [2][h]: each output row's window, from and up to which row of the input */
+  agf_id columns; /* int32_t [2][w] */
+  agf_id divisor; /* float [h][w] */
+} agf_pool_step;
+
+static inline const agf_pool_step *agf_pool_of(const agf_step *st) { return (const agf_pool_step *)st->own; }
 
 static agf_status agf_pool_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const agf_node *n = in->node;
@@ -4056,14 +4427,16 @@ static agf_status agf_global_shape(const agf_inputs *in, agf_shape *out, agf_err
 }
 
 /* An average of a tensor that may be negative may cancel. */
-static void agf_average_connect(agf_session *s, int i) { s->step[i].cancels = agf_inputs_signed(s, &s->step[i]); }
+static void agf_average_connect(agf_planner *p, agf_step *st) { ((agf_pool_step *)st->own)->cancels = agf_inputs_signed(p, st); }
 
-static agf_status agf_pool_plan(agf_session *s, int i, agf_error *err) {
-  agf_step *st = &s->step[i];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
+static agf_status agf_pool_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  agf_pool_step *own = (agf_pool_step *)st->own;
+  const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
   (void)err;
-  st->window = agf_buf(s, ((uint64_t)to->h * 2 + (uint64_t)to->w * 2 + (uint64_t)to->h * (uint64_t)to->w) * 4, 0, agf_end(s));
-  if (st->cancels) agf_need_scratch(s, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
+  own->rows = agf_buf(p, (uint64_t)to->h * 2 * 4, 0, agf_end(p));
+  own->columns = agf_buf(p, (uint64_t)to->w * 2 * 4, 0, agf_end(p));
+  own->divisor = agf_buf(p, (uint64_t)to->h * (uint64_t)to->w * 4, 0, agf_end(p));
+  if (own->cancels) agf_need_scratch(p, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
   return AGF_OK;
 }
 
@@ -4084,10 +4457,11 @@ static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outp
 }
 
 static void agf_pool_fill(agf_session *s, const agf_step *st) {
+  const agf_pool_step *own = agf_pool_of(st);
   const agf_node *n = &s->model->node[st->node];
-  const agf_tensor *ti = &s->tensor[s->in[st->in]], *to = &s->tensor[st->out];
-  int32_t *h = (int32_t *)agf_at(s, st->window), *w = h + 2 * to->h;
-  float *div = (float *)(void *)(w + 2 * to->w);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  int32_t *h = (int32_t *)agf_at(s, own->rows), *w = (int32_t *)agf_at(s, own->columns);
+  float *divisor = agf_floats(s, own->divisor);
   int r, p, lo, hi, rows, columns;
   for (r = 0; r < to->h; r++) {
     agf_pool_window(n, 0, ti->h, r, to->h, &lo, &hi, &rows);
@@ -4097,48 +4471,45 @@ static void agf_pool_fill(agf_session *s, const agf_step *st) {
       agf_pool_window(n, 1, ti->w, p, to->w, &lo, &hi, &columns);
       w[p] = lo;
       w[to->w + p] = hi;
-      div[r * to->w + p] = (float)((double)rows * columns);
+      divisor[r * to->w + p] = (float)((double)rows * columns);
     }
   }
 }
 
-/* One row of one output block of a pool, as the kernels read it. */
-static void agf_pool_row_of(const agf_session *s, const agf_step *st, const agf_tensor *ti, const agf_tensor *to, const float *x,
-                            int b, int r, agf_pool_row *q) {
-  const int32_t *window = (const int32_t *)agf_at(s, st->window);
-  const float *div = (const float *)(const void *)(window + 2 * to->h + 2 * to->w);
+/* One row of one output block of a pool, as the kernels read it. x: of the input, element (0, 0, 0). */
+static void agf_pool_row_of(const agf_session *s, const agf_step *st, const float *x, int b, int r, agf_pool_row *q) {
+  const agf_pool_step *own = agf_pool_of(st);
+  const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
+  const int32_t *rows = (const int32_t *)agf_at(s, own->rows);
   q->x = x + b * ti->xb;
   q->xr = ti->xr;
   q->tr = (ptrdiff_t)ti->w * AGF_CB;
-  q->h0 = window[r];
-  q->h1 = window[to->h + r];
-  q->w0 = window + 2 * to->h;
+  q->h0 = rows[r];
+  q->h1 = rows[to->h + r];
+  q->w0 = (const int32_t *)agf_at(s, own->columns);
   q->w1 = q->w0 + to->w;
-  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : div + r * to->w;
+  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : agf_floats(s, own->divisor) + r * to->w;
   q->magnitudes = 0;
   q->n = to->w;
 }
 
 static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
   agf_piece p = agf_piece_at(t, i);
   agf_pool_row q;
   (void)scratch;
   for (; p.r < p.end; p.r++) {
-    agf_pool_row_of(s, j->st, j->ti, t, j->flow->x, p.b, p.r, &q);
+    agf_pool_row_of(s, j->st, j->flow->x, p.b, p.r, &q);
     s->k.pool(&q, j->flow->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
   }
 }
 
-static void agf_pool_forward(agf_session *s, agf_step *st, const agf_flow *f) {
-  agf_rows_job j;
-  memset(&j, 0, sizeof j);
+static void agf_pool_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
   j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
   j.flow = f;
-  agf_parallel(s, agf_pieces(j.to), agf_pool_task, &j);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_pool_task, &j);
 }
 
 /* |x| of a row of n pixels. */
@@ -4147,20 +4518,29 @@ static void agf_magnitude_row(const float *x, int n, float *out) {
   for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
 }
 
+typedef struct agf_pool_job {
+  const agf_step *st;
+  const float *cam, *g;         /* at the output */
+  float *out, *out_g;           /* at the input; NULL: not wanted */
+  const agf_delivery *delivery; /* what the input's rows end as, NULL: they stay as they are */
+} agf_pool_job;
+
 /* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
  * x may cancel. Windows start ever lower: rows are cleared when the first comes to them and finished when the last has left, so that
  * they stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *ti = j->ti, *to = j->to;
+  const agf_pool_job *j = (const agf_pool_job *)arg;
+  const agf_pool_step *own = agf_pool_of(j->st);
+  const agf_tensor *ti = agf_in(s, j->st, 0), *to = agf_out(s, j->st);
+  const int32_t *rows = (const int32_t *)agf_at(s, own->rows);
   float *t = agf_row_of(j->out, ti, b, 0), *tg = agf_row_of(j->out_g, ti, b, 0), *part = (float *)(void *)scratch;
   size_t row = (size_t)ti->w * AGF_CB;
   agf_pool_row q;
-  int r, cleared = 0, finished = 0, cancels = t && j->st->cancels;
+  int r, cleared = 0, finished = 0, cancels = t && own->cancels;
   for (r = 0; r < to->h; r++) {
     size_t at = agf_row_at(to, b, r) * AGF_CB;
-    int next = r + 1 < to->h ? ((const int32_t *)agf_at(s, j->st->window))[r + 1] : ti->h, end;
-    agf_pool_row_of(s, j->st, ti, to, j->x, b, r, &q);
+    int next = r + 1 < to->h ? rows[r + 1] : ti->h, end;
+    agf_pool_row_of(s, j->st, agf_x(s, ti), b, r, &q);
     for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
       if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
       if (tg) memset(tg + (size_t)cleared * row, 0, row * sizeof(float));
@@ -4176,60 +4556,55 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
         x = part;
       }
       s->k.mul(cam, x, ti->w);
-      if (j->to_input) agf_merge_row(s, j->to_input, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
+      if (j->delivery) agf_merge_row(s, j->delivery, b, finished, cam, tg ? tg + (size_t)finished * row : NULL);
     }
   }
 }
 
-static void agf_pool_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  agf_rows_job j;
-  agf_delivery d;
-  (void)e;
-  memset(&j, 0, sizeof j);
+static void agf_pool_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_delivery d = agf_begin_delivery(s, e, st, 0);
+  const agf_tensor *to = agf_out(s, st);
+  agf_pool_job j;
   j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = agf_x(s, j.ti);
-  j.cam = agf_floats(s, j.to->cam);
-  j.g = agf_floats(s, j.to->g);
-  d = agf_begin_delivery(s, st, 0);
-  j.to_input = &d;
+  j.cam = agf_floats(s, to->cam);
+  j.g = agf_wanted_g(s, e, st);
   j.out = d.cam;
-  j.out_g = j.to->wants_g ? d.g : NULL;
-  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+  j.out_g = j.g ? d.g : NULL;
+  j.delivery = &d;
+  agf_parallel(s, to->cb, agf_pool_back_task, &j);
 }
 
-static void agf_pool_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
-  agf_rows_job j;
+static void agf_pool_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_pool_job j;
   (void)slot;
   memset(&j, 0, sizeof j);
   j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = agf_x(s, j.ti);
   j.g = g;
   j.out_g = out;
-  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+  agf_parallel(s, agf_out(s, st)->cb, agf_pool_back_task, &j);
 }
 
 #ifndef AGF_NO_METHODS
-static void agf_pool_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
-  agf_rows_job j;
+static void agf_pool_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  agf_pool_job j;
   (void)slot, (void)alpha;
   memset(&j, 0, sizeof j);
   j.st = st;
-  j.ti = &s->tensor[s->in[st->in]];
-  j.to = &s->tensor[st->out];
-  j.x = agf_x(s, j.ti);
   j.cam = R;
   j.out = out;
-  agf_parallel(s, j.to->cb, agf_pool_back_task, &j);
+  agf_parallel(s, agf_out(s, st)->cb, agf_pool_back_task, &j);
 }
 #endif
 
 /* MARK: op: add ---------------------------------------------------------------------------------------------------------------
  * y = x0 + x1. agf-spec: cam_i = x_i * sdiv(cam, y), with the magnitudes of the x where they may cancel; g as it is. LRP the same
  * with R. */
+
+typedef struct agf_add_step {
+  int cancels; /* its inputs may cancel: they are shared out to by their magnitudes */
+} agf_add_step;
+
+static inline const agf_add_step *agf_add_of(const agf_step *st) { return (const agf_add_step *)st->own; }
 
 static agf_status agf_add_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const agf_shape *a = agf_input_shape(in, 0), *b = agf_input_shape(in, 1);
@@ -4242,35 +4617,32 @@ static agf_status agf_add_shape(const agf_inputs *in, agf_shape *out, agf_error 
 
 /* With an input that may be negative the sum may cancel, except where every reader is a ReLU: where cam is not 0 behind those, it is
  * positive. */
-static void agf_add_connect(agf_session *s, int i) {
-  agf_step *st = &s->step[i];
-  st->cancels = agf_inputs_signed(s, st) && (s->live[st->node] & AGF_READ_SIGNED);
+static void agf_add_connect(agf_planner *p, agf_step *st) {
+  ((agf_add_step *)st->own)->cancels = agf_inputs_signed(p, st) && (p->live[st->node] & AGF_READ_SIGNED);
 }
 
-static agf_status agf_add_plan(agf_session *s, int i, agf_error *err) {
+static agf_status agf_add_plan(agf_planner *p, agf_step *st, agf_error *err) {
   (void)err;
-  agf_need_scratch(s, (uint64_t)s->tensor[s->step[i].out].w * AGF_CB * 3 * 4);
+  agf_need_scratch(p, (uint64_t)agf_plan_out(p, st)->w * AGF_CB * 3 * 4);
   return AGF_OK;
 }
 
 static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to, *t0 = &s->tensor[s->in[j->st->in]], *t1 = &s->tensor[s->in[j->st->in + 1]];
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st), *t0 = agf_in(s, j->st, 0), *t1 = agf_in(s, j->st, 1);
   agf_piece p = agf_piece_at(t, i);
   (void)scratch;
   for (; p.r < p.end; p.r++)
-    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->flow->act, t->w, agf_row_x(s, t, p.b, p.r),
-                 agf_row_mask(s, t, p.b, p.r)))
+    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->flow->act, t->w, j->flow->y + p.b * t->xb + p.r * t->xr,
+                 j->flow->y_mask ? j->flow->y_mask + agf_row_at(t, p.b, p.r) : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-static void agf_add_forward(agf_session *s, agf_step *st, const agf_flow *f) {
-  agf_rows_job j;
-  memset(&j, 0, sizeof j);
+static void agf_add_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
   j.st = st;
-  j.to = &s->tensor[st->out];
   j.flow = f;
-  agf_parallel(s, agf_pieces(j.to), agf_add_task, &j);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_add_task, &j);
 }
 
 typedef struct agf_add_job {
@@ -4278,7 +4650,7 @@ typedef struct agf_add_job {
   float *cam, *g;      /* of the output; the activation works in place */
   agf_act act;
   agf_delivery to[2];
-  int cancels; /* agf_step.cancels */
+  int cancels; /* agf_add_step.cancels */
   int clipped; /* the output is not the sum where that is above 6 */
 } agf_add_job;
 
@@ -4318,63 +4690,75 @@ static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned c
   }
 }
 
-static void agf_add_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  const agf_tensor *t = &s->tensor[st->out];
+static void agf_add_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  const agf_tensor *t = agf_out(s, st);
   agf_add_job j;
   int slot;
   memset(&j, 0, sizeof j);
   j.t = t;
   j.cam = agf_floats(s, t->cam);
-  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.g = agf_wanted_g(s, e, st);
   j.act = st->act;
-  j.cancels = st->cancels;
+  j.cancels = agf_add_of(st)->cancels;
   j.clipped = st->act == AGF_ACT_RELU6;
   if (s->config.observer && st->last != st->node) { /* what an observer sees between the sum and the activation */
-    agf_tail(s, st);
+    agf_tail(s, e, st);
     j.act = AGF_ACT_NONE;
-    agf_observe(s, t, st->node, e->target, j.cam, j.g, AGF_CB);
+    agf_observe(s, e, t, st->node, j.cam, j.g, AGF_CB);
   }
-  for (slot = 0; slot < 2; slot++) j.to[slot] = agf_begin_delivery(s, st, slot);
+  for (slot = 0; slot < 2; slot++) j.to[slot] = agf_begin_delivery(s, e, st, slot);
   agf_parallel(s, agf_pieces(t), agf_add_back_task, &j);
 }
 
 #ifndef AGF_NO_METHODS
 
+typedef struct agf_add_lrp_job {
+  const agf_step *st;
+  int slot;
+  const float *R;
+  float *out;
+} agf_add_lrp_job;
+
 /* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
  * the one that is kept. */
 static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_lrp_job *j = (const agf_lrp_job *)arg;
-  const agf_tensor *t = j->t;
+  const agf_add_lrp_job *j = (const agf_add_lrp_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st), *t0 = agf_in(s, j->st, 0), *t1 = agf_in(s, j->st, 1);
+  int cancels = agf_add_of(j->st)->cancels;
   int b, i;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
-    const float *x0 = agf_row_x(s, j->t0, b, r), *x1 = agf_row_x(s, j->t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
+    const float *x0 = agf_row_x(s, t0, b, r), *x1 = agf_row_x(s, t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
     float *out = agf_row_of(j->out, t, b, r);
     for (i = 0; i < t->w * AGF_CB; i++) {
-      float a0 = j->cancels ? fabsf(x0[i]) : x0[i], a1 = j->cancels ? fabsf(x1[i]) : x1[i];
-      out[i] = (j->sign > 0 ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
+      float a0 = cancels ? fabsf(x0[i]) : x0[i], a1 = cancels ? fabsf(x1[i]) : x1[i];
+      out[i] = (j->slot ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
     }
   }
 }
 
-static void agf_add_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
-  agf_lrp_job j;
+static void agf_add_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  agf_add_lrp_job j;
   (void)alpha;
-  memset(&j, 0, sizeof j);
-  j.t = &s->tensor[st->out];
-  j.t0 = &s->tensor[s->in[st->in]];
-  j.t1 = &s->tensor[s->in[st->in + 1]];
+  j.st = st;
+  j.slot = slot;
   j.R = R;
   j.out = out;
-  j.sign = slot;
-  j.cancels = st->cancels;
-  agf_parallel(s, j.t->h, agf_lrp_add_task, &j);
+  agf_parallel(s, agf_out(s, st)->h, agf_lrp_add_task, &j);
 }
 
 #endif
 
 /* MARK: op: concat ------------------------------------------------------------------------------------------------------------
  * Channels of several tensors one behind the other; cam, g and R are split by channel. */
+
+typedef struct agf_concat_step {
+  agf_id first; /* int [inputs]: the output's channel where each input begins */
+} agf_concat_step;
+
+static inline int agf_concat_first(const agf_session *s, const agf_step *st, int slot) {
+  return ((const int *)agf_at(s, ((const agf_concat_step *)st->own)->first))[slot];
+}
 
 static agf_status agf_concat_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const agf_node *n = in->node;
@@ -4395,14 +4779,12 @@ static agf_status agf_concat_shape(const agf_inputs *in, agf_shape *out, agf_err
 
 /* Inputs that only this Concat reads and that fill blocks of their own lie in its output, forward and backward: nothing is
  * copied. */
-static void agf_concat_settle(agf_session *s, int i) {
-  const agf_step *st = &s->step[i];
-  agf_tensor *whole = &s->tensor[st->out];
+static void agf_concat_settle(agf_planner *p, agf_step *st) {
+  const agf_tensor *whole = agf_plan_out(p, st);
   int j, at = 0;
-  for (j = 0; j < st->inputs; at += s->tensor[s->in[st->in + j++]].c) {
-    int t = s->in[st->in + j];
-    agf_tensor *part = &s->tensor[t];
-    if (t == 0 || part->readers > 1 || at % AGF_CB || (part->c % AGF_CB && j + 1 < st->inputs)) continue;
+  for (j = 0; j < st->inputs; at += agf_plan_in(p, st, j++)->c) {
+    agf_tensor *part = agf_plan_in(p, st, j);
+    if (part == p->tensor || part->readers > 1 || at % AGF_CB || (part->c % AGF_CB && j + 1 < st->inputs)) continue;
     part->part_of = st->out;
     part->first_block = at / AGF_CB;
     part->needs_mask = whole->needs_mask;
@@ -4412,36 +4794,51 @@ static void agf_concat_settle(agf_session *s, int i) {
   }
 }
 
+static agf_status agf_concat_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  (void)err;
+  ((agf_concat_step *)st->own)->first = agf_buf(p, (uint64_t)st->inputs * sizeof(int), 0, agf_end(p));
+  return AGF_OK;
+}
+
+static void agf_concat_fill(agf_session *s, const agf_step *st) {
+  int *first = (int *)agf_at(s, ((const agf_concat_step *)st->own)->first), j, at = 0;
+  for (j = 0; j < st->inputs; at += agf_in(s, st, j++)->c) first[j] = at;
+}
+
 static void agf_concat_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
-  int i, b, at = 0;
+  const agf_step *st = (const agf_step *)arg;
+  const agf_tensor *t = agf_out(s, st);
+  int i, b;
   (void)scratch;
-  for (i = 0; i < j->st->inputs; i++) {
-    const agf_tensor *ti = &s->tensor[s->in[j->st->in + i]];
-    int first = at / AGF_CB;
-    at += ti->c;
-    if (ti->part_of >= 0) continue;
-    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at - ti->c, ti->c, t->w);
-    if (i + 1 == j->st->inputs) agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
-    for (b = first; t->mask >= 0 && b * AGF_CB < at; b++) s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
+  for (i = 0; i < st->inputs; i++) {
+    const agf_tensor *ti = agf_in(s, st, i);
+    int at = agf_concat_first(s, st, i);
+    if (ti->part_of) continue;
+    agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, 0, agf_row_x(s, t, 0, r), t->xb, at, ti->c, t->w);
+    if (i + 1 == st->inputs) agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
+    for (b = at / AGF_CB; t->mask && b * AGF_CB < at + ti->c; b++)
+      s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
   }
 }
 
-static void agf_concat_forward(agf_session *s, agf_step *st, const agf_flow *f) {
-  agf_rows_job j;
+static void agf_concat_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
   int k;
   (void)f;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.to = &s->tensor[st->out];
-  for (k = 0; k < st->inputs && s->tensor[s->in[st->in + k]].part_of >= 0; k++) continue;
-  if (k < st->inputs) agf_parallel(s, j.to->h, agf_concat_task, &j); /* else all inputs lie there */
+  for (k = 0; k < st->inputs && agf_in(s, st, k)->part_of; k++) continue;
+  if (k < st->inputs) agf_parallel(s, agf_out(s, st)->h, agf_concat_task, st); /* else all inputs lie there */
 }
+
+typedef struct agf_split_job {
+  const agf_tensor *ti, *to;
+  int first;            /* the input's first channel */
+  const float *cam, *g; /* at the output */
+  float *out, *out_g;   /* at the input; out_g NULL: not wanted */
+  const agf_delivery *delivery;
+} agf_split_job;
 
 /* Concat's inputs get their channels. */
 static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
+  const agf_split_job *j = (const agf_split_job *)arg;
   const agf_tensor *t = j->to, *ti = j->ti;
   size_t row = agf_row_at(t, 0, r) * AGF_CB, to = agf_row_at(ti, 0, r) * AGF_CB;
   ptrdiff_t block = (ptrdiff_t)t->h * t->w * AGF_CB;
@@ -4453,39 +4850,35 @@ static void agf_split_task(agf_session *s, const void *arg, int r, unsigned char
     agf_copy_channels(j->g + row, block, j->first, j->out_g + to, block, 0, ti->c, t->w);
     agf_clear_lanes(j->out_g + to, block, ti->c, t->w);
   }
-  for (b = 0; j->to_input && b < ti->cb; b++)
-    agf_merge_row(s, j->to_input, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
+  for (b = 0; j->delivery && b < ti->cb; b++)
+    agf_merge_row(s, j->delivery, b, r, agf_row_of(j->out, ti, b, r), agf_row_of(j->out_g, ti, b, r));
 }
 
 /* Input `slot` gets its channels, where it is not a part that has them already. */
-static void agf_split(agf_session *s, const agf_step *st, int slot, agf_rows_job *j) {
-  int k;
-  j->ti = &s->tensor[s->in[st->in + slot]];
-  j->to = &s->tensor[st->out];
-  for (j->first = 0, k = 0; k < slot; k++) j->first += s->tensor[s->in[st->in + k]].c;
-  if (j->ti->part_of < 0) agf_parallel(s, j->to->h, agf_split_task, j);
+static void agf_split(agf_session *s, const agf_step *st, int slot, agf_split_job *j) {
+  j->ti = agf_in(s, st, slot);
+  j->to = agf_out(s, st);
+  j->first = agf_concat_first(s, st, slot);
+  if (!j->ti->part_of) agf_parallel(s, j->to->h, agf_split_task, j);
 }
 
-static void agf_concat_rule(agf_session *s, agf_step *st, const agf_explain_state *e) {
-  const agf_tensor *t = &s->tensor[st->out];
-  agf_rows_job j;
+static void agf_concat_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_split_job j;
   agf_delivery d;
   int slot;
-  (void)e;
-  memset(&j, 0, sizeof j);
-  j.cam = agf_floats(s, t->cam);
-  j.g = t->wants_g ? agf_floats(s, t->g) : NULL;
+  j.cam = agf_floats(s, agf_out(s, st)->cam);
+  j.g = agf_wanted_g(s, e, st);
+  j.delivery = &d;
   for (slot = 0; slot < st->inputs; slot++) {
-    d = agf_begin_delivery(s, st, slot);
-    j.to_input = &d;
+    d = agf_begin_delivery(s, e, st, slot);
     j.out = d.cam;
-    j.out_g = t->wants_g ? d.g : NULL;
+    j.out_g = j.g ? d.g : NULL;
     agf_split(s, st, slot, &j);
   }
 }
 
-static void agf_concat_gradient(agf_session *s, agf_step *st, int slot, const float *g, float *out) {
-  agf_rows_job j;
+static void agf_concat_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_split_job j;
   memset(&j, 0, sizeof j);
   j.cam = g;
   j.out = out;
@@ -4493,7 +4886,7 @@ static void agf_concat_gradient(agf_session *s, agf_step *st, int slot, const fl
 }
 
 #ifndef AGF_NO_METHODS
-static void agf_concat_lrp(agf_session *s, agf_step *st, int slot, int alpha, const float *R, float *out) {
+static void agf_concat_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
   (void)alpha;
   agf_concat_gradient(s, st, slot, R, out);
 }
@@ -4517,199 +4910,56 @@ static agf_status agf_flatten_shape(const agf_inputs *in, agf_shape *out, agf_er
 #define AGF_LRP(function) function
 #endif
 
-/* clang-format off: a row stays a row */
-static const agf_op_rules agf_op_table[] = {{AGF_OP_CONV,
-                                             "conv",
-                                             {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2},
-                                             AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM,
-                                             AGF_ACT_NONE,
-                                             agf_conv_shape_of,
-                                             agf_conv_weights,
-                                             agf_sign_any,
-                                             agf_conv_connect,
-                                             agf_conv_settle,
-                                             agf_conv_plan,
-                                             agf_conv_fill,
-                                             agf_conv_forward,
-                                             agf_conv_rule,
-                                             agf_conv_gradient,
-                                             AGF_LRP(agf_conv_lrp)},
-                                            {AGF_OP_BATCHNORM,
-                                             "batchnorm",
-                                             {1, 1, 0, 0, 0, 0, 0, 0, 1, 1},
-                                             AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM,
-                                             AGF_ACT_NONE,
-                                             agf_same_shape,
-                                             agf_norm_weights,
-                                             agf_sign_any,
-                                             NULL,
-                                             NULL,
-                                             agf_norm_plan,
-                                             agf_norm_fill,
-                                             agf_norm_forward,
-                                             agf_tail_rule,
-                                             agf_pass_gradient,
-                                             AGF_LRP(agf_pass_relevance)},
-                                            {AGF_OP_RELU,
-                                             "relu",
-                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             AGF_READS_VECTORS,
-                                             AGF_ACT_RELU,
-                                             agf_same_shape,
-                                             NULL,
-                                             agf_sign_rectified,
-                                             NULL,
-                                             NULL,
-                                             agf_act_plan,
-                                             agf_fill_bias,
-                                             agf_norm_forward,
-                                             agf_tail_rule,
-                                             agf_pass_gradient,
-                                             AGF_LRP(agf_pass_relevance)},
-                                            {AGF_OP_RELU6,
-                                             "relu6",
-                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             AGF_READS_VECTORS,
-                                             AGF_ACT_RELU6,
-                                             agf_same_shape,
-                                             NULL,
-                                             agf_sign_rectified,
-                                             NULL,
-                                             NULL,
-                                             agf_act_plan,
-                                             agf_fill_bias,
-                                             agf_norm_forward,
-                                             agf_tail_rule,
-                                             agf_pass_gradient,
-                                             AGF_LRP(agf_pass_relevance)},
-                                            {AGF_OP_MAXPOOL,
-                                             "maxpool",
-                                             {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0, 0},
-                                             0,
-                                             AGF_ACT_NONE,
-                                             agf_pool_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             NULL,
-                                             NULL,
-                                             agf_pool_plan,
-                                             agf_pool_fill,
-                                             agf_pool_forward,
-                                             agf_pool_rule,
-                                             agf_pool_gradient,
-                                             AGF_LRP(agf_pool_lrp)},
-                                            {AGF_OP_AVGPOOL,
-                                             "avgpool",
-                                             {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0},
-                                             AGF_MAKES_LOGITS,
-                                             AGF_ACT_NONE,
-                                             agf_pool_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             agf_average_connect,
-                                             NULL,
-                                             agf_pool_plan,
-                                             agf_pool_fill,
-                                             agf_pool_forward,
-                                             agf_pool_rule,
-                                             agf_pool_gradient,
-                                             AGF_LRP(agf_pool_lrp)},
-                                            {AGF_OP_ADAPTIVE_AVGPOOL,
-                                             "adaptive_avgpool",
-                                             {1, 1, 0, 1, 0, 0, 0, 0, 0, 0},
-                                             AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE,
-                                             AGF_ACT_NONE,
-                                             agf_adaptive_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             agf_average_connect,
-                                             NULL,
-                                             agf_pool_plan,
-                                             agf_pool_fill,
-                                             agf_pool_forward,
-                                             agf_pool_rule,
-                                             agf_pool_gradient,
-                                             AGF_LRP(agf_pool_lrp)},
-                                            {AGF_OP_GLOBAL_AVGPOOL,
-                                             "global_avgpool",
-                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE,
-                                             AGF_ACT_NONE,
-                                             agf_global_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             agf_average_connect,
-                                             NULL,
-                                             agf_pool_plan,
-                                             agf_pool_fill,
-                                             agf_pool_forward,
-                                             agf_pool_rule,
-                                             agf_pool_gradient,
-                                             AGF_LRP(agf_pool_lrp)},
-                                            {AGF_OP_LINEAR,
-                                             "linear",
-                                             {1, 1, 0, 0, 0, 0, 0, 1, 1, 2},
-                                             AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT,
-                                             AGF_ACT_NONE,
-                                             agf_linear_shape,
-                                             agf_linear_weights,
-                                             agf_sign_any,
-                                             agf_linear_connect,
-                                             NULL,
-                                             agf_linear_plan,
-                                             agf_fill_bias,
-                                             agf_linear_forward,
-                                             agf_linear_rule,
-                                             agf_linear_gradient,
-                                             AGF_LRP(agf_linear_lrp)},
-                                            {AGF_OP_FLATTEN,
-                                             "flatten",
-                                             {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             AGF_READS_VECTORS | AGF_RESHAPES,
-                                             AGF_ACT_NONE,
-                                             agf_flatten_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             NULL,
-                                             NULL,
-                                             NULL,
-                                             NULL,
-                                             NULL,
-                                             NULL,
-                                             NULL,
-                                             NULL},
-                                            {AGF_OP_ADD,
-                                             "add",
-                                             {2, 2, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             AGF_READS_VECTORS | AGF_TAKES_ACT,
-                                             AGF_ACT_NONE,
-                                             agf_add_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             agf_add_connect,
-                                             NULL,
-                                             agf_add_plan,
-                                             NULL,
-                                             agf_add_forward,
-                                             agf_add_rule,
-                                             agf_pass_gradient,
-                                             AGF_LRP(agf_add_lrp)},
-                                            {AGF_OP_CONCAT,
-                                             "concat",
-                                             {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0},
-                                             0,
-                                             AGF_ACT_NONE,
-                                             agf_concat_shape,
-                                             NULL,
-                                             agf_sign_of_inputs,
-                                             NULL,
-                                             agf_concat_settle,
-                                             NULL,
-                                             NULL,
-                                             agf_concat_forward,
-                                             agf_concat_rule,
-                                             agf_concat_gradient,
-                                             AGF_LRP(agf_concat_lrp)}};
+/* clang-format off */
+static const agf_op_rules agf_op_table[] = {
+    {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2},
+     AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
+     agf_conv_shape_of, agf_conv_weights, agf_sign_any, agf_conv_connect, agf_conv_settle, agf_conv_plan, agf_conv_fill,
+     agf_conv_forward, agf_conv_rule, agf_conv_gradient, AGF_LRP(agf_conv_lrp)},
+    {AGF_OP_BATCHNORM, "batchnorm", {1, 1, 0, 0, 0, 0, 0, 0, 1, 1},
+     AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, 0,
+     agf_same_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_norm_plan, agf_norm_fill,
+     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_RELU, "relu", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+     AGF_READS_VECTORS, AGF_ACT_RELU, 0,
+     agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
+     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_RELU6, "relu6", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+     AGF_READS_VECTORS, AGF_ACT_RELU6, 0,
+     agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
+     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_MAXPOOL, "maxpool", {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0, 0},
+     0, AGF_ACT_NONE, sizeof(agf_pool_step),
+     agf_pool_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+    {AGF_OP_AVGPOOL, "avgpool", {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0},
+     AGF_MAKES_LOGITS, AGF_ACT_NONE, sizeof(agf_pool_step),
+     agf_pool_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+    {AGF_OP_ADAPTIVE_AVGPOOL, "adaptive_avgpool", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0},
+     AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
+     agf_adaptive_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+    {AGF_OP_GLOBAL_AVGPOOL, "global_avgpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+     AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
+     agf_global_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+    {AGF_OP_LINEAR, "linear", {1, 1, 0, 0, 0, 0, 0, 1, 1, 2},
+     AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_linear_step),
+     agf_linear_shape, agf_linear_weights, agf_sign_any, agf_linear_connect, NULL, agf_linear_plan, agf_fill_bias,
+     agf_linear_forward, agf_linear_rule, agf_linear_gradient, AGF_LRP(agf_linear_lrp)},
+    {AGF_OP_FLATTEN, "flatten", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+     AGF_READS_VECTORS | AGF_RESHAPES, AGF_ACT_NONE, 0,
+     agf_flatten_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
+     NULL, NULL, NULL, NULL},
+    {AGF_OP_ADD, "add", {2, 2, 0, 0, 0, 0, 0, 0, 0, 0},
+     AGF_READS_VECTORS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_add_step),
+     agf_add_shape, NULL, agf_sign_of_inputs, agf_add_connect, NULL, agf_add_plan, NULL,
+     agf_add_forward, agf_add_rule, agf_pass_gradient, AGF_LRP(agf_add_lrp)},
+    {AGF_OP_CONCAT, "concat", {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0},
+     0, AGF_ACT_NONE, sizeof(agf_concat_step),
+     agf_concat_shape, NULL, agf_sign_of_inputs, NULL, agf_concat_settle, agf_concat_plan, agf_concat_fill,
+     agf_concat_forward, agf_concat_rule, agf_concat_gradient, AGF_LRP(agf_concat_lrp)}};
 /* clang-format on */
 
 /* The row of an op; NULL: there is no such op. */
@@ -4728,21 +4978,45 @@ AGF_API const char *agf_op_name(agf_op op) {
  * image. Each step first finishes its output (several readers merged, observed), then applies its rule, which delivers to its input
  * tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
 
-/* Which tensors' gradients the rules that the options leave will read: agf_connect says why. */
-static void agf_want_gradients(agf_session *s, unsigned options) {
+/* The first thing of a walk: nothing has been delivered, and which tensors' gradients the rules that the options leave will read;
+ * agf_connect says why. */
+static void agf_begin_walk(agf_session *s, agf_explanation *e) {
+  const agf_plan *plan = s->plan;
   int i, j;
-  for (i = 0; i < s->steps; i++) {
-    const agf_step *st = &s->step[i];
-    int wants = s->config.observer || st->uses_g == AGF_G_ALWAYS || (st->uses_g == AGF_G_UNLESS_BARE && !agf_bare(options));
-    for (j = 0; j < st->inputs; j++) wants |= s->tensor[s->in[st->in + j]].wants_g;
-    s->tensor[st->out].wants_g = wants;
+  memset(e->arrival, 0, (size_t)plan->tensors * sizeof *e->arrival);
+  for (i = 0; i < plan->steps; i++) {
+    const agf_step *st = &plan->step[i];
+    int wants = s->config.observer || st->uses_g == AGF_G_ALWAYS || (st->uses_g == AGF_G_UNLESS_BARE && !agf_bare(e->options));
+    for (j = 0; j < st->inputs; j++) wants |= e->arrival[plan->in[st->in + j]].wants_g;
+    e->arrival[st->out].wants_g = wants;
   }
 }
 
-static void agf_rule_step(agf_session *s, int i, const agf_explain_state *e) {
-  agf_step *st = &s->step[i];
-  agf_finish_tensor(s, st->out, st->last, e->target);
-  st->rules->rule(s, st, e);
+/* Report progress; nonzero: cancelled. */
+static int agf_progress(agf_session *s, double done) {
+  return s->config.progress && s->config.progress(s->config.progress_ctx, done);
+}
+
+/* A step of a walk is done: its time, and what of the explanation is. */
+static agf_status agf_end_step(agf_session *s, const agf_explanation *e, const agf_step *st, double since, agf_error *err) {
+  agf_facts(s, st)->explain_seconds += agf_now() - since;
+  if (agf_progress(s, e->base + e->share * (s->plan->steps - st->index) / s->plan->steps))
+    return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
+  return AGF_OK;
+}
+
+/* AGF's rules from step `from` down to the image. */
+static agf_status agf_walk_rules(agf_session *s, agf_explanation *e, int from, agf_error *err) {
+  agf_status status = AGF_OK;
+  int i;
+  for (i = from; i >= 0 && status == AGF_OK; i--) {
+    const agf_step *st = &s->plan->step[i];
+    double t0 = agf_now();
+    agf_finish_output(s, e, st);
+    st->rules->rule(s, st, e);
+    status = agf_end_step(s, e, st, t0, err);
+  }
+  return status;
 }
 
 /* MARK: the seed --------------------------------------------------------------------------------------------------------------
@@ -4765,7 +5039,8 @@ static double agf_exp_double(double x) {
 
 /* dz[K] = gradient of p_t in z; 0 if it has none: one class, or all logits equal. */
 static int agf_seed_gradient(const agf_session *s, const float *z, int classes, int t, float *dz) {
-  double *e = (double *)agf_at(s, s->seed), *p = e + classes, *d = p + classes, zt = z[t], sigma = 0, sum = 0, max, to_sigma = 0;
+  double *e = (double *)agf_at(s, s->plan->softmax), *p = e + classes, *d = p + classes, zt = z[t], sigma = 0, sum = 0, max,
+         to_sigma = 0;
   double own = 0;
   int i, m = 0;
   for (i = 0; i < classes; i++) {
@@ -4811,62 +5086,52 @@ static void agf_rank(const float *z, int classes, int *order) {
   agf_sort(order, classes, agf_ranks_before, z);
 }
 
+/* x * g in place of g, and a copy of g where a rule below wants it; then the delivery: what a seed ends with. */
+static void agf_finish_seed(agf_session *s, agf_explanation *e, const agf_step *st, const float *x, float *cam, float *g) {
+  const agf_tensor *t = agf_in(s, st, 0);
+  agf_times_job times;
+  if (g) {
+    agf_copy_job copy;
+    memset(&copy, 0, sizeof copy);
+    copy.t = t;
+    copy.cam = cam;
+    copy.out = g;
+    agf_parallel(s, t->h, agf_copy_task, &copy);
+  }
+  times.t = t;
+  times.x = x;
+  times.out = cam;
+  agf_parallel(s, t->h, agf_times_x_task, &times);
+  agf_deliver(s, e, st, 0);
+}
+
 /* (cam, g) at the last step's input: g = gradient of p_t there, cam = x * g; with a difference its tensor in place of x. */
-static void agf_seed(agf_session *s, const float *x, const float *dz) {
-  agf_step *st = &s->step[s->steps - 1];
-  agf_tensor *ti = &s->tensor[s->in[st->in]];
-  const agf_tensor *to = &s->tensor[st->out];
+static void agf_seed(agf_session *s, agf_explanation *e, const float *dz) {
+  const agf_step *st = agf_last_step(s);
   float *cam, *g;
-  agf_rows_job r;
-  agf_slope_job j;
   const float *top = dz;
-  agf_destination(s, st, 0, &cam, &g);
-  if (st->rhs_mask >= 0) {
+  agf_destination(s, e, st, 0, &cam, &g);
+  if (st->rhs_mask) {
+    agf_slope_job j;
     memset(&j, 0, sizeof j);
-    j.t = to;
+    j.t = agf_out(s, st);
     j.g = dz;
     j.out = agf_floats(s, st->rhs);
     j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
-    agf_parallel(s, to->h, agf_slope_task, &j);
+    agf_parallel(s, j.t->h, agf_slope_task, &j);
     top = j.out;
   }
   st->rules->gradient(s, st, 0, top, cam);
-  memset(&r, 0, sizeof r);
-  r.to = ti;
-  if (g) {
-    r.cam = cam;
-    r.out = g;
-    agf_parallel(s, ti->h, agf_copy_task, &r);
-  }
-  r.x = x;
-  r.out = cam;
-  agf_parallel(s, ti->h, agf_times_x_task, &r);
-  agf_deliver(s, st, 0);
+  agf_finish_seed(s, e, st, e->latent, cam, g);
 }
 
 /* --- agf_lc: a local contrast at every position (agf-spec, "Two variants of ours") --- */
-
-/* The pooling step and, where there is one, the linear step after it (else NULL) that make the logits: what agf_lc explains
- * (agf-spec, "Two variants of ours"). Returns the pooling's index; -1: another head. */
-static int agf_local_head(const agf_session *s, const agf_step **linear) {
-  int i = s->steps - 1;
-  const agf_step *st = &s->step[i];
-  const agf_tensor *out;
-  *linear = NULL;
-  if (st->rules->op == AGF_OP_LINEAR) {
-    *linear = st;
-    while (i >= 0 && s->step[i].out != s->in[st->in]) i--;
-    if (i < 0) return -1;
-  }
-  out = &s->tensor[s->step[i].out];
-  return (s->step[i].rules->traits & AGF_POOLS_TO_SIZE) && out->h == 1 && out->w == 1 ? i : -1;
-}
 
 typedef struct agf_local_job {
   const agf_step *linear; /* NULL: X itself holds the logits */
   const agf_tensor *t;    /* X, which the pool reads */
   float *l;               /* [pixels][co]: V X, then u; without a linear layer in X's cam instead */
-  float *cam, *g;         /* g NULL where no rule below needs it */
+  float *cam;             /* of X */
   double spread;          /* T */
   int target;
 } agf_local_job;
@@ -4875,7 +5140,8 @@ typedef struct agf_local_job {
 static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_local_job *j = (const agf_local_job *)arg;
   const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
-  int co = j->linear->co, each = agf_linear_columns(s, j->linear), c0 = i * each, columns = agf_imin(each, co - c0), k, r, p;
+  int co = agf_linear_of(j->linear)->co, each = agf_linear_columns(s, co), c0 = i * each, columns = agf_imin(each, co - c0), k, r,
+      p;
   float *v = (float *)(void *)scratch;
   for (p = 0; p < j->t->h * j->t->w; p++) memset(j->l + (size_t)p * (size_t)co + (size_t)c0, 0, (size_t)columns * sizeof(float));
   for (k = 0; k < j->t->c; k += AGF_LINEAR_WIDE_ROWS) {
@@ -4900,7 +5166,7 @@ static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsi
   for (p = 0; p < t->w; p++) {
     const float *x = agf_row_x(s, t, 0, r) + p * AGF_CB;
     size_t at = (size_t)r * (size_t)t->w + (size_t)p;
-    float *l = j->linear ? j->l + at * (size_t)j->linear->co : NULL;
+    float *l = j->linear ? j->l + at * (size_t)agf_linear_of(j->linear)->co : NULL;
     double max = -DBL_MAX, sum = 0, own = 0, share;
     for (k = 0; k < classes; k++) {
       double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
@@ -4922,7 +5188,7 @@ static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsi
       else
         j->cam[((size_t)(k / AGF_CB) * plane + at) * AGF_CB + (size_t)(k % AGF_CB)] = u;
     }
-    for (k = classes; l && k < j->linear->co; k++) l[k] = 0.0f;
+    for (k = classes; l && k < agf_linear_of(j->linear)->co; k++) l[k] = 0.0f;
   }
 }
 
@@ -4931,7 +5197,7 @@ static void agf_local_back_task(agf_session *s, const void *arg, int i, unsigned
   const agf_local_job *j = (const agf_local_job *)arg;
   const agf_tensor *t = j->t;
   const agf_weight *w = &s->model->weight[s->model->node[j->linear->node].w];
-  int co = j->linear->co, k = i * AGF_LINEAR_WIDE_ROWS, rows = agf_imin(AGF_LINEAR_WIDE_ROWS, t->c - k), p;
+  int co = agf_linear_of(j->linear)->co, k = i * AGF_LINEAR_WIDE_ROWS, rows = agf_imin(AGF_LINEAR_WIDE_ROWS, t->c - k), p;
   size_t plane = (size_t)t->h * (size_t)t->w;
   const float *v = (const float *)(const void *)w->data + (size_t)k * (size_t)co;
   float g[AGF_LINEAR_WIDE_ROWS] = {0};
@@ -4945,46 +5211,39 @@ static void agf_local_back_task(agf_session *s, const void *arg, int i, unsigned
   }
 }
 
-/* (cam, g) at X, the tensor that the pool reads: cam = X * g. *head: the pool's step. T is taken from the logits z. */
-static agf_status agf_seed_local(agf_session *s, int target, int *head, agf_error *err) {
-  const float *z = agf_floats(s, s->logits);
-  const agf_node *last = &s->model->node[s->step[s->steps - 1].node];
+/* (cam, g) at X, the tensor that the pool reads: cam = X * g. T is taken from the logits z. */
+static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *err) {
+  const agf_plan *plan = s->plan;
+  const agf_node *last = &s->model->node[agf_last_step(s)->node];
+  const agf_step *pool;
   agf_local_job j;
-  agf_rows_job r;
-  int i;
+  float *g;
+  int i, co;
   memset(&j, 0, sizeof j);
-  *head = agf_local_head(s, &j.linear);
-  if (*head < 0)
+  if (plan->head < 0)
     return agf_fail(err, AGF_ERR_UNSUPPORTED,
                     "agf_lc needs logits made by a global average pool and at most a linear layer; here "
                     "layer %s (%s) makes them from something else",
                     last->name, agf_op_name(last->op));
-  if (j.linear && s->local < 0)
+  j.linear = plan->head_linear >= 0 ? &plan->step[plan->head_linear] : NULL;
+  if (j.linear && !plan->local)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_lc needs memory of its own here: the session's config must name it in methods");
   for (i = 0; i < s->model->classes; i++)
-    if (fabs((double)z[i] - z[target]) > j.spread) j.spread = fabs((double)z[i] - z[target]);
+    if (fabs((double)e->z[i] - e->z[e->target]) > j.spread) j.spread = fabs((double)e->z[i] - e->z[e->target]);
   if (!(j.spread > 0))
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so there is nothing to contrast", target,
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so there is nothing to contrast", e->target,
                     s->model->classes < 2 ? "the network has one class" : "all logits are equal");
-  j.t = &s->tensor[s->in[s->step[*head].in]];
-  j.target = target;
-  j.l = agf_floats(s, s->local);
-  agf_destination(s, &s->step[*head], 0, &j.cam, &j.g);
+  pool = &plan->step[plan->head];
+  j.t = agf_in(s, pool, 0);
+  j.target = e->target;
+  j.l = agf_floats(s, plan->local);
+  agf_destination(s, e, pool, 0, &j.cam, &g);
   memset(j.cam, 0, (size_t)agf_tensor_elements(j.t) * sizeof(float));
-  if (j.linear) agf_parallel(s, agf_ceil_div(j.linear->co, agf_linear_columns(s, j.linear)), agf_local_logits_task, &j);
+  co = agf_filled(s->model->classes);
+  if (j.linear) agf_parallel(s, agf_ceil_div(co, agf_linear_columns(s, co)), agf_local_logits_task, &j);
   agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
   if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_WIDE_ROWS), agf_local_back_task, &j);
-  memset(&r, 0, sizeof r);
-  r.to = j.t;
-  if (j.g) {
-    r.cam = j.cam;
-    r.out = j.g;
-    agf_parallel(s, j.t->h, agf_copy_task, &r);
-  }
-  r.x = agf_x(s, j.t);
-  r.out = j.cam;
-  agf_parallel(s, j.t->h, agf_times_x_task, &r);
-  agf_deliver(s, &s->step[*head], 0);
+  agf_finish_seed(s, e, pool, agf_x(s, j.t), j.cam, g);
   return AGF_OK;
 }
 
@@ -5001,8 +5260,8 @@ static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
 /* All that the session needs, known since it was planned, against what it may take and what size_t can count: half of it, as
  * malloc. */
 static agf_status agf_check_bytes(agf_session *s, agf_error *err) {
-  uint64_t bytes = agf_table_sizes(s->model).total + agf_pool_bytes(s->threads) + s->arena_bytes;
-  const char *more = s->arena_bytes == AGF_TOO_MANY ? " or more" : "";
+  uint64_t bytes = agf_table_sizes(s->model).total + agf_team_bytes(s->threads) + s->plan->arena_bytes;
+  const char *more = s->plan->arena_bytes == AGF_TOO_MANY ? " or more" : "";
   if (s->config.max_bytes && bytes > s->config.max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "the session needs %llu bytes%s at %d x %d pixels, more than max_bytes %llu",
                     (unsigned long long)bytes, more, s->config.height, s->config.width, (unsigned long long)s->config.max_bytes);
@@ -5017,8 +5276,11 @@ static agf_status agf_check_bytes(agf_session *s, agf_error *err) {
 /* Config, instruction set and plan in `memory`, which holds the tables; everything but the arena. */
 static agf_status agf_prepare(void *memory, const agf_model *model, const agf_session_config *config, agf_session **session,
                               agf_error *err) {
-  agf_session *s = agf_session_at(memory, model);
-  agf_status st;
+  agf_planner *planner;
+  agf_session *s = agf_session_at(memory, model, &planner);
+  agf_status status;
+  unsigned needs = 0;
+  int i;
   *session = s;
   if (config) s->config = *config;
   if (!s->config.height) s->config.height = model->input.height;
@@ -5032,15 +5294,18 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
 #endif
   if (s->config.methods & ~AGF_METHODS_ALL)
     return agf_fail(err, AGF_ERR_ARGUMENT, "unknown methods 0x%x in the session's config", s->config.methods & ~AGF_METHODS_ALL);
-  if (s->config.methods >> AGF_METHODS_BUILT)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                    "the session's config asks for methods that this engine was built without "
-                    "(AGF_NO_METHODS)");
-  s->methods = s->config.methods | AGF_METHOD_BIT(AGF_METHOD_AGF) | AGF_METHOD_BIT(AGF_METHOD_AGF_A);
-  st = agf_choose_isa(s, err);
-  if (st == AGF_OK) st = agf_plan(s, err);
-  if (st == AGF_OK) st = agf_check_bytes(s, err);
-  return st;
+  for (i = 0; i < AGF_METHODS; i++) {
+    const agf_method_rules *rules = agf_rules_of_method((agf_method)i);
+    if (!(s->config.methods & AGF_METHOD_BIT(i))) continue;
+    if (!rules->explain)
+      return agf_fail(err, AGF_ERR_UNSUPPORTED,
+                      "the session's config asks for %s, which this engine was built without (AGF_NO_METHODS)", rules->name);
+    needs |= rules->needs;
+  }
+  status = agf_choose_isa(s, err);
+  if (status == AGF_OK) status = agf_make_plan(planner, needs, err);
+  if (status == AGF_OK) status = agf_check_bytes(s, err);
+  return status;
 }
 
 AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_config *config, size_t *bytes, agf_error *err) {
@@ -5098,12 +5363,13 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   }
   s->owns_memory = !(config && config->memory);
   if (st == AGF_OK) {
-    for (i = 0; i < s->tensors; i++) agf_clear_buffer(s, s->tensor[i].x);
-    agf_clear_buffer(s, s->difference);
-    agf_clear_buffer(s, s->dz);
-    for (i = 0; i < s->steps; i++)
-      if (s->step[i].rules->fill) s->step[i].rules->fill(s, &s->step[i]);
-    st = agf_pool_start(s, s->arena + s->arena_bytes, err);
+    const agf_plan *plan = s->plan;
+    for (i = 0; i < plan->tensors; i++) agf_clear_buffer(s, plan->tensor[i].x);
+    agf_clear_buffer(s, plan->difference);
+    agf_clear_buffer(s, plan->dz);
+    for (i = 0; i < plan->steps; i++)
+      if (plan->step[i].rules->fill) plan->step[i].rules->fill(s, &plan->step[i]);
+    st = agf_team_start(s, s->arena + plan->arena_bytes, err);
   }
   if (st != AGF_OK) {
     if (s->owns_memory) s->allocator.free(s->allocator.ctx, s, bytes);
@@ -5127,7 +5393,7 @@ AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_
 
 AGF_API void agf_session_destroy(agf_session *session) {
   if (!session) return;
-  agf_pool_stop(session);
+  agf_team_stop(session);
   if (session->owns_memory) session->allocator.free(session->allocator.ctx, session, session->bytes);
 }
 
@@ -5141,7 +5407,7 @@ AGF_API int agf_session_threads(const agf_session *session) { return session->th
  * may be missed. */
 static agf_status agf_begin_call(agf_session *s, const char *who, agf_error *err) {
   int busy;
-  if (agf_pool_left(s))
+  if (agf_team_left(s))
     return agf_fail(
         err, AGF_ERR_STATE,
         "%s: after fork() the session's threads are in the parent process alone: the child makes a session of its own, or "
@@ -5218,58 +5484,53 @@ static int agf_import(agf_session *s, const float *chw, const agf_tensor *t, flo
   return (s->bad & AGF_BAD_VALUE) != 0;
 }
 
-/* Report progress; nonzero: cancelled. */
-static int agf_progress(agf_session *s, double done) {
-  return s->config.progress && s->config.progress(s->config.progress_ctx, done);
-}
-
 /* Every step's forward pass, from the image tensor to the logits'. `again`: not the run that a caller asked for, but a part of an
  * explanation, whose time it is; it reports no progress. */
 static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_error *err) {
-  int i;
+  int i, steps = s->plan->steps;
   s->bad = 0;
-  for (i = 0; i < s->steps; i++) {
-    agf_step *st = &s->step[i];
-    agf_flow f;
-    int want_d = (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < s->steps - 1;
+  for (i = 0; i < steps; i++) {
+    const agf_step *st = &s->plan->step[i];
+    agf_step_facts *facts = agf_facts(s, st);
+    agf_flow f = agf_flow_of(s, st, (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < steps - 1);
     double t0 = agf_now();
-    st->d_known = 0;
-    f = agf_flow_of(s, st, want_d);
+    facts->d_known = 0;
     st->rules->forward(s, st, &f);
     if (again) {
-      st->explain_seconds += agf_now() - t0;
+      facts->explain_seconds += agf_now() - t0;
     } else {
-      st->forward_seconds = agf_now() - t0;
-      st->explain_seconds = 0;
+      facts->forward_seconds = agf_now() - t0;
+      facts->explain_seconds = 0;
     }
     if (s->bad & AGF_BAD_VALUE)
       return agf_fail(err, AGF_ERR_NUMERIC, "layer %s (%s): an activation is infinite or NaN", s->model->node[st->last].name,
-                      agf_op_name(s->model->node[st->node].op));
-    if (!again && agf_progress(s, (i + 1.0) / s->steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
+                      st->rules->name);
+    if (!again && agf_progress(s, (i + 1.0) / steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
   }
   return AGF_OK;
 }
 
 static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags, agf_error *err) {
-  const agf_tensor *image = &s->tensor[0];
-  float *z = agf_floats(s, s->logits), *x;
-  agf_status st;
+  const agf_plan *plan = s->plan;
+  const agf_tensor *image = &plan->tensor[0], *last = agf_out(s, agf_last_step(s));
+  float *z = agf_floats(s, plan->logits), *x;
+  agf_status status;
   int i;
-  s->ran = 0;
-  s->lo = s->hi = chw[0];
-  s->k.range(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w, &s->lo, &s->hi);
+  s->run.ran = 0;
+  s->run.lo = s->run.hi = chw[0];
+  s->k.range(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w, &s->run.lo, &s->run.hi);
   if (agf_import(s, chw, image, agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
     return agf_fail(err, AGF_ERR_NUMERIC, "the image [%d, %d, %d] holds an infinity or NaN", image->c, image->h, image->w);
-  for (i = 0; i < s->tensors; i++) s->tensor[i].max_known = 0;
-  s->run_flags = flags;
-  st = agf_run_layers(s, flags, 0, err);
-  if (st != AGF_OK) return st;
-  x = agf_x(s, &s->tensor[s->step[s->steps - 1].out]);
-  for (i = 0; i < s->model->classes; i++) z[i] = x[i / AGF_CB * s->tensor[s->step[s->steps - 1].out].xb + i % AGF_CB];
+  for (i = 0; i < plan->tensors; i++) s->run.tensor[i].max_known = 0;
+  s->run.flags = flags;
+  status = agf_run_layers(s, flags, 0, err);
+  if (status != AGF_OK) return status;
+  x = agf_x(s, last);
+  for (i = 0; i < s->model->classes; i++) z[i] = x[i / AGF_CB * last->xb + i % AGF_CB];
   for (i = 0; i < s->model->classes; i++)
     if (!agf_finite(z[i])) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d is infinite or NaN", i);
-  agf_rank(z, s->model->classes, (int *)agf_at(s, s->order));
-  s->ran = 1;
+  agf_rank(z, s->model->classes, (int *)agf_at(s, plan->order));
+  s->run.ran = 1;
   return AGF_OK;
 }
 
@@ -5280,7 +5541,7 @@ AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flag
   agf_clear(err);
   if (!session || !chw || !agf_aligned4(chw) || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL or misaligned argument or unknown flags 0x%x", flags);
-  image = &session->tensor[0];
+  image = &session->plan->tensor[0];
   if (agf_overlap(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof *chw, session, session->bytes))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: the image lies in the session's own memory");
   st = agf_begin_call(session, "agf_run", err);
@@ -5293,15 +5554,16 @@ AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flag
 }
 
 AGF_API const float *agf_logits(const agf_session *session) {
-  return session && session->ran ? agf_floats(session, session->logits) : NULL;
+  return session && session->run.ran ? agf_floats(session, session->plan->logits) : NULL;
 }
 
 AGF_API int agf_ranked(const agf_session *session, int r) {
-  if (!session || !session->ran || r < 0 || r >= session->model->classes) return -1;
-  return ((const int *)agf_at(session, session->order))[r];
+  if (!session || !session->run.ran || r < 0 || r >= session->model->classes) return -1;
+  return ((const int *)agf_at(session, session->plan->order))[r];
 }
 
-static const agf_tensor *agf_latent_tensor(const agf_session *s) { return &s->tensor[s->in[s->step[s->steps - 1].in]]; }
+/* What the last step reads. */
+static const agf_tensor *agf_latent_tensor(const agf_session *s) { return agf_in(s, agf_last_step(s), 0); }
 
 AGF_API int agf_latent_size(const agf_session *session) {
   const agf_tensor *t = agf_latent_tensor(session);
@@ -5316,7 +5578,7 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
   if (!session || !latent || !agf_aligned4(latent))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: a NULL or misaligned argument");
   if (session->busy) return agf_fail(err, AGF_ERR_STATE, "agf_latent: the session is at work, and so is its latent vector");
-  if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_latent before agf_run");
+  if (!session->run.ran) return agf_fail(err, AGF_ERR_STATE, "agf_latent before agf_run");
   if (agf_overlaps_session(session, latent, (size_t)agf_latent_size(session) * sizeof *latent))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_latent: the vector would lie in the session's or the model's memory");
   t = agf_latent_tensor(session);
@@ -5328,41 +5590,103 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
 }
 
 /* MARK: methods ---------------------------------------------------------------------------------------------------------------
- * agf-spec, "The other methods": gradients of a logit and layer-wise relevance propagation, on the session's activations. What
- * travels back, a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. AGF_NO_METHODS leaves
- * this section out; agf_a and agf_lc are options and a seed of AGF and stay. */
+ * A section each: AGF with agf_a and agf_lc, gradients, averages of gradients, Grad-CAM, FullGrad, layer-wise relevance propagation.
+ * What travels back, cam or a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. The table at
+ * the end has a row for each method. AGF_NO_METHODS leaves out all but AGF, agf_a and agf_lc. */
+
+/* Where every value of the image is the same, the box rule's Z is 0 but for rounding: it has nothing to share out. steps: those whose
+ * rules are followed, all but the last where a seed takes its rule's place. */
+static agf_status agf_check_image(const agf_session *s, const agf_explanation *e, int steps, agf_error *err) {
+  int i;
+  for (i = 0; s->run.lo == s->run.hi && i < steps; i++)
+    if (s->plan->step[i].box)
+      return agf_fail(err, AGF_ERR_NUMERIC, "every value of the image is %g: %s has nothing to share out at layer %s",
+                      (double)s->run.lo, e->rules->name, s->model->node[s->plan->step[i].node].name);
+  return AGF_OK;
+}
+
+/* --- AGF, agf_a, agf_lc --- */
+
+/* heat = sum over the image's channels of cam / M, M = max(cam) where that is above 0, else -min(cam): all of it is evidence
+ * against the class, and stays negative. */
+static agf_status agf_finish_map(agf_session *s, const agf_explanation *e, float *map, agf_error *err) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  const float *cam = agf_floats(s, t->cam);
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
+  float max, lanes[AGF_CB];
+  int b, c, bad = 0;
+  agf_finish_image(s, e);
+  max = cam[0];
+  for (b = 0; b < t->cb; b++) {
+    memcpy(lanes, cam + (size_t)b * plane * AGF_CB, sizeof lanes);
+    for (p = 0; p < (size_t)t->h; p++) s->k.row_max(cam + ((size_t)b * plane + p * (size_t)t->w) * AGF_CB, t->w, lanes);
+    for (c = 0; c < AGF_CB && b * AGF_CB + c < t->c; c++) max = lanes[c] > max ? lanes[c] : max;
+  }
+  if (!s->k.finite(cam, (size_t)agf_tensor_elements(t)))
+    return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", e->target);
+  if (!(max > 0))
+    for (max = 0, b = 0; b < t->cb; b++)
+      for (p = 0; p < plane * AGF_CB; p++)
+        if (-cam[(size_t)b * plane * AGF_CB + p] > max) max = -cam[(size_t)b * plane * AGF_CB + p];
+  if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", e->target);
+  for (p = 0; p < plane; p++) {
+    float sum = 0.0f;
+    for (c = 0; c < t->c; c++) sum += cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
+    map[p] = sum / max;
+    bad |= !agf_finite(map[p]);
+  }
+  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", e->target);
+  return AGF_OK;
+}
+
+static agf_status agf_explain_agf(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  const agf_step *last = agf_last_step(s);
+  float *dz = agf_floats(s, s->plan->dz);
+  double t0 = agf_now();
+  agf_status status = agf_check_image(s, e, s->plan->steps - 1, err);
+  if (status != AGF_OK) return status;
+  if (!agf_seed_gradient(s, e->z, s->model->classes, e->target, dz))
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so the seed has no gradient", e->target,
+                    s->model->classes < 2 ? "the network has one class" : "all logits are equal");
+  agf_begin_walk(s, e);
+  agf_seed(s, e, dz);
+  status = agf_end_step(s, e, last, t0, err);
+  if (status == AGF_OK) status = agf_walk_rules(s, e, last->index - 1, err);
+  return status == AGF_OK ? agf_finish_map(s, e, map, err) : status;
+}
+
+static agf_status agf_explain_local(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  double t0 = agf_now();
+  agf_status status = agf_check_image(s, e, s->plan->steps - 1, err);
+  if (status != AGF_OK) return status;
+  agf_begin_walk(s, e);
+  status = agf_seed_local(s, e, err);
+  if (status == AGF_OK) status = agf_end_step(s, e, agf_last_step(s), t0, err);
+  if (status == AGF_OK) status = agf_walk_rules(s, e, s->plan->head - 1, err);
+  return status == AGF_OK ? agf_finish_map(s, e, map, err) : status;
+}
 
 #ifndef AGF_NO_METHODS
 
 static double agf_map_at(const float *map, int mh, int mw, double x, double y);
 
-/* One way back through the network. */
-typedef struct agf_pass {
-  agf_method method;
-  int target;
-  int edge;           /* gradcam: the tensor whose gradient is wanted, 0 the image, n + 1 the output of node n; -1: none */
-  int found;          /* it has been met: nothing below is needed */
-  double base, share; /* of the explanation's progress */
-} agf_pass;
+typedef void agf_back_step(agf_session *s, agf_explanation *e, const agf_step *st);
 
-typedef void agf_back_step(agf_session *s, int i, agf_pass *pass);
-
-/* From `seed` [classes] at the logits down to the image, or to the tensor that gradcam wants. */
-static agf_status agf_back(agf_session *s, const float *seed, agf_back_step *step, agf_pass *pass, agf_error *err) {
-  const agf_tensor *logits = &s->tensor[s->step[s->steps - 1].out];
+/* From `seed` [classes] at the logits down to the image, or to the tensor that Grad-CAM wants. */
+static agf_status agf_walk_back(agf_session *s, agf_explanation *e, const float *seed, agf_back_step *step, agf_error *err) {
+  const agf_tensor *logits = agf_out(s, agf_last_step(s));
   float *top = agf_floats(s, logits->cam);
+  agf_status status = AGF_OK;
   int i;
-  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = s->tensor[i].wants_g = 0;
+  memset(e->arrival, 0, (size_t)s->plan->tensors * sizeof *e->arrival); /* no gradient is wanted beside what lies in cam */
   memset(top, 0, (size_t)agf_tensor_elements(logits) * sizeof *top);
   memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
-  for (i = s->steps - 1; i >= 0 && !pass->found; i--) {
+  for (i = s->plan->steps - 1; i >= 0 && !e->found && status == AGF_OK; i--) {
     double t0 = agf_now();
-    step(s, i, pass);
-    s->step[i].explain_seconds += agf_now() - t0;
-    if (agf_progress(s, pass->base + pass->share * (s->steps - i) / s->steps))
-      return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
+    step(s, e, &s->plan->step[i]);
+    status = agf_end_step(s, e, &s->plan->step[i], t0, err);
   }
-  return AGF_OK;
+  return status;
 }
 
 /* --- gradients --- */
@@ -5371,14 +5695,20 @@ typedef struct agf_term_job {
   const agf_tensor *t;
   const float *g, *x; /* x: the image's elements, as g's factors; NULL: bias */
   const float *bias;  /* [c] */
-  double *channel;    /* gradcam: each channel's mean of g; fullgrad: smallest and largest |v| of block b at 2 b, 2 b + 1 */
+  double *extremes;   /* [cb][2]: smallest and largest |v| of a block */
   float *plane;       /* [h][w] */
   double lowest, range;
 } agf_term_job;
 
+typedef struct agf_means_job {
+  const agf_tensor *t;
+  const float *g; /* [cb][h][w][16] */
+  double *mean;   /* [cb][16]: each channel's over the pixels */
+} agf_means_job;
+
 static void agf_channel_means_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
-  const agf_term_job *j = (const agf_term_job *)arg;
-  double *mean = j->channel + b * AGF_CB;
+  const agf_means_job *j = (const agf_means_job *)arg;
+  double *mean = j->mean + b * AGF_CB;
   size_t pixels = (size_t)j->t->h * (size_t)j->t->w, p;
   int l;
   (void)s;
@@ -5409,8 +5739,8 @@ static void agf_term_range_task(agf_session *s, const void *arg, int b, unsigned
         lowest = v < lowest ? v : lowest;
         highest = v > highest ? v : highest;
       }
-  j->channel[2 * b] = lowest;
-  j->channel[2 * b + 1] = highest;
+  j->extremes[2 * b] = lowest;
+  j->extremes[2 * b + 1] = highest;
 }
 
 static void agf_term_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -5451,11 +5781,11 @@ static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned cha
 
 static void agf_spread(agf_session *s, const agf_tensor *t, double *total, float *map) {
   agf_spread_job j;
-  j.plane = agf_floats(s, s->plane);
+  j.plane = agf_floats(s, s->plan->plane);
   j.h = t->h;
   j.w = t->w;
-  j.height = s->tensor[0].h;
-  j.width = s->tensor[0].w;
+  j.height = s->plan->tensor[0].h;
+  j.width = s->plan->tensor[0].w;
   j.total = total;
   j.map = map;
   agf_parallel(s, j.height, agf_spread_task, &j);
@@ -5463,7 +5793,7 @@ static void agf_spread(agf_session *s, const agf_tensor *t, double *total, float
 
 /* fullgrad's term at tensor t: psi(v), a = |v| - min |v|, a / max a, summed over channels (as the resizing is linear, before
  * it). */
-static void agf_fullgrad_term(agf_session *s, const agf_tensor *t, const float *g, const float *bias) {
+static void agf_fullgrad_term(agf_session *s, const agf_explanation *e, const agf_tensor *t, const float *g, const float *bias) {
   agf_term_job j;
   double highest = 0;
   int b;
@@ -5472,47 +5802,45 @@ static void agf_fullgrad_term(agf_session *s, const agf_tensor *t, const float *
   j.g = g;
   j.x = bias ? NULL : agf_x(s, t);
   j.bias = bias;
-  j.channel = (double *)agf_at(s, s->channel);
-  j.plane = agf_floats(s, s->plane);
+  j.extremes = (double *)agf_at(s, s->plan->extremes);
+  j.plane = agf_floats(s, s->plan->plane);
   agf_parallel(s, t->cb, agf_term_range_task, &j);
-  j.lowest = j.channel[0];
+  j.lowest = j.extremes[0];
   for (b = 0; b < t->cb; b++) {
-    j.lowest = j.channel[2 * b] < j.lowest ? j.channel[2 * b] : j.lowest;
-    highest = j.channel[2 * b + 1] > highest ? j.channel[2 * b + 1] : highest;
+    j.lowest = j.extremes[2 * b] < j.lowest ? j.extremes[2 * b] : j.lowest;
+    highest = j.extremes[2 * b + 1] > highest ? j.extremes[2 * b + 1] : highest;
   }
   j.range = highest - j.lowest;
   if (!(j.range > 0)) return;
   agf_parallel(s, t->h, agf_term_sum_task, &j);
-  agf_spread(s, t, (double *)agf_at(s, s->total), NULL);
+  agf_spread(s, t, e->terms, NULL);
 }
 
 /* The gradient g of the logit at a node's output, -1: at the image. */
-static void agf_gradient_seen(agf_session *s, const agf_tensor *t, int node, const float *g, agf_pass *pass) {
-  if (s->config.observer) agf_observe(s, t, node, pass->target, NULL, g, AGF_CB);
-  if (pass->method == AGF_METHOD_FULLGRAD) {
+static void agf_gradient_seen(agf_session *s, agf_explanation *e, const agf_tensor *t, int node, const float *g) {
+  if (s->config.observer) agf_observe(s, e, t, node, NULL, g, AGF_CB);
+  if (e->terms) {
     const agf_node *n = node < 0 ? NULL : &s->model->node[node];
     if (!n)
-      agf_fullgrad_term(s, t, g, NULL);
+      agf_fullgrad_term(s, e, t, g, NULL);
     else if ((agf_rules_of(n->op)->traits & AGF_HAS_BIAS_TERM) && n->b >= 0)
-      agf_fullgrad_term(s, t, g, (const float *)(const void *)s->model->weight[n->b].data);
+      agf_fullgrad_term(s, e, t, g, (const float *)(const void *)s->model->weight[n->b].data);
   }
-  if (pass->edge == node + 1) {
-    agf_term_job j;
-    memset(&j, 0, sizeof j);
+  if (e->edge == node + 1) {
+    agf_means_job j;
     j.t = t;
     j.g = g;
-    j.channel = (double *)agf_at(s, s->channel);
+    j.mean = (double *)agf_at(s, s->plan->channel);
     agf_parallel(s, t->cb, agf_channel_means_task, &j);
-    pass->found = 1;
+    e->found = 1;
   }
 }
 
-/* A step's gradient behind its activation and BatchNorm, in its right-hand side with the mask where its adjoint reads one, else in place; who
- * wants to see it between them does. Returns where it is. */
-static const float *agf_gradient_inside(agf_session *s, const agf_step *st, agf_pass *pass) {
-  const agf_tensor *t = &s->tensor[st->out];
-  int behind_act = st->norm >= 0 ? st->norm : st->node;
-  int watched = s->config.observer || pass->method == AGF_METHOD_FULLGRAD || pass->edge >= 0;
+/* A step's gradient behind its activation and BatchNorm: in the step's right-hand side with a mask where its adjoint reads one, else in
+ * place. Whoever wants to see it between them does. Returns where it is. */
+static const float *agf_gradient_inside(agf_session *s, agf_explanation *e, const agf_step *st) {
+  const agf_tensor *t = agf_out(s, st);
+  int behind_act = st->norm >= 0 ? st->norm : st->node, watched = s->config.observer || e->terms || e->edge >= 0;
   agf_slope_job j;
   j.t = t;
   j.out = agf_floats(s, t->cam);
@@ -5522,73 +5850,78 @@ static const float *agf_gradient_inside(agf_session *s, const agf_step *st, agf_
   j.mask = NULL;
   if (watched && behind_act != st->last) {
     agf_parallel(s, t->h, agf_slope_task, &j);
-    agf_gradient_seen(s, t, behind_act, j.out, pass);
+    agf_gradient_seen(s, e, t, behind_act, j.out);
     j.act = AGF_ACT_NONE;
   }
   j.scale = agf_floats(s, st->scale);
-  if (st->rhs_mask >= 0) {
+  if (st->rhs_mask) {
     j.out = agf_floats(s, st->rhs);
     j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
   }
   if (j.act != AGF_ACT_NONE || j.scale || j.mask) agf_parallel(s, t->h, agf_slope_task, &j);
-  if (st->norm >= 0) agf_gradient_seen(s, t, st->node, j.out, pass);
+  if (st->norm >= 0) agf_gradient_seen(s, e, t, st->node, j.out);
   return j.out;
 }
 
+typedef struct agf_sum_job {
+  const agf_tensor *t;
+  const float *from;
+  float *into; /* added to */
+} agf_sum_job;
+
 static void agf_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_rows_job *j = (const agf_rows_job *)arg;
-  const agf_tensor *t = j->to;
+  const agf_sum_job *j = (const agf_sum_job *)arg;
+  const agf_tensor *t = j->t;
   int b, i;
   (void)s;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     size_t at = agf_row_at(t, b, r) * AGF_CB;
-    for (i = 0; i < t->w * AGF_CB; i++) j->out[at + (size_t)i] += j->cam[at + (size_t)i];
+    for (i = 0; i < t->w * AGF_CB; i++) j->into[at + (size_t)i] += j->from[at + (size_t)i];
   }
 }
 
-/* Slot `slot` of a step has its gradient: a tensor's own is the sum over its readers. */
-static void agf_gradient_deliver(agf_session *s, const agf_step *st, int slot) {
-  agf_tensor *t = &s->tensor[s->in[st->in + slot]];
-  agf_rows_job j;
-  if (t->delivered++ == 0) return;
-  memset(&j, 0, sizeof j);
-  j.to = t;
-  j.cam = agf_floats(s, st->tmp_cam);
-  j.out = agf_floats(s, t->cam);
-  agf_parallel(s, t->h, agf_sum_task, &j);
+/* Input `slot` of a step has its gradient: a tensor's own is the sum over its readers. */
+static void agf_gradient_deliver(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
+  agf_sum_job j;
+  if (e->arrival[s->plan->in[st->in + slot]].delivered++ == 0) return;
+  j.t = agf_in(s, st, slot);
+  j.from = agf_floats(s, st->tmp_cam);
+  j.into = agf_floats(s, j.t->cam);
+  agf_parallel(s, j.t->h, agf_sum_task, &j);
 }
 
-static void agf_gradient_step(agf_session *s, int i, agf_pass *pass) {
-  agf_step *st = &s->step[i];
-  const agf_tensor *to = &s->tensor[st->out];
+static void agf_gradient_step(agf_session *s, agf_explanation *e, const agf_step *st) {
+  const agf_tensor *to = agf_out(s, st);
   const float *g = agf_floats(s, to->cam);
   float *out, *unused;
   int slot;
-  agf_gradient_seen(s, to, st->last, g, pass);
-  if (!pass->found) g = agf_gradient_inside(s, st, pass);
-  for (slot = 0; slot < st->inputs && !pass->found; slot++) {
-    agf_destination(s, st, slot, &out, &unused);
+  agf_gradient_seen(s, e, to, st->last, g);
+  if (!e->found) g = agf_gradient_inside(s, e, st);
+  for (slot = 0; slot < st->inputs && !e->found; slot++) {
+    agf_destination(s, e, st, slot, &out, &unused);
     st->rules->gradient(s, st, slot, g, out);
-    agf_gradient_deliver(s, st, slot);
+    agf_gradient_deliver(s, e, st, slot);
   }
 }
 
-/* d z_t / d image in the image's cam array, or as far down as gradcam wants. */
-static agf_status agf_gradient(agf_session *s, agf_pass *pass, agf_error *err) {
-  float *seed = agf_floats(s, s->dz);
-  const agf_tensor *image = &s->tensor[0];
-  agf_status st;
+/* d z_t / d image in the image's cam array, or as far down as Grad-CAM wants. */
+static agf_status agf_gradient(agf_session *s, agf_explanation *e, agf_error *err) {
+  float *seed = agf_floats(s, s->plan->dz);
+  const agf_tensor *image = &s->plan->tensor[0];
+  agf_status status;
   memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
-  seed[pass->target] = 1.0f;
-  st = agf_back(s, seed, agf_gradient_step, pass, err);
-  if (st == AGF_OK && !pass->found) agf_gradient_seen(s, image, -1, agf_floats(s, image->cam), pass);
-  return st;
+  seed[e->target] = 1.0f;
+  status = agf_walk_back(s, e, seed, agf_gradient_step, err);
+  if (status == AGF_OK && !e->found) agf_gradient_seen(s, e, image, -1, agf_floats(s, image->cam));
+  return status;
 }
 
-/* map = sum over the image's channels of what arrived there (gradient: |g|, gradient_x_input: x * g). */
-static void agf_channel_sum(agf_session *s, agf_method method, float *map) {
-  const agf_tensor *t = &s->tensor[0];
+/* What a map sums over the image's channels: v, what arrived at the image; |v|; x * v. */
+typedef enum agf_summand { AGF_SUM_PLAIN, AGF_SUM_MAGNITUDES, AGF_SUM_TIMES_X } agf_summand;
+
+static void agf_channel_sum(agf_session *s, agf_summand of, float *map) {
+  const agf_tensor *t = &s->plan->tensor[0];
   const float *cam = agf_floats(s, t->cam);
   int r, p, c;
   for (r = 0; r < t->h; r++)
@@ -5596,11 +5929,23 @@ static void agf_channel_sum(agf_session *s, agf_method method, float *map) {
       double sum = 0;
       for (c = 0; c < t->c; c++) {
         double v = cam[(agf_row_at(t, c / AGF_CB, r) + (size_t)p) * AGF_CB + (size_t)(c % AGF_CB)];
-        if (method == AGF_METHOD_GRADIENT_X_INPUT) v *= (double)agf_row_x(s, t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB];
-        sum += method == AGF_METHOD_GRADIENT ? fabs(v) : v;
+        if (of == AGF_SUM_TIMES_X) v *= (double)agf_row_x(s, t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB];
+        sum += of == AGF_SUM_MAGNITUDES ? fabs(v) : v;
       }
       map[(size_t)r * (size_t)t->w + (size_t)p] = (float)sum;
     }
+}
+
+static agf_status agf_explain_gradient(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  agf_status status = agf_gradient(s, e, err);
+  if (status == AGF_OK) agf_channel_sum(s, AGF_SUM_MAGNITUDES, map);
+  return status;
+}
+
+static agf_status agf_explain_gradient_x_input(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  agf_status status = agf_gradient(s, e, err);
+  if (status == AGF_OK) agf_channel_sum(s, AGF_SUM_TIMES_X, map);
+  return status;
 }
 
 /* --- averages of gradients over other images: smoothgrad, integrated gradients --- */
@@ -5667,10 +6012,9 @@ static double agf_normal(uint64_t seed, uint32_t sample, uint32_t index) {
 }
 
 typedef struct agf_other_job {
-  float *image;     /* [c][h][w], the caller's */
-  double *total;    /* [c][h][w], sums of gradients */
-  double factor;    /* integrated gradients: x * factor */
-  double deviation; /* smoothgrad: x + deviation * noise; 0: none */
+  const float *image; /* [c][h][w], the caller's */
+  double factor;      /* x * factor */
+  double deviation;   /* + deviation * noise; 0: none */
   uint64_t seed;
   uint32_t sample;
 } agf_other_job;
@@ -5678,7 +6022,7 @@ typedef struct agf_other_job {
 /* Row r of the image tensor becomes another image's. */
 static void agf_other_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_other_job *j = (const agf_other_job *)arg;
-  const agf_tensor *t = &s->tensor[0];
+  const agf_tensor *t = &s->plan->tensor[0];
   int b, p, l;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
@@ -5695,63 +6039,108 @@ static void agf_other_image_task(agf_session *s, const void *arg, int r, unsigne
   }
 }
 
-/* Row r: the image kept where `total` is NULL, else the image's gradient added to total. */
-static void agf_image_rows_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_other_job *j = (const agf_other_job *)arg;
-  const agf_tensor *t = &s->tensor[0];
-  const float *cam = agf_floats(s, t->cam);
+typedef struct agf_keep_job {
+  float *image; /* [c][h][w] */
+} agf_keep_job;
+
+/* Row r of the image, kept. */
+static void agf_keep_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_keep_job *j = (const agf_keep_job *)arg;
+  const agf_tensor *t = &s->plan->tensor[0];
   int c, p;
   (void)scratch;
   for (c = 0; c < t->c; c++) {
-    size_t at = ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
-    const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB, *g = cam + agf_row_at(t, c / AGF_CB, r) * AGF_CB + c % AGF_CB;
-    for (p = 0; p < t->w; p++)
-      if (j->total)
-        j->total[at + (size_t)p] += (double)g[p * AGF_CB];
-      else
-        j->image[at + (size_t)p] = x[p * AGF_CB];
+    const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB;
+    for (p = 0; p < t->w; p++) j->image[((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w + (size_t)p] = x[p * AGF_CB];
   }
 }
 
-static agf_status agf_averaged(agf_session *s, const agf_request *q, agf_pass *pass, float *map, agf_error *err) {
-  const agf_tensor *t = &s->tensor[0];
-  int smooth = pass->method == AGF_METHOD_SMOOTHGRAD, n = smooth ? q->samples : q->steps, k, c;
-  size_t plane = (size_t)t->h * (size_t)t->w, p;
-  double base = pass->base, share = pass->share;
-  agf_status st = AGF_OK;
+typedef struct agf_total_job {
+  double *total; /* [c][h][w] */
+} agf_total_job;
+
+/* Row r of the image's gradient, added up. */
+static void agf_add_gradient_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_total_job *j = (const agf_total_job *)arg;
+  const agf_tensor *t = &s->plan->tensor[0];
+  int c, p;
+  (void)scratch;
+  for (c = 0; c < t->c; c++) {
+    const float *g = agf_floats(s, t->cam) + agf_row_at(t, c / AGF_CB, r) * AGF_CB + c % AGF_CB;
+    double *total = j->total + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
+    for (p = 0; p < t->w; p++) total[p] += (double)g[p * AGF_CB];
+  }
+}
+
+/* The mean of n images' gradients: image k is x * (first + k * step) / of + deviation * noise. The run's own tensors hold those images while
+ * it lasts, and then the caller's again. It comes to lie in
+ * the plan's `total`, [c][h][w], image [c][h][w] beside it. */
+static agf_status agf_average(agf_session *s, agf_explanation *e, int n, double first, double step, double of, double deviation,
+                              agf_error *err) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  size_t elements = (size_t)t->c * (size_t)t->h * (size_t)t->w, i;
+  double base = e->base, share = e->share;
+  agf_status status = AGF_OK;
   agf_other_job j;
-  n = n ? n : 50;
-  memset(&j, 0, sizeof j);
-  j.image = agf_floats(s, s->image);
-  agf_parallel(s, t->h, agf_image_rows_task, &j);
-  j.total = (double *)agf_at(s, s->total);
-  memset(j.total, 0, plane * (size_t)t->c * sizeof *j.total);
-  j.seed = q->seed;
-  for (k = 0; k < n && st == AGF_OK; k++) {
-    j.factor = smooth ? 1 : (k + 0.5) / n;
-    j.deviation = smooth ? 0.15 * ((double)s->hi - (double)s->lo) : 0;
+  agf_keep_job keep;
+  agf_total_job sum;
+  int k;
+  keep.image = agf_floats(s, s->plan->image);
+  agf_parallel(s, t->h, agf_keep_image_task, &keep);
+  sum.total = (double *)agf_at(s, s->plan->total);
+  memset(sum.total, 0, elements * sizeof *sum.total);
+  j.image = keep.image;
+  j.seed = e->request->seed;
+  for (k = 0; k < n && status == AGF_OK; k++) {
+    j.factor = (first + k * step) / of;
+    j.deviation = deviation;
     j.sample = (uint32_t)k;
     agf_parallel(s, t->h, agf_other_image_task, &j);
-    st = agf_run_layers(s, 0, 1, err);
-    pass->base = base + share * k / n;
-    pass->share = share / n;
-    if (st == AGF_OK) st = agf_gradient(s, pass, err);
-    if (st == AGF_OK) agf_parallel(s, t->h, agf_image_rows_task, &j);
+    status = agf_run_layers(s, 0, 1, err);
+    e->base = base + share * k / n;
+    e->share = share / n;
+    if (status == AGF_OK) status = agf_gradient(s, e, err);
+    if (status == AGF_OK) agf_parallel(s, t->h, agf_add_gradient_task, &sum);
   }
-  /* the caller's image and its activations again */
   j.factor = 1;
   j.deviation = 0;
+  j.sample = 0;
   agf_parallel(s, t->h, agf_other_image_task, &j);
-  agf_run_layers(s, s->run_flags, 1, NULL);
-  for (p = 0; p < plane && st == AGF_OK; p++) {
+  agf_run_layers(s, s->run.flags, 1, NULL);
+  for (i = 0; i < elements; i++) sum.total[i] /= n;
+  return status;
+}
+
+/* |mean gradient| of noisy copies of the image. */
+static agf_status agf_explain_smoothgrad(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  const double *mean = (const double *)agf_at(s, s->plan->total);
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
+  double deviation = 0.15 * ((double)s->run.hi - (double)s->run.lo);
+  agf_status status = agf_average(s, e, e->request->samples ? e->request->samples : 50, 1, 0, 1, deviation, err);
+  int c;
+  for (p = 0; p < plane && status == AGF_OK; p++) {
     double sum = 0;
-    for (c = 0; c < t->c; c++) {
-      double g = j.total[(size_t)c * plane + p] / n;
-      sum += smooth ? fabs(g) : g * (double)j.image[(size_t)c * plane + p];
-    }
+    for (c = 0; c < t->c; c++) sum += fabs(mean[(size_t)c * plane + p]);
     map[p] = (float)sum;
   }
-  return st;
+  return status;
+}
+
+/* Image * mean gradient of images (k + 1/2) / n on the way from a zero image. */
+static agf_status agf_explain_integrated_gradients(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  const double *mean = (const double *)agf_at(s, s->plan->total);
+  const float *image = agf_floats(s, s->plan->image);
+  size_t plane = (size_t)t->h * (size_t)t->w, p;
+  int n = e->request->steps ? e->request->steps : 50, c;
+  agf_status status = agf_average(s, e, n, 0.5, 1, n, 0, err);
+  for (p = 0; p < plane && status == AGF_OK; p++) {
+    double sum = 0;
+    for (c = 0; c < t->c; c++) sum += mean[(size_t)c * plane + p] * (double)image[(size_t)c * plane + p];
+    map[p] = (float)sum;
+  }
+  return status;
 }
 
 /* --- gradcam --- */
@@ -5765,7 +6154,7 @@ static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, a
     int at = m->nodes, sized = -1, wide = -1;
     while (at > 0 && sized < 0) {
       const agf_node *n = &m->node[at - 1];
-      const agf_shape *made = &s->shape[at - 1];
+      const agf_shape *made = &s->plan->shape[at - 1];
       if (wide < 0 && !made->flattened && made->h * made->w > 1) wide = at;
       at = m->edge[n->edge];
       if (agf_rules_of(n->op)->traits & AGF_POOLS_TO_SIZE) sized = at;
@@ -5776,9 +6165,9 @@ static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, a
                       "request must name a layer");
     *edge = sized >= 0 ? sized : wide >= 0 ? wide : 0;
   }
-  if (*edge && !s->live[*edge - 1])
+  if (*edge && !s->plan->live[*edge - 1])
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the logits do not depend on layer %s", m->node[*edge - 1].name);
-  if (*edge && s->shape[*edge - 1].flattened)
+  if (*edge && s->plan->shape[*edge - 1].flattened)
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the output of layer %s is flattened, it has no height and width",
                     m->node[*edge - 1].name);
   return AGF_OK;
@@ -5801,38 +6190,46 @@ static void agf_cam_task(agf_session *s, const void *arg, int r, unsigned char *
   }
 }
 
-static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
-  agf_status status = agf_gradient(s, pass, err);
-  agf_step *inside = NULL;
+/* The step inside which an edge lies, whose activation is not kept; NULL: it has a tensor. */
+static const agf_step *agf_step_around(const agf_session *s, int edge) {
+  int i;
+  for (i = 0; i < s->plan->steps && s->plan->tensor_of[edge] < 0; i++)
+    if (s->plan->step[i].node == edge - 1 || s->plan->step[i].norm == edge - 1) return &s->plan->step[i];
+  return NULL;
+}
+
+static agf_status agf_explain_gradcam(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  const agf_step *inside = NULL;
+  agf_status status = agf_gradcam_edge(s, e->request->layer, &e->edge, err);
   agf_cam_job j;
   agf_flow f;
   float max = 0.0f;
-  int i, d_known;
+  int i, d_known = 0;
+  if (status == AGF_OK) status = agf_gradient(s, e, err);
   if (status != AGF_OK) return status;
-  for (i = 0; i < s->steps && s->tensor_of[pass->edge] < 0; i++)
-    if (s->step[i].node == pass->edge - 1 || s->step[i].norm == pass->edge - 1) inside = &s->step[i];
-  j.t = &s->tensor[inside ? inside->out : s->tensor_of[pass->edge]];
-  j.mean = (const double *)agf_at(s, s->channel);
-  j.plane = agf_floats(s, s->plane);
+  inside = agf_step_around(s, e->edge);
+  j.t = &s->plan->tensor[inside ? inside->out : s->plan->tensor_of[e->edge]];
+  j.mean = (const double *)agf_at(s, s->plan->channel);
+  j.plane = agf_floats(s, s->plan->plane);
   if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     f = agf_flow_of(s, inside, 0);
     f.act = AGF_ACT_NONE;
     f.y_mask = NULL;
-    if (inside->norm >= 0 && pass->edge == inside->node + 1) { /* before its BatchNorm */
+    if (inside->norm >= 0 && e->edge == inside->node + 1) { /* before its BatchNorm */
       const agf_node *n = &s->model->node[inside->node];
-      agf_clear_buffer(s, s->own_bias);
-      if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, s->own_bias));
+      agf_clear_buffer(s, s->plan->own_bias);
+      if (n->b >= 0) agf_load_vector(&s->model->weight[n->b], agf_floats(s, s->plan->own_bias));
       f.scale = NULL;
-      f.bias = agf_floats(s, s->own_bias);
+      f.bias = agf_floats(s, s->plan->own_bias);
     }
-    d_known = inside->d_known;
+    d_known = agf_facts(s, inside)->d_known;
     inside->rules->forward(s, inside, &f);
   }
   agf_parallel(s, j.t->h, agf_cam_task, &j);
   if (inside) {
     f = agf_flow_of(s, inside, 0);
     inside->rules->forward(s, inside, &f);
-    inside->d_known = d_known;
+    agf_facts(s, inside)->d_known = d_known;
   }
   for (i = 0; i < j.t->h * j.t->w; i++) max = j.plane[i] > max ? j.plane[i] : max;
   for (i = 0; max > 0 && i < j.t->h * j.t->w; i++) j.plane[i] /= max;
@@ -5840,196 +6237,190 @@ static agf_status agf_gradcam(agf_session *s, agf_pass *pass, float *map, agf_er
   return AGF_OK;
 }
 
-static agf_status agf_fullgrad(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
-  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
-  double *total = (double *)agf_at(s, s->total);
-  agf_status st;
-  memset(total, 0, pixels * sizeof *total);
-  st = agf_gradient(s, pass, err);
-  for (i = 0; i < pixels; i++) map[i] = (float)total[i];
-  return st;
+/* --- FullGrad --- */
+
+static agf_status agf_explain_fullgrad(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  size_t pixels = (size_t)s->plan->tensor[0].h * (size_t)s->plan->tensor[0].w, i;
+  agf_status status;
+  e->terms = (double *)agf_at(s, s->plan->total);
+  memset(e->terms, 0, pixels * sizeof *e->terms);
+  status = agf_gradient(s, e, err);
+  for (i = 0; i < pixels; i++) map[i] = (float)e->terms[i];
+  return status;
 }
 
 /* --- layer-wise relevance propagation --- */
 
-static void agf_lrp_step(agf_session *s, int i, agf_pass *pass) {
-  agf_step *st = &s->step[i];
-  const agf_tensor *to = &s->tensor[st->out];
-  const int alpha = pass->method == AGF_METHOD_LRP_A2B1 ? 2 : 1;
+static void agf_lrp_step(agf_session *s, agf_explanation *e, const agf_step *st) {
+  const agf_tensor *to = agf_out(s, st);
   float *R = agf_floats(s, to->cam), *out, *unused;
   int slot;
-  agf_finish_tensor(s, st->out, st->last, pass->target);
+  agf_finish_output(s, e, st);
   if (s->config.observer) { /* R passes activations and BatchNorms as it is */
-    if (st->norm >= 0 && st->norm != st->last) agf_observe(s, to, st->norm, pass->target, R, NULL, AGF_CB);
-    if (st->node != st->last) agf_observe(s, to, st->node, pass->target, R, NULL, AGF_CB);
+    if (st->norm >= 0 && st->norm != st->last) agf_observe(s, e, to, st->norm, R, NULL, AGF_CB);
+    if (st->node != st->last) agf_observe(s, e, to, st->node, R, NULL, AGF_CB);
   }
   for (slot = 0; slot < st->inputs; slot++) {
-    agf_destination(s, st, slot, &out, &unused);
-    st->rules->lrp(s, st, slot, alpha, R, out);
-    agf_deliver(s, st, slot);
+    agf_destination(s, e, st, slot, &out, &unused);
+    st->rules->lrp(s, st, slot, e->alpha, R, out);
+    agf_deliver(s, e, st, slot);
   }
 }
 
 /* The finished map of relevance `seed` at the logits. */
-static agf_status agf_relevance(agf_session *s, const float *seed, agf_pass *pass, float *map, agf_error *err) {
-  agf_status st = agf_back(s, seed, agf_lrp_step, pass, err);
-  if (st != AGF_OK) return st;
-  agf_finish_tensor(s, 0, -1, pass->target);
-  agf_channel_sum(s, pass->method, map);
+static agf_status agf_relevance(agf_session *s, agf_explanation *e, const float *seed, float *map, agf_error *err) {
+  agf_status status = agf_check_image(s, e, s->plan->steps, err);
+  if (status == AGF_OK) status = agf_walk_back(s, e, seed, agf_lrp_step, err);
+  if (status != AGF_OK) return status;
+  agf_finish_image(s, e);
+  agf_channel_sum(s, AGF_SUM_PLAIN, map);
   return AGF_OK;
 }
 
-/* clrp and sglrp: the relevance of the class less that of the others, which is scaled to the same total. */
-static agf_status agf_contrast(agf_session *s, agf_pass *pass, float *map, agf_error *err) {
-  const float *z = agf_floats(s, s->logits);
-  float *seed = agf_floats(s, s->dz), *others = agf_floats(s, s->plane);
-  double *p = (double *)agf_at(s, s->seed), max = z[0], sum = 0, a = 0, b = 0;
-  int classes = s->model->classes, t = pass->target, clrp = pass->method == AGF_METHOD_CLRP, k;
-  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
-  agf_status st;
-  if (classes < 2) return agf_fail(err, AGF_ERR_UNSUPPORTED, "%s: the network has one class", agf_method_name(pass->method));
+static agf_status agf_explain_lrp(agf_session *s, agf_explanation *e, int alpha, float *map, agf_error *err) {
+  float *seed = agf_floats(s, s->plan->dz);
+  e->alpha = alpha;
+  memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
+  seed[e->target] = agf_floats(s, s->plan->logits)[e->target];
+  return agf_relevance(s, e, seed, map, err);
+}
+
+static agf_status agf_explain_lrp_a1b0(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  return agf_explain_lrp(s, e, 1, map, err);
+}
+
+static agf_status agf_explain_lrp_a2b1(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  return agf_explain_lrp(s, e, 2, map, err);
+}
+
+/* The relevance of the class, seeded with `own`, less that of the others, `others` [classes], which is scaled to the same total. */
+static agf_status agf_contrast(agf_session *s, agf_explanation *e, float own, const double *others, float *map, agf_error *err) {
+  float *seed = agf_floats(s, s->plan->dz), *less = agf_floats(s, s->plan->plane);
+  double a = 0, b = 0;
+  size_t pixels = (size_t)s->plan->tensor[0].h * (size_t)s->plan->tensor[0].w, i;
+  int k;
+  agf_status status;
+  e->alpha = 1;
+  e->share /= 2;
+  memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
+  seed[e->target] = own;
+  status = agf_relevance(s, e, seed, map, err);
+  if (status != AGF_OK) return status;
+  for (k = 0; k < s->model->classes; k++) seed[k] = k == e->target ? 0.0f : (float)others[k];
+  e->base += e->share;
+  status = agf_relevance(s, e, seed, less, err);
+  if (status != AGF_OK) return status;
+  for (i = 0; i < pixels; i++) {
+    a += (double)map[i];
+    b += (double)less[i];
+  }
+  for (i = 0; b != 0 && i < pixels; i++) map[i] = (float)((double)map[i] - (double)less[i] * (a / b));
+  return AGF_OK;
+}
+
+static agf_status agf_check_others(const agf_session *s, const agf_explanation *e, agf_error *err) {
+  return s->model->classes < 2 ? agf_fail(err, AGF_ERR_UNSUPPORTED, "%s: the network has one class", e->rules->name) : AGF_OK;
+}
+
+/* Against all others alike. */
+static agf_status agf_explain_clrp(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  double *others = (double *)agf_at(s, s->plan->softmax), z = fabs((double)agf_floats(s, s->plan->logits)[e->target]);
+  agf_status status = agf_check_others(s, e, err);
+  int k;
+  for (k = 0; k < s->model->classes; k++) others[k] = z / (s->model->classes - 1);
+  return status == AGF_OK ? agf_contrast(s, e, (float)z, others, map, err) : status;
+}
+
+/* Against the others by their probability. */
+static agf_status agf_explain_sglrp(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  const float *z = agf_floats(s, s->plan->logits);
+  double *p = (double *)agf_at(s, s->plan->softmax), max = z[0], sum = 0, own;
+  agf_status status = agf_check_others(s, e, err);
+  int classes = s->model->classes, k;
   for (k = 1; k < classes; k++) max = z[k] > max ? z[k] : max;
   for (k = 0; k < classes; k++) sum += p[k] = agf_exp_double(z[k] - max);
   for (k = 0; k < classes; k++) p[k] /= sum;
-  memset(seed, 0, (size_t)classes * sizeof *seed);
-  seed[t] = clrp ? fabsf(z[t]) : (float)(p[t] * (1 - p[t]) + 1e-8);
-  pass->share /= 2;
-  st = agf_relevance(s, seed, pass, map, err);
-  if (st != AGF_OK) return st;
-  for (k = 0; k < classes; k++) seed[k] = (float)(k == t ? 0 : clrp ? fabs((double)z[t]) / (classes - 1) : p[t] * p[k]);
-  pass->base += pass->share;
-  st = agf_relevance(s, seed, pass, others, err);
-  if (st != AGF_OK) return st;
-  for (i = 0; i < pixels; i++) {
-    a += (double)map[i];
-    b += (double)others[i];
-  }
-  for (i = 0; b != 0 && i < pixels; i++) map[i] = (float)((double)map[i] - (double)others[i] * (a / b));
-  return AGF_OK;
-}
-
-static agf_status agf_compare(agf_session *s, const agf_request *q, int target, double base, double share, float *map,
-                              agf_error *err) {
-  size_t pixels = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w, i;
-  float *seed = agf_floats(s, s->dz);
-  agf_status st = AGF_OK;
-  agf_pass pass;
-  pass.method = q->method;
-  pass.target = target;
-  pass.edge = -1;
-  pass.found = 0;
-  pass.base = base;
-  pass.share = share;
-  switch (q->method) {
-    case AGF_METHOD_GRADIENT:
-    case AGF_METHOD_GRADIENT_X_INPUT:
-      st = agf_gradient(s, &pass, err);
-      if (st == AGF_OK) agf_channel_sum(s, q->method, map);
-      break;
-    case AGF_METHOD_SMOOTHGRAD:
-    case AGF_METHOD_INTEGRATED_GRADIENTS: st = agf_averaged(s, q, &pass, map, err); break;
-    case AGF_METHOD_GRADCAM:
-      st = agf_gradcam_edge(s, q->layer, &pass.edge, err);
-      if (st == AGF_OK) st = agf_gradcam(s, &pass, map, err);
-      break;
-    case AGF_METHOD_FULLGRAD: st = agf_fullgrad(s, &pass, map, err); break;
-    case AGF_METHOD_CLRP:
-    case AGF_METHOD_SGLRP: st = agf_contrast(s, &pass, map, err); break;
-    default:
-      memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
-      seed[target] = agf_floats(s, s->logits)[target];
-      st = agf_relevance(s, seed, &pass, map, err);
-      break;
-  }
-  for (i = 0; i < pixels && st == AGF_OK; i++)
-    if (!agf_finite(map[i]))
-      st = agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map by %s is infinite or NaN", target, agf_method_name(q->method));
-  return st;
+  own = p[e->target];
+  for (k = 0; k < classes; k++) p[k] = own * p[k];
+  return status == AGF_OK ? agf_contrast(s, e, (float)(own * (1 - own) + 1e-8), p, map, err) : status;
 }
 
 #endif /* AGF_NO_METHODS */
 
+/* --- the table --- */
+
+#ifdef AGF_NO_METHODS
+#define AGF_BUILT(function) NULL
+#else
+#define AGF_BUILT(function) function
+#endif
+
+/* clang-format off */
+static const agf_method_rules agf_method_table[] = {
+    {AGF_METHOD_AGF, "agf", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
+     0, 0, agf_explain_agf},
+    {AGF_METHOD_AGF_A, "agf_a", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
+     0, AGF_NO_M | AGF_NO_FX | AGF_NO_FDX, agf_explain_agf},
+    {AGF_METHOD_AGF_LC, "agf_lc", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_NORMALISED,
+     AGF_NEEDS_LOCAL, AGF_NO_M | AGF_NO_FX | AGF_NO_FDX, agf_explain_local},
+    {AGF_METHOD_GRADIENT, "gradient", AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT, 0, AGF_BUILT(agf_explain_gradient)},
+    {AGF_METHOD_GRADIENT_X_INPUT, "gradient_x_input", AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT, 0, AGF_BUILT(agf_explain_gradient_x_input)},
+    {AGF_METHOD_SMOOTHGRAD, "smoothgrad", AGF_METHOD_TAKES_SAMPLES | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_IMAGE, 0, AGF_BUILT(agf_explain_smoothgrad)},
+    {AGF_METHOD_INTEGRATED_GRADIENTS, "integrated_gradients", AGF_METHOD_TAKES_STEPS | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_IMAGE, 0, AGF_BUILT(agf_explain_integrated_gradients)},
+    {AGF_METHOD_GRADCAM, "gradcam", AGF_METHOD_TAKES_LAYER | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_OWN_BIAS, 0, AGF_BUILT(agf_explain_gradcam)},
+    {AGF_METHOD_FULLGRAD, "fullgrad", AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_TOTAL, 0, AGF_BUILT(agf_explain_fullgrad)},
+    {AGF_METHOD_LRP_A1B0, "lrp_a1b0", AGF_METHOD_PLANNED,
+     AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_lrp_a1b0)},
+    {AGF_METHOD_LRP_A2B1, "lrp_a2b1", AGF_METHOD_PLANNED,
+     AGF_NEEDS_LRP | AGF_NEEDS_LRP_TWICE, 0, AGF_BUILT(agf_explain_lrp_a2b1)},
+    {AGF_METHOD_CLRP, "clrp", AGF_METHOD_PLANNED,
+     AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_clrp)},
+    {AGF_METHOD_SGLRP, "sglrp", AGF_METHOD_PLANNED,
+     AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_sglrp)}};
+/* clang-format on */
+
+/* The row of a method; NULL: there is no such method. */
+static const agf_method_rules *agf_rules_of_method(agf_method method) {
+  unsigned row = (unsigned)method;
+  return row < sizeof agf_method_table / sizeof *agf_method_table ? &agf_method_table[row] : NULL;
+}
+
+AGF_API const char *agf_method_name(agf_method method) {
+  const agf_method_rules *rules = agf_rules_of_method(method);
+  return rules ? rules->name : "?";
+}
+
+AGF_API unsigned agf_method_traits(agf_method method) {
+  const agf_method_rules *rules = agf_rules_of_method(method);
+  return rules && rules->explain ? rules->traits | AGF_METHOD_BUILT : 0;
+}
+
+AGF_API int agf_method_find(const char *name) {
+  int i;
+  for (i = 0; name && i < AGF_METHODS; i++) {
+    const agf_method_rules *rules = agf_rules_of_method((agf_method)i);
+    if (rules->explain && !strcmp(name, rules->name)) return i;
+  }
+  return -1;
+}
+
 /* MARK: explaining ------------------------------------------------------------------------------------------------------------
  * The API's second verb. It only reads what agf_run left and the caller's request, and writes the caller's maps. */
-
-/* heat = sum over the image's channels of cam / M, M = max(cam) where that is above 0, else -min(cam): all of it is evidence
- * against the class, and stays negative. */
-static agf_status agf_finish_map(agf_session *s, int target, float *map, agf_error *err) {
-  const agf_tensor *t = &s->tensor[0];
-  const float *cam = agf_floats(s, t->cam);
-  size_t plane = (size_t)t->h * (size_t)t->w, p;
-  float max, lanes[AGF_CB];
-  int b, c, bad = 0;
-  agf_finish_tensor(s, 0, -1, target);
-  max = cam[0];
-  for (b = 0; b < t->cb; b++) {
-    memcpy(lanes, cam + (size_t)b * plane * AGF_CB, sizeof lanes);
-    for (p = 0; p < (size_t)t->h; p++) s->k.row_max(cam + ((size_t)b * plane + p * (size_t)t->w) * AGF_CB, t->w, lanes);
-    for (c = 0; c < AGF_CB && b * AGF_CB + c < t->c; c++) max = lanes[c] > max ? lanes[c] : max;
-  }
-  if (!s->k.finite(cam, (size_t)agf_tensor_elements(t)))
-    return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
-  if (!(max > 0))
-    for (max = 0, b = 0; b < t->cb; b++)
-      for (p = 0; p < plane * AGF_CB; p++)
-        if (-cam[(size_t)b * plane * AGF_CB + p] > max) max = -cam[(size_t)b * plane * AGF_CB + p];
-  if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", target);
-  for (p = 0; p < plane; p++) {
-    float sum = 0.0f;
-    for (c = 0; c < t->c; c++) sum += cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
-    map[p] = sum / max;
-    bad |= !agf_finite(map[p]);
-  }
-  if (bad) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", target);
-  return AGF_OK;
-}
-
-/* AGF, agf_a, agf_lc. */
-static agf_status agf_explain_class(agf_session *s, agf_method method, const agf_explain_state *e, const float *z,
-                                    const float *latent, double base, double share, float *map, agf_error *err) {
-  float *dz = agf_floats(s, s->dz);
-  int i, head = s->steps - 1;
-  agf_want_gradients(s, e->options);
-  for (i = 0; i < s->tensors; i++) s->tensor[i].delivered = 0;
-  if (method != AGF_METHOD_AGF_LC && !agf_seed_gradient(s, z, s->model->classes, e->target, dz))
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so the seed has no gradient", e->target,
-                    s->model->classes < 2 ? "the network has one class" : "all logits are equal");
-  for (i = head; i >= 0; i = i == s->steps - 1 ? head - 1 : i - 1) {
-    double t0 = agf_now();
-    if (i < s->steps - 1) {
-      agf_rule_step(s, i, e);
-    } else if (method == AGF_METHOD_AGF_LC) {
-      agf_status st = agf_seed_local(s, e->target, &head, err);
-      if (st != AGF_OK) return st;
-    } else {
-      agf_seed(s, latent, dz);
-    }
-    s->step[i].explain_seconds += agf_now() - t0;
-    if (agf_progress(s, base + share * (s->steps - i) / s->steps))
-      return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while explaining");
-  }
-  return agf_finish_map(s, e->target, map, err);
-}
-
-/* Where every value of the image is the same, the box rule's Z is 0 but for rounding: it has nothing to share out. AGF's seed takes
- * the place of the last step's rule, LRP has none. */
-static agf_status agf_check_contrast(const agf_session *s, agf_method method, agf_error *err) {
-  int i, lrp = (AGF_LRP_METHODS & AGF_METHOD_BIT(method)) != 0, agf = method <= AGF_METHOD_AGF_LC;
-  for (i = 0; s->lo == s->hi && i < s->steps - agf; i++)
-    if (s->step[i].box && (agf || lrp))
-      return agf_fail(err, AGF_ERR_NUMERIC, "every value of the image is %g: %s has nothing to share out at layer %s",
-                      (double)s->lo, agf_method_name(method), s->model->node[s->step[i].node].name);
-  return AGF_OK;
-}
 
 /* The label-free procedure's latent vector into `difference` and its logits into `logits_difference`; *at: the vector's element (0, 0,
  * 0). The last step works on it in its own tensors, and then on the run's latent again: other methods read those. */
 static agf_status agf_take_difference(agf_session *s, const float *chw, const float **at, agf_error *err) {
-  agf_step *last = &s->step[s->steps - 1];
-  const agf_tensor *latent = agf_latent_tensor(s), *to = &s->tensor[last->out];
-  float *d = agf_floats(s, s->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB, *y = agf_x(s, to);
-  float *z = agf_floats(s, s->logits_difference);
-  uint16_t *mask = (uint16_t *)agf_at(s, s->difference_mask);
+  const agf_step *last = agf_last_step(s);
+  const agf_tensor *latent = agf_latent_tensor(s), *to = &s->plan->tensor[last->out];
+  float *d = agf_floats(s, s->plan->difference) + latent->bh * latent->xr + (ptrdiff_t)latent->bw * AGF_CB, *y = agf_x(s, to);
+  float *z = agf_floats(s, s->plan->logits_difference);
+  uint16_t *mask = (uint16_t *)agf_at(s, s->plan->difference_mask);
   agf_flow f;
   int i, bad = -1;
   if (agf_import(s, chw, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
@@ -6048,56 +6439,68 @@ static agf_status agf_take_difference(agf_session *s, const float *chw, const fl
   return AGF_OK;
 }
 
+static agf_status agf_check_map_finite(const agf_session *s, const agf_explanation *e, const float *map, agf_error *err) {
+  size_t pixels = (size_t)s->plan->tensor[0].h * (size_t)s->plan->tensor[0].w, i;
+  for (i = 0; i < pixels; i++)
+    if (!agf_finite(map[i]))
+      return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map by %s is infinite or NaN", e->target, e->rules->name);
+  return AGF_OK;
+}
+
 static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *maps, agf_error *err) {
-  const float *z = agf_floats(s, s->logits), *at = agf_x(s, agf_latent_tensor(s));
-  int *order = (int *)agf_at(s, q->difference ? s->order_difference : s->order);
+  const agf_plan *plan = s->plan;
+  size_t pixels = (size_t)plan->tensor[0].h * (size_t)plan->tensor[0].w;
+  int *order = (int *)agf_at(s, q->difference ? plan->order_difference : plan->order);
   int i, classes = s->model->classes;
-  agf_explain_state e;
-  agf_status st = agf_check_contrast(s, q->method, err);
-  if (st != AGF_OK) return st;
-  e.options = q->options;
-  if (q->method != AGF_METHOD_AGF) e.options |= AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
+  agf_explanation all;
+  agf_status status = AGF_OK;
+  memset(&all, 0, sizeof all);
+  all.request = q;
+  all.rules = agf_rules_of_method(q->method);
+  all.options = q->options | all.rules->options;
+  all.z = agf_floats(s, plan->logits);
+  all.latent = agf_x(s, agf_latent_tensor(s));
+  all.arrival = s->arrival;
+  all.edge = -1;
   if (q->difference) {
-    st = agf_take_difference(s, q->difference, &at, err);
-    if (st != AGF_OK) return st;
-    z = agf_floats(s, s->logits_difference);
-    agf_rank(z, classes, order);
+    status = agf_take_difference(s, q->difference, &all.latent, err);
+    if (status != AGF_OK) return status;
+    all.z = agf_floats(s, plan->logits_difference);
+    agf_rank(all.z, classes, order);
   }
-  for (i = 0; i < q->count && st == AGF_OK; i++) {
-    float *map = maps + (size_t)i * (size_t)s->tensor[0].h * (size_t)s->tensor[0].w;
-    double base = (double)i / q->count, share = 1.0 / q->count;
+  for (i = 0; i < q->count && status == AGF_OK; i++) {
+    agf_explanation e = all;
+    float *map = maps + (size_t)i * pixels;
     e.target = q->classes ? q->classes[i] : order[i];
+    e.base = (double)i / q->count;
+    e.share = 1.0 / q->count;
     if (q->explained) q->explained[i] = e.target;
-#ifndef AGF_NO_METHODS
-    if (q->method > AGF_METHOD_AGF_LC)
-      st = agf_compare(s, q, e.target, base, share, map, err);
-    else
-#endif
-      st = agf_explain_class(s, q->method, &e, z, at, base, share, map, err);
+    status = e.rules->explain(s, &e, map, err);
+    if (status == AGF_OK) status = agf_check_map_finite(s, &e, map, err);
   }
-  return st;
+  return status;
 }
 
 /* What a request asks of its method. */
 static agf_status agf_check_method(const agf_session *s, const agf_request *q, agf_error *err) {
-  const char *name = agf_method_name(q->method);
-  if ((unsigned)q->method >= AGF_METHODS) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown method %d", (int)q->method);
-  if ((int)q->method >= AGF_METHODS_BUILT)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "this engine was built without the method %s (AGF_NO_METHODS)", name);
-  if (q->method > AGF_METHOD_AGF_LC && !(s->methods & AGF_METHOD_BIT(q->method)))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "the session has no memory for %s: its config must name it in methods", name);
+  const agf_method_rules *rules = agf_rules_of_method(q->method);
+  if (!rules) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown method %d", (int)q->method);
+  if (!rules->explain)
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "this engine was built without the method %s (AGF_NO_METHODS)", rules->name);
+  if ((rules->traits & AGF_METHOD_PLANNED) && !(s->config.methods & AGF_METHOD_BIT(q->method)))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "the session has no memory for %s: its config must name it in methods", rules->name);
   if (q->options >= 2 * AGF_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
-  if (q->options && q->method > AGF_METHOD_AGF_LC)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, name);
-  if (q->difference && q->method > AGF_METHOD_AGF_A)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "the label-free procedure is for agf and agf_a, not %s", name);
-  if (q->method == AGF_METHOD_INTEGRATED_GRADIENTS && q->steps < 0)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "integrated_gradients in %d steps", q->steps);
-  if (q->method == AGF_METHOD_SMOOTHGRAD && q->samples < 0)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "smoothgrad of %d samples", q->samples);
-  if (q->method == AGF_METHOD_GRADCAM && (q->layer < 0 || q->layer > s->model->nodes))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "gradcam with layer = %d: the network has layers 0 to %d, which are 1 to %d here",
-                    q->layer, s->model->nodes - 1, s->model->nodes);
+  if (q->options && !(rules->traits & AGF_METHOD_TAKES_OPTIONS))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, rules->name);
+  if (q->difference && !(rules->traits & AGF_METHOD_TAKES_DIFFERENCE))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "the label-free procedure is for agf and agf_a, not %s", rules->name);
+  if ((rules->traits & AGF_METHOD_TAKES_STEPS) && q->steps < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s in %d steps", rules->name, q->steps);
+  if ((rules->traits & AGF_METHOD_TAKES_SAMPLES) && q->samples < 0)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s of %d samples", rules->name, q->samples);
+  if ((rules->traits & AGF_METHOD_TAKES_LAYER) && (q->layer < 0 || q->layer > s->model->nodes))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s with layer = %d: the network has layers 0 to %d, which are 1 to %d here",
+                    rules->name, q->layer, s->model->nodes - 1, s->model->nodes);
   return AGF_OK;
 }
 
@@ -6105,7 +6508,7 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
  * classes and what was explained may be one array, as each is read before it is written. */
 static agf_status agf_check_arrays(const agf_session *s, const agf_request *q, const float *maps, agf_error *err) {
   int overflow = 0;
-  size_t plane = (size_t)s->tensor[0].h * (size_t)s->tensor[0].w * sizeof *maps;
+  size_t plane = (size_t)s->plan->tensor[0].h * (size_t)s->plan->tensor[0].w * sizeof *maps;
   size_t bytes = agf_mul_size(plane, (size_t)q->count, &overflow), list = agf_mul_size((size_t)q->count, sizeof(int), &overflow);
   if (overflow || bytes > UINTPTR_MAX - (uintptr_t)maps)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: %d maps of %llu bytes do not fit this machine's memory", q->count,
@@ -6130,7 +6533,7 @@ AGF_API agf_status agf_explain(agf_session *session, const agf_request *request,
   if (!agf_aligned4(maps) || !agf_aligned4(request->classes) || !agf_aligned4(request->difference) ||
       !agf_aligned4(request->explained))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: maps or an array of the request is misaligned");
-  if (!session->ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
+  if (!session->run.ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
   st = agf_check_method(session, request, err);
   if (st != AGF_OK) return st;
   if (request->count < 1 || (!request->classes && request->count > session->model->classes))
@@ -6153,10 +6556,10 @@ AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times 
   int k;
   if (!session || !times || i < 0 || i >= session->model->nodes) return AGF_ERR_ARGUMENT;
   times->forward = times->explain = 0;
-  for (k = 0; k < session->steps; k++)
-    if (session->step[k].node == i) {
-      times->forward = session->step[k].forward_seconds;
-      times->explain = session->step[k].explain_seconds;
+  for (k = 0; k < session->plan->steps; k++)
+    if (session->plan->step[k].node == i) {
+      times->forward = session->run.step[k].forward_seconds;
+      times->explain = session->run.step[k].explain_seconds;
     }
   return AGF_OK;
 }
@@ -6338,21 +6741,19 @@ typedef struct agf_colors {
 static const agf_colors agf_colormaps[AGF_COLORMAPS] = {
     {"seismic", 1, 4, {0.25, 0.75}, {0x00004d, 0x0000ff, 0xffffff, 0xff0000, 0x800000}},
     {"jet", 0, 8, {0, 0}, {0x000080, 0x0000ff, 0x0080ff, 0x00ffff, 0x80ff80, 0xffff00, 0xff8000, 0xff0000, 0x800000}},
-    {"viridis", 0, 32, {0, 0},
-     {0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b, 0x375a8d, 0x33638d,
-      0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b, 0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b,
-      0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c, 0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725}},
-    {"turbo", 0, 32, {0, 0},
-     {0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec, 0x1dcdd8, 0x18dcc3,
-      0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735, 0xcced34, 0xdee037, 0xedd03a, 0xf8c03a,
-      0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f, 0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403}},
+    {"viridis", 0, 32, {0, 0}, {0x440154, 0x470d60, 0x48186a, 0x482374, 0x472d7b, 0x453681, 0x424086, 0x3f4989, 0x3b528b,
+                                0x375a8d, 0x33638d, 0x2f6a8e, 0x2c728e, 0x297a8e, 0x26818e, 0x23898e, 0x21908c, 0x1f988b,
+                                0x1f9f88, 0x21a685, 0x28ae80, 0x31b57b, 0x3ebc74, 0x4cc26c, 0x5dc963, 0x6ece58, 0x82d34c,
+                                0x96d83f, 0xabdc32, 0xc0df24, 0xd5e21a, 0xeae51a, 0xfde725}},
+    {"turbo", 0, 32, {0, 0}, {0x30123b, 0x392a73, 0x4040a1, 0x4456c7, 0x466be3, 0x467ff6, 0x4293ff, 0x37a7fa, 0x29bbec,
+                              0x1dcdd8, 0x18dcc3, 0x1ee8b0, 0x31f299, 0x4cf97e, 0x6bfd64, 0x8aff4d, 0xa3fd3c, 0xb8f735,
+                              0xcced34, 0xdee037, 0xedd03a, 0xf8c03a, 0xfdae35, 0xfe982c, 0xfb8022, 0xf56817, 0xec520f,
+                              0xe04009, 0xd23105, 0xc02302, 0xac1701, 0x950d01, 0x7a0403}},
     {"gray", 0, 1, {0, 0}, {0x000000, 0xffffff}},
     {"rdbu", 1, 8, {0, 1}, {0x2166ac, 0x4393c3, 0x92c5de, 0xd1e5f0, 0xffffff, 0xfddbc7, 0xf4a582, 0xd6604d, 0xb2182b}},
 };
 
-AGF_API const char *agf_colormap_name(agf_colormap cmap) {
-  return (unsigned)cmap < AGF_COLORMAPS ? agf_colormaps[cmap].name : "?";
-}
+AGF_API const char *agf_colormap_name(agf_colormap cmap) { return (unsigned)cmap < AGF_COLORMAPS ? agf_colormaps[cmap].name : "?"; }
 
 AGF_API int agf_colormap_find(const char *name) {
   int i;
@@ -6361,9 +6762,7 @@ AGF_API int agf_colormap_find(const char *name) {
   return -1;
 }
 
-AGF_API int agf_colormap_is_diverging(agf_colormap cmap) {
-  return (unsigned)cmap < AGF_COLORMAPS && agf_colormaps[cmap].diverging;
-}
+AGF_API int agf_colormap_is_diverging(agf_colormap cmap) { return (unsigned)cmap < AGF_COLORMAPS && agf_colormaps[cmap].diverging; }
 
 /* Colour at t in [0, 1]. */
 static void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
@@ -6437,8 +6836,8 @@ static agf_status agf_find_box(const float *map, int height, int width, double s
   double total = 0, rest, sum, x_sum = 0, y_sum = 0;
   int x, y, edge[4]; /* left, right, top, bottom */
   if (!map || !agf_aligned4(map) || !box || height < 1 || width < 1 || !(share > 0 && share <= 1))
-    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_box: a NULL or misaligned argument, a map of %d x %d, or a share of %g", width, height,
-                    share);
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_box: a NULL or misaligned argument, a map of %d x %d, or a share of %g", width,
+                    height, share);
   for (y = 0; y < height; y++)
     for (x = 0; x < width; x++) {
       float v = map[(size_t)y * (size_t)width + (size_t)x];

@@ -203,6 +203,23 @@ typedef enum agf_method {
 #define AGF_METHODS_ALL (AGF_METHOD_BIT(AGF_METHODS) - 1u)
 
 AGF_API const char *agf_method_name(agf_method method); /* "agf", "lrp_a1b0" ...; "?" for an unknown number */
+
+/* What a method is, and what a request may ask of it. */
+enum {
+  AGF_METHOD_BUILT = 1,             /* this engine has it: one built with AGF_NO_METHODS has agf, agf_a and agf_lc alone */
+  AGF_METHOD_TAKES_OPTIONS = 2,     /* agf_request.options */
+  AGF_METHOD_TAKES_DIFFERENCE = 4,  /* agf_request.difference, the label-free procedure */
+  AGF_METHOD_TAKES_STEPS = 8,       /* agf_request.steps */
+  AGF_METHOD_TAKES_SAMPLES = 16,    /* agf_request.samples and seed */
+  AGF_METHOD_TAKES_LAYER = 32,      /* agf_request.layer */
+  AGF_METHOD_NORMALISED = 64,       /* its maps are divided by their strongest evidence; the others' are raw */
+  AGF_METHOD_NOT_NEGATIVE = 128,    /* no value of its maps is below 0 */
+  AGF_METHOD_PLANNED = 256          /* a session makes its maps only if its config names it in methods */
+};
+
+/* AGF_METHOD_* above, or-ed together; 0 for a method that is unknown or was not built. */
+AGF_API unsigned agf_method_traits(agf_method method);
+
 /* The method called `name`, or -1. An engine built with AGF_NO_METHODS has agf, agf_a and agf_lc and finds no other. */
 AGF_API int agf_method_find(const char *name);
 

@@ -8,27 +8,27 @@ static void observe(void *ctx, const agf_observation *o) { (void)ctx, (void)o; }
 
 /* The bytes that agf_lc's local logits take, one a place and class; 0 in networks that do not allow agf_lc. */
 static uint64_t local_bytes(const agf_session *s) {
-  const agf_step *linear;
+  const agf_plan *plan = s->plan;
   const agf_tensor *t;
-  int head = agf_local_head(s, &linear);
-  if (head < 0 || !linear) return 0;
-  t = &s->tensor[s->in[s->step[head].in]];
-  return (uint64_t)t->h * (uint64_t)t->w * (uint64_t)linear->co * 4;
+  if (plan->head < 0 || plan->head_linear < 0) return 0;
+  t = agf_in(s, &plan->step[plan->head], 0);
+  return (uint64_t)t->h * (uint64_t)t->w * (uint64_t)agf_filled(s->model->classes) * 4;
 }
 
 /* The first broken rule of a plan in words, or an empty string. Sessions that were not asked for agf_lc place its local logits in
  * memory that is free anyway; where there is none, that one buffer has no place. */
 static void judge(const agf_session *s, char *text, size_t size) {
-  int i, j, homeless = 0, optional = s->local < 0 && !(s->methods & AGF_METHOD_BIT(AGF_METHOD_AGF_LC));
+  const agf_plan *plan = s->plan;
+  int i, j, homeless = 0, optional = !plan->local && !(plan->needs & AGF_NEEDS_LOCAL);
   *text = 0;
-  for (i = 0; i < s->buffers; i++) {
-    const agf_buffer *a = &s->buffer[i], *whole = a->within < 0 ? NULL : &s->buffer[a->within];
+  for (i = 1; i <= plan->buffers; i++) {
+    const agf_buffer *a = &plan->buffer[i], *whole = a->within ? &plan->buffer[a->within] : NULL;
     if (a->offset == UINT64_MAX && optional && !homeless++ && !whole && a->bytes == agf_align_up64(local_bytes(s))) continue;
     if (a->offset == UINT64_MAX) {
       snprintf(text, size, "buffer %d of %llu bytes has no place", i, (unsigned long long)a->bytes);
       return;
     }
-    if (a->offset > s->arena_bytes || a->bytes > s->arena_bytes - a->offset) {
+    if (a->offset > plan->arena_bytes || a->bytes > plan->arena_bytes - a->offset) {
       snprintf(text, size, "buffer %d ends behind the arena", i);
       return;
     }
@@ -41,9 +41,9 @@ static void judge(const agf_session *s, char *text, size_t size) {
                whole->first, whole->last);
       return;
     }
-    for (j = 0; j < i; j++) {
-      const agf_buffer *b = &s->buffer[j];
-      if (whole || b->within >= 0 || b->offset == UINT64_MAX || a->last < b->first || b->last < a->first) continue;
+    for (j = 1; j < i; j++) {
+      const agf_buffer *b = &plan->buffer[j];
+      if (whole || b->within || b->offset == UINT64_MAX || a->last < b->first || b->last < a->first) continue;
       if (a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes) {
         snprintf(text, size, "buffers %d and %d share memory while both live", j, i);
         return;
