@@ -32,6 +32,11 @@
 
 #include "agf.h"
 
+#ifdef AGF_API_OWN
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+
 #include <float.h>
 #include <math.h>
 #include <stdarg.h>
@@ -43,14 +48,16 @@
 #include <pthread.h>
 #include <sched.h>
 #endif
+#ifndef AGF_NO_CLOCK
 #include <time.h>
+#endif
 #if !defined(AGF_NO_FILE) && !defined(_WIN32)
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #endif
-#ifndef _WIN32
+#if !defined(_WIN32) && !(defined(AGF_NO_FILE) && defined(AGF_NO_THREADS))
 #include <unistd.h>
 #endif
 
@@ -1308,7 +1315,7 @@ static const agf_method_rules *agf_rules_of_method(agf_method method);
 struct agf_explanation {
   const agf_request *request;
   const agf_method_rules *rules;
-  unsigned options;     /* AGF_NO_* and AGF_FX_GRADCAM: the request's and those that make up the method */
+  unsigned options;     /* AGF_NO_* and AGF_OPT_FX_GRADCAM: the request's and those that make up the method */
   int target;           /* the class */
   const float *z;       /* the logits that the seed is made from */
   const float *latent;  /* the tensor that the last step reads, element (0, 0, 0), or the difference in its place */
@@ -1485,10 +1492,11 @@ static void agf_find_live(agf_planner *p) {
   p->live[m->nodes - 1] = AGF_LIVE;
   for (i = m->nodes - 1; i >= 0; i--) {
     const agf_op_rules *rules = agf_rules_of(m->node[i].op);
+    int rectifies = rules->sign && rules->sign(&m->node[i]) == AGF_SIGN_RECTIFIED;
     if (!p->live[i]) continue;
     for (j = 0; j < m->node[i].inputs; j++) {
       int e = m->edge[m->node[i].edge + j];
-      if (e) p->live[e - 1] |= AGF_LIVE | (rules->sign && rules->sign(&m->node[i]) == AGF_SIGN_RECTIFIED ? 0 : AGF_READ_SIGNED);
+      if (e) p->live[e - 1] |= (unsigned char)(rectifies ? AGF_LIVE : AGF_LIVE | AGF_READ_SIGNED);
       p->node_readers[e]++;
       p->last_reader[e] = i;
     }
@@ -1869,10 +1877,12 @@ static void agf_work(void *arg, int worker) {
 }
 
 static int agf_cores(void) {
-#if defined(_SC_NPROCESSORS_ONLN)
+#if defined(AGF_NO_THREADS)
+  return 1;
+#elif defined(_SC_NPROCESSORS_ONLN)
   long n = sysconf(_SC_NPROCESSORS_ONLN);
   return n < 1 ? 1 : n > 256 ? 256 : (int)n;
-#elif defined(_WIN32) && !defined(AGF_NO_THREADS)
+#elif defined(_WIN32)
   return agf_imin(agf_imax(pthread_num_processors_np(), 1), 256); /* of MinGW-w64's pthreads */
 #else
   return 1;
@@ -2053,7 +2063,9 @@ static void agf_parallel(agf_session *s, int n, agf_task *task, const void *arg)
 }
 
 static double agf_now(void) {
-#if defined(CLOCK_MONOTONIC)
+#if defined(AGF_NO_CLOCK)
+  return 0;
+#elif defined(CLOCK_MONOTONIC)
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -2308,8 +2320,8 @@ static void agf_finish_image(agf_session *s, const agf_explanation *e) {
 
 /* Whether the options leave nothing of R but A: no gradient is read then. */
 static int agf_bare(unsigned options) {
-  const unsigned none = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
-  return (options & none) == none && !(options & AGF_FX_GRADCAM);
+  const unsigned none = AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX;
+  return (options & none) == none && !(options & AGF_OPT_FX_GRADCAM);
 }
 
 typedef struct agf_slope_job {
@@ -3743,7 +3755,7 @@ static void agf_plain_r_task(agf_session *s, const void *arg, int i, unsigned ch
     memset(sum, 0, AGF_CB * sizeof *sum);
     counts[p.r * t->cb + p.b] =
         s->k.combine(agf_row_of(j->C, t, p.b, p.r), agf_row_of(j->A, t, p.b, p.r), j->Fx + p.r * t->w, j->Fdx + p.r * t->w,
-                     (j->options & AGF_NO_REG) != 0, (j->options & AGF_NO_A) != 0, t->w, sum);
+                     (j->options & AGF_OPT_NO_REG) != 0, (j->options & AGF_OPT_NO_A) != 0, t->w, sum);
   }
 }
 
@@ -3857,20 +3869,20 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
 
   memset(j.Fx, 0, 2 * pixels * sizeof *j.Fx);
   if (bare) {
-    j.options |= AGF_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
+    j.options |= AGF_OPT_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
   } else {
     agf_plain_phi(s, &j);
-    if (j.options & AGF_FX_GRADCAM)
+    if (j.options & AGF_OPT_FX_GRADCAM)
       agf_plain_gradcam(s, &j);
-    else if (!(j.options & AGF_NO_FX))
+    else if (!(j.options & AGF_OPT_NO_FX))
       agf_plain_f(s, &j, agf_x(s, j.t), j.t->xr, j.t->xb, j.max_x, j.Fx);
-    if (!(j.options & AGF_NO_FDX)) agf_plain_f(s, &j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), j.max_g, j.Fdx);
+    if (!(j.options & AGF_OPT_NO_FDX)) agf_plain_f(s, &j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), j.max_g, j.Fdx);
     if (outside) {
       agf_conv_adjoint_g(s, st, gate.rhs, gate.vectors, gate.mask, j.G);
       j.want_max_x = 0;
       agf_parallel(s, j.t->h, agf_plain_phi_task, &j); /* M of G itself */
     }
-    if (!(j.options & (AGF_NO_M | AGF_FX_GRADCAM))) agf_plain_add_m(&j);
+    if (!(j.options & (AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM))) agf_plain_add_m(&j);
   }
   if (own->apart) agf_plain_a_apart(s, &j, gate);
   agf_plain_r(s, &j);
@@ -6360,9 +6372,9 @@ static const agf_method_rules agf_method_table[] = {
     {AGF_METHOD_AGF, "agf", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
      0, 0, agf_explain_agf},
     {AGF_METHOD_AGF_A, "agf_a", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
-     0, AGF_NO_M | AGF_NO_FX | AGF_NO_FDX, agf_explain_agf},
+     0, AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX, agf_explain_agf},
     {AGF_METHOD_AGF_LC, "agf_lc", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_NORMALISED,
-     AGF_NEEDS_LOCAL, AGF_NO_M | AGF_NO_FX | AGF_NO_FDX, agf_explain_local},
+     AGF_NEEDS_LOCAL, AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX, agf_explain_local},
     {AGF_METHOD_GRADIENT, "gradient", AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT, 0, AGF_BUILT(agf_explain_gradient)},
     {AGF_METHOD_GRADIENT_X_INPUT, "gradient_x_input", AGF_METHOD_PLANNED,
@@ -6489,7 +6501,7 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "this engine was built without the method %s (AGF_NO_METHODS)", rules->name);
   if ((rules->traits & AGF_METHOD_PLANNED) && !(s->config.methods & AGF_METHOD_BIT(q->method)))
     return agf_fail(err, AGF_ERR_ARGUMENT, "the session has no memory for %s: its config must name it in methods", rules->name);
-  if (q->options >= 2 * AGF_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
+  if (q->options >= 2 * AGF_OPT_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
   if (q->options && !(rules->traits & AGF_METHOD_TAKES_OPTIONS))
     return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, rules->name);
   if (q->difference && !(rules->traits & AGF_METHOD_TAKES_DIFFERENCE))
@@ -6977,3 +6989,7 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
   agf_fp_leave(fp);
   return st;
 }
+
+#ifdef AGF_API_OWN
+#pragma GCC diagnostic pop
+#endif

@@ -23,6 +23,9 @@
  *  - The same input gives the same bits on every instruction set, thread count and compiler. The caller's rounding mode and
  *    flush-to-zero bits are set aside while the engine works and given back.
  *
+ *  - The structs that a caller fills may grow by fields whose 0 means what was before: make them all 0, then set what is wanted.
+ *    `agf_request q = {0};` in C, `agf_request q = {};` in C++ (in C too from C23 on), memset(&q, 0, sizeof q) in both.
+ *
  * Compatibility. AGF_VERSION_MAJOR changes when a program that compiled and ran against this header may no longer do so;
  * AGF_VERSION_MINOR when something is added; AGF_VERSION_PATCH when neither. AGF_FORMAT_VERSION is the version of model files:
  * every engine reads all versions up to its own and refuses newer ones by name. AGF_BITS_VERSION changes when a map of an
@@ -39,10 +42,24 @@
 #define AGF_FORMAT_VERSION 1
 #define AGF_BITS_VERSION 2
 
-/* Define AGF_API before including both files to change the linkage: `static` for a single translation unit, or
- * __declspec(dllexport) and the like. */
+/* Build switches, defined where agf.c is compiled; what each takes off the code (x86-64, gcc 12 -O2: 750 KB with all).
+ *
+ *   AGF_NO_SIMD     portable kernels alone: the same bits, several times slower                520 KB
+ *   AGF_NO_METHODS  no methods but agf, agf_a and agf_lc                                         20 KB
+ *   AGF_NO_FILE     no agf_model_open, no open and mmap: models come from memory                  1 KB
+ *   AGF_NO_THREADS  no pthreads: `threads` counts for the caller's parallel_for alone, 0 is 1     2 KB
+ *   AGF_NO_CLOCK    no clock is read: agf_layer_times gives zeros                                .4 KB
+ *
+ * With the last three, what is left needs no operating system: memory from an allocator or the caller, snprintf, getenv and libm.
+ *
+ * AGF_API, defined before agf.h and agf.c are included, is what all functions are declared with: `static` for a single translation
+ * unit (functions that it does not call are then no warning), __declspec(dllexport) and the like. */
 #ifndef AGF_API
 #define AGF_API
+#elif defined(__GNUC__)
+#define AGF_API_OWN
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
 #ifdef __cplusplus
@@ -102,7 +119,9 @@ typedef struct agf_model_config {
 /* Open a model file. The file is mapped: one copy of the weights, shared by all sessions and, through the page cache, by all
  * processes. Checked completely (CRCs, every count, shape and offset, finite weights) before it returns. Truncating the file
  * while it is open is undefined behaviour, as for any mapped file. config may be NULL. Not available with AGF_NO_FILE. */
+#ifndef AGF_NO_FILE
 AGF_API agf_status agf_model_open(const char *path, const agf_model_config *config, agf_model **model, agf_error *err);
+#endif
 
 /* The same from memory: borrowed, not copied; must be 64-byte aligned and stay unchanged while the model is open. */
 AGF_API agf_status agf_model_open_memory(const void *data, size_t bytes, const agf_model_config *config, agf_model **model,
@@ -236,7 +255,7 @@ typedef struct agf_observation {
 
 typedef struct agf_session_config {
   int height, width;   /* input size; 0, 0: the model's nominal size */
-  int threads;         /* 0: all cores; 1: no thread is made */
+  int threads;         /* 0: all cores (with AGF_NO_THREADS: 1); 1: no thread is made */
   int low_memory;      /* 1: recompute what can be instead of keeping it: less memory, more time, the same bits */
   const char *isa;     /* "ref", "avx2", "avx512", "neon"; NULL: the environment's AGF_ISA, else the best there is */
   size_t max_bytes;    /* refuse to need more than this; 0: no cap */
@@ -279,8 +298,8 @@ enum {
   AGF_RUN_EXPLAIN = 1 /* also form |W||x| in the forward pass: the first agf_explain is faster by it, with the same bits */
 };
 
-/* Run the network on one image, [C][H][W] floats, preprocessed. The image is copied: maps may take its place. A non-finite value in it or in any
- * activation is AGF_ERR_NUMERIC. */
+/* Run the network on one image, [C][H][W] floats, preprocessed. The image is copied: maps may take its place. A non-finite value in
+ * it or in any activation is AGF_ERR_NUMERIC. */
 AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err);
 
 /* The K logits of the last run; NULL before one. Valid until the next run. */
@@ -295,17 +314,17 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
 
 /* The paper's ablations (agf-spec, "Options"); or-ed together. For AGF and agf_a, agf_lc. */
 enum {
-  AGF_NO_FX = 1,
-  AGF_NO_FDX = 2,
-  AGF_NO_M = 4,
-  AGF_NO_A = 8,
-  AGF_NO_REG = 16,
-  AGF_FX_GRADCAM = 32
+  AGF_OPT_NO_FX = 1,
+  AGF_OPT_NO_FDX = 2,
+  AGF_OPT_NO_M = 4,
+  AGF_OPT_NO_A = 8,
+  AGF_OPT_NO_REG = 16,
+  AGF_OPT_FX_GRADCAM = 32
 };
 
 typedef struct agf_request {
   agf_method method;
-  unsigned options;   /* AGF_NO_* and AGF_FX_GRADCAM */
+  unsigned options;   /* AGF_OPT_* */
   int count;          /* number of maps */
   const int *classes; /* [count] classes; NULL: the ranks 0 .. count - 1 */
   /* Label-free procedure (agf-spec): the difference of this picture's latent vector and its nearest neighbour's,
@@ -396,6 +415,10 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
 
 #ifdef __cplusplus
 }
+#endif
+
+#ifdef AGF_API_OWN
+#pragma GCC diagnostic pop
 #endif
 
 /* ---- The model file, version 1 -------------------------------------------------------------------------------------------

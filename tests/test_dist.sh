@@ -47,10 +47,20 @@ strict='-Wall -Wextra -Wpedantic -Wconversion'
   compiles 'g++ c++17' g++ -x c++ -std=c++17 $strict -O2
   compiles 'clang++ c++17' clang++ -x c++ -std=c++17 $strict -O2
   for target in i686-linux-gnu aarch64-linux-gnu arm-linux-gnueabihf; do compiles $target $target-gcc -std=c99 $strict -O2; done
-  for switch in AGF_NO_THREADS AGF_NO_SIMD AGF_NO_FILE AGF_NO_METHODS; do
+  for switch in AGF_NO_THREADS AGF_NO_SIMD AGF_NO_FILE AGF_NO_METHODS AGF_NO_CLOCK; do
     compiles $switch cc -std=c99 $strict -D$switch -O1
     [ $switch = AGF_NO_THREADS ] && nm -u agf.o | grep -q pthread && fail "$switch: pthread is still used"
     [ $switch = AGF_NO_FILE ] && nm -u agf.o | grep -qE ' (mmap|open)$' && fail "$switch: files are still used"
+    [ $switch = AGF_NO_CLOCK ] && nm -u agf.o | grep -qw 'clock\(_gettime\)*' && fail "$switch: a clock is still read"
+  done
+  bare='-DAGF_NO_THREADS -DAGF_NO_FILE -DAGF_NO_CLOCK -DAGF_NO_SIMD'
+  compiles 'without an operating system' cc -std=c99 $strict $bare -O1
+  system=$(nm -u agf.o | awk '{ print $2 }' | grep -E '^(pthread_.*|sched_.*|sysconf|getpid|open|close|fstat|mmap|munmap|madvise|clock.*)$')
+  [ -z "$system" ] && ok || fail "without an operating system: $system is still used"
+  for language in 'gcc -std=c99' 'clang -std=c99' 'g++ -x c++ -std=c++17'; do
+    echo '#include "agf.c"' >static.c
+    echo 'int main(void) { return agf_version()[0] == 0; }' >>static.c
+    compiles "one translation unit: $language" $language -Wall -Wextra -DAGF_API=static -DAGF_NO_SIMD -DAGF_NO_FILE -c static.c -o static.o
   done
   zig=$root/build/venv/bin/python
   if "$zig" -m ziglang version >/dev/null 2>&1; then

@@ -16,8 +16,8 @@ static int compared_methods[AGF_METHODS]; /* how many maps of each */
 static const struct {
   const char *name;
   unsigned bit;
-} options[] = {{"no_fx", AGF_NO_FX}, {"no_fdx", AGF_NO_FDX}, {"no_m", AGF_NO_M},
-               {"no_a", AGF_NO_A},   {"no_reg", AGF_NO_REG}, {"fx_gradcam", AGF_FX_GRADCAM}};
+} options[] = {{"no_fx", AGF_OPT_NO_FX}, {"no_fdx", AGF_OPT_NO_FDX}, {"no_m", AGF_OPT_NO_M},
+               {"no_a", AGF_OPT_NO_A},   {"no_reg", AGF_OPT_NO_REG}, {"fx_gradcam", AGF_OPT_FX_GRADCAM}};
 
 /* Option bits of "no_fx,no_m"; -1 for a name that is none. */
 static int parse_options(char *text) {

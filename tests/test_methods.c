@@ -364,7 +364,7 @@ static void test_variant(const char *name) {
   agf_error err;
   CHECK(agf_explain(s, &q, a, &err) == AGF_OK, "%s: %s", name, err.message);
   q.method = AGF_METHOD_AGF;
-  q.options = AGF_NO_M | AGF_NO_FX | AGF_NO_FDX;
+  q.options = AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX;
   CHECK(agf_explain(s, &q, b, &err) == AGF_OK && !memcmp(a, b, sizeof *a * (size_t)f.pixels), "%s: agf_a is not its options", name);
   agf_session_destroy(s);
   close_case(&f);
@@ -508,7 +508,7 @@ static void test_errors(void) {
   config.methods = AGF_METHODS_ALL;
   s = begin(&f, &config);
   q = request_of(AGF_METHOD_LRP_A1B0, &target);
-  q.options = AGF_NO_FX;
+  q.options = AGF_OPT_NO_FX;
   expect(s, &q, map, AGF_ERR_ARGUMENT, "lrp_a1b0");
   q = request_of(AGF_METHOD_GRADIENT, &target);
   q.difference = vector;

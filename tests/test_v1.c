@@ -43,7 +43,7 @@ static void test_maps(void) {
       memset(&q, 0, sizeof q);
       q.count = 1;
       q.classes = &k;
-      q.options = o ? AGF_NO_REG | AGF_NO_FX : 0;
+      q.options = o ? AGF_OPT_NO_REG | AGF_OPT_NO_FX : 0;
       agf_explain(s, &q, map, &err);
       crc = tiny_crc(0, (const unsigned char *)map, sizeof map);
       if (print) printf("class %d, options 0x%x: 0x%08lx %s\n", k, q.options, (unsigned long)crc, err.message);

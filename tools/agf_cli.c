@@ -332,13 +332,13 @@ static bool is_one_sided(agf_method method) {
   return false;
 }
 
-/* "no_fx,no_m" to AGF_NO_FX | AGF_NO_M. */
+/* "no_fx,no_m" to AGF_OPT_NO_FX | AGF_OPT_NO_M. */
 static unsigned find_ablations(const char *list) {
   static const struct {
     const char *name;
     unsigned bit;
-  } known[] = {{"no_fx", AGF_NO_FX}, {"no_fdx", AGF_NO_FDX}, {"no_m", AGF_NO_M},
-               {"no_a", AGF_NO_A},   {"no_reg", AGF_NO_REG}, {"fx_gradcam", AGF_FX_GRADCAM}};
+  } known[] = {{"no_fx", AGF_OPT_NO_FX}, {"no_fdx", AGF_OPT_NO_FDX}, {"no_m", AGF_OPT_NO_M},
+               {"no_a", AGF_OPT_NO_A},   {"no_reg", AGF_OPT_NO_REG}, {"fx_gradcam", AGF_OPT_FX_GRADCAM}};
   unsigned bits = 0;
 
   for (;;) {
