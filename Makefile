@@ -1,11 +1,17 @@
 # AGF in C. `make` builds the program and the libraries, `make demo` shows it at work, `make test` runs every test that this machine
 # can run. No target needs Python but the tests' Python parts, and those are skipped without it.
+#
+#   make [CC=...] [CFLAGS=...] [BUILD=dir]          everything that is made goes below $(BUILD); objects know no other flags than these
+#   make install [PREFIX=/usr/local] [DESTDIR=...]  and make uninstall with the same words
+#   make test [SUITES="test_api test_cli"]          CI=true adds the suites that take minutes (tests/run.sh)
 CC ?= cc
 AR ?= ar
 CFLAGS ?= -O2 -g
 WARNINGS = -std=c99 -Wall -Wextra -Wpedantic
 LDLIBS = -lm -lpthread
 PREFIX ?= /usr/local
+BUILD ?= build
+export BUILD
 SONAME = libagf.so.1
 VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
@@ -27,49 +33,63 @@ MAKEFLAGS += -j2
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_math
-PYTHON_TESTS = test_oracle random_graphs test_pictures test_python test_convert test_eval test_readme
+PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_eval test_readme
+# What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
+SLOW_TESTS = test_dist test_hostile_cli test_oracle check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
 
-all: build/agf build/libagf.so build/libagf.a
+all: lib $(BUILD)/agf
 
-build:
-	mkdir -p build
+# The libraries, which need nothing but a C compiler.
+lib: $(BUILD)/libagf.so $(BUILD)/libagf.a
+
+$(BUILD):
+	mkdir -p "$@"
 
 # Position-independent, so that the shared library is made of the same object: compiling the kernels takes a while.
-build/agf.o: $(ENGINE) | build
+$(BUILD)/agf.o: $(ENGINE) | $(BUILD)
 	$(CC) $(WARNINGS) $(CFLAGS) -fPIC -c agf.c -o $@
 
-build/agf: $(CLI) build/agf.o
-	$(CC) $(WARNINGS) $(CFLAGS) $(CLI_FLAGS) -I. tools/agf_cli.c build/agf.o -o $@ $(CLI_LIBS) $(LDLIBS)
+$(BUILD)/agf: $(CLI) $(BUILD)/agf.o | lib
+	@echo '#include <stb/stb_image.h>' | $(CC) -E -x c - >/dev/null 2>&1 || \
+	  { echo "make: the program needs stb's headers: apt-get install libstb-dev. 'make lib' builds the libraries alone." >&2; exit 1; }
+	$(CC) $(WARNINGS) $(CFLAGS) $(CLI_FLAGS) -I. tools/agf_cli.c $(BUILD)/agf.o -o $@ $(CLI_LIBS) $(LDLIBS)
 
-build/libagf.so: build/agf.o
-	$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) build/agf.o -o $@ $(LDLIBS)
+$(BUILD)/libagf.so: $(BUILD)/agf.o
+	$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) $(BUILD)/agf.o -o $@ $(LDLIBS)
 
-build/libagf.a: build/agf.o
-	$(AR) rcs $@ build/agf.o
+$(BUILD)/libagf.a: $(BUILD)/agf.o
+	$(AR) rcs $@ $(BUILD)/agf.o
 
-build/test_hostile build/test_v1: tests/tiny.h tests/exercise.h tests/ledger.h
-build/test_api: tests/ledger.h
+$(BUILD)/test_hostile $(BUILD)/test_v1: tests/tiny.h tests/exercise.h tests/ledger.h
+$(BUILD)/test_api: tests/ledger.h
 
-build/test_%: tests/test_%.c tests/testing.h build/agf.o
-	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
+$(BUILD)/test_%: tests/test_%.c tests/testing.h $(BUILD)/agf.o
+	$(CC) $(WARNINGS) $(CFLAGS) $< $(BUILD)/agf.o -o $@ $(LDLIBS)
 
 # These look inside the engine.
-build/check_%: tests/check_%.c tests/testing.h $(ENGINE) | build
+$(BUILD)/check_%: tests/check_%.c tests/testing.h $(ENGINE) | $(BUILD)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@ $(LDLIBS)
 
-test: all $(TESTS:%=build/%)
-	@TESTS="$(TESTS)" PYTHON_TESTS="$(PYTHON_TESTS)" sh tests/run.sh
+# These two need no machine kernels: what they know, all kernels share bit for bit (check_kernels), but for the size of scratch memory in
+# a plan. The portable engine compiles in a third of the time. CI looks at plans for the machine's own kernels too.
+$(BUILD)/check_plan $(BUILD)/check_math: CFLAGS += -DAGF_NO_SIMD
+
+$(BUILD)/check_plan-simd: tests/check_plan.c tests/testing.h $(ENGINE) | $(BUILD)
+	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@ $(LDLIBS)
+
+test: all $(TESTS:%=$(BUILD)/%)
+	@TESTS="$(TESTS)" PYTHON_TESTS="$(PYTHON_TESTS)" SLOW_TESTS="$(SLOW_TESTS)" sh tests/run.sh
 
 # The network and the scenes that the repository carries (made by tools/train_demo.py).
-demo: build/agf
+demo: $(BUILD)/agf
 	sh tools/demo.sh
 
-# The networks of real size, made and explained: minutes, and 2 GB below build/.
-test-full: build/test_golden
+# The networks of real size, made and explained: minutes, and 2 GB below $(BUILD)/.
+test-full: $(BUILD)/test_golden
 	sh tests/environment.sh
-	mkdir -p build/full
-	for n in vgg19 vgg16_bn resnet50 resnet18; do build/venv/bin/python tests/make_golden.py --full $$n --out build/full && echo $$n; done >build/full/cases.txt
-	build/test_golden --full build/full
+	mkdir -p $(BUILD)/full
+	for n in vgg19 vgg16_bn resnet50 resnet18; do build/venv/bin/python tests/make_golden.py --full $$n --out $(BUILD)/full && echo $$n; done >$(BUILD)/full/cases.txt
+	$(BUILD)/test_golden --full $(BUILD)/full
 
 # PyTorch, what the battery of experiments needs, and a compiler for Windows and macOS into the tests' environment: then nothing in
 # Python is skipped.
@@ -77,7 +97,7 @@ torch:
 	sh tests/environment.sh torch eval zig
 
 # How fast it is here: kernels, stages, whole programs, and beside its peers where they are installed.
-bench: build/agf build/libagf.so build/check_kernels
+bench: $(BUILD)/agf $(BUILD)/libagf.so $(BUILD)/check_kernels
 	sh bench/run.sh
 
 # An upper bound for the NEON loops on Raspberry Pi's processors.
@@ -88,82 +108,95 @@ mca:
 dist:
 	python3 tools/amalgamate.py dist
 
+# Quoted, for folders with a space.
+TO = "$(DESTDIR)$(PREFIX)"
 install: all
-	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	install -m 755 build/agf $(DESTDIR)$(PREFIX)/bin/agf
-	install -m 644 agf.h $(DESTDIR)$(PREFIX)/include/agf.h
-	install -m 644 build/libagf.a $(DESTDIR)$(PREFIX)/lib/libagf.a
-	install -m 755 build/libagf.so $(DESTDIR)$(PREFIX)/lib/libagf.so.$(VERSION)
-	ln -sf libagf.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libagf.so
-	printf 'prefix=%s\nName: agf\nDescription: Attribution maps for convolutional networks\nVersion: %s\nCflags: -I$${prefix}/include\nLibs: -L$${prefix}/lib -lagf\nLibs.private: -lm -lpthread\n' \
-	  '$(PREFIX)' '$(VERSION)' >$(DESTDIR)$(PREFIX)/lib/pkgconfig/agf.pc
+	mkdir -p $(TO)/bin $(TO)/include $(TO)/lib/pkgconfig
+	install -m 755 $(BUILD)/agf $(TO)/bin/agf
+	install -m 644 agf.h $(TO)/include/agf.h
+	install -m 644 $(BUILD)/libagf.a $(TO)/lib/libagf.a
+	install -m 755 $(BUILD)/libagf.so $(TO)/lib/libagf.so.$(VERSION)
+	ln -sf libagf.so.$(VERSION) $(TO)/lib/$(SONAME)
+	ln -sf $(SONAME) $(TO)/lib/libagf.so
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' 'Name: agf' \
+	  'Description: Attribution maps for convolutional networks' 'Version: $(VERSION)' 'Cflags: -I$${includedir}' \
+	  'Libs: -L$${libdir} -lagf' 'Libs.private: -lm -lpthread' >$(TO)/lib/pkgconfig/agf.pc
 
-# Checkers. clang: gcc's sanitizers need gigabytes for the kernels.
+uninstall:
+	rm -f $(TO)/bin/agf $(TO)/include/agf.h $(TO)/lib/libagf.a $(TO)/lib/libagf.so $(TO)/lib/$(SONAME) $(TO)/lib/libagf.so.$(VERSION) \
+	  $(TO)/lib/pkgconfig/agf.pc
+
+# Checkers: the portable engine under clang's sanitizers (gcc's need gigabytes for the kernels). `checked` is ASan and UBSan in one, for
+# CI; the programs print what they count like any suite.
 CLANG ?= clang
 CHECKED = test_hostile test_api soak
-SANITIZED = $(CLANG) -std=c99 -Wall -Wextra -O1 -g -fno-omit-frame-pointer
-build/%-asan: SANITIZE = -fsanitize=address -DAGF_NO_SIMD
-build/%-ubsan: SANITIZE = -fsanitize=undefined -fno-sanitize-recover=undefined -DAGF_NO_SIMD
-build/%-tsan: SANITIZE = -fsanitize=thread -DAGF_NO_SIMD
-build/%-asan build/%-ubsan build/%-tsan: tests/%.c tests/testing.h tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
-	$(SANITIZED) $(SANITIZE) $< agf.c -o $@ $(LDLIBS)
+SANITIZED = $(CLANG) -std=c99 -Wall -Wextra -O1 -g -fno-omit-frame-pointer -DAGF_NO_SIMD
+sanitize_asan = -fsanitize=address
+sanitize_ubsan = -fsanitize=undefined -fno-sanitize-recover=undefined
+sanitize_tsan = -fsanitize=thread
+sanitize_checked = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+define sanitizer
+$(BUILD)/agf-$(1).o: $(ENGINE) | $(BUILD)
+	$(SANITIZED) $(sanitize_$(1)) -c agf.c -o $$@
 
-asan: $(CHECKED:%=build/%-asan)
-	for t in $(CHECKED); do build/$$t-asan || exit 1; done
+$(BUILD)/%-$(1): tests/%.c tests/testing.h tests/tiny.h tests/exercise.h tests/ledger.h $(BUILD)/agf-$(1).o
+	$(SANITIZED) $(sanitize_$(1)) $$< $(BUILD)/agf-$(1).o -o $$@ $(LDLIBS)
+endef
+$(foreach name,asan ubsan tsan checked,$(eval $(call sanitizer,$(name))))
 
-ubsan: $(CHECKED:%=build/%-ubsan)
-	for t in $(CHECKED); do build/$$t-ubsan || exit 1; done
+asan ubsan checked: %: $(foreach test,$(CHECKED),$(BUILD)/$(test)-%)
+	for t in $(CHECKED); do $(BUILD)/$$t-$@ || exit 1; done
 
-tsan: build/soak-tsan build/test_api-tsan
-	build/soak-tsan 10 && build/test_api-tsan
+tsan: $(BUILD)/soak-tsan $(BUILD)/test_api-tsan
+	$(BUILD)/soak-tsan 10 && $(BUILD)/test_api-tsan
 
-valgrind: build/soak build/test_api
-	SOAK_CHECKED=1 valgrind -q --error-exitcode=1 --leak-check=full build/soak 2
-	AGF_ISA=avx2 valgrind -q --error-exitcode=1 --leak-check=full build/test_api
+valgrind: $(BUILD)/soak $(BUILD)/test_api
+	SOAK_CHECKED=1 valgrind -q --error-exitcode=1 --leak-check=full $(BUILD)/soak 2
+	AGF_ISA=avx2 valgrind -q --error-exitcode=1 --leak-check=full $(BUILD)/test_api
 
 # 2,000 explanations in one session, three times, and eight threads with sessions on one model: the same bits, no growth.
-soak: build/soak
-	build/soak 60
+soak: $(BUILD)/soak
+	$(BUILD)/soak 60
 
-build/soak: tests/soak.c tests/testing.h tests/tiny.h build/agf.o
-	$(CC) $(WARNINGS) $(CFLAGS) $< build/agf.o -o $@ $(LDLIBS)
+$(BUILD)/soak: tests/soak.c tests/testing.h tests/tiny.h $(BUILD)/agf.o
+	$(CC) $(WARNINGS) $(CFLAGS) $< $(BUILD)/agf.o -o $@ $(LDLIBS)
 
 # Coverage-guided fuzzing of model files with ASan and UBSan: libFuzzer, 10 minutes unless FUZZ_SECONDS says otherwise. What it finds is
-# in build/fuzz. `make coverage` then prints the line coverage of what reads, infers and plans.
+# in $(BUILD)/fuzz. `make coverage` then prints the line coverage of what reads, infers and plans.
 FUZZ_SECONDS ?= 600
-build/fuzz_model: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
+$(BUILD)/fuzz_model: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | $(BUILD)
 	$(SANITIZED) -DAGF_NO_SIMD -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< agf.c -o $@ $(LDLIBS)
 
-fuzz: build/fuzz_model
-	mkdir -p build/fuzz build/corpus
-	build/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=24576 -timeout=10 -dict=tests/fuzz/model.dict -print_final_stats=1 \
-	  -artifact_prefix=build/fuzz/ build/corpus tests/fuzz/model
+fuzz: $(BUILD)/fuzz_model
+	mkdir -p $(BUILD)/fuzz $(BUILD)/corpus
+	$(BUILD)/fuzz_model -max_total_time=$(FUZZ_SECONDS) -max_len=24576 -timeout=10 -dict=tests/fuzz/model.dict -print_final_stats=1 \
+	  -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/corpus tests/fuzz/model
 
 # The program's picture decoders, from small files of every kind.
-build/fuzz_picture: tests/fuzz/fuzz_picture.c $(CLI) build/agf.o
-	$(CLANG) -std=gnu99 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< build/agf.o -o $@ $(LDLIBS)
+$(BUILD)/fuzz_picture: tests/fuzz/fuzz_picture.c $(CLI) $(BUILD)/agf.o
+	$(CLANG) -std=gnu99 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined $< $(BUILD)/agf.o -o $@ $(LDLIBS)
 
-fuzz-pictures: build/fuzz_picture
-	mkdir -p build/fuzz build/pictures
-	build/fuzz_picture -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=1500 -timeout=20 -artifact_prefix=build/fuzz/ \
-	  build/pictures tests/fuzz/picture
+fuzz-pictures: $(BUILD)/fuzz_picture
+	mkdir -p $(BUILD)/fuzz $(BUILD)/pictures
+	$(BUILD)/fuzz_picture -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -rss_limit_mb=1500 -timeout=20 -artifact_prefix=$(BUILD)/fuzz/ \
+	  $(BUILD)/pictures tests/fuzz/picture
 
-build/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | build
+$(BUILD)/fuzz_replay: tests/fuzz/fuzz_model.c tests/tiny.h tests/exercise.h tests/ledger.h $(ENGINE) | $(BUILD)
 	$(SANITIZED) -DAGF_NO_SIMD -DFUZZ_REPLAY -fprofile-instr-generate -fcoverage-mapping $< agf.c -o $@ $(LDLIBS)
 
-coverage: build/fuzz_replay
-	LLVM_PROFILE_FILE=build/fuzz.profraw build/fuzz_replay tests/fuzz/model/*.agf $$(find build/corpus -type f 2>/dev/null)
+coverage: $(BUILD)/fuzz_replay
+	LLVM_PROFILE_FILE=$(BUILD)/fuzz.profraw $(BUILD)/fuzz_replay tests/fuzz/model/*.agf $$(find $(BUILD)/corpus -type f 2>/dev/null)
 	sh tests/fuzz/coverage.sh
 
-# Static analysis; what is switched off, and why, stands in .clang-tidy and tests/lint.sh.
+# Static analysis and formatting; what is switched off, and why, stands in .clang-tidy, pyproject.toml and tests/lint.sh.
 lint:
 	sh tests/lint.sh
 
-format-check:
-	clang-format --dry-run --Werror agf.c tests/*.c tests/*.h tests/fuzz/*.c
+format:
+	sh tests/lint.sh --format
 
 clean:
-	rm -rf build
+	rm -rf "$(BUILD)" dist
 
-.PHONY: all demo test test-full torch bench mca dist install clean asan ubsan tsan valgrind soak fuzz fuzz-pictures coverage lint format-check
+.PHONY: all lib demo test test-full torch bench mca dist install uninstall clean asan ubsan checked tsan valgrind soak fuzz fuzz-pictures \
+  coverage lint format

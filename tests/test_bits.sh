@@ -3,12 +3,14 @@
 # instruction set, on 1, 2 and 5 threads; each line that it prints must be the one in tests/bits.txt. Not every combination sees
 # every network: where a run is slow (no optimisation, an emulated processor) it gets the small ones that together hold every op.
 #
-#   test_bits.sh            run what this machine can run, say what it cannot
+#   test_bits.sh            the library as it was built (build/agf.o), every network; CI=true: run what this machine can run, say what it
+#                           cannot
 #   test_bits.sh --write    make tests/bits.txt anew, from the portable kernels (then AGF_BITS_VERSION has to grow)
-#   test_bits.sh --all      every network in every combination; takes minutes
+#   test_bits.sh --all      every network in every combination; takes many minutes
 set -u
 cd "$(dirname "$0")/.." || exit 1
-out=build/test_bits
+build=${BUILD:-build}
+out=$build/test_bits
 few='corners vgg_tiny adaptive_uneven conv_logits pooled_conv_logits avgpool_edges maxpool_edges grouped_odd asymmetric long_strides
 gray image_readers image_batchnorm linear_middle concat_odd add_self relu6_inverted add_relu6 cancelling'
 fewer='conv_logits grouped_odd linear_middle long_strides'
@@ -29,12 +31,15 @@ run() {
   runner=
   threads=2
   isas=ref
+  machine=$(uname -m)
   case $name in
-    x86_64-*) isas='ref avx2 avx512' ;;
-    aarch64-*) isas='ref neon' runner=qemu-aarch64 ;;
+    x86_64-* | x86_64) isas='ref avx2 avx512' ;;
+    aarch64-* | aarch64) isas='ref neon' runner=qemu-aarch64 ;;
     armv7*) runner=qemu-arm ;;
   esac
-  [ "$name" = x86_64-gcc-O3 ] && threads=1,2,5
+  case $name in
+    x86_64-gcc-O3 | "$machine") threads=1,2,5 ;;
+  esac
   case $name in
     *-gcc-*) compiler=gcc ;;
     *) compiler=clang ;;
@@ -48,21 +53,23 @@ run() {
     armv7-*) compiler=arm-linux-gnueabihf-gcc ;;
   esac
   # a native machine of that kind needs neither a cross compiler nor an emulator
-  machine=$(uname -m)
   case $name in
+    "$machine") runner= compiler=${CC:-cc} flags=-O1 ;; # the engine is built already
     x86_64-*) [ "$machine" = x86_64 ] || { echo "SKIP $name: this is a machine of kind $machine"; return; } ;;
     aarch64-*) [ "$machine" = aarch64 ] && runner= compiler=${compiler#aarch64-linux-gnu-} ;;
   esac
   case $name in
-    x86_64-*) ;;
+    x86_64-* | "$machine") ;;
     *) flags="$flags -static" ;;
   esac
-  have "$compiler" || { echo "SKIP $name: $compiler is not installed"; return; }
+  have "${compiler%% *}" || { echo "SKIP $name: $compiler is not installed"; return; }
   [ -z "$runner" ] || have "$runner" || { echo "SKIP $name: $runner is not installed"; return; }
   echo 'int main(void) { return 0; }' >$out/$name.probe.c
   compile $out/$name.probe $out/$name.probe.c || { echo "SKIP $name: $compiler has no C library for this target"; return; }
   $runner $out/$name.probe || { echo "SKIP $name: this machine does not run its programs"; return; }
-  compile $out/$name agf.c tests/bits.c || { echo "FAIL $name: does not compile, see $out/$name.log"; return; }
+  engine=agf.c
+  [ "$name" = "$machine" ] && engine=$build/agf.o
+  compile $out/$name "$engine" tests/bits.c || { echo "FAIL $name: does not compile, see $out/$name.log"; return; }
   for isa in $isas; do
     case $isa in
       avx2 | avx512)
@@ -72,7 +79,7 @@ run() {
         ;;
     esac
     case $name-$isa in
-      x86_64-gcc-O3-* | aarch64-gcc-O3-neon) cases= ;;
+      x86_64-gcc-O3-* | aarch64-gcc-O3-neon | "$machine-$isa") cases= ;;
       aarch64-*-O0-* | aarch64-*-ref | armv7-*) cases=$fewer ;; # slow code, or a software fmaf, on an emulated processor
       *) cases=$few ;;
     esac
@@ -117,9 +124,8 @@ esac
 builds='armv7-gcc-O3 aarch64-gcc-O3 aarch64-gcc-O0 x86_64-gcc-O0 x86_64-clang-O0 aarch64-clang-O3 aarch64-clang-O0 armv7vfp4-gcc-O3
 i686-gcc-O0 x86_64-gcc-O3 x86_64-clang-O3 i686-gcc-O3'
 if [ -z "${CI:-}$all" ] && [ "${1:-}" != --all ]; then
-  echo "SKIP cross builds and emulated processors: CI=true or --all runs them, for minutes"
-  builds="$(uname -m)-gcc-O0 $(uname -m)-gcc-O3"
-  have clang && builds="$builds $(uname -m)-clang-O3"
+  echo "SKIP other compilers, cross builds and emulated processors: CI=true or --all runs them, for minutes"
+  builds=$(uname -m)
 fi
 rm -f $out/*.result $out/*.sha
 echo "$builds" | tr ' ' '\n' | xargs -P 2 -n 1 sh tests/test_bits.sh --run
