@@ -11,20 +11,29 @@ int main(void) { return 0; }
 enum { REPEATS = 31 };
 
 /* Twelve chains: two FMA units times their latency, and some. */
-#define PEAK(name, target_, V, SET, FMA, STORE)                                                             \
-  __attribute__((target(target_))) static float name(int n) {                                             \
-    V c[12], a = SET(0.999f), b = SET(0.001f);                                                             \
-    float out[16] = {0};                                                                                   \
-    int i;                                                                                                 \
-    for (i = 0; i < 12; i++) c[i] = SET((float)i); /* different, or the compiler keeps one */               \
-    for (i = 0; i < n; i++) {                                                                              \
-      c[0] = FMA(a, c[0], b); c[1] = FMA(a, c[1], b); c[2] = FMA(a, c[2], b); c[3] = FMA(a, c[3], b);      \
-      c[4] = FMA(a, c[4], b); c[5] = FMA(a, c[5], b); c[6] = FMA(a, c[6], b); c[7] = FMA(a, c[7], b);      \
-      c[8] = FMA(a, c[8], b); c[9] = FMA(a, c[9], b); c[10] = FMA(a, c[10], b); c[11] = FMA(a, c[11], b);  \
-    }                                                                                                      \
-    for (i = 1; i < 12; i++) c[0] = FMA(c[0], c[i], c[0]);                                                 \
-    STORE(out, c[0]);                                                                                      \
-    return out[0];                                                                                         \
+#define PEAK(name, target_, V, SET, FMA, STORE)                                                                                    \
+  __attribute__((target(target_))) static float name(int n) {                                                                      \
+    V c[12], a = SET(0.999f), b = SET(0.001f);                                                                                     \
+    float out[16] = {0};                                                                                                           \
+    int i;                                                                                                                         \
+    for (i = 0; i < 12; i++) c[i] = SET((float)i); /* different, or the compiler keeps one */                                      \
+    for (i = 0; i < n; i++) {                                                                                                      \
+      c[0] = FMA(a, c[0], b);                                                                                                      \
+      c[1] = FMA(a, c[1], b);                                                                                                      \
+      c[2] = FMA(a, c[2], b);                                                                                                      \
+      c[3] = FMA(a, c[3], b);                                                                                                      \
+      c[4] = FMA(a, c[4], b);                                                                                                      \
+      c[5] = FMA(a, c[5], b);                                                                                                      \
+      c[6] = FMA(a, c[6], b);                                                                                                      \
+      c[7] = FMA(a, c[7], b);                                                                                                      \
+      c[8] = FMA(a, c[8], b);                                                                                                      \
+      c[9] = FMA(a, c[9], b);                                                                                                      \
+      c[10] = FMA(a, c[10], b);                                                                                                    \
+      c[11] = FMA(a, c[11], b);                                                                                                    \
+    }                                                                                                                              \
+    for (i = 1; i < 12; i++) c[0] = FMA(c[0], c[i], c[0]);                                                                         \
+    STORE(out, c[0]);                                                                                                              \
+    return out[0];                                                                                                                 \
   }
 PEAK(peak512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps)
 PEAK(peak2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps)
@@ -72,8 +81,8 @@ static void done(agf_session *s, const agf_conv_job *j, int block, int row, cons
 }
 
 /* Share of the peak and seconds of one convolution, quartiles of several runs with the peak probed in between. */
-static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, int stride, int ci, int co, int hw, double share, int dense,
-                      double *seconds) {
+static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, int stride, int ci, int co, int hw, double share,
+                      int dense, double *seconds) {
   static agf_model m;
   static agf_session s;
   static agf_step st;
@@ -81,7 +90,8 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
   static agf_weight w;
   static agf_tensor to;
   agf_conv_job j;
-  int in = adjoint ? co : ci, out = adjoint ? ci : co, wide_in = agf_rhs_in(kind), hi, ho, b, r, p, i, k, border = adjoint ? 0 : kernel / 2;
+  int in = adjoint ? co : ci, out = adjoint ? ci : co, wide_in = agf_rhs_in(kind), hi, ho, b, r, p, i, k,
+      border = adjoint ? 0 : kernel / 2;
   int ow = (hw + 2 * (kernel / 2) - kernel) / stride + 1;
   size_t wn, xn;
   float *x, *wd, *y;
@@ -152,7 +162,7 @@ int main(int argc, char **argv) {
   double sec;
   wide = !strcmp(isa, "avx512");
   if (!strcmp(what, "dense")) {
-    static const int L[][4] = {{3, 64, 224, 1}, {64, 64, 224, 1}, {64, 128, 112, 1}, {128, 128, 112, 1}, {128, 256, 56, 1},
+    static const int L[][4] = {{3, 64, 224, 1},   {64, 64, 224, 1},  {64, 128, 112, 1}, {128, 128, 112, 1}, {128, 256, 56, 1},
                                {256, 256, 56, 3}, {256, 512, 28, 1}, {512, 512, 28, 3}, {512, 512, 14, 4}};
     double ideal = 0, total = 0;
     size_t i;
@@ -164,30 +174,33 @@ int main(int argc, char **argv) {
     }
     printf("%s dense, VGG-19: %.3f of peak\n", isa, ideal / total);
   } else {
-    static const struct { const char *name; agf_rhs kind; int adjoint, kernel, stride, ci, co, hw; } T[] = {
-        {"triple 3x3 256 56", AGF_RHS_TRIPLE, 1, 3, 1, 256, 256, 56},
-        {"forward pair 3x3 256 56", AGF_RHS_FWD, 0, 3, 1, 256, 256, 56},
-        {"forward 3x3 256 56", AGF_RHS_W, 0, 3, 1, 256, 256, 56},
-        {"flat pair 1x1 1024->256 14", AGF_RHS_FLAT, 0, 1, 1, 1024, 256, 14},
-        {"flat adj 1x1 256->1024 14", AGF_RHS_FLAT, 1, 1, 1, 256, 1024, 14},
-        {"flat adj 1x1 1024->256 14", AGF_RHS_FLAT, 1, 1, 1, 1024, 256, 14},
-        {"forward pair 1x1 1024->256 14", AGF_RHS_FWD, 0, 1, 1, 1024, 256, 14},
-        {"triple 3x3 512 14", AGF_RHS_TRIPLE, 1, 3, 1, 512, 512, 14},
-        {"triple 3x3 64 224", AGF_RHS_TRIPLE, 1, 3, 1, 64, 64, 224},
-        {"forward pair 3x3 512 14", AGF_RHS_FWD, 0, 3, 1, 512, 512, 14},
-        {"forward pair 3x3 64 224", AGF_RHS_FWD, 0, 3, 1, 64, 64, 224},
-        {"flat pair 3x3 s1 256 14", AGF_RHS_FLAT, 1, 3, 1, 256, 256, 14},
-        {"flat pair 3x3 s2 256 28", AGF_RHS_FLAT, 1, 3, 2, 256, 256, 28},
-        {"forward pair 3x3 s2 256 28", AGF_RHS_FWD, 0, 3, 2, 256, 256, 28},
-        {"flat 1x1 64->256 56", AGF_RHS_FLAT, 1, 1, 1, 64, 256, 56},
-        {"flat 1x1 512->2048 7", AGF_RHS_FLAT, 1, 1, 1, 512, 2048, 7},
-        {"forward pair 1x1 64->256 56", AGF_RHS_FWD, 0, 1, 1, 64, 256, 56},
-        {"forward 1x1 64->256 56", AGF_RHS_W, 0, 1, 1, 64, 256, 56},
-        {"forward 1x1 512->2048 7", AGF_RHS_W, 0, 1, 1, 512, 2048, 7},
-        {"forward 1x1 s2 256->512 56", AGF_RHS_W, 0, 1, 2, 256, 512, 56},
-        {"forward any 5x5 64->64 56", AGF_RHS_W, 0, 5, 1, 64, 64, 56},
-        {"flat any 5x5 64->64 56", AGF_RHS_FLAT, 1, 5, 1, 64, 64, 56},
-        {"box adjoint 3x3", AGF_RHS_W, 1, 3, 1, 9, 64, 224}};
+    static const struct {
+      const char *name;
+      agf_rhs kind;
+      int adjoint, kernel, stride, ci, co, hw;
+    } T[] = {{"triple 3x3 256 56", AGF_RHS_TRIPLE, 1, 3, 1, 256, 256, 56},
+             {"forward pair 3x3 256 56", AGF_RHS_FWD, 0, 3, 1, 256, 256, 56},
+             {"forward 3x3 256 56", AGF_RHS_W, 0, 3, 1, 256, 256, 56},
+             {"flat pair 1x1 1024->256 14", AGF_RHS_FLAT, 0, 1, 1, 1024, 256, 14},
+             {"flat adj 1x1 256->1024 14", AGF_RHS_FLAT, 1, 1, 1, 256, 1024, 14},
+             {"flat adj 1x1 1024->256 14", AGF_RHS_FLAT, 1, 1, 1, 1024, 256, 14},
+             {"forward pair 1x1 1024->256 14", AGF_RHS_FWD, 0, 1, 1, 1024, 256, 14},
+             {"triple 3x3 512 14", AGF_RHS_TRIPLE, 1, 3, 1, 512, 512, 14},
+             {"triple 3x3 64 224", AGF_RHS_TRIPLE, 1, 3, 1, 64, 64, 224},
+             {"forward pair 3x3 512 14", AGF_RHS_FWD, 0, 3, 1, 512, 512, 14},
+             {"forward pair 3x3 64 224", AGF_RHS_FWD, 0, 3, 1, 64, 64, 224},
+             {"flat pair 3x3 s1 256 14", AGF_RHS_FLAT, 1, 3, 1, 256, 256, 14},
+             {"flat pair 3x3 s2 256 28", AGF_RHS_FLAT, 1, 3, 2, 256, 256, 28},
+             {"forward pair 3x3 s2 256 28", AGF_RHS_FWD, 0, 3, 2, 256, 256, 28},
+             {"flat 1x1 64->256 56", AGF_RHS_FLAT, 1, 1, 1, 64, 256, 56},
+             {"flat 1x1 512->2048 7", AGF_RHS_FLAT, 1, 1, 1, 512, 2048, 7},
+             {"forward pair 1x1 64->256 56", AGF_RHS_FWD, 0, 1, 1, 64, 256, 56},
+             {"forward 1x1 64->256 56", AGF_RHS_W, 0, 1, 1, 64, 256, 56},
+             {"forward 1x1 512->2048 7", AGF_RHS_W, 0, 1, 1, 512, 2048, 7},
+             {"forward 1x1 s2 256->512 56", AGF_RHS_W, 0, 1, 2, 256, 512, 56},
+             {"forward any 5x5 64->64 56", AGF_RHS_W, 0, 5, 1, 64, 64, 56},
+             {"flat any 5x5 64->64 56", AGF_RHS_FLAT, 1, 5, 1, 64, 64, 56},
+             {"box adjoint 3x3", AGF_RHS_W, 1, 3, 1, 9, 64, 224}};
     static const double shares[] = {1, 0.5, 0.25, 0.1};
     size_t i, k;
     for (i = 0; i < sizeof T / sizeof *T; i++) {
@@ -197,7 +210,8 @@ int main(int argc, char **argv) {
         printf("  %.2f: %.3f", shares[k],
                1 / measure(isa, T[i].kind, T[i].adjoint, T[i].kernel, T[i].stride, T[i].ci, T[i].co, T[i].hw, shares[k], 0, &sec));
       if (!T[i].adjoint && T[i].kind <= AGF_RHS_FWD)
-        printf("  dense %.3f", 1 / measure(isa, T[i].kind, T[i].adjoint, T[i].kernel, T[i].stride, T[i].ci, T[i].co, T[i].hw, 1.0, 1, &sec));
+        printf("  dense %.3f",
+               1 / measure(isa, T[i].kind, T[i].adjoint, T[i].kernel, T[i].stride, T[i].ci, T[i].co, T[i].hw, 1.0, 1, &sec));
       printf("\n");
       fflush(stdout);
     }

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """AGF beside what people use today, in one interleaved run on this machine: how long one picture takes.
 
-    bench/peers.py [--threads N] [--runs N] [--networks vgg19,resnet50,squeezenet1_1] [--squeezenet MODEL.onnx PICTURE.npy] [--json FILE]
+    bench/peers.py [--threads N] [--runs N] [--networks vgg19,resnet50,squeezenet1_1] [--squeezenet MODEL.onnx
+    PICTURE.npy] [--json FILE]
 
-Peers, each as its users call it: ONNX Runtime's forward pass, PyTorch's forward pass, captum's Saliency and LRP, Grad-CAM of
-pytorch-grad-cam, alpha2-beta1 LRP of zennit, and AGF written in PyTorch with torch's own convolutions (bench/torch_agf.py).
-What is not installed is left out, aloud. Networks are torchvision's with He-initialised random weights, converted by
-tools/agf_convert.py; --squeezenet takes a real one. In every round each contestant runs once, in turn, so that a machine that slows down
-slows all; the table gives medians and, in brackets, minimum and maximum, and the ratio to ONNX Runtime's forward pass.
+Peers, each as its users call it: ONNX Runtime's forward pass, PyTorch's forward pass, captum's Saliency and LRP,
+Grad-CAM of pytorch-grad-cam, alpha2-beta1 LRP of zennit, and AGF written in PyTorch with torch's own convolutions
+(bench/torch_agf.py). What is not installed is left out, aloud. Networks are torchvision's with He-initialised random
+weights, converted by tools/agf_convert.py; --squeezenet takes a real one. In every round each contestant runs once, in
+turn, so that a machine that slows down slows all; the table gives medians and, in brackets, minimum and maximum, and
+the ratio to ONNX Runtime's forward pass.
 """
 import argparse
 import datetime

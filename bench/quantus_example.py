@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools"))
-import agf  # noqa: E402
+import agf
 
 
 class EngineModule(torch.nn.Module):

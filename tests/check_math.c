@@ -67,7 +67,8 @@ static double exact(const activation_case *c, double x) {
 }
 
 static double exact_slope(const activation_case *c, double x) {
-  const double e = exp(-fabs(x)), s = x < 0 ? e / (1 + e) : 1 / (1 + e), rest = x < 0 ? 1 / (1 + e) : e / (1 + e); /* s + rest = 1 */
+  const double e = exp(-fabs(x)), s = x < 0 ? e / (1 + e) : 1 / (1 + e),
+               rest = x < 0 ? 1 / (1 + e) : e / (1 + e); /* s + rest = 1 */
   double t, v;
   switch (c->f) {
     case AGF_LEAKY_RELU:
@@ -85,9 +86,7 @@ static double exact_slope(const activation_case *c, double x) {
       v = x < 0 ? 2 / (e * (e + 2) + 2) : 2 * e * e / (1 + 2 * e + 2 * e * e); /* 1 - t */
       return t + x * s * v * (1 + t);
     case AGF_SIGMOID: return s * rest;
-    case AGF_HARDSIGMOID:
-      v = (double)c->alpha * x + (double)c->beta;
-      return v > 0 && v < 1 ? (double)c->alpha : 0;
+    case AGF_HARDSIGMOID: v = (double)c->alpha * x + (double)c->beta; return v > 0 && v < 1 ? (double)c->alpha : 0;
     case AGF_TANH: return 4 * e * e / ((1 + e * e) * (1 + e * e));
     case AGF_SOFTPLUS: return s;
     case AGF_CLIP: return x > (double)c->alpha && x < (double)c->beta;
@@ -126,8 +125,10 @@ static void check_activation(const agf_kernels *k, const activation_case *c, uin
       if (!(error <= worst)) worst = error, worst_at = x[i];
       v = exact_slope(c, x[i]);
       error = fabs((double)g[i] - v);
-      if (!(error <= 0x1p-22)) error /= unit(v);
-      else error = 0;
+      if (!(error <= 0x1p-22))
+        error /= unit(v);
+      else
+        error = 0;
       if (!(error <= worst_slope)) worst_slope = error, worst_slope_at = x[i];
     }
   }
@@ -214,8 +215,10 @@ static void check_norm(const agf_kernels *k, const norm_case *c) {
 }
 
 int main(int argc, char **argv) {
-  static const norm_case norms[] = {{"layer norm", CHANNELS, 1, 0}, {"layer norm in four groups", GROUPED, 4, 0},
-                                    {"local response norm, 5", CHANNELS, 1, 5}, {"local response norm, 4", CHANNELS, 1, 4}};
+  static const norm_case norms[] = {{"layer norm", CHANNELS, 1, 0},
+                                    {"layer norm in four groups", GROUPED, 4, 0},
+                                    {"local response norm, 5", CHANNELS, 1, 5},
+                                    {"local response norm, 4", CHANNELS, 1, 4}};
   unsigned long stride = 1021; /* a prime: 4 million floats of each */
   agf_kernels k;
   int i;

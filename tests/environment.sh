@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh eval` adds what
-# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows and macOS, `environment.sh torch` PyTorch.
+# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows and macOS, `environment.sh torch` PyTorch,
+# `environment.sh lint` what tests/lint.sh checks with.
 # Exits nonzero, with the reason on one line, where it cannot be made: then those tests are skipped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -9,16 +10,15 @@ lists=tests/requirements.txt
 for extra in "$@"; do lists="$lists tests/requirements-$extra.txt"; done
 wants() { case " $lists " in *"-$1.txt "*) return 0 ;; esac; return 1; }
 
-# cat'ing the lists into the environment marks it complete; a changed pin makes it again
-stamp=$venv/made-from
-made() { [ -f "$stamp" ] && for l in $lists; do grep -qxF -f "$l" "$stamp" && [ -z "$(grep -vxF -f "$stamp" "$l")" ] || return 1; done; }
+# A copy of each list that was installed marks it; a changed pin makes it again.
+made() { for l in $lists; do cmp -s "$l" "$venv/made-from-${l##*/}" || return 1; done; }
 made && exit 0
 
 fail() { echo "$*"; exit 1; }
 command -v python3 >/dev/null || fail "python3 is not installed"
 mkdir -p build
 [ -x $venv/bin/pip ] || python3 -m venv $venv >build/venv.log 2>&1 || fail "python3 -m venv failed (package python3-venv?), see build/venv.log"
-for l in requirements.txt requirements-eval.txt requirements-zig.txt; do
+for l in requirements.txt requirements-eval.txt requirements-zig.txt requirements-lint.txt; do
   extra=${l#requirements-}
   [ "$extra" = "$l" ] || wants "${extra%.txt}" || continue
   $venv/bin/pip install -q --disable-pip-version-check -r tests/$l >>build/venv.log 2>&1 ||
@@ -36,4 +36,4 @@ if wants torch; then
     $venv/bin/pip install -q --disable-pip-version-check -r tests/requirements-torch.txt >>build/venv.log 2>&1
   $venv/bin/python -c 'import torch, torchvision' 2>>build/venv.log || fail "PyTorch cannot be imported, see build/venv.log"
 fi
-cat $lists >"$stamp"
+for l in $lists; do cp "$l" "$venv/made-from-${l##*/}"; done

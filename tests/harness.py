@@ -63,7 +63,7 @@ class _Result(unittest.TestResult):
         super().__init__()
         self.verbose, self.passed, self.began = verbose, 0, 0.0
 
-    def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802 (unittest's name)
+    def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
         self.began = time.monotonic()
 
@@ -71,12 +71,12 @@ class _Result(unittest.TestResult):
         seconds = " (%.1f s)" % (time.monotonic() - self.began) if self.verbose else ""
         print("%s %s%s%s" % (word, test.id(), seconds, ": " + what if what else ""), flush=True)
 
-    def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
+    def addSuccess(self, test: unittest.TestCase) -> None:
         self.passed += 1
         if self.verbose:
             self._tell("ok  ", test)
 
-    def addSkip(self, test: unittest.TestCase, reason: str) -> None:  # noqa: N802
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
         super().addSkip(test, reason)
         self._tell("SKIP", test, reason)
 
@@ -85,11 +85,11 @@ class _Result(unittest.TestResult):
         if not isinstance(error[1], AssertionError):
             print("  " + "".join(traceback.format_exception(*error)).strip().replace("\n", "\n  "), flush=True)
 
-    def addFailure(self, test: unittest.TestCase, err) -> None:  # noqa: N802
+    def addFailure(self, test: unittest.TestCase, err) -> None:
         super().addFailure(test, err)
         self._broken(test, err)
 
-    def addError(self, test: unittest.TestCase, err) -> None:  # noqa: N802
+    def addError(self, test: unittest.TestCase, err) -> None:
         super().addError(test, err)
         self._broken(test, err)
 

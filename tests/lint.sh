@@ -1,30 +1,51 @@
 #!/bin/sh
-# Static analysis of the engine and the program: cppcheck, clang-tidy (.clang-tidy says what is left out), gcc -fanalyzer. Over the portable
-# build: the kernels of every instruction set are the same templates, and their intrinsics are not what the analysers know.
+# Static analysis and formatting. The C: clang-format (.clang-format), cppcheck, clang-tidy (.clang-tidy says what is left out), gcc
+# -fanalyzer; over the portable build, because the kernels of every instruction set are the same templates, and their intrinsics are not
+# what the analysers know. The Python: ruff and mypy (pyproject.toml). ruff, mypy and clang-format are those of
+# tests/requirements-lint.txt.
+#
+#   lint.sh             check
+#   lint.sh --format    format the C
 set -u
 cd "$(dirname "$0")/.." || exit 1
+build=${BUILD:-build}
+log=$build/lint.log
+bin=build/venv/bin
+mkdir -p "$build"
+# Hand-set tables and templates (agf.h, kernels) are not among them.
+formatted='agf.c tests/*.c tests/*.h tests/fuzz/*.c bench/*.c'
+tools=$(sh tests/environment.sh lint)
+if [ "${1:-}" = --format ]; then
+  [ -z "$tools" ] || { echo "$tools"; exit 1; }
+  # shellcheck disable=SC2086 # patterns
+  exec $bin/clang-format -i $formatted
+fi
+
 passed=0 failed=0 skipped=0
-check() { # TOOL COMMAND...: silent and exit code 0
-  tool=$1
+check() { # NAME COMMAND...: silent and exit code 0
+  name=$1
   shift
   if ! command -v "$1" >/dev/null 2>&1; then
-    echo "SKIP $tool: $1 is not installed"
+    echo "SKIP $name: $1 is not installed${tools:+ ($tools)}"
     skipped=$((skipped + 1))
-  elif "$@" >build/lint.log 2>&1 && ! grep -qE 'warning:|error:' build/lint.log; then
+  elif "$@" >"$log" 2>&1 && ! grep -qE 'warning:|error:' "$log"; then
     passed=$((passed + 1))
   else
-    echo "FAIL $tool:"
-    grep -vE 'warnings? generated' build/lint.log | head -n 40
+    echo "FAIL $name:"
+    grep -vE 'warnings? generated' "$log" | head -n 40 | sed 's/^/  /'
     failed=$((failed + 1))
   fi
 }
-mkdir -p build
+# shellcheck disable=SC2086 # patterns
+check 'clang-format' $bin/clang-format --dry-run --Werror $formatted
+check 'ruff' $bin/ruff check --no-cache --output-format concise .
+check 'mypy' $bin/mypy --cache-dir "$build/mypy"
 # invalidPointerCast: a row's maxima are kept as floats in memory that also holds doubles; nothing is read as the other
 check cppcheck cppcheck --quiet --std=c99 --enable=warning,performance,portability --suppress=missingInclude \
   --suppress=invalidPointerCast -DAGF_NO_SIMD=1 --error-exitcode=1 agf.c
 check 'clang-tidy agf.c' clang-tidy --quiet agf.c -- -std=c99 -DAGF_NO_SIMD
-check 'gcc -fanalyzer' gcc -std=c99 -O1 -DAGF_NO_SIMD -fanalyzer -c agf.c -o build/lint.o
-# what clang-format leaves as it is: comments, tables, the kernels, the program
+check 'gcc -fanalyzer' gcc -std=c99 -O1 -DAGF_NO_SIMD -fanalyzer -c agf.c -o "$build/lint.o"
+# what clang-format leaves as it is: comments, tables, the kernels
 check 'lines over 140 columns, comments closed on a line of their own' awk \
   'length > 140 || /^ *[*]? *[*]\/ *$/ { print FILENAME ":" FNR ": error: " $0; bad = 1 } END { exit bad }' \
   agf.h agf.c kernels/* tools/*.[ch] tests/*.[ch]

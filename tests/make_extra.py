@@ -238,8 +238,8 @@ def concat_odd(b):
 
 
 def concat_parts(b):
-    """Inputs of Concats that fill blocks of 16 channels, or do not: convolutions of the image, BatchNorms, pools, a Concat of
-    Concats, one that several read, and one in which a tensor stands twice."""
+    """Inputs of Concats that fill blocks of 16 channels, or do not: convolutions of the image, BatchNorms, pools, a
+    Concat of Concats, one that several read, and one in which a tensor stands twice."""
     x = b.relu(b.add("concat", [b.conv(IMAGE, 3, 16, 3, p=1), b.conv(IMAGE, 3, 16, 1)]))
     y = b.add("concat", [b.conv_relu(x, 32, 16, 3, p=1), b.conv_relu(x, 32, 5, 1)])
     z = b.add("concat", [b.batchnorm(b.conv(x, 32, 16, 1), 16), b.pool("maxpool", x, 3, 1, p=1), x, x])

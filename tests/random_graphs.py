@@ -573,7 +573,7 @@ def requests_of(g, exact):
 def engine_map(session, request):
     """The engine's answer to a request: the map, or the status that stands in its place."""
     arguments = {key: value for key, value in request.items() if key not in ("t", "options")}
-    arguments.update({option: True for option in request.get("options", ())})
+    arguments.update(dict.fromkeys(request.get("options", ()), True))
     try:
         return session.explain(int(request["t"]), **arguments)[0]
     except agf.Error as problem:

@@ -516,7 +516,7 @@ static void test_scale_of_a_map(void) {
     for (i = 0; i < n; i++) {
       state = state * 1664525u + 1013904223u;
       map[i] = ((float)(state >> 8) / (1 << 23) - 1) * powf(10, (float)(trial % 9) * 8 - 40); /* down to subnormal numbers */
-      if (trial % 4 == 3 && i % 3) map[i] = map[0]; /* many that are equal */
+      if (trial % 4 == 3 && i % 3) map[i] = map[0];                                           /* many that are equal */
     }
     memcpy(sorted, map, sizeof(float) * (size_t)n);
     qsort(sorted, (size_t)n, sizeof *sorted, compare_magnitudes);
@@ -539,8 +539,8 @@ static void test_box_of_a_map(void) {
   for (y = 5; y < 9; y++)
     for (x = 10; x < 16; x++) map[y * 30 + x] = 1;
   CHECK(agf_map_box(map, 20, 30, 0.9, &box, &err) == AGF_OK, "%s", err.message);
-  CHECK(box.left == 10 && box.top == 5 && box.width == 6 && box.height == 4 && box.x == 13 && box.y == 7, "%d %d %d %d, %g %g", box.left,
-        box.top, box.width, box.height, box.x, box.y);
+  CHECK(box.left == 10 && box.top == 5 && box.width == 6 && box.height == 4 && box.x == 13 && box.y == 7, "%d %d %d %d, %g %g",
+        box.left, box.top, box.width, box.height, box.x, box.y);
   map[0] = map[19 * 30 + 29] = 0.5f; /* a sixtieth of the evidence in two corners */
   map[2 * 30 + 3] = -9;              /* evidence against counts for nothing */
   CHECK(agf_map_box(map, 20, 30, 0.9, &box, &err) == AGF_OK && box.left == 10 && box.width == 6 && box.top == 5 && box.height == 4,

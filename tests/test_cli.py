@@ -22,7 +22,6 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -1002,7 +1001,7 @@ def test_unwritable_folder():
     try:
         Run("--version", user=user)
     except PermissionError:
-        raise Skip("the program lies where no other user may run it, and root may write everywhere")
+        raise Skip("the program lies where no other user may run it, and root may write everywhere") from None
     refused("explain", "m.agf", "photo.png", "-o", "locked", says="locked", user=user)
     refused("explain", "m.agf", "photo.png", "--npy", "locked/maps.npy", says="locked", user=user)
 

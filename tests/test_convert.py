@@ -18,8 +18,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 import warnings
 import zipfile
 

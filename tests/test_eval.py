@@ -826,7 +826,7 @@ def test_shards():
 def test_dask():
     """Two workers, one of which is killed midway: the same results as one process."""
     try:
-        import distributed  # noqa: F401
+        import distributed
     except ImportError as missing:
         raise Skip(str(missing)) from None
     environment = dict(os.environ, OMP_NUM_THREADS="1")

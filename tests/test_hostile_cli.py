@@ -266,7 +266,8 @@ ESCAPES = ("\x1b[2J", "\x1b]0;title\x07", "\x7f", "\x08", "\u009b2J", "\u0085", 
 
 
 def test_nothing_reaches_the_terminal():
-    """Names of files, labels, layers and models are data: nothing in them commands a terminal, in text, JSON or errors."""
+    """Names of files, labels, layers and models are data: nothing in them commands a terminal, in text, JSON or
+    errors."""
     evil = "".join(ESCAPES)
     labels = [evil + "cat", "dog" + evil, "bird"]
     write_model("m.agf", labels=labels, name="net" + evil, layer="conv" + evil)
@@ -454,7 +455,7 @@ def test_interrupted_anywhere():
             signal.signal(number, signal.SIG_DFL)
     inputs = everything(".")
     replaced = 0
-    for trial in range(24):
+    for _ in range(24):
         number = rng.choice(sorted(codes))
         for i in range(8):
             save("out/p%04d.png" % i, png_bytes(scene(4, 4)))

@@ -241,7 +241,7 @@ def test_inks():
 
 
 def test_sixteen_bits():
-    """The upper 8 of 16 bits: of gray, Pillow would cut off what is above 255, and nearly every picture would be white."""
+    """The upper 8 of 16 bits: of gray, Pillow would cut off what is above 255, and most pictures would be white."""
     write_model("m.agf", **PLAIN)
     gray = (scene(90, 61)[..., 0].astype(np.uint16) << 8) | 77
     Image.fromarray(gray).save("gray.png")

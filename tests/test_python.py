@@ -102,7 +102,7 @@ def test_maps_of_golden_cases():
             check(np.array_equal(session.logits, logits), "logits property")
             check(session.ranked(0) == int(np.argmax(logits)), "ranked(0) is the prediction")
             for name, target, rel_l2, options in listed(case, "maps.txt"):
-                wanted = {} if options == "-" else {option: True for option in options.split(",")}
+                wanted = {} if options == "-" else dict.fromkeys(options.split(","), True)
                 maps = session.explain(classes=[int(target)], **wanted)
                 check(maps.dtype == np.float32 and session.explained == [int(target)], f"{case} {name}")
                 close_to(maps[0], load(case, name), rel_l2)

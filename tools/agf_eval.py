@@ -295,9 +295,9 @@ def rows_of_csv(path):
 def files_of(folder):
     """The pictures below a folder in a fixed order; what else looks like pictures is counted aloud."""
     found, others = [], Counter()
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in files:
+        for name in names:
             ending = os.path.splitext(name)[1].lower()
             if name.lower().endswith(".mask.png"):
                 continue

@@ -16,8 +16,8 @@ def convert(module, path, size=None, labels=None, *, mean=None, std=None, range=
     size: of the nominal input, (C, H, W), (H, W) with three channels, or one number for a square; default what the
     module says of itself (timm's do), else 224. labels: a list of class names. mean, std: a number, or one per channel;
     range: what 255 becomes before mean and std, 1 or 255; channels: "rgb" or "bgr"; resize: "stretch", "crop" or
-    "crop:N" (shorter side to N, then the centre). If none of those five is given, they are what the module says of itself; if
-    it says nothing, the file has no preprocessing and takes tensors only.
+    "crop:N" (shorter side to N, then the centre). If none of those five is given, they are what the module says of
+    itself; if it says nothing, the file has no preprocessing and takes tensors only.
     f16: weights in half precision; flat: "default", or "published" for the published code's flags; head: "softmax",
     "sigmoid" or "none", what makes probabilities of the logits (default: what the module ends in, else softmax);
     check: compare the file's logits with the module's on a random tensor.

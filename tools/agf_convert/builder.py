@@ -550,7 +550,8 @@ class Builder:
                          f"{describe([values[0].dims])}")
 
     def mul(self, a, b):
-        """A product of two tensors: signal and gate (agf-spec, "Mul"). The patterns of SiLU, GELU ... are recognised."""
+        """A product of two tensors: signal and gate (agf-spec, "Mul"). The patterns of SiLU, GELU ... are
+        recognised."""
         known = self._known_product(a, b) or self._known_product(b, a)
         if known is not None:
             return known

@@ -12,7 +12,7 @@ RESEMBLANCE = 0.6    # correlation of a quantised original's logits with ours: i
 
 
 def random_tensor(imported):
-    """A tensor [C,H,W] for the network: slow waves and noise, which after its own normalisation have the deviation 1."""
+    """A tensor [C,H,W] for the network: slow waves and noise, of deviation 1 after the network's own normalisation."""
     channels, height, width = imported.input_shape
     random = np.random.RandomState(1)
     rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None] / width

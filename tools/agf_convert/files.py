@@ -4,10 +4,10 @@
         f.write(...)                                 (f.name: the temporary file's path, where there is one)
 
 Only when the block ends without an exception does what was written take the place of what `path` was; the block's
-exceptions, SIGTERM, SIGINT and SIGHUP leave the old file as it was, and no temporary file behind. A symbolic link is followed,
-the file behind it replaced; permissions of a file that is replaced are kept. What is no regular file is not replaced:
-a FIFO or a character device (/dev/null, /dev/stdout) is written to, anything else is refused. So is a file that is one
-of `inputs`. OutputError is raised for what is refused; errors of the system come as OSError.
+exceptions, SIGTERM, SIGINT and SIGHUP leave the old file as it was, and no temporary file behind. A symbolic link is
+followed, the file behind it replaced; permissions of a file that is replaced are kept. What is no regular file is not
+replaced: a FIFO or a character device (/dev/null, /dev/stdout) is written to, anything else is refused. So is a file
+that is one of `inputs`. OutputError is raised for what is refused; errors of the system come as OSError.
 """
 import contextlib
 import io

@@ -1,4 +1,5 @@
-"""The layout of a model file (agf.h, "The model file"): its records and how weights lie in it. Nothing else knows it."""
+"""The layout of a model file (agf.h, "The model file"): its records and how weights lie in it. Nothing else knows
+it."""
 import struct
 
 import numpy as np

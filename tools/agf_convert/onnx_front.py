@@ -88,7 +88,8 @@ class Walk:
         return [self.values[name] for name in outputs]
 
     def _in_order(self, nodes, outputs):
-        """The nodes that the outputs depend on, each behind those that it reads. Others (auxiliary heads) are left out."""
+        """The nodes that the outputs depend on, each behind those that it reads. Others (auxiliary heads) are left
+        out."""
         made_by = {name: node for node in nodes for name in node.output if name}
         order, state = [], {}
         stack = [(made_by[name], False) for name in outputs if name in made_by]
@@ -277,7 +278,8 @@ def opsets_of(model, path):
 
 
 def image_input(graph, constants, size, layout):
-    """(name, [C, H, W], layout, batch, element type) of the graph's one input; size (height, width) replaces its own."""
+    """(name, [C, H, W], layout, batch, element type) of the graph's one input; size (height, width) replaces its
+    own."""
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"

@@ -575,7 +575,8 @@ def dequantised(node, array, scale, zero=None, axis=None):
 
 
 def real(node, x, scale, zero, axis=None):
-    """An operand of a quantised operation: a Value as it is (the image of integers through its scale), or a constant."""
+    """An operand of a quantised operation: a Value as it is (the image of integers through its scale), or a
+    constant."""
     from dataclasses import replace
     if not isinstance(x, Value):
         return dequantised(node, x, scale, zero, axis)

@@ -1,8 +1,8 @@
 """From what a Builder has collected to the nodes of a Network: each pass is a function on the list of nodes.
 
 finish() runs them: what the output does not depend on goes; arithmetic with constants is merged, into a bias where one
-belongs; padding goes into convolutions and pools where nothing changes; the image's normalisation becomes the network's affine map; the
-head is brought into a form that the attribution can start from.
+belongs; padding goes into convolutions and pools where nothing changes; the image's normalisation becomes the network's
+affine map; the head is brought into a form that the attribution can start from.
 """
 import math
 from dataclasses import dataclass, field, replace
@@ -255,7 +255,8 @@ def absorb_pads(graph):
 
 
 def affine_before_linear(graph):
-    """A scale and shift for each element of a flattened picture, which no node can say, into the linear layers that read it."""
+    """A scale and shift for each element of a flattened picture, which no node can say, into the linear layers that
+    read it."""
     for node in list(reversed(graph.nodes)):
         root = graph.by_name.get(node.inputs[0])
         while root is not None and root.op == "batchnorm":
@@ -344,7 +345,8 @@ def absorb_space_to_depth(graph):
 # The end
 
 def linear_of(graph, name):
-    """(input, weights, bias) of a linear layer, a convolution of one pixel to one, a scaled one, or a sum of such; None.
+    """(input, weights, bias) of a linear layer, a convolution of one pixel to one, a scaled one, or a sum of such;
+    None.
 
     In double; the bias is an array.
     """

@@ -1,4 +1,5 @@
-"""torch modules to networks, through torch.export: walking the exported graph. What its operations mean: torch_ops.py."""
+"""torch modules to networks, through torch.export: walking the exported graph. What its operations mean:
+torch_ops.py."""
 import contextlib
 import copy
 import io

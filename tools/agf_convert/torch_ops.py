@@ -509,7 +509,8 @@ PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "einsum", "linear"}
 
 
 def find_attention(graph, image):
-    """The first node that is attention; None. Looked for before anything is converted: what prepares it is not understood either."""
+    """The first node that is attention; None. Looked for before anything is converted: what prepares it is not
+    understood either."""
     depends = {image}
     for fx in graph.nodes:
         sources = [other for other in fx.all_input_nodes if other in depends]
