@@ -1608,6 +1608,17 @@ def test_layers_of_modules():
             self.features = self.conv(x)
             return self.fc(self.features.relu().mean((2, 3)))
 
+    class Squeeze(nn.Module):
+        """Squeeze and excite with linear layers."""
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
+
+        def forward(self, x):
+            return x * self.fc(x.mean((2, 3))).view(x.shape[0], 8, 1, 1)
+
+    written = module_agrees(tail(Squeeze(), nn.ReLU(), pool))
+    check((written.count("mul"), written.count("linear"), written.count("conv")) == (1, 1, 3), written.nodes)
     module = randomise(Keeps())
     module(torch.zeros(1, 3, 24, 20))
     features = module.features

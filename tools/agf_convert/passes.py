@@ -45,7 +45,7 @@ def finish(builder, output, head=None):
     graph.drop_unused(last)
     last = fold_end(graph, last)
     graph.drop_unused(last)
-    for run in (hardsigmoids, pool_twice, absorb_pads, affine_before_linear, read_image, absorb_space_to_depth):
+    for run in (hardsigmoids, pool_twice, gates_as_pictures, absorb_pads, affine_before_linear, read_image, absorb_space_to_depth):
         run(graph)
         graph.drop_unused(last)
     biases(graph)
@@ -275,6 +275,34 @@ def affine_before_linear(graph):
             bias = weights @ node.bias.astype(np.float64) + (0 if reader.bias is None else reader.bias)
             graph.put(reader, replace(reader, inputs=list(node.inputs), weights=weights * node.weights, bias=bias))
         graph.nodes.remove(node)
+
+
+def gates_as_pictures(graph):
+    """A gate that linear layers make, a vector, as one that 1x1 convolutions make, [C,1,1]: what a product reads."""
+    def picture(name):
+        node = graph.by_name.get(name)
+        if node is None or len(graph.shapes[name]) == 3:
+            return name
+        if node.op == "flatten":
+            if graph.shapes[node.inputs[0]][1:] == (1, 1):
+                return node.inputs[0]
+        elif node.op == "linear":
+            new = Node("conv", graph.unique(name), [picture(node.inputs[0])], kernel=(1, 1), stride=(1, 1), dilation=(1, 1),
+                       groups=1, weights=node.weights[:, :, None, None], bias=node.bias)
+            graph.insert_after(node, new)
+            return new.name
+        elif node.op in ("relu", "relu6", "act", "batchnorm", "mul", "add"):
+            new = replace(node, name=graph.unique(name), inputs=[picture(other) for other in node.inputs])
+            graph.insert_after(node, new)
+            if name in graph.arithmetic:
+                graph.arithmetic.add(new.name)
+            return new.name
+        raise ConvertError(f"{graph.origins[name]}: makes a gate of a flattened tensor, which is not understood; use 1x1 "
+                           "convolutions instead of linear layers")
+
+    for node in list(graph.nodes):
+        if node.op == "mul" and len(graph.shapes[node.name]) == 3 and len(graph.shapes[node.inputs[1]]) == 1:
+            node.inputs = [node.inputs[0], picture(node.inputs[1])]
 
 
 # The image
