@@ -456,7 +456,8 @@ enum {
 typedef enum agf_sign {
   AGF_SIGN_ANY,      /* it may be negative */
   AGF_SIGN_INPUTS,   /* only where an input may be */
-  AGF_SIGN_RECTIFIED /* never, and it is 0 where its input is negative */
+  AGF_SIGN_NEVER,    /* it is never negative */
+  AGF_SIGN_RECTIFIED /* likewise, and it is 0 where its input is negative */
 } agf_sign;
 
 /* The shapes that a node's output follows from. */
@@ -1564,6 +1565,7 @@ static int agf_signed_behind(const agf_node *n, int is_signed) {
   switch (agf_rules_of(n->op)->sign(n)) {
     case AGF_SIGN_ANY: return 1;
     case AGF_SIGN_INPUTS: return is_signed;
+    case AGF_SIGN_NEVER:
     case AGF_SIGN_RECTIFIED: return 0;
   }
   return 1;

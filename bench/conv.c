@@ -76,7 +76,7 @@ static uint32_t draw(void) {
 
 static void done(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
   int i;
-  float *y = j->y + ((size_t)block * (size_t)j->ho + (size_t)row) * (size_t)j->wo * AGF_CB;
+  float *y = *(float *const *)j->out + ((size_t)block * (size_t)j->ho + (size_t)row) * (size_t)j->wo * AGF_CB;
   for (i = 0; i < agf_rhs_out(j->kind); i++) s->k.store(acc + i * rs, as, j->wo, y);
 }
 
@@ -88,7 +88,6 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
   static agf_step st;
   static agf_node n;
   static agf_weight w;
-  static agf_tensor to;
   agf_conv_job j;
   int in = adjoint ? co : ci, out = adjoint ? ci : co, wide_in = agf_rhs_in(kind), hi, ho, b, r, p, i, k,
       border = adjoint ? 0 : kernel / 2;
@@ -122,11 +121,10 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
   memset(x, 0, xn * 4);
   mask = (uint16_t *)calloc((size_t)agf_ceil_div(in, 16) * (size_t)(hi * hi), 2);
   y = (float *)aligned_alloc(64, (size_t)agf_ceil_div(out, 32) * 32 * (size_t)(ho * ho) * 4);
-  j.step = &st, j.kind = kind, j.adjoint = adjoint;
+  j.st = &st, j.kind = kind, j.adjoint = adjoint;
   j.xp = AGF_CB * wide_in, j.xr = j.xp * (hi + 2 * border), j.xb = j.xr * (hi + 2 * border);
   j.x = x + border * (j.xr + j.xp);
-  j.mask = mask, j.hi = j.wi = hi, j.ho = j.wo = ho, j.ci = in, j.co = out, j.y = y;
-  to.c = out, j.to = &to, j.done = done;
+  j.mask = mask, j.hi = j.wi = hi, j.ho = j.wo = ho, j.ci = in, j.co = out, j.out = &y, j.done = done;
   for (b = 0; b < agf_ceil_div(in, 16); b++)
     for (r = 0; r < hi; r++)
       for (p = 0; p < hi; p++)
@@ -139,9 +137,11 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
   scratch = (unsigned char *)aligned_alloc(64, 4 << 20);
   s.arena = scratch;
   {
-    static agf_buffer buffer;
-    s.buffer = &buffer;
-    s.scratch = 0;
+    static agf_buffer buffer[2]; /* 1: a task's scratch, at the arena's start */
+    static agf_plan plan;
+    plan.buffer = buffer;
+    plan.scratch = 1;
+    s.plan = &plan;
   }
   for (i = -1; i < repeats; i++) {
     double a = peak(), b0, c;
