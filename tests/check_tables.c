@@ -1,6 +1,5 @@
 /* The tables of ops and methods: a row for every number of agf.h, in its place, with all that it needs; a row that lacks something is
  * noticed; traits agree with what a request may ask. Reads the engine's own tables. */
-#define AGF_NO_SIMD 1 /* no kernel runs here */
 #include "testing.h"
 #include "../agf.c"
 
