@@ -8,12 +8,15 @@ build/agf; a demo model to try besides is $AGF_DEMO, else the one in tests/demo/
 that every value in them is known.
 """
 
+import base64
 import glob
+import html.parser
 import json
 import math
 import os
 import pty
 import random
+import re
 import resource
 import select
 import shutil
@@ -461,6 +464,95 @@ def test_help_and_version():
     ):
         check(option in text, "%s is not in the help" % option)
     check("--size" in good("info", "--help").out, "help of info")
+
+
+def test_help_fits_the_terminal():
+    for args in (["--help"], ["help", "explain"], ["help", "info"], ["help", "bench"]):
+        for line in good(*args).out.splitlines():
+            check(len(line) <= 80, "%s: %d columns: %r" % (args, len(line), line))
+    page = good("help", "--man").out
+    check(page.startswith(".TH AGF 1"), "a manual page: %r" % page[:50])
+    for option in ("layout", "bank", "low\\-memory", "runs"):
+        check("\\-\\-" + option in page, "%s is not in the manual page" % option)
+    if shutil.which("groff"):
+        groff = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=page.encode(), stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, timeout=PATIENCE)
+        check(groff.returncode == 0 and not groff.stderr, "groff: %r" % groff.stderr)
+
+
+def piped(*args, data=b""):
+    """Run with `data` on standard input; (code, stdout, stderr), bytes."""
+    done = subprocess.run([AGF, *args], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_standard_input_and_output():
+    setup()
+    photo = everything(".")["./photo.png"]
+    good("explain", "m.agf", "photo.png", "--layout", "bare", "-o", "map.png", "--npy", "map.npy")
+    code, out, error = piped("explain", "m.agf", "-", "--layout", "bare", "-o", "-", data=photo)
+    check((code, error) == (0, b"") and out == everything(".")["./map.png"], "a picture through the program: %r" % error)
+    code, out, error = piped("explain", "m.agf", "-", "--npy", "-", data=photo)
+    check((code, error) == (0, b"") and out == everything(".")["./map.npy"], "a tensor to standard output: %r" % error)
+    code, out, error = piped("explain", "m.agf", "-", "--json", "-o", "out/", data=photo)
+    check(code == 0 and json.loads(out)["maps"][0]["file"] == "out/stdin.png", "%r %r" % (out, error))
+    for args, says in [(["-", "-o", "-", "--npy", "-"], b"two results"), (["-", "-o", "-", "--json"], b"--json"),
+                       (["photo.png", "-", "-o", "-"], b"several"), (["-"], b"empty file")]:
+        code, out, error = piped("explain", "m.agf", *args, data=b"" if len(args) == 1 else photo)
+        check(code == 2 and says in error and not out and error.count(b"\n") == 1, "%s: %d %r" % (args, code, error))
+    with open("/dev/null", "w") as closed:
+        check(Run("explain", "m.agf", "photo.png", "-o", "-", stdout=closed).code == 0, "to /dev/null")
+
+
+def test_show():
+    """Half blocks in 24 bits where the terminal has them, else in xterm's 256 colours; as many columns as it has."""
+    setup()
+    for colorterm, pattern in (("truecolor", "\033[38;2;"), ("", "\033[38;5;")):
+        environment = dict(os.environ, COLORTERM=colorterm, COLUMNS="40")
+        done = subprocess.run([AGF, "explain", "m.agf", "photo.png", "--top", "2", "--show", "-q"], env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+        lines = done.stdout.decode().splitlines()
+        blocks = [line for line in lines if "\u2580" in line]
+        check(done.returncode == 0 and not done.stderr and len(lines) == 2 + len(blocks), "%r" % done.stderr)
+        check(len(blocks) == 2 * 16 and all(line.count("\u2580") == 40 for line in blocks), "%d lines" % len(blocks))
+        check(all(pattern in line and line.endswith("\033[0m") for line in blocks), "colours: %r" % blocks[0][:60])
+
+
+def test_html():
+    """One page with every map of the run, which loads nothing from elsewhere and takes no markup from names."""
+    evil = "<script>alert(1)</script>\"'&"
+    setup(labels=[evil, "b", "c"])
+    os.makedirs("in")
+    save("in/a<b>&.png", png_bytes(scene(30, 20)))
+    save("in/c.png", png_bytes(scene(20, 30, seed=1)))
+    good("explain", "m.agf", "in", "--top", 3, "-m", "agf,gradcam", "-o", "out", "--html")
+    check(sorted(os.listdir("out")) == ["a<b>&.png", "c.png", "index.html"], "files: %s" % os.listdir("out"))
+    with open("out/index.html", encoding="utf-8") as f:
+        text = f.read()
+    found = {"img": [], "script": 0, "figure": 0}
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            given = dict(attributes)
+            if tag == "img":
+                found["img"].append(given)
+            elif tag in found:
+                found[tag] += 1
+            check(not {"href", "srcset", "onload"} & set(given), "%s %s" % (tag, given))
+
+    Reader().feed(text)
+    maps = [i for i in found["img"] if i["class"] == "map"]
+    check(found["script"] == 1 and found["figure"] == 2, "scripts, pictures: %s" % found)
+    check(len(maps) == 12 and len(found["img"]) == 14, "2 pictures, of each 6 maps: %d" % len(maps))
+    check({m["data-class"] for m in maps} == {evil, "b", "c"}, "labels: %s" % {m["data-class"] for m in maps})
+    check({m["data-method"] for m in maps} == {"agf", "gradcam"}, "methods")
+    for image in found["img"]:
+        kind, data = image["src"].split(",", 1)
+        check(kind in ("data:image/png;base64", "data:image/jpeg;base64"), kind)
+        base64.b64decode(data, validate=True)
+    check("http" not in re.sub("base64,[^\"]*", "", text), "the page loads nothing")
+    refused("explain", "m.agf", "photo.png", "-o", "x.png", "--html", says=["--html", "folder"])
+    refused("explain", "m.agf", "photo.png", "--html", says=["--html", "folder"])
 
 
 def test_bad_arguments():

@@ -12,6 +12,7 @@
 #include "cli_bench.h"
 #include "cli_figure.h"
 #include "cli_output.h"
+#include "cli_page.h"
 #include "cli_picture.h"
 
 /* ---- Did you mean ---------------------------------------------------------------------------------------------------------- */
@@ -83,7 +84,7 @@ typedef struct options {
   const char *out, *npy, *logits;
   const char *layer, *ablations, *cmap, *layout, *isa, *bank, *font;
   double alpha, vmax;
-  int overlay, colour, panel_width, json, low_memory, verbose, quiet, help;
+  int overlay, colour, panel_width, show, html, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
   int threads;
   int runs;
@@ -116,8 +117,11 @@ static const option options_known[] = {
    "explain this class: its index, its label, or a part of the\nlabel that no other has; may be given several times"},
   {"top", 0, EXPLAIN, COUNT, FIELD(top), 1, INT_MAX, "K", "explain the K best classes (without -c and --top: the best)"},
   {"out", 'o', EXPLAIN, TEXT, FIELD(out), 0, 0, "OUT",
-   "write a PNG: OUT.png, or a folder that exists, or a name with\n%s (a file for each class) and %p (the picture's name);\n"
-   "without -o only the text is printed"},
+   "write a PNG: OUT.png, or into a folder, which a '/' at its end makes, or to a name with %s (a file for each class) and %p (the "
+   "picture's name); - is standard output; without -o only the text is printed"},
+  {"show", 0, EXPLAIN, FLAG, FIELD(show), 0, 0, NULL, "draw the maps in the terminal"},
+  {"html", 0, EXPLAIN, FLAG, FIELD(html), 0, 0, NULL,
+   "also write index.html into the folder OUT: one page with all pictures and maps, to be opened anywhere"},
   {"overlay", 0, EXPLAIN, FLAG, FIELD(overlay), 0, 0, NULL, "draw the maps over the photograph, at its own size"},
   {"layout", 0, EXPLAIN, TEXT, FIELD(layout), 0, 0, "HOW",
    "figure: photograph and maps with captions; bare: the maps\nalone, pixel by pixel (default: figure, but a single\n"
@@ -139,8 +143,9 @@ static const option options_known[] = {
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
   {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN, LIST, FIELD(methods), 0, 0, "METHOD",
-   "may be given several times, or as a list divided by commas;\nagf (default): Attribution Guided Factorization; agf_a, agf_lc:\nits variants; gradient, gradient_x_input, smoothgrad,\n"
-   "integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1,\nclrp, sglrp: other methods, to compare; all: a contact sheet"},
+   "several times, or a list divided by commas; agf (default): Attribution Guided Factorization; agf_a, agf_lc: its variants; "
+   "gradient, gradient_x_input, smoothgrad, integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1, clrp, sglrp: other methods, "
+   "to compare; all: a contact sheet"},
   {"layer", 0, EXPLAIN, TEXT, FIELD(layer), 0, 0, "NAME",
    "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
   {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
@@ -449,6 +454,8 @@ typedef struct explainer {
   int count;
   bool many;         /* several pictures or a folder: a bad one does not end the run */
   bool out_is_folder;
+  bool to_stdout;    /* a file goes to standard output: nothing else does */
+  page *page;        /* --html; NULL: not asked for */
   bool some_failed;
   int *classes;      /* [class_count]: the classes asked for with -c */
   int class_count;
@@ -530,7 +537,7 @@ static void name_subjects(explainer *e) {
   int i;
 
   for (i = 0; i < e->count; i++) {
-    const char *base = base_name(e->paths.items[i]), *dot = strrchr(base, '.');
+    const char *base = strcmp(e->paths.items[i], "-") ? base_name(e->paths.items[i]) : "stdin", *dot = strrchr(base, '.');
 
     text_list_add(&stems, dot && dot > base ? text_of("%.*s", (int)(dot - base), base) : text_of("%s", base));
     text_list_add(&bases, text_of("%s", base));
@@ -612,6 +619,16 @@ static void check_output(explainer *e, const char *path, const char *shown, bool
 
   if (!path)
     return;
+  if (!strcmp(path, "-")) {
+    if (e->many)
+      fatal("%s -: several pictures do not go to standard output", shown);
+    if (e->asked->json)
+      fatal("%s -: --json writes to standard output, too", shown);
+    if (isatty(STDOUT_FILENO))
+      fatal("%s -: standard output is a terminal; send it to a file or a pipe", shown);
+    e->to_stdout = true;
+    return;
+  }
   exists = !stat(path, &status);
   ended = path[strlen(path) - 1] == '/';
   per_picture = has_placeholder(path, 'p') || (!is_picture && has_placeholder(path, 's'));
@@ -1197,36 +1214,62 @@ static figure figure_of(const explainer *e, const subject *s, const prepared *p,
   return f;
 }
 
-/* The picture or, with %s, pictures that -o asks for. */
-static bool write_pictures(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
-  const char *out = e->asked->out;
-  panel *panels = allocate((size_t)r->count, sizeof *panels);
-  float **shifted = allocate((size_t)r->count, sizeof *shifted);
-  text_list texts = {0};
+/* A picture's maps, ready to be drawn. */
+typedef struct drawing {
+  figure figure;
+  panel *panels; /* [count] */
+  int count;
   canvas photo;
-  figure f;
-  char *name, share[24];
+  float **shifted; /* [count] */
+  text_list texts;
+} drawing;
+
+static void drawing_make(drawing *d, const explainer *e, const subject *s, const prepared *p, const result *r) {
+  char share[24];
+  int i;
+
+  memset(d, 0, sizeof *d);
+  d->count = r->count;
+  d->panels = allocate((size_t)r->count, sizeof *d->panels);
+  d->shifted = allocate((size_t)r->count, sizeof *d->shifted);
+  d->photo.width = p->source.width;
+  d->photo.height = p->source.height;
+  d->photo.rgb = p->source.rgb;
+  d->figure = figure_of(e, s, p, r, &d->photo, &d->texts);
+  for (i = 0; i < r->count; i++) {
+    char *name = class_name(e->model, r->explained[i]);
+
+    d->panels[i] = panel_of(e, r, i, &d->shifted[i]);
+    clean_text(name);
+    text_list_add(&d->texts, e->method_count > 1 ? text_of("%s: %s", agf_method_name(r->method[i]), name) : text_of("%s", name));
+    d->panels[i].label = d->texts.items[d->texts.count - 1];
+    text_list_add(&d->texts, text_of("%s", percent_text(r->probability[r->explained[i]], share)));
+    d->panels[i].share = d->texts.items[d->texts.count - 1];
+    free(name);
+  }
+}
+
+static void drawing_free(drawing *d) {
+  int i;
+
+  for (i = 0; i < d->count; i++)
+    free(d->shifted[i]);
+  free(d->shifted);
+  free(d->panels);
+  text_list_free(&d->texts);
+}
+
+/* The picture or, with %s, pictures that -o asks for. */
+static bool write_pictures(const explainer *e, const subject *s, const drawing *d, result *r, problem *why) {
+  const char *out = e->asked->out;
+  figure f = d->figure;
   bool done = true;
   int i;
 
-  photo.width = p->source.width;
-  photo.height = p->source.height;
-  photo.rgb = p->source.rgb;
-  f = figure_of(e, s, p, r, &photo, &texts);
-  for (i = 0; i < r->count; i++) {
-    panels[i] = panel_of(e, r, i, &shifted[i]);
-    name = class_name(e->model, r->explained[i]);
-    clean_text(name);
-    text_list_add(&texts, e->method_count > 1 ? text_of("%s: %s", agf_method_name(r->method[i]), name) : text_of("%s", name));
-    free(name);
-    panels[i].label = texts.items[texts.count - 1];
-    text_list_add(&texts, text_of("%s", percent_text(r->probability[r->explained[i]], share)));
-    panels[i].share = texts.items[texts.count - 1];
-  }
   if (e->out_is_folder) {
     char *path = picture_name(e, s);
 
-    done = draw_panels(e, &f, panels, r->count, path, why);
+    done = draw_panels(e, &f, d->panels, r->count, path, why);
     for (i = 0; i < r->count; i++)
       r->files[i] = text_of("%s", path);
     free(path);
@@ -1239,28 +1282,23 @@ static bool write_pictures(const explainer *e, const subject *s, const prepared 
     for (i = 0; i < r->count && done; i++) {
       r->files[i] = fill_in(out, classes.items[i], s->flat);
       if (each || i == 0)
-        done = draw_panels(e, &f, panels + i, each ? 1 : r->count, r->files[i], why);
+        done = draw_panels(e, &f, d->panels + i, each ? 1 : r->count, r->files[i], why);
     }
     text_list_free(&classes);
   }
-  for (i = 0; i < r->count; i++)
-    free(shifted[i]);
-  free(shifted);
-  text_list_free(&texts);
-  free(panels);
   return done;
 }
 
 /* Everything that was asked to be written about one picture: all of it, or nothing. */
-static bool write_results(const explainer *e, const subject *s, const prepared *p, result *r, problem *why) {
+static bool write_results(const explainer *e, const subject *s, const prepared *p, const drawing *d, result *r, problem *why) {
   const options *o = e->asked;
   int shape[3];
   bool done;
 
-  if (o->overlay && o->out && !p->source.rgb)
+  if (o->overlay && (o->out || o->show) && !p->source.rgb)
     return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
   r->files = allocate((size_t)r->count, sizeof *r->files);
-  done = !o->out || write_pictures(e, s, p, r, why);
+  done = !o->out || write_pictures(e, s, d, r, why);
   shape[0] = r->count;
   shape[1] = r->height;
   shape[2] = r->width;
@@ -1455,6 +1493,47 @@ static void print_json(const explainer *e, const subject *s, const prepared *p, 
   printf(", \"seconds\": %.6f}\n", r->seconds);
 }
 
+/* ---- agf explain: terminals and pages ------------------------------------------------------------------------------------- */
+
+/* The maps in the terminal, one below the other: two pixels a character. */
+static void show_maps(const explainer *e, const drawing *d) {
+  style look = e->style;
+  problem why;
+  int i;
+
+  look.width = terminal_width();
+  if (look.width > 72)
+    look.width = 72;
+  for (i = 0; i < d->count; i++) {
+    canvas c;
+
+    if (!compose_bare(&c, &d->figure, &d->panels[i], 1, &look, &why)) {
+      complain("--show: %s", why.text);
+      continue;
+    }
+    printf("%s, %s\n", d->panels[i].label, d->panels[i].share);
+    show_canvas(&c);
+    free(c.rgb);
+  }
+}
+
+/* A picture of the page: its photograph, and every map as a layer to lay over it. */
+static void page_add(page *html, const subject *s, const drawing *d, const result *r, const explainer *e) {
+  int i;
+
+  page_begin_picture(html, s->path, d->figure.photo, &d->figure.seen);
+  for (i = 0; i < d->count; i++) {
+    float low, high;
+    char numbers[64], low_text[24], high_text[24];
+
+    range_of(r, i, &low, &high);
+    snprintf(numbers, sizeof numbers, "%s to %s", scale_number(low, low_text), scale_number(high, high_text));
+    page_add_map(html, &d->panels[i], r->height, r->width, agf_model_label(e->model, r->explained[i]), r->explained[i],
+                 agf_method_name(r->method[i]), numbers);
+  }
+  page_end_picture(html, &r->notes);
+}
+
 /* ---- agf explain ---------------------------------------------------------------------------------------------------------- */
 
 /* A picture that could not be done: the end of the run, or one line among many. */
@@ -1480,11 +1559,13 @@ static const double RUN_WORK = 1, MAP_WORK = 1.5;
 static void explain_subject(explainer *e, const subject *s) {
   double before;
   prepared p;
+  drawing d;
   result r;
   problem why;
   bool done;
 
   memset(&r, 0, sizeof r);
+  memset(&d, 0, sizeof d);
   progress_step(RUN_WORK, s->path);
   before = seconds_now();
   done = run_picture(e, s->path, &p, AGF_RUN_EXPLAIN, &why);
@@ -1492,9 +1573,11 @@ static void explain_subject(explainer *e, const subject *s) {
     progress_step(MAP_WORK * (e->class_count + e->ranks), s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
-    if (done)
+    if (done) {
       take_notes(e, &p, &r);
-    done = done && measure_masks(e, &p, &r, &why) && write_results(e, s, &p, &r, &why);
+      drawing_make(&d, e, s, &p, &r);
+    }
+    done = done && measure_masks(e, &p, &r, &why) && write_results(e, s, &p, &d, &r, &why);
   }
   if (!done) {
     give_up(e, s->path, &why);
@@ -1502,10 +1585,15 @@ static void explain_subject(explainer *e, const subject *s) {
     progress_clear();
     if (e->asked->json)
       print_json(e, s, &p, &r);
-    else if (!e->asked->quiet)
+    else if (!e->asked->quiet && !e->to_stdout)
       print_text(e, s, &r);
+    if (e->asked->show && !e->asked->json && !e->to_stdout)
+      show_maps(e, &d);
+    if (e->page)
+      page_add(e->page, s, &d, &r, e);
     fflush(stdout);
   }
+  drawing_free(&d);
   prepared_free(&p);
   result_free(&r);
 }
@@ -1612,10 +1700,12 @@ static void explainer_free(explainer *e) {
 static int run_explain(const options *asked) {
   text_list bank = {0};
   explainer e;
+  page html;
   problem why;
   int i;
 
   memset(&e, 0, sizeof e);
+  memset(&html, 0, sizeof html);
   e.asked = asked;
   if (asked->arguments.count < 2)
     fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
@@ -1635,6 +1725,14 @@ static int run_explain(const options *asked) {
   check_output(&e, asked->out, "-o", true);
   check_output(&e, asked->npy, "--npy", false);
   check_output(&e, asked->logits, "--logits", false);
+  if (asked->html) {
+    if (!e.out_is_folder)
+      fatal("--html needs a folder to write index.html into: -o FOLDER/");
+    e.page = &html;
+    html.path = text_of("%s%sindex.html", asked->out, asked->out[strlen(asked->out) - 1] == '/' ? "" : "/");
+    if (!output_reserve(html.path, &why))
+      fatal("%s", why.text);
+  }
   reserve_outputs(&e);
   e.model = open_model(asked->arguments.items[0]);
   e.model_name = agf_model_name(e.model);
@@ -1667,6 +1765,8 @@ static int run_explain(const options *asked) {
     explain_subject(&e, s);
   }
   progress_clear();
+  if (e.page)
+    page_write(&html, e.model_name);
   text_list_free(&bank);
   explainer_free(&e);
   return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
@@ -1945,7 +2045,7 @@ static const struct command {
   const char *details;
 } commands[] = {
   {"explain", "MODEL PICTURE...", "which pixels of a picture spoke for a class", EXPLAIN, run_explain,
-   "PICTURE is a PNG, JPEG, BMP, PPM or PGM file, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
+   "PICTURE is a file (" READABLE "), - for standard input, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
    "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
    "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
    "that cannot be read is reported, and the others are done (exit code 1).\n"},
@@ -1973,27 +2073,47 @@ static const struct command *find_command(const char *name) {
   return NULL;
 }
 
+enum { HELP_WIDTH = 79, HELP_COLUMN = 24 };
+
+/* Print text in lines of at most HELP_WIDTH columns that begin at `column`; the first one has `used` columns already. */
+static void print_wrapped(const char *text, int column, int used) {
+  if (used >= column && column) {
+    putchar('\n');
+    used = 0;
+  }
+  while (*text) {
+    int length = (int)strcspn(text, " \n");
+
+    if (used > column && used + 1 + length > HELP_WIDTH) {
+      putchar('\n');
+      used = 0;
+    }
+    if (used < column)
+      used += printf("%*s", column - used, "");
+    else if (used > column)
+      used += printf(" ");
+    used += printf("%.*s", length, text);
+    text += length;
+    text += strspn(text, " \n");
+  }
+  putchar('\n');
+}
+
 static void print_command_help(const struct command *c) {
-  enum { HELP_COLUMN = 26 };
   int i;
 
-  printf("usage: agf %s %s [options]\n\n%s\n", c->name, c->arguments, c->details);
+  printf("usage: agf %s %s [options]\n\n", c->name, c->arguments);
+  print_wrapped(c->details, 0, 0);
+  putchar('\n');
   for (i = 0; i < OPTION_COUNT; i++) {
     const option *o = &options_known[i];
-    const char *line = o->help;
     int used;
 
     if (!(o->commands & c->bit))
       continue;
     used = printf("  %c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
                   o->argument ? o->argument : "");
-    while (*line) {
-      size_t length = strcspn(line, "\n");
-
-      printf("%*s%.*s\n", HELP_COLUMN > used ? HELP_COLUMN - used : 1, "", (int)length, line);
-      used = 0;
-      line += length + (line[length] == '\n');
-    }
+    print_wrapped(o->help, HELP_COLUMN, used);
   }
 }
 
@@ -2002,9 +2122,61 @@ static void print_help(void) {
 
   printf("usage: agf COMMAND ARGUMENT... [options]\n\nAttribution maps for convolutional networks.\n\n");
   for (i = 0; i < COMMAND_COUNT; i++)
-    printf("  agf %s %-*s %s\n", commands[i].name, 26 - (int)strlen(commands[i].name), commands[i].arguments, commands[i].summary);
-  printf("  agf %-27s %s\n  agf %-27s %s\n", "help COMMAND", "a command's options", "--version", "the version");
+    printf("  agf %s %-*s %s\n", commands[i].name, 23 - (int)strlen(commands[i].name), commands[i].arguments, commands[i].summary);
+  printf("  agf %-24s %s\n  agf %-24s %s\n  agf %-24s %s\n", "help COMMAND", "a command's options", "help --man",
+         "the manual page, for man", "--version", "the version");
   printf("\nExit code: 0 done, 1 some pictures failed, 2 nothing done because of bad input.\n");
+}
+
+/* Text for a manual page: '-' and '\\' have meanings there, and so has a '.' or a '\'' at the beginning of a line. */
+static void print_roff(const char *text) {
+  for (; *text; text++)
+    if (*text == '-' || *text == '\\')
+      printf("\\%s", *text == '-' ? "-" : "e");
+    else if (*text == '\n')
+      putchar(' ');
+    else if (*text == '\'')
+      printf("\\(cq");
+    else
+      putchar(*text);
+}
+
+static void print_man_page(void) {
+  int i, k;
+
+  printf(".TH AGF 1 \"\" \"agf %s\"\n.SH NAME\nagf \\- attribution maps for convolutional networks\n.SH SYNOPSIS\n", agf_version());
+  for (i = 0; i < COMMAND_COUNT; i++) {
+    printf("%s.B agf %s\n.I ", i ? ".br\n" : "", commands[i].name);
+    print_roff(commands[i].arguments);
+    printf(" \\fR[options]\n");
+  }
+  printf(".SH DESCRIPTION\nShows which pixels of a picture spoke for or against a class that a convolutional network sees in it.\n");
+  for (i = 0; i < COMMAND_COUNT; i++) {
+    printf(".SH \"AGF %s\"\n", commands[i].name);
+    print_roff(commands[i].details);
+    putchar('\n');
+    for (k = 0; k < OPTION_COUNT; k++) {
+      const option *o = &options_known[k];
+
+      if (!(o->commands & commands[i].bit))
+        continue;
+      printf(".TP\n");
+      if (o->letter)
+        printf("\\fB\\-%c\\fR, ", o->letter);
+      printf("\\fB\\-\\-");
+      print_roff(o->name);
+      printf("\\fR");
+      if (o->argument) {
+        printf(" \\fI");
+        print_roff(o->argument);
+        printf("\\fR");
+      }
+      putchar('\n');
+      print_roff(o->help);
+      putchar('\n');
+    }
+  }
+  printf(".SH \"EXIT STATUS\"\n0: done. 1: some pictures failed, the others are done. 2: nothing was done because of bad input.\n");
 }
 
 static int run_command(const struct command *c, int count, char **argv) {
@@ -2034,6 +2206,8 @@ int main(int argc, char **argv) {
            AGF_BITS_VERSION);
   else if (!strcmp(first, "--help") || !strcmp(first, "-h") || (!strcmp(first, "help") && argc == 2))
     print_help();
+  else if (!strcmp(first, "help") && !strcmp(argv[2], "--man"))
+    print_man_page();
   else if (!strcmp(first, "help"))
     print_command_help(find_command(argv[2]));
   else if (first[0] == '-')

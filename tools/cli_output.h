@@ -110,6 +110,11 @@ static bool output_target(const char *path, char **target, bool *direct, problem
 
   *target = NULL;
   *direct = exists && !S_ISREG(status.st_mode);
+  if (!strcmp(path, "-")) { /* standard output, for one result */
+    *direct = false;
+    *target = text_of("-");
+    return true;
+  }
   if (exists && S_ISDIR(status.st_mode))
     return failed(why, "%s: cannot be written: %s", path, strerror(EISDIR));
   if (exists && !*direct && text_map_has(&protected_files, identity_of(&status).text))
@@ -183,8 +188,8 @@ static output *output_open(const char *path, problem *why) {
   o = allocate(1, sizeof *o);
   o->path = text_of("%s", path);
   o->target = target;
-  if (direct) {
-    o->file = fopen(path, "wb");
+  if (direct || !strcmp(target, "-")) {
+    o->file = direct ? fopen(path, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
     if (!o->file)
       output_failed(path);
   } else {

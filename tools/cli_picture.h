@@ -750,7 +750,8 @@ static bool load_picture(const char *path, picture *p, problem *why) {
   bool done;
 
   memset(p, 0, sizeof *p);
-  if (!read_whole(path, MAX_FILE_BYTES, &data, &size, why))
+  if (strcmp(path, "-") ? !read_whole(path, MAX_FILE_BYTES, &data, &size, why)
+                        : !read_rest(stdin, "standard input", MAX_FILE_BYTES, &data, &size, why))
     return false;
   done = size >= 6 && !memcmp(data, "\x93NUMPY", 6) ? decode_npy(data, size, p, &detail) : decode_picture(data, size, p, &detail);
   free(data);
