@@ -1243,6 +1243,10 @@ def test_methods_side_by_side():
     refused("explain", "m.agf", "photo.png", "-o", "a.png", "-o", "b.png", says=["-o", "twice", "a.png", "b.png"])
     refused("explain", "m.agf", "photo.png", "--npy", "a.npy", "--npy=b.npy", says=["--npy", "twice"])
     refused("explain", "m.agf", "photo.png", "-m", "agf,grad_cam", says=["grad_cam", "did you mean gradcam"])
+    for option, method in ((["--options", "no_m"], "agf"), (["--steps", 3], "integrated_gradients"),
+                           (["--samples", 3], "smoothgrad"), (["--layer", 1], "gradcam")):
+        refused("explain", "m.agf", "photo.png", "-m", "gradient", *option, says=[option[0], method])
+        explain_json("m.agf", "photo.png", "-m", "gradient", "-m", method, *option)  # one of them takes it
 
 
 def test_colours_fit_the_method():

@@ -301,7 +301,7 @@ static int find_methods(const text_list *lists, agf_method methods[AGF_METHODS])
         fatal("unknown method %s%s; `agf help explain` lists the methods", name, did_you_mean(name, method_name, NULL, AGF_METHODS));
       }
       for (k = method; k <= last; k++)
-        if (!taken[k] && agf_method_find(agf_method_name((agf_method)k)) == k) {
+        if (!taken[k] && agf_method_traits((agf_method)k) & AGF_METHOD_BUILT) {
           taken[k] = true;
           methods[count++] = (agf_method)k;
         }
@@ -314,27 +314,6 @@ static int find_methods(const text_list *lists, agf_method methods[AGF_METHODS])
   if (!lists->count)
     methods[count++] = AGF_METHOD_AGF;
   return count;
-}
-
-/* Methods whose maps hold no evidence against a class. */
-static bool is_one_sided(agf_method method) {
-  switch (method) {
-  case AGF_METHOD_GRADIENT:
-  case AGF_METHOD_SMOOTHGRAD:
-  case AGF_METHOD_GRADCAM:
-  case AGF_METHOD_FULLGRAD: return true;
-  case AGF_METHOD_AGF:
-  case AGF_METHOD_AGF_A:
-  case AGF_METHOD_AGF_LC:
-  case AGF_METHOD_GRADIENT_X_INPUT:
-  case AGF_METHOD_INTEGRATED_GRADIENTS:
-  case AGF_METHOD_LRP_A1B0:
-  case AGF_METHOD_LRP_A2B1:
-  case AGF_METHOD_CLRP:
-  case AGF_METHOD_SGLRP:
-  case AGF_METHODS: return false;
-  }
-  return false;
 }
 
 /* "no_fx,no_m" to AGF_OPT_NO_FX | AGF_OPT_NO_M. */
@@ -726,18 +705,29 @@ static void reserve_outputs(const explainer *e) {
   }
 }
 
+/* An option that no method among those asked for takes is a mistake. `given`: the option is there. */
+static void check_taken(const explainer *e, bool given, const char *shown, unsigned trait) {
+  char list[256] = "";
+  int i;
+
+  for (i = 0; given && i < e->method_count; i++)
+    given = !(agf_method_traits(e->methods[i]) & trait);
+  if (!given)
+    return;
+  for (i = 0; i < AGF_METHODS; i++)
+    if (agf_method_traits((agf_method)i) & trait)
+      snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", agf_method_name((agf_method)i));
+  fatal("%s is for the method %s: give it with -m", shown, *list ? list : "(none in this engine)");
+}
+
 /* gradcam's layer, as agf_request has it; 0: the default. */
 static int find_layer(const explainer *e) {
   const char *text = e->asked->layer;
   int layers = agf_model_layers(e->model), i, index;
   agf_layer layer;
 
-  for (i = 0; text && i < e->method_count && e->methods[i] != AGF_METHOD_GRADCAM; i++)
-    continue;
   if (!text)
     return 0;
-  if (i == e->method_count)
-    fatal("--layer is gradcam's: give -m gradcam or -m all with it");
   for (i = 0; i < layers; i++)
     if (!agf_model_layer(e->model, i, 0, 0, &layer, NULL) && !strcmp(layer.name, text))
       return i + 1;
@@ -946,11 +936,6 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
     r->explained[e->class_count + i] = agf_ranked(e->session, i);
 
   memset(&request, 0, sizeof request);
-  request.options = e->ablations;
-  request.layer = e->layer;
-  request.steps = e->asked->steps;
-  request.samples = e->asked->samples;
-  request.seed = (uint64_t)e->asked->seed;
   request.count = r->per_method;
   request.classes = r->explained;
   if (s->nearest) {
@@ -964,7 +949,14 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
     }
   }
   for (m = 0; m < e->method_count; m++) {
+    unsigned traits = agf_method_traits(e->methods[m]); /* beside others, a method is given what it takes */
+
     request.method = e->methods[m];
+    request.options = traits & AGF_METHOD_TAKES_OPTIONS ? e->ablations : 0;
+    request.layer = traits & AGF_METHOD_TAKES_LAYER ? e->layer : 0;
+    request.steps = traits & AGF_METHOD_TAKES_STEPS ? e->asked->steps : 0;
+    request.samples = traits & AGF_METHOD_TAKES_SAMPLES ? e->asked->samples : 0;
+    request.seed = traits & AGF_METHOD_TAKES_SAMPLES ? (uint64_t)e->asked->seed : 0;
     if (agf_explain(e->session, &request, r->maps + (size_t)r->count * map_size, &error)) {
       stop_if_interrupted();
       failed(why, "%s: %s", s->path, error.message);
@@ -1175,7 +1167,7 @@ static panel panel_of(const explainer *e, const result *r, int i, float **shifte
 
   memset(&p, 0, sizeof p);
   p.map = r->maps + (size_t)i * size;
-  p.is_signed = !is_one_sided(r->method[i]);
+  p.is_signed = !(agf_method_traits(r->method[i]) & AGF_METHOD_NOT_NEGATIVE);
   p.cmap = e->cmap >= 0 ? (agf_colormap)e->cmap : p.is_signed ? AGF_CMAP_RDBU : AGF_CMAP_VIRIDIS;
   *shifted = NULL;
   if (r->method[i] == AGF_METHOD_FULLGRAD && !(e->asked->vmax > 0)) {
@@ -1739,6 +1731,12 @@ static int run_explain(const options *asked) {
   if (!*e.model_name)
     e.model_name = base_name(asked->arguments.items[0]);
   agf_model_input(e.model, &e.input);
+  check_taken(&e, asked->layer, "--layer", AGF_METHOD_TAKES_LAYER);
+  check_taken(&e, asked->ablations, "--options", AGF_METHOD_TAKES_OPTIONS);
+  check_taken(&e, asked->bank, "--bank", AGF_METHOD_TAKES_DIFFERENCE);
+  check_taken(&e, asked->steps, "--steps", AGF_METHOD_TAKES_STEPS);
+  check_taken(&e, asked->samples, "--samples", AGF_METHOD_TAKES_SAMPLES);
+  check_taken(&e, asked->seed, "--seed", AGF_METHOD_TAKES_SAMPLES);
   e.layer = find_layer(&e);
   choose_classes(&e);
   choose_looks(&e);
