@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Make tests/golden from the float64 reference results in ../shared/golden-v2, full-size cases from ../shared/golden.
+"""Make the model files of tests/golden, and full-size cases.
 
-    make_golden.py                        every small case -> tests/golden/CASE/
-    make_golden.py --full NAME --out DIR  a full-size network, its weights built from a fixed seed -> DIR/NAME/
+    make_golden.py [--out DIR]            CASE/CASE.agf of every CASE/case.json and CASE/weights.npz, and cases.txt
+    make_golden.py --full NAME --source DIR --out DIR    a full-size network, its weights built from a fixed seed by
+                                          DIR/build.py, with the maps of DIR/full -> DIR/NAME/
 
 The same input gives the same bytes. A case's directory holds what a program without a JSON or zip reader can use:
 
@@ -16,19 +17,22 @@ The same input gives the same bytes. A case's directory holds what a program wit
     maps.txt           FILE TARGET REL_L2 OPTIONS: a map per line; REL_L2 is the relative L2 error of one ordinary
                        float32 implementation; OPTIONS are separated by commas, "-" for none
     methods.txt        FILE METHOD TARGET STEPS REL_L2: STEPS of integrated_gradients, 0 elsewhere
+    case.json, weights.npz    the network as agf-spec.md, "The golden files", describes it
 
-cases.txt lists the small cases.
+The results are those of a NumPy implementation of agf-spec.md that shares nothing with oracle.py. Two are oracle.py's,
+fullgrad of shuffle_tiny: that implementation multiplied every bias of a BatchNorm of a vector by every gradient.
+cases.txt lists the cases that the engine reads.
 """
 import argparse
 import importlib.util
 import json
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 sys.path.insert(0, str(ROOT / "tools"))
 from agf_convert import ModelFile, Network, Node, batchnorm_scale_bias, version_of  # noqa: E402
 
@@ -75,61 +79,44 @@ def network_of(case, weights, name):
         if op == "pad":
             node.pad = tuple(n["pads"])
         nodes.append(node)
-    return Network(tuple(case["input_shape"]), nodes, name=name, source="shared/golden")
+    return Network(tuple(case["input_shape"]), nodes, name=name, source="tests/golden")
 
 
-def write_case(directory, name, network, image, maps, expected, methods=(), method_maps=None):
-    """maps, methods: entries of case.json and methods.json; expected, method_maps: the arrays that belong to them."""
+def write_case(directory, name, network, image, maps, expected):
+    """maps: entries of a full-size case's description; expected: the arrays that belong to them."""
     directory.mkdir(parents=True, exist_ok=True)
     for old in (*directory.glob("*.npy"), *directory.glob("*.agf"), *directory.glob("*.txt")):
         old.unlink()
     ModelFile(network).write(directory / f"{name}.agf")
     np.save(directory / "input.npy", image.astype(np.float32))
     np.save(directory / "logits.npy", expected["logits"])
-    nodes = {"input"} | {node.name for node in network.nodes}
-    for key in expected:
-        kind, _, node = key.partition("/")
-        if node in nodes:
-            np.save(directory / f"{kind}_{node}.npy", expected[key])
     lines = []
     for entry in maps:
         np.save(directory / f"{entry['map']}.npy", expected[entry["map"]])
         options = ",".join(OPTIONS.get(o, o) for o in entry["options"]) or "-"
         lines.append(f"{entry['map']}.npy {entry['target']} {entry['float32_error']['rel_l2']!r} {options}\n")
     write_text(directory / "maps.txt", lines)
-    lines = []
-    for entry in methods:
-        np.save(directory / f"{entry['map']}.npy", method_maps[entry["map"]])
-        method, steps = entry["method"], 0
-        match = re.fullmatch(r"(integrated_gradients)_(\d+)", method)
-        if match:
-            method, steps = match[1], int(match[2])
-        lines.append(f"{entry['map']}.npy {method} {entry['target']} {steps} {entry['float32_error']['rel_l2']!r}\n")
-    write_text(directory / "methods.txt", lines)
+    write_text(directory / "methods.txt", [])
 
 
 def write_text(path, lines):
     path.write_bytes("".join(lines).encode())
 
 
-def make_small(source, out, version):
-    names = sorted(path.parent.name for path in source.glob("*/case.json"))
-    if not names:
-        sys.exit(f"{source}: no golden cases there")
-    made = []
-    for name in names:
-        case = json.loads((source / name / "case.json").read_text())
-        network = network_of(case, np.load(source / name / "weights.npz"), name)
-        if version_of(network) > version:
-            print(f"{name}: left out, needs version {version_of(network)} of the format")
-            continue
-        made.append(name)
-        methods = json.loads((source / name / "methods.json").read_text())
-        write_case(out / name, name, network, np.load(source / name / "input.npy"), case["maps"],
-                   np.load(source / name / "expected.npz"), methods, np.load(source / name / "methods.npz"))
+def make_small(out, version):
+    listed = []
+    for directory in sorted(path.parent for path in GOLDEN.glob("*/case.json")):
+        name, case = directory.name, json.loads((directory / "case.json").read_text())
+        network = network_of(case, np.load(directory / "weights.npz"), name)
+        (out / name).mkdir(parents=True, exist_ok=True)
+        ModelFile(network).write(out / name / f"{name}.agf")
         if name == "vgg_tiny":
             ModelFile(network, f16=True).write(out / name / f"{name}_f16.agf")
-    write_text(out / "cases.txt", [name + "\n" for name in made])
+        if version_of(network) <= version:
+            listed.append(name)
+        else:
+            print(f"{name}: needs version {version_of(network)} of the format")
+    write_text(out / "cases.txt", [name + "\n" for name in listed])
 
 
 def make_full(source, name, out):
@@ -145,16 +132,15 @@ def make_full(source, name, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, help="the reference results")
     parser.add_argument("--full", metavar="NAME", help="a full-size case instead of the small ones")
-    parser.add_argument("--version", type=int, default=1, help="leave out cases that need a newer format than this")
-    parser.add_argument("--out", type=Path, default=ROOT / "tests" / "golden")
+    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared" / "golden", help="of full-size cases")
+    parser.add_argument("--version", type=int, default=1, help="the newest model files that the engine reads")
+    parser.add_argument("--out", type=Path, default=GOLDEN, help="where to write (default: tests/golden)")
     arguments = parser.parse_args()
-    shared = ROOT.parent / "shared"
     if arguments.full:
-        make_full(arguments.source or shared / "golden", arguments.full, arguments.out)
+        make_full(arguments.source, arguments.full, arguments.out)
     else:
-        make_small(arguments.source or shared / "golden-v2", arguments.out, arguments.version)
+        make_small(arguments.out, arguments.version)
 
 
 if __name__ == "__main__":

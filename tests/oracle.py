@@ -925,8 +925,10 @@ def fold_head(nodes):
         made = [nodes[i - 1] for i in last.inputs if i]
         if last.op == "act" and last.kind == "sigmoid":
             continue
-        if any(node.op not in ("linear", "conv") for node in made) or set(last.inputs) != set(
-                range(len(nodes) - len(made) + 1, len(nodes) + 1)) or len({tuple(node.inputs) for node in made}) != 1:
+        affine = last.op != "act" and all(node.op in ("linear", "conv") for node in made)
+        of_one_tensor = len({tuple(node.inputs) for node in made}) == 1
+        just_before = sorted(last.inputs) == list(range(len(nodes) - len(made) + 1, len(nodes) + 1))
+        if not (affine and of_one_tensor and just_before):
             raise OracleError(f"node {last.name} ({last.op}) cannot be folded into what makes the logits")
         del nodes[-len(made):]
         bias = sum(0 if node.b is None else node.b for node in made) + np.zeros(len(made[0].w))
@@ -1259,14 +1261,14 @@ class Network:
         names = [self.name(n) for n in range(len(self.values))]
         if layer is not None and layer not in names:
             raise OracleError(f"gradcam: no layer {layer}")
-        tensor = self._gradcam_layer() if layer is None else names.index(layer)
+        tensor = self.gradcam_layer() if layer is None else names.index(layer)
         if tensor not in gradients or self.values[tensor].ndim != 3:
             raise OracleError(f"gradcam: the logits do not depend on {self.name(tensor)}, or it is no [C,H,W] tensor")
         x, g = self.values[tensor], gradients[tensor]
         heat = relu((x * g.mean(axis=(1, 2), keepdims=True)).sum(axis=0))
         return bilinear(heat / heat.max() if heat.max() > 0 else heat, *self.values[0].shape[1:])
 
-    def _gradcam_layer(self):
+    def gradcam_layer(self):
         """"back from the logits along first inputs, the input of the first pooling to a size or global pooling, else
         the first tensor of more than one pixel\""""
         back = [len(self.nodes)]

@@ -2,19 +2,17 @@
 """Check tests/oracle.py: against the reference results in tests/golden, against its own maps in tests/golden-extra,
 against direct definitions of the ops, and against what must hold of the methods whatever the network.
 
-    test_oracle.py [--shared DIR]
-
-DIR is ../shared/golden-v2: the BatchNorms' statistics in float64, which model files hold rounded to float32. Without it
-the cases with a BatchNorm are compared within float32's limits only.
+    test_oracle.py
 """
 import argparse
 import itertools
-import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,33 +74,20 @@ def options_of(text):
 
 # Against reference results
 
-def exact_batchnorm(network, shared, name):
-    """Put BatchNorm statistics in float64 in the place of the file's rounded scale and bias."""
-    case = json.loads((shared / name / "case.json").read_text())
-    weights = np.load(shared / name / "weights.npz")
-    nodes = {node.name: node for node in network.nodes}
-    for entry in case["nodes"]:
-        if entry["op"] == "bn":
-            gamma, beta, mean, var = (weights[entry[key]].astype(float) for key in ("gamma", "beta", "mean", "var"))
-            node, scale = nodes[entry["out"]], gamma / np.sqrt(var + entry["eps"])
-            close(node.w, scale, STORED_FLOAT32, f"{name}: scale of {node.name} in the file")
-            node.w, node.b = scale, beta - mean * scale
-
-
-def check_case(name, shared):
-    """Every map, method and node tensor of a golden case."""
-    directory, network = golden(name)
-    has_batchnorm = any(node.op == "batchnorm" for node in network.nodes)
-    exact = True
-    if has_batchnorm and (shared / name / "case.json").exists():
-        exact_batchnorm(network, shared, name)
-        network.run(np.load(directory / "input.npy"))
-    elif has_batchnorm:
-        exact = False
-        skip(f"{name}, exact", f"no {shared / name}; compared within float32's limits")
+def check_case(name):
+    """Every map, method and node tensor of a golden case. BatchNorm's statistics and the parameters of activations are
+    case.json's: a model file holds them rounded to float32."""
+    directory, stored = golden(name)
+    network = Network(oracle.read_case(directory)).run(np.load(directory / "input.npy"))
+    for node, read in zip(network.nodes, stored.nodes, strict=True):
+        check((node.op, node.inputs, node.kind, node.flat) == (read.op, read.inputs, read.kind, read.flat),
+              f"{name}: {node.name} is read as {read}")
+        for number, rounded in ((node.w, read.w), (node.b, read.b), (node.alpha, read.alpha), (node.lo, read.lo)):
+            # Half a unit in the last place of a float32.
+            same = number is rounded is None or np.allclose(number, rounded, 2.0 ** -24, 0)
+            check(same, f"{name}: {node.name}'s values")
     single = golden(name, dtype=np.float32)[1]
-    # Inexact: BatchNorm's rounding moves the logits by a few 1e-8; a float32 run's own error is allowed 1e-6.
-    close(network.logits, np.load(directory / "logits.npy"), EXACT if exact else 1e-6, f"{name}: logits")
+    close(network.logits, np.load(directory / "logits.npy"), EXACT, f"{name}: logits")
 
     nodes = {}
     requests = [(file, float(error), int(t), dict(options=options_of(options)))
@@ -113,7 +98,7 @@ def check_case(name, shared):
         expected = np.load(directory / file)
         float32_limit = 4 * error + 2e-6  # agf-spec.md, "How exact a float32 map can be"
         heat = network.explain(t, nodes=nodes if i == 0 else None, **request)
-        close(heat, expected, EXACT if exact else float32_limit, f"{name}/{file}")
+        close(heat, expected, EXACT, f"{name}/{file}")
         single_heat = single.explain(t, **request)
         check(single_heat.dtype == np.float32, f"{name}/{file}: the float32 run made {single_heat.dtype}")
         close(single_heat, expected, float32_limit, f"{name}/{file} in float32")
@@ -121,10 +106,9 @@ def check_case(name, shared):
     files = sorted([*directory.glob("cam_*.npy"), *directory.glob("g_*.npy")])
     found = {oracle.file_name(key): tensor for key, tensor in nodes.items()}
     check(len(files) > 0, f"{name}: no node tensors")
-    if exact:
-        for path in files:
-            expected = np.load(path)
-            close(found[path.stem].reshape(expected.shape), expected, STORED_FLOAT32, f"{name}/{path.name}")
+    for path in files:
+        expected = np.load(path)
+        close(found[path.stem].reshape(expected.shape), expected, STORED_FLOAT32, f"{name}/{path.name}")
 
 
 def check_extra_case(name):
@@ -147,9 +131,16 @@ def check_extra_case(name):
             fails(lambda: network.explain(int(t), method), "", f"{name}: {method}")
 
 
-def test_golden(shared):
-    for name in (TESTS / "golden" / "cases.txt").read_text().split():
-        check_case(name, shared)
+def golden_cases():
+    """All of them; cases.txt lists those that the engine reads."""
+    return sorted(path.parent.name for path in (TESTS / "golden").glob("*/case.json"))
+
+
+def test_golden():
+    listed = (TESTS / "golden" / "cases.txt").read_text().split()
+    check(set(listed) <= set(golden_cases()), f"cases.txt lists {listed}")
+    for name in golden_cases():
+        check_case(name)
     for name in (TESTS / "golden-extra" / "cases.txt").read_text().split():
         check_extra_case(name)
 
@@ -379,7 +370,7 @@ def without_biases(path, x):
 def test_completeness(networks):
     for name, network in networks.items():
         t, z = network.ranked(0), network.logits
-        if not any(node.op == "relu6" for node in network.nodes):
+        if all(node.op not in ("relu6", "act", "norm", "lrn", "mul") for node in network.nodes):   # piecewise linear
             terms = sum(term.sum() for term in network.fullgrad_terms(t))
             g = network.gradients(network.values, t)
             linear = sum((node.b * g[n + 1]).sum() for n, node in enumerate(network.nodes)
@@ -468,6 +459,112 @@ def test_relu6():
     (cam_in, g_in), = oracle.agf_rule(node, [x], cam, g, None, ())
     close(cam_in, [0, 0, -3 * 2 / (2 + 1e-9), 7 * 6 / (6 + 1e-9), 4 * 6 / (6 + 1e-9)], 1e-15, "ReLU6: cam")
     check(list(g_in) == [0, 0, 1, 0, 0], f"ReLU6: g is {g_in}")
+
+
+# Newer networks
+
+def test_activations():
+    """Values known to 15 digits, slopes against central differences, and the sides of the kinks."""
+    x = np.array([-4.0, -1, -0.5, 0.25, 1, 4])
+    exact = {"silu": (1, 1 / (1 + math.exp(-1))), "hardswish": (1, 2 / 3), "gelu": (1, 0.5 * (1 + math.erf(2 ** -0.5))),
+             "gelu_tanh": (1, 0.8411919906082768), "mish": (1, math.tanh(math.log(1 + math.e))),
+             "tanh": (1, math.tanh(1)), "sigmoid": (-1, 1 / (1 + math.e)), "softplus": (-1, math.log(1 + math.exp(-1))),
+             "elu": (-1, 0.7 * (1 / math.e - 1)), "leaky_relu": (-1, -0.7), "prelu": (-1, -0.3), "clip": (-4, -0.8),
+             "hardsigmoid": (1, 0.9)}
+    parameters = dict(alpha=0.7, beta=0.2, lo=-0.8, hi=1.2, w=np.full(1, 0.3))
+    check(set(exact) == set(oracle.ACTIVATIONS), "an activation without a value to check")
+    for kind, (at, value) in exact.items():
+        node = Node("act", kind, [1], kind=kind, **parameters)
+        close(oracle.forward(node, [np.full((1, 1, 1), float(at))]), [[[value]]], 1e-15, kind)
+        slopes, = oracle.adjoint(node, [x.reshape(1, 1, -1)], np.ones((1, 1, x.size)))
+        numeric = directional(lambda v, node=node: oracle.forward(node, [v]), x.reshape(1, 1, -1), np.ones(x.size))
+        close(slopes, numeric, 1e-8, f"slope of {kind}")  # 1e-10, a hundredfold for slopes below 1
+    kinks = (("leaky_relu", 0, 0.7), ("prelu", 0, 0.3), ("elu", 0, 0.7), ("clip", -0.8, 0), ("clip", 1.2, 0),
+             ("hardswish", -3, 0), ("hardswish", 3, 1))
+    for kind, at, slope in kinks:
+        node = Node("act", kind, [1], kind=kind, **parameters)
+        found, = oracle.adjoint(node, [np.full((1, 1, 1), float(at))], np.ones((1, 1, 1)))
+        close(found, [[[slope]]], 1e-15, f"slope of {kind} at {at}")
+
+
+def test_newer_rules():
+    """The rules of nodes alone, on numbers that can be followed."""
+    cam, g = np.array([5.0, -3, 7]), np.array([1.0, 2, 3])
+    x, s = np.array([2.0, 0, -1]), np.array([0.5, 4, 3])
+    mul = Node("mul", "mul", [1, 2])
+    (cam_x, g_x), (cam_s, g_s) = oracle.agf_rule(mul, [x, s], cam, g, None, ())
+    check(list(cam_x) == [5, 0, 7] and not cam_s.any(), f"a product's cam goes to the signal: {cam_x}, {cam_s}")
+    check(list(g_x) == [0.5, 8, 9] and list(g_s) == [2, 0, -3], f"a product's gradients: {g_x}, {g_s}")
+    check(not oracle.lrp_rule(mul, [x, s], cam, 1)[1].any(), "LRP: a gate gets nothing")
+    # Three summands that may cancel: by magnitude, exactly but for sdiv's 1e-9.
+    total = Node("add", "add", [1, 2, 3], cancels=True)
+    xs = [np.array([1.0]), np.array([-2.0]), np.array([5.0])]
+    shares = [float(c[0]) for c, _ in oracle.agf_rule(total, xs, np.array([8.0]), np.ones(1), None, ())]
+    close(shares, [1, 2, 5], 1e-9, "a sum of three that may cancel")
+    picture = np.arange(24.0).reshape(2, 3, 4)
+    pad = Node("pad", "pad", [1], pad=(1, 0, 0, 2))
+    cam = np.arange(48.0).reshape(2, 4, 6)
+    (cropped, _), = oracle.agf_rule(pad, [picture], cam, cam, None, ())
+    check(np.array_equal(cropped, cam[:, 1:, :4]), "pad: cam is cropped")
+    cut = Node("slice", "slice", [1], channels=(1, 2))
+    (placed, _), = oracle.agf_rule(cut, [picture], picture[:1], picture[:1], None, ())
+    check(not placed[0].any() and np.array_equal(placed[1], picture[0]), "slice: cam goes to its place, 0 elsewhere")
+    shuffle = Node("shuffle", "shuffle", [1], perm=(2, 0, 1))
+    (back, _), = oracle.agf_rule(shuffle, [x], cam[0, 0, :3], cam[0, 0, :3], None, ())
+    check(list(oracle.forward(shuffle, [x])) == [-1, 2, 0] and list(back) == [1, 2, 0], f"shuffle: {back}")
+
+
+def test_gradcam_layer():
+    """Back from the logits along first inputs: a pooling to a size, else the first tensor of more than one pixel."""
+    names = {"resnet_basic": "relu27", "gated_tiny": "act59", "shuffle_tiny": "relu33", "vgg_tiny": "maxpool13"}
+    for name, layer in names.items():
+        _, network = golden(name)
+        found = network.name(network.gradcam_layer())
+        check(found == layer, f"{name}: gradcam looks at {found}, not at {layer}")
+    _, network = golden("conv_logits", "golden-extra")
+    tensor = network.gradcam_layer()
+    check(tensor == network.nodes[-1].inputs[0], "conv_logits: gradcam looks at what the last convolution reads")
+
+
+def test_heads():
+    """What is folded into the head changes no logits; one output becomes two classes whose softmax is its sigmoid."""
+    random = np.random.RandomState(8)
+    w, b = random.standard_normal((2, 4, 6)), random.standard_normal((2, 4))
+    x = random.standard_normal((6, 1, 1))
+    flatten = Node("flatten", "flatten", [0])
+    one, other = (Node("linear", f"linear{i}", [1], w=w[i], b=b[i] if i else None) for i in (0, 1))
+    scale = Node("batchnorm", "scale", [2], w=random.standard_normal(4), b=random.standard_normal(4))
+    total = Node("add", "add", [2, 3])
+    sigmoid = Node("act", "sigmoid", [3], kind="sigmoid")
+    conv = Node("conv", "conv", [0], kernel=(1, 1), stride=(1, 1), groups=1, w=w[0].reshape(4, 6, 1, 1))
+    for nodes in ([flatten, one, scale], [flatten, one, other, total], [conv, replace(scale, inputs=[1])]):
+        folded = oracle.fold_head(nodes)
+        check(folded[-1].op in ("linear", "conv"), f"{[node.op for node in folded]}")
+        logits = [Network(oracle.Model(x.shape, list(made))).run(x).logits for made in (nodes, folded)]
+        close(logits[1], logits[0], 1e-14, f"{nodes[-1].name} folded into {nodes[-2].name}")
+    folded = oracle.fold_head([flatten, one, scale, sigmoid])
+    check([node.op for node in folded] == ["flatten", "linear"], "a sigmoid is dropped")
+    fails(lambda: oracle.fold_head([flatten, one, Node("act", "tanh", [2], kind="tanh")]), "tanh", "tanh at the end")
+    fails(lambda: oracle.fold_head([flatten, replace(scale, inputs=[1])]), "scale", "a BatchNorm of what is no head")
+    single = Node("linear", "linear", [1], w=w[0][:1], b=b[0][:1])
+    z, = Network(oracle.Model(x.shape, [flatten, single])).run(x).logits
+    network = Network(oracle.Model(x.shape, oracle.two_classes([flatten, single]))).run(x)
+    close(network.logits, [-z / 2, z / 2], 1e-15, "one output as two classes")
+    close(oracle.softmax(network.logits)[1], oracle.sigmoid(z), 1e-15, "their softmax is the output's sigmoid")
+    gradients = [network.gradients(network.values, t)[0] for t in (0, 1)]
+    close(gradients[0], -gradients[1], 1e-15, "both classes have a gradient")
+
+
+def test_affine_input():
+    """The image that the rules speak of is what the input's affine map makes."""
+    directory, network = golden("vgg_tiny")
+    image, t = network.values[0], network.ranked()
+    scale, bias = np.array([2.0, -0.5, 4]), np.array([0.25, 1, -3])   # powers of 2: the way back is exact
+    model = replace(network.model, affine=(scale, bias))
+    mapped = Network(model).run((image - bias[:, None, None]) / scale[:, None, None])
+    for method in ("agf", "lrp_a1b0", "integrated_gradients", "gradient_x_input", "gradient"):
+        expected = network.explain(t, method, steps=4)
+        close(mapped.explain(t, method, steps=4), expected, 1e-12, f"{method} of an affine input")
 
 
 def test_label_free(networks):
@@ -559,20 +656,19 @@ def test_command_line(scratch, networks):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shared", type=Path, default=TESTS.parent.parent / "shared" / "golden-v2")
-    a = parser.parse_args()
-    cases = [(name, "golden") for name in (TESTS / "golden" / "cases.txt").read_text().split()]
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    cases = [(name, "golden") for name in golden_cases()]
     cases += [(name, "golden-extra")
               for name in ("relu6_inverted", "linear_middle", "pooled_logits", "image_readers", "conv_logits")]
     networks = {name: golden(name, folder)[1] for name, folder in cases}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         for test, *arguments in (
-                (test_golden, a.shared), (test_cancelling,), (test_f16,), (test_damaged_files, scratch),
+                (test_golden,), (test_cancelling,), (test_f16,), (test_damaged_files, scratch),
                 (test_convolutions,), (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
                 (test_completeness, networks), (test_conservation, networks), (test_variants, networks),
-                (test_relu6,), (test_label_free, networks), (test_noise, networks),
+                (test_relu6,), (test_activations,), (test_newer_rules,), (test_gradcam_layer,), (test_heads,),
+                (test_affine_input,), (test_label_free, networks), (test_noise, networks),
                 (test_command_line, scratch, networks)):
             try:
                 test(*arguments)
