@@ -35,7 +35,7 @@ CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
 PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
-SLOW_TESTS = test_dist test_hostile_cli test_oracle check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
+SLOW_TESTS = test_dist test_cmake test_hostile_cli test_oracle check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
 
 all: lib $(BUILD)/agf
 
@@ -114,6 +114,8 @@ install: all
 	mkdir -p $(TO)/bin $(TO)/include $(TO)/lib/pkgconfig
 	install -m 755 $(BUILD)/agf $(TO)/bin/agf
 	install -m 644 agf.h $(TO)/include/agf.h
+	@# a program for another machine does not run here: then there is no manual page
+	if $(BUILD)/agf help --man >$(BUILD)/agf.1 2>/dev/null; then mkdir -p $(TO)/share/man/man1 && install -m 644 $(BUILD)/agf.1 $(TO)/share/man/man1/agf.1; fi
 	install -m 644 $(BUILD)/libagf.a $(TO)/lib/libagf.a
 	install -m 755 $(BUILD)/libagf.so $(TO)/lib/libagf.so.$(VERSION)
 	ln -sf libagf.so.$(VERSION) $(TO)/lib/$(SONAME)
@@ -124,7 +126,7 @@ install: all
 
 uninstall:
 	rm -f $(TO)/bin/agf $(TO)/include/agf.h $(TO)/lib/libagf.a $(TO)/lib/libagf.so $(TO)/lib/$(SONAME) $(TO)/lib/libagf.so.$(VERSION) \
-	  $(TO)/lib/pkgconfig/agf.pc
+	  $(TO)/lib/pkgconfig/agf.pc $(TO)/share/man/man1/agf.1
 
 # Checkers: the portable engine under clang's sanitizers (gcc's need gigabytes for the kernels). `checked` is ASan and UBSan in one, for
 # CI; the programs print what they count like any suite.
