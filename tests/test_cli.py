@@ -1669,6 +1669,24 @@ def test_golden_cases():
                 check(off <= (4 * float(error) + 2e-6) * norm, "%s %s: off by %g" % (case, name, off / norm))
 
 
+def test_readme_commands():
+    """The README's own command lines, on files of the names that they take."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        lines = [line.strip() for line in f if line.startswith(("build/agf explain net.agf", "build/agf info net.agf"))]
+    check(len(lines) >= 10, "commands: %d" % len(lines))
+    write_model("net.agf", labels=["thing %d" % i for i in range(282)] + ["tiger cat"], height=32, width=32)
+    os.mkdir("build")
+    os.symlink(AGF, "build/agf")
+    os.mkdir("photos")
+    for name in ("dog.jpg", "photos/a.jpg", "photos/b.jpg"):
+        save(name, jpeg_bytes([[20, 60, 100, 140, 180], [30, 230, 110, 0, 255], [90, 90, 10, 200, 50]]))
+    save("x.npy", npy_bytes([math.sin(i) for i in range(3 * 32 * 32)], (3, 32, 32)))
+    for line in lines:
+        done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+        check(done.returncode == 0 and not done.stderr, "%s: code %d, %r" % (line, done.returncode, done.stderr))
+    check(sorted(os.listdir("maps")) == ["a.png", "b.png", "index.html"] and len(glob.glob("why_*.png")) == 3, "files")
+
+
 def test_demo_model():
     demo = os.environ.get("AGF_DEMO") or next(
         iter(sorted(glob.glob(os.path.join(ROOT, "tests", "demo", "*.agf")))), None
