@@ -834,7 +834,7 @@ def test_struct_layouts():
     constants = {f"AGF_METHOD_{method.upper()}": i for i, method in enumerate(agf.METHODS)}
     constants.update({status: i for i, status in enumerate(engine.STATUS)})
     constants.update({f"AGF_CMAP_{name.upper()}": i for i, name in enumerate(agf.COLORMAPS)})
-    constants.update({f"AGF_{name.upper()}": value for name, value in agf.ABLATIONS.items()})
+    constants.update({f"AGF_OPT_{name.upper()}": value for name, value in agf.ABLATIONS.items()})
     constants["AGF_RUN_EXPLAIN"] = engine.RUN_EXPLAIN
     for name, value in constants.items():
         lines.append(f'printf("{name} %d\\n", (int){name});')
