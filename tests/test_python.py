@@ -835,6 +835,7 @@ def test_struct_layouts():
     constants.update({status: i for i, status in enumerate(engine.STATUS)})
     constants.update({f"AGF_CMAP_{name.upper()}": i for i, name in enumerate(agf.COLORMAPS)})
     constants.update({f"AGF_OPT_{name.upper()}": value for name, value in agf.ABLATIONS.items()})
+    constants.update({f"AGF_METHOD_{name.upper()}": value for name, value in engine.TRAITS.items()})
     constants["AGF_RUN_EXPLAIN"] = engine.RUN_EXPLAIN
     for name, value in constants.items():
         lines.append(f'printf("{name} %d\\n", (int){name});')

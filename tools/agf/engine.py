@@ -28,14 +28,18 @@ STATUS = (
     "AGF_ERR_BUILD",
 )
 ABLATIONS = {"no_fx": 1, "no_fdx": 2, "no_m": 4, "no_a": 8, "no_reg": 16, "fx_gradcam": 32}
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "smoothgrad": ("samples", "seed"),
-    "integrated_gradients": ("steps",),
-    "gradcam": ("layer",),
+# AGF_METHOD_* in agf.h: what a method is, and what a request may ask of it.
+TRAITS = {
+    "built": 1,
+    "takes_options": 2,
+    "takes_difference": 4,
+    "takes_steps": 8,
+    "takes_samples": 16,
+    "takes_layer": 32,
+    "normalised": 64,
+    "not_negative": 128,
+    "planned": 256,
 }
-OPTIONS.update({method: tuple(ABLATIONS) for method in ("agf", "agf_a", "agf_lc")})
-# Methods whose maps are never negative (agf_method in agf.h).
-ONE_SIDED = ("gradient", "smoothgrad", "gradcam", "fullgrad")
 RUN_EXPLAIN = 1
 
 
@@ -152,6 +156,7 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_op_name": (c_char_p, [c_int]),
     "agf_method_name": (c_char_p, [c_int]),
     "agf_method_find": (c_int, [c_char_p]),
+    "agf_method_traits": (c_uint, [c_int]),
     "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
     "agf_model_close": (None, [c_void_p]),
     "agf_model_input": (None, [c_void_p, POINTER(CInput)]),
@@ -292,6 +297,18 @@ def names_of(function: str) -> tuple[str, ...]:
 def methods() -> tuple[str, ...]:
     """The methods, in agf.h's order."""
     return names_of("agf_method_name")
+
+
+def method_has(method: str, trait: str) -> bool:
+    """Whether a method has one of TRAITS."""
+    return bool(library().agf_method_traits(method_number(method)) & TRAITS[trait])
+
+
+def options_of(method: str) -> tuple[str, ...]:
+    """The options that Session.explain() takes for a method."""
+    asked = {"takes_options": tuple(ABLATIONS), "takes_samples": ("samples", "seed")}
+    asked.update(takes_steps=("steps",), takes_layer=("layer",))
+    return tuple(option for trait, options in asked.items() if method_has(method, trait) for option in options)
 
 
 def colormaps() -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import as_map, as_picture, is_image
-from .engine import ONE_SIDED, CBox, CError, check, library, printable
+from .engine import CBox, CError, check, library, method_has, printable
 
 # Pillow knows many more formats, and starts other programs for some (PostScript, whatever the file is called).
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -126,7 +126,7 @@ class Explanation:
 
         from .model import overlay, render
 
-        cmap = cmap or ("viridis" if self.method in ONE_SIDED else "rdbu")
+        cmap = cmap or ("viridis" if method_has(self.method, "not_negative") else "rdbu")
         if self.picture is None:
             tiles = [render(heat, cmap, vmax=vmax) for heat in self.maps]
         else:

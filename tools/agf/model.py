@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from .arrays import as_floats, as_int, as_map, as_picture
 from .engine import (
     ABLATIONS,
-    OPTIONS,
     PROGRESS,
     RUN_EXPLAIN,
     STATUS,
@@ -34,6 +33,7 @@ from .engine import (
     colormap,
     library,
     method_number,
+    options_of,
     printable,
 )
 from .explanation import Explanation, as_subject, is_batch
@@ -620,7 +620,7 @@ class Session(_Uncopyable):
                 raise ValueError("no classes are given")
             request.count, request.classes = len(wanted), (c_int * len(wanted))(*wanted)
         for name, value in options.items():
-            known = OPTIONS.get(method, ())
+            known = options_of(method)
             if name not in known:
                 raise TypeError(f"{method} has no option {name!r}; it has {', '.join(known) or 'none'}")
             if name in ABLATIONS:
