@@ -195,6 +195,7 @@ def read_model(path):
             set_parameters(nodes[-1], argument, channels, numbers)
     need(nodes, "no nodes")
     need(max(affine) <= tensor_count, "the input's affine map is beyond the table of tensors")
+    need(all(affine) or not any(affine), "the input's affine map has a scale or a bias alone")
     labels = [string(o) for o in struct.unpack_from(f"<{label_count}I", data, labels_at)]
     name, source = struct.unpack_from("<2I", data, 64 + 64)
     return Model(struct.unpack_from("<3I", data, 64), nodes, string(name), string(source), labels,

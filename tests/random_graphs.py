@@ -319,7 +319,11 @@ BEHIND = {
 def behind(g, x):
     """x, or what BatchNorms and activations make of it."""
     if g.vector(x) and np.prod(flattened_shape(g, x)[1:]) > 1:
-        return relu(g, x) if g.chance(0.3) else x   # no BatchNorm reads a flattened [C,H,W] tensor
+        # Of a flattened [C,H,W] tensor only what works element by element.
+        smooth = g.version >= 2 and g.chance(0.5)
+        if g.chance(0.3):
+            x = act(g, x, [kind for kind in oracle.ACTIVATIONS if kind != "prelu"]) if smooth else relu(g, x)
+        return x
     for make in g.choose(BEHIND[g.version]):
         x = make(g, x) or x
     return x
@@ -427,7 +431,7 @@ def grow(g):
 
 
 def write(g, path, f16):
-    """The graph as a model file."""
+    """The graph as a model file, now and then of another nominal size than the image's, where its ops allow it."""
     names, nodes = ["input"] + [node.name for node in g.nodes], []
     for node in g.nodes:
         nodes.append(agf_convert.Node(
@@ -437,8 +441,14 @@ def write(g, path, f16):
             alpha=node.alpha, beta=node.beta, lo=node.lo, hi=node.hi, spatial=node.spatial, eps=node.eps,
             size=node.size, k=node.k, start=node.channels[0], stop=node.channels[1], perm=node.perm))
     affine = None if g.affine is None else tuple(as_float32(t) for t in g.affine)
-    network = agf_convert.Network(g.input.shape, nodes, name="random", affine=affine)
-    agf_convert.ModelFile(network, f16=f16).write(path)
+    shape = g.input.shape
+    if g.chance(0.3):
+        other = agf_convert.Network((shape[0], shape[1] + 2, shape[2] + 1), nodes, name="random", affine=affine)
+        try:
+            return agf_convert.ModelFile(other, f16=f16).write(path)
+        except agf_convert.ConvertError:
+            pass
+    agf_convert.ModelFile(agf_convert.Network(shape, nodes, name="random", affine=affine), f16=f16).write(path)
 
 
 def as_float32(array):
@@ -487,7 +497,7 @@ def torch_pool(node, x):
 
 def torch_conv(node, x):
     top, left, bottom, right = node.pad
-    x = F.pad(x, (left, right, top, bottom))
+    x = F.pad(x.reshape((*x.shape, 1, 1)[:4]), (left, right, top, bottom))   # of a vector too
     return F.conv2d(x, tensor(node.w), tensor(node.b), stride=node.stride, dilation=node.dilation, groups=node.groups)
 
 
@@ -505,6 +515,7 @@ TORCH = {
     "relu": lambda n, x: F.relu(x), "relu6": lambda n, x: F.relu6(x),
     "adaptive_avgpool": lambda n, x: F.adaptive_avg_pool2d(x, n.kernel),
     "global_avgpool": lambda n, x: x.mean((2, 3), keepdim=True),
+    "global_maxpool": lambda n, x: F.max_pool2d(x, x.shape[2:]),
     "linear": lambda n, x: F.linear(x, tensor(n.w), tensor(n.b)), "flatten": lambda n, x: x.flatten(1),
     "add": lambda n, *xs: torch.stack(xs).sum(0), "concat": lambda n, *xs: torch.cat(xs, 1),
     "act": lambda n, x: TORCH_ACTIVATIONS[n.kind](n, x),
@@ -678,9 +689,10 @@ def first_configuration(g):
 
 def configurations(g):
     """Sessions that must agree to the bit. The first one is what the machine does best, on one thread."""
-    isas = available_isas()
-    return [dict(isa=isas[-1], threads=1), dict(isa=isas[0], threads=2, low_memory=True), dict(isa=isas[-1], threads=3),
+    isas, (height, width) = available_isas(), g.input.shape[1:]
+    made = [dict(isa=isas[-1], threads=1), dict(isa=isas[0], threads=2, low_memory=True), dict(isa=isas[-1], threads=3),
             dict(isa=isas[-1], threads=1, low_memory=True)] + [dict(isa=isa, threads=1) for isa in isas[1:-1]]
+    return [dict(height=height, width=width, **configuration) for configuration in made]
 
 
 def available_isas():
