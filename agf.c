@@ -208,6 +208,12 @@ static void agf_clear(agf_error *err) {
 /* Whether a caller's pointer can be one to numbers of 4 bytes. */
 static inline int agf_aligned4(const void *p) { return (uintptr_t)p % 4 == 0; }
 
+/* Whether two arrays share memory. */
+static int agf_overlap(const void *a, size_t bytes_a, const void *b, size_t bytes_b) {
+  uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
+  return p < q ? q - p < bytes_a : p - q < bytes_b;
+}
+
 /* a * b, or 0 with *overflow set. Every size that comes from a file or a caller goes through here. */
 static size_t agf_mul_size(size_t a, size_t b, int *overflow) {
   if (b && a > SIZE_MAX / b) {
@@ -267,6 +273,18 @@ static agf_allocator agf_allocator_or_default(const agf_allocator *a) {
   d.free = agf_mfree;
   d.ctx = NULL;
   return d;
+}
+
+/* Memory from an allocator that may be the caller's, and so may be wrong: `what` names what it is for. */
+static agf_status agf_take(const agf_allocator *a, size_t bytes, const char *what, void **memory, agf_error *err) {
+  *memory = NULL;
+  if (!a->alloc || !a->free) return agf_fail(err, AGF_ERR_ARGUMENT, "the allocator lacks alloc or free");
+  *memory = a->alloc(a->ctx, bytes);
+  if (!*memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for %s: %llu bytes", what, (unsigned long long)bytes);
+  if ((uintptr_t)*memory % AGF_ALIGN == 0) return AGF_OK;
+  a->free(a->ctx, *memory, bytes);
+  *memory = NULL;
+  return agf_fail(err, AGF_ERR_ARGUMENT, "the allocator's memory for %s is not 64-byte aligned", what);
 }
 
 /* MARK: floating-point environment --------------------------------------------------------------------------------------------
@@ -811,6 +829,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   uint32_t header_bytes = 0;
   const unsigned char *p;
   unsigned char *memory;
+  void *taken;
   uint64_t offset;
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
@@ -822,11 +841,12 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   size_edges = agf_align_up((size_t)m->edges * sizeof(int) + 1);
   size_weights = agf_align_up((size_t)m->weights * sizeof(agf_weight) + 1);
   m->allocated = size_nodes + size_edges + size_weights + (size_t)m->nodes * sizeof(agf_shape);
-  memory = (unsigned char *)m->allocator.alloc(m->allocator.ctx, m->allocated);
-  if (!memory) {
+  st = agf_take(&m->allocator, m->allocated, "the tables of a model", &taken, err);
+  if (st != AGF_OK) {
     m->allocated = 0;
-    return agf_fail(err, AGF_ERR_MEMORY, "no memory for the tables of a model with %d nodes", m->nodes);
+    return st;
   }
+  memory = (unsigned char *)taken;
   memset(memory, 0, m->allocated);
   m->node = (agf_node *)(void *)memory;
   m->edge = (int *)(void *)(memory + size_nodes);
@@ -911,12 +931,14 @@ static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_
     return st;
   }
   bytes = (size_t)end;
-  p = m->allocator.alloc(m->allocator.ctx, bytes);
-  if (!p || fread(p, 1, bytes, f) != bytes) {
+  st = agf_take(&m->allocator, bytes, path, &p, err);
+  if (st == AGF_OK && fread(p, 1, bytes, f) != bytes) {
+    m->allocator.free(m->allocator.ctx, p, bytes);
+    st = agf_fail(err, AGF_ERR_IO, "%s: %llu bytes cannot be read", path, (unsigned long long)bytes);
+  }
+  if (st != AGF_OK) {
     fclose(f);
-    if (p) m->allocator.free(m->allocator.ctx, p, bytes);
-    return agf_fail(err, p ? AGF_ERR_IO : AGF_ERR_MEMORY, "%s: %llu bytes cannot be read into memory", path,
-                    (unsigned long long)bytes);
+    return st;
   }
   fclose(f);
   m->data = (const unsigned char *)p;
@@ -968,6 +990,7 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
                            agf_error *err) {
   agf_allocator allocator;
   agf_model *m;
+  void *memory;
   agf_status st = AGF_OK;
   const uint32_t one = 1;
   agf_clear(err);
@@ -975,8 +998,9 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
   *model = NULL;
   if (*(const unsigned char *)&one != 1) return agf_fail(err, AGF_ERR_BUILD, "this engine runs on little-endian machines only");
   allocator = agf_allocator_or_default(config ? config->allocator : NULL);
-  m = (agf_model *)allocator.alloc(allocator.ctx, sizeof *m);
-  if (!m) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a model");
+  st = agf_take(&allocator, sizeof *m, "a model", &memory, err);
+  if (st != AGF_OK) return st;
+  m = (agf_model *)memory;
   memset(m, 0, sizeof *m);
   m->allocator = allocator;
   m->data = (const unsigned char *)data;
@@ -1030,19 +1054,22 @@ AGF_API void agf_model_close(agf_model *model) {
   a.free(a.ctx, model, sizeof *model);
 }
 
-AGF_API void agf_model_input(const agf_model *model, agf_input *input) { *input = model->input; }
-AGF_API const char *agf_model_name(const agf_model *model) { return model->name; }
-AGF_API const char *agf_model_source(const agf_model *model) { return model->source; }
-AGF_API int agf_model_classes(const agf_model *model) { return model->classes; }
-AGF_API const char *agf_model_label(const agf_model *model, int k) {
-  return k < 0 || k >= model->labels ? "" : model->strings + agf_u32(model->label_table + 4 * k);
+AGF_API void agf_model_input(const agf_model *model, agf_input *input) {
+  if (input && model) *input = model->input;
+  if (input && !model) memset(input, 0, sizeof *input);
 }
-AGF_API uint64_t agf_model_parameters(const agf_model *model) { return model->parameters; }
-AGF_API uint64_t agf_model_file_bytes(const agf_model *model) { return model->bytes; }
-AGF_API int agf_model_layers(const agf_model *model) { return model->nodes; }
+AGF_API const char *agf_model_name(const agf_model *model) { return model ? model->name : ""; }
+AGF_API const char *agf_model_source(const agf_model *model) { return model ? model->source : ""; }
+AGF_API int agf_model_classes(const agf_model *model) { return model ? model->classes : 0; }
+AGF_API const char *agf_model_label(const agf_model *model, int k) {
+  return !model || k < 0 || k >= model->labels ? "" : model->strings + agf_u32(model->label_table + 4 * (size_t)k);
+}
+AGF_API uint64_t agf_model_parameters(const agf_model *model) { return model ? model->parameters : 0; }
+AGF_API uint64_t agf_model_file_bytes(const agf_model *model) { return model ? model->bytes : 0; }
+AGF_API int agf_model_layers(const agf_model *model) { return model ? model->nodes : 0; }
 
 AGF_API int agf_model_layer_input(const agf_model *model, int i, int j) {
-  if (i < 0 || i >= model->nodes || j < 0 || j >= model->node[i].inputs) return -1;
+  if (!model || i < 0 || i >= model->nodes || j < 0 || j >= model->node[i].inputs) return -1;
   return model->edge[model->node[i].edge + j];
 }
 
@@ -1122,6 +1149,7 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
   const agf_node *n;
   agf_shape *shape, s;
   size_t bytes;
+  void *memory;
   agf_status st = AGF_OK;
   int j;
   agf_clear(err);
@@ -1131,8 +1159,9 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
   s = model->nominal[i];
   if ((height && height != model->input.height) || (width && width != model->input.width)) {
     bytes = (size_t)model->nodes * sizeof *shape;
-    shape = (agf_shape *)model->allocator.alloc(model->allocator.ctx, bytes);
-    if (!shape) return agf_fail(err, AGF_ERR_MEMORY, "no memory for the shapes of %d layers", model->nodes);
+    st = agf_take(&model->allocator, bytes, "the layers' shapes", &memory, err);
+    if (st != AGF_OK) return st;
+    shape = (agf_shape *)memory;
     st = agf_infer_shapes(model, height, width, shape, err);
     if (st == AGF_OK) s = shape[i];
     model->allocator.free(model->allocator.ctx, shape, bytes);
@@ -1871,9 +1900,12 @@ static void agf_raise(unsigned *flags, unsigned bits) {
 static void agf_work(void *arg, int worker) {
   agf_job *j = (agf_job *)arg;
   agf_session *s = j->session;
-  unsigned char *scratch = (unsigned char *)agf_at(s, s->plan->scratch) + (size_t)worker * s->plan->scratch_bytes;
-  agf_fp_state fp = agf_fp_enter();
+  unsigned char *scratch;
+  agf_fp_state fp;
   int i;
+  if (worker < 0 || worker >= s->threads) return; /* the caller's parallel_for counts wrongly: such a worker has no scratch */
+  scratch = (unsigned char *)agf_at(s, s->plan->scratch) + (size_t)worker * s->plan->scratch_bytes;
+  fp = agf_fp_enter();
   while ((i = agf_draw(&j->next)) < j->n) j->task(s, j->arg, i, scratch);
   agf_fp_leave(fp);
 }
@@ -2053,6 +2085,7 @@ static void agf_parallel(agf_session *s, int n, agf_task *task, const void *arg)
   j.next = 0;
   if (n > 1 && s->threads > 1 && s->config.parallel_for) {
     s->config.parallel_for(s->config.parallel_ctx, s->threads, agf_work, &j);
+    agf_work(&j, 0); /* what is left, where fewer workers came than were asked for */
     return;
   }
 #ifndef AGF_NO_THREADS
@@ -5332,8 +5365,8 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
   if (!model || !bytes) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_bytes: model or bytes is NULL");
   *bytes = 0;
   tables = agf_table_sizes(model).total;
-  memory = a.alloc(a.ctx, tables);
-  if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory to plan a session: %llu bytes", (unsigned long long)tables);
+  st = agf_take(&a, tables, "the plan of a session", &memory, err);
+  if (st != AGF_OK) return st;
   st = agf_prepare(memory, model, config, &s, err);
   if (st == AGF_OK) *bytes = s->bytes;
   a.free(a.ctx, memory, tables);
@@ -5343,6 +5376,7 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
 static agf_status agf_create(const agf_model *model, const agf_session_config *config, agf_session **session, agf_error *err) {
   agf_session *s = NULL;
   unsigned char *memory;
+  void *taken;
   size_t bytes;
   agf_status st;
   int i;
@@ -5351,8 +5385,7 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   if (config && config->memory) { /* planned where it will live: no other memory is needed */
     if ((uintptr_t)config->memory % AGF_ALIGN)
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory is not 64-byte aligned");
-    if ((uintptr_t)config->memory < (uintptr_t)model->data + model->bytes &&
-        (uintptr_t)model->data < (uintptr_t)config->memory + config->memory_bytes)
+    if (agf_overlap(config->memory, config->memory_bytes, model->data, model->bytes))
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory overlaps the model's file in memory");
     memory = (unsigned char *)config->memory;
     bytes = agf_table_sizes(model).total;
@@ -5369,8 +5402,9 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
     agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
     st = agf_session_bytes(model, config, &bytes, err);
     if (st != AGF_OK) return st;
-    memory = (unsigned char *)a.alloc(a.ctx, bytes);
-    if (!memory) return agf_fail(err, AGF_ERR_MEMORY, "no memory for a session of %llu bytes", (unsigned long long)bytes);
+    st = agf_take(&a, bytes, "a session", &taken, err);
+    if (st != AGF_OK) return st;
+    memory = (unsigned char *)taken;
     st = agf_prepare(memory, model, config, &s, err);
     if (st == AGF_OK && s->bytes > bytes) st = agf_fail(err, AGF_ERR_MEMORY, "cores were added while the session was planned");
     s->bytes = bytes;
@@ -5397,6 +5431,7 @@ AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_
                                       agf_error *err) {
   agf_fp_state fp;
   agf_status st;
+  agf_clear(err);
   if (session) *session = NULL;
   if (!model || !session) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_create: model or session is NULL");
   fp = agf_fp_enter();
@@ -5411,8 +5446,8 @@ AGF_API void agf_session_destroy(agf_session *session) {
   if (session->owns_memory) session->allocator.free(session->allocator.ctx, session, session->bytes);
 }
 
-AGF_API const char *agf_isa_name(const agf_session *session) { return session->k.isa; }
-AGF_API int agf_session_threads(const agf_session *session) { return session->threads; }
+AGF_API const char *agf_isa_name(const agf_session *session) { return session ? session->k.isa : ""; }
+AGF_API int agf_session_threads(const agf_session *session) { return session ? session->threads : 0; }
 
 /* MARK: calls -----------------------------------------------------------------------------------------------------------------
  * What every call that works with a session asks first: whether it may now, and whether the caller's arrays lie where they may. */
@@ -5445,12 +5480,6 @@ static void agf_end_call(agf_session *s) {
 #else
   s->busy = 0;
 #endif
-}
-
-/* Whether two arrays share memory. */
-static int agf_overlap(const void *a, size_t bytes_a, const void *b, size_t bytes_b) {
-  uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
-  return p < q ? q - p < bytes_a : p - q < bytes_b;
 }
 
 /* An array that a call reads or writes must lie outside of what the engine works in. */
@@ -5580,8 +5609,8 @@ AGF_API int agf_ranked(const agf_session *session, int r) {
 static const agf_tensor *agf_latent_tensor(const agf_session *s) { return agf_in(s, agf_last_step(s), 0); }
 
 AGF_API int agf_latent_size(const agf_session *session) {
-  const agf_tensor *t = agf_latent_tensor(session);
-  return t->c * t->h * t->w;
+  const agf_tensor *t = session ? agf_latent_tensor(session) : NULL;
+  return t ? t->c * t->h * t->w : 0;
 }
 
 AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_error *err) {
@@ -6644,6 +6673,17 @@ static void agf_resize_rule(const agf_input *in, int height, int width, int ph, 
   *left = (*rw - width) / 2 + ((*rw - width) % 2 && (*rw - width) / 2 % 2);
 }
 
+/* Bytes from a picture's first pixel to its last, and of float planes. */
+static size_t agf_picture_bytes(int width, int height, int channels, size_t stride, int *overflow) {
+  size_t row = (size_t)width * (size_t)channels, rows = agf_mul_size(stride, (size_t)height - 1, overflow);
+  if (row > SIZE_MAX - rows) *overflow = 1;
+  return rows + row;
+}
+
+static size_t agf_plane_bytes(int height, int width, int planes, int *overflow) {
+  return agf_mul_size(agf_mul_size((size_t)height * sizeof(float), (size_t)width, overflow), (size_t)planes, overflow);
+}
+
 static agf_status agf_prepare_picture(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
                                       int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
   const agf_input *in;
@@ -6651,8 +6691,10 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   size_t bytes, row;
   uint64_t need;
   unsigned char *memory;
+  void *taken;
   uint8_t *wide;
-  int rh, rw, top, left, y, x, c, k, y0, y1, channels;
+  agf_status status;
+  int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
   if (!model || !rgb || !chw || !agf_aligned4(chw) || picture_width < 1 || picture_height < 1 ||
       stride / 3 < (size_t)picture_width || height < 0 || width < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT,
@@ -6671,6 +6713,12 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
     return agf_fail(err, AGF_ERR_LIMIT, "a picture of %d x %d pixels for an input of %d x %d would be resized beyond all bounds",
                     picture_width, picture_height, width, height);
   channels = in->channels == 1 ? 1 : 3;
+  bytes = agf_plane_bytes(height, width, channels, &overflow);
+  if (agf_overlap(chw, bytes, rgb, agf_picture_bytes(picture_width, picture_height, 3, stride, &overflow)) || overflow ||
+      agf_overlap(chw, bytes, model->data, model->bytes))
+    return agf_fail(
+        err, AGF_ERR_ARGUMENT,
+        "agf_picture_to_input: the input would overlap the picture or the model, or is larger than this machine's memory");
 
   h.count = width;
   v.count = height;
@@ -6680,10 +6728,12 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   need = ((uint64_t)width * ((uint64_t)h.taps + 2) + (uint64_t)height * ((uint64_t)v.taps + 2)) * sizeof(int32_t) +
          (uint64_t)row * (uint64_t)picture_height; /* sides below 2^17: far from 2^64 */
   bytes = (size_t)need;
-  memory = need > SIZE_MAX / 2 ? NULL : (unsigned char *)model->allocator.alloc(model->allocator.ctx, bytes);
-  if (!memory)
+  if (need > SIZE_MAX / 2)
     return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels: %llu bytes", picture_width,
                     picture_height, (unsigned long long)need);
+  status = agf_take(&model->allocator, bytes, "the resizing of a picture", &taken, err);
+  if (status != AGF_OK) return status;
+  memory = (unsigned char *)taken;
   h.start = (int *)(void *)memory;
   h.length = h.start + width;
   h.weight = (int32_t *)(h.length + width);
@@ -6908,14 +6958,20 @@ static double agf_scale_of(const float *map, int mh, int mw, float vmax) {
   return vmax;
 }
 
-static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, const uint8_t *out, int w,
-                                int h, size_t stride, int channels, agf_error *err) {
+static agf_status agf_check_map(const char *who, const float *map, int mh, int mw, agf_colormap cmap, float vmax,
+                                const uint8_t *out, int w, int h, size_t stride, int channels, agf_error *err) {
+  int overflow = 0;
   if (!map || !agf_aligned4(map) || !out || mh < 1 || mw < 1 || w < 1 || h < 1 || (channels != 3 && channels != 4) ||
       stride / (size_t)channels < (size_t)w || (unsigned)cmap >= AGF_COLORMAPS)
     return agf_fail(err, AGF_ERR_ARGUMENT,
                     "%s: a NULL or misaligned argument, an unknown colormap, or a map of %d x %d on a picture of %d x %d pixels "
                     "with %d channels and rows of %llu bytes",
                     who, mw, mh, w, h, channels, (unsigned long long)stride);
+  if (!(vmax >= 0) || !agf_finite(vmax))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s: vmax is %g, it must be 0 or more", who, (double)vmax);
+  if (agf_overlap(out, agf_picture_bytes(w, h, channels, stride, &overflow), map, agf_plane_bytes(mh, mw, 1, &overflow)) ||
+      overflow)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s: the picture overlaps the map, or is larger than this machine's memory", who);
   return AGF_OK;
 }
 
@@ -6924,7 +6980,8 @@ static agf_status agf_render_map(const float *map, int map_height, int map_width
   const agf_colors *colors;
   double scale;
   int x, y;
-  if (agf_check_map("agf_render", map, map_height, map_width, cmap, out, out_width, out_height, stride, channels, err) != AGF_OK)
+  if (agf_check_map("agf_render", map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err) !=
+      AGF_OK)
     return AGF_ERR_ARGUMENT;
   scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_render: the map holds an infinity or NaN");
@@ -6957,7 +7014,7 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
   agf_rect all;
   double scale;
   int x, y, c;
-  if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, rgb, width, height, stride, 3, err) != AGF_OK)
+  if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, vmax, rgb, width, height, stride, 3, err) != AGF_OK)
     return AGF_ERR_ARGUMENT;
   all.left = all.top = 0;
   all.width = width;

@@ -12,6 +12,7 @@
  * Rules that hold for every function:
  *  - It never prints, exits or asserts on input. It returns AGF_OK or a code, and fills *err (which may be NULL) with a message
  *    that names what is wrong and where. On an error, outputs through pointers are NULL or unspecified, and nothing leaks.
+ *  - NULL for a model or session is AGF_ERR_ARGUMENT; functions that give no status give "", 0 or -1.
  *  - Pointers it returns belong to the object they came from and live as long as it does; no other ownership passes.
  *  - A model is immutable: any number of threads may share one. A session is used by one thread at a time; any number of
  *    sessions may work side by side. A call for a session that is at work, from one of its own callbacks or from another thread,
@@ -97,7 +98,8 @@ AGF_API const char *agf_version(void);
 
 /* ---- Memory ------------------------------------------------------------------------------------------------------------ */
 
-/* Where the engine gets memory. alloc returns 64-byte aligned memory or NULL; free takes back what alloc gave. Both are called
+/* Where the engine gets memory. alloc returns 64-byte aligned memory (malloc does not; what is not aligned is given back and
+ * refused) or NULL; free takes back what alloc gave. Both are called
  * only from model and session creation and destruction and, for the time of the call, from agf_session_bytes, agf_model_layer (for
  * another size than the nominal one) and agf_picture_to_input: nothing is allocated while running or explaining. NULL instead of a
  * struct: malloc and free. */
@@ -263,7 +265,7 @@ typedef struct agf_session_config {
   void *memory;        /* caller's memory for the whole session, 64-byte aligned, instead of allocating; NULL: allocate */
   size_t memory_bytes; /* its size, at least agf_session_bytes() */
   /* Instead of the session's own threads: call task(arg, i) for every i in [0, n), from any threads, and return when all are
-   * done. Each i exactly once. NULL: own threads. */
+   * done. Each i exactly once; those that it leaves out are done by the calling thread. NULL: own threads. */
   void (*parallel_for)(void *ctx, int n, void (*task)(void *arg, int i), void *arg);
   void *parallel_ctx;
   /* Called on the calling thread between layers with the share of the current call that is done, 0 to 1. Nonzero cancels. */

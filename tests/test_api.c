@@ -715,6 +715,142 @@ static void test_messages(void) {
   close_case(&f);
 }
 
+/* Workers as a caller's parallel_for may call them against its promise: none, one, some that do not exist. */
+static void call_none(void *ctx, int n, void (*task)(void *arg, int i), void *arg) { (void)ctx, (void)n, (void)task, (void)arg; }
+
+static void call_strangers(void *ctx, int n, void (*task)(void *arg, int i), void *arg) {
+  (void)ctx;
+  task(arg, -1);
+  task(arg, n);
+  task(arg, INT32_MAX);
+  task(arg, INT32_MIN);
+  task(arg, 1);
+}
+
+static void *misaligned(void *ctx, size_t bytes) {
+  char *p = (char *)ledger_alloc(ctx, bytes + 64);
+  return p ? p + 16 : NULL;
+}
+
+static void free_misaligned(void *ctx, void *p, size_t bytes) {
+  if (p) ledger_free(ctx, (char *)p - 16, bytes + 64);
+}
+
+/* Handles that are NULL, allocators and parallel_fors that do not do what they promise, arguments that contradict each other. */
+static void test_odd_callers(void) {
+  fixture f = open_case("squeeze_tiny");
+  ledger l;
+  agf_allocator a = ledger_allocator(&l);
+  agf_model_config mc;
+  agf_session_config c;
+  agf_session *s;
+  agf_model *m;
+  agf_input input;
+  agf_error err;
+  char path[1024];
+  float *want, *got, *map = (float *)calloc(64, sizeof *map);
+  uint8_t *bytes = (uint8_t *)(void *)map;
+  int i;
+  memset(&mc, 0, sizeof mc);
+  memset(&c, 0, sizeof c);
+  memset(&input, 7, sizeof input);
+  agf_model_input(NULL, &input);
+  agf_model_input(f.model, NULL);
+  CHECK(input.height == 0 && !*agf_model_name(NULL) && !*agf_model_source(NULL) && agf_model_classes(NULL) == 0 &&
+            !*agf_model_label(NULL, 0) && agf_model_parameters(NULL) == 0 && agf_model_file_bytes(NULL) == 0 &&
+            agf_model_layers(NULL) == 0 && agf_model_layer_input(NULL, 0, 0) == -1 && !*agf_isa_name(NULL) &&
+            agf_session_threads(NULL) == 0 && agf_latent_size(NULL) == 0 && agf_logits(NULL) == NULL && agf_ranked(NULL, 0) == -1,
+        "what NULL handles have");
+  CHECK(agf_layer_times(NULL, 0, NULL) == AGF_ERR_ARGUMENT && agf_latent(NULL, map, &err) == AGF_ERR_ARGUMENT &&
+            agf_model_layer(NULL, 0, 0, 0, NULL, NULL) == AGF_ERR_ARGUMENT &&
+            agf_model_open(NULL, NULL, &m, NULL) == AGF_ERR_ARGUMENT,
+        "what NULL handles are refused for");
+
+  snprintf(path, sizeof path, "%s/golden/squeeze_tiny/squeeze_tiny.agf", tests_folder());
+  mc.allocator = c.allocator = &a;
+  a.alloc = misaligned;
+  a.free = free_misaligned;
+  CHECK(refused(agf_model_open(path, &mc, &m, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "a misaligned model: %s", err.message);
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "aligned"), "a misaligned session: %s",
+        err.message);
+  CHECK(l.blocks == 0, "what a misaligned allocator gave is not given back");
+  a.alloc = ledger_alloc;
+  a.free = NULL;
+  CHECK(refused(agf_model_open(path, &mc, &m, &err), &err, AGF_ERR_ARGUMENT, "free"), "no free: %s", err.message);
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "free"), "no free: %s", err.message);
+  c.allocator = NULL;
+
+  want = explain(&f, NULL, 0, 1, &err);
+  c.threads = 4;
+  for (i = 0; i < 2; i++) {
+    c.parallel_for = i ? call_strangers : call_none;
+    got = explain(&f, &c, 0, 1, &err);
+    CHECK(got && want && !memcmp(got, want, sizeof(float) * (size_t)f.pixels), "a parallel_for that calls %s: %s",
+          i ? "workers that do not exist" : "nobody", got ? "other bits" : err.message);
+    free(got);
+  }
+  c.parallel_for = NULL;
+  c.threads = 1;
+  c.memory = (void *)64;
+  c.memory_bytes = SIZE_MAX - 64;
+  CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_ARGUMENT, "overlaps"), "memory without end: %s",
+        err.message);
+
+  CHECK(refused(agf_render(map, 2, 2, AGF_CMAP_JET, 0, bytes + 12, 2, 2, 6, 3, &err), &err, AGF_ERR_ARGUMENT, "overlaps"),
+        "a picture over its map: %s", err.message);
+  CHECK(refused(agf_overlay(map, 2, 2, AGF_CMAP_JET, 0, 1, NULL, bytes + 12, 2, 2, 6, &err), &err, AGF_ERR_ARGUMENT, "overlaps"),
+        "a photograph over its map: %s", err.message);
+  CHECK(agf_render(map, 2, 2, AGF_CMAP_JET, 0, bytes + 16, 2, 2, 6, 3, &err) == AGF_OK, "a picture behind its map: %s",
+        err.message);
+  CHECK(refused(agf_render(map, 2, 2, AGF_CMAP_JET, 0, bytes + 16, 2, 2, SIZE_MAX, 3, &err), &err, AGF_ERR_ARGUMENT, "memory"),
+        "rows without end: %s", err.message);
+  CHECK(refused(agf_render(map, 2, 2, AGF_CMAP_JET, -1, bytes + 16, 2, 2, 6, 3, &err), &err, AGF_ERR_ARGUMENT, "vmax"),
+        "a negative vmax: %s", err.message);
+  CHECK(refused(agf_render(map, 2, 2, AGF_CMAP_JET, NAN, bytes + 16, 2, 2, 6, 3, &err), &err, AGF_ERR_ARGUMENT, "vmax"),
+        "vmax is NaN: %s", err.message);
+  free(want);
+  free(map);
+  close_case(&f);
+}
+
+/* A picture of one size in place of the network's input, and errors of the past. */
+static void test_odd_pictures(void) {
+  char path[1024];
+  agf_model *m;
+  agf_session_config c;
+  agf_session *s;
+  agf_error err;
+  agf_input input;
+  size_t bytes;
+  float *chw;
+  void *memory;
+  snprintf(path, sizeof path, "%s/demo/demo.agf", tests_folder());
+  if (agf_model_open(path, NULL, &m, &err) != AGF_OK) {
+    CHECK(0, "%s", err.message);
+    return;
+  }
+  agf_model_input(m, &input);
+  bytes = sizeof(float) * (size_t)(input.channels * input.height * input.width);
+  chw = (float *)calloc(1, bytes);
+  CHECK(
+      refused(agf_picture_to_input(m, 0, 0, (uint8_t *)(void *)chw, 4, 4, 12, chw, NULL, &err), &err, AGF_ERR_ARGUMENT, "overlap"),
+      "an input over its picture: %s", err.message);
+  memset(&c, 0, sizeof c);
+  c.threads = 1;
+  agf_session_bytes(m, &c, &bytes, &err);
+  if (posix_memalign(&memory, 64, bytes)) exit(2);
+  c.memory = memory;
+  c.memory_bytes = bytes;
+  err.code = AGF_ERR_IO;
+  strcpy(err.message, "of another call");
+  CHECK(agf_session_create(m, &c, &s, &err) == AGF_OK && err.code == AGF_OK && !*err.message, "an old error stays: %s",
+        err.message);
+  agf_session_destroy(s);
+  agf_model_close(m);
+  free(memory);
+  free(chw);
+}
+
 /* Which calls allocate: those that agf.h names, and they give it back. */
 static void test_allocations(void) {
   fixture f = open_case("vgg_bn_nonsquare");
@@ -837,6 +973,8 @@ int main(int argc, char **argv) {
   RUN(test_callbacks);
   RUN(test_overlaps);
   RUN(test_messages);
+  RUN(test_odd_callers);
+  RUN(test_odd_pictures);
   RUN(test_allocations);
   RUN(test_fork);
   RUN(test_rendering);
