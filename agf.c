@@ -342,7 +342,7 @@ static int agf_build_contracts(void) {
 enum {
   AGF_HEADER = 64,
   AGF_INPUT_RECORD = 80,
-  AGF_NODE_RECORD = 80,
+  AGF_NODE_RECORD = 96, /* in files of version 1 without the last 16 bytes */
   AGF_TENSOR_RECORD = 40,
   AGF_MAX_NODES = 1 << 12,
   AGF_MAX_EDGES = 1 << 20,
@@ -374,6 +374,8 @@ typedef struct agf_node {
   int kernel[2], stride[2], pad[4], dilation[2];
   int groups, channels;
   int w, b; /* tensors, -1: none */
+  int argument;
+  float parameter[4];
 } agf_node;
 
 typedef struct agf_shape {
@@ -389,7 +391,9 @@ struct agf_model {
   int mapped;
   agf_input input;
   const char *name, *source;
+  int version; /* of the file's format */
   int nodes, edges, weights, labels, classes;
+  int input_scale, input_bias; /* tensors: what the network does to each channel of its input; -1: nothing */
   agf_node *node;
   int *edge;
   agf_weight *weight;
@@ -453,8 +457,12 @@ static int agf_all_zero(const unsigned char *p, size_t n) {
 typedef struct agf_op_fields {
   int min_inputs, max_inputs;
   int flags;                                      /* those that it knows */
-  int kernel, window, dilation, groups, channels; /* window: stride and pad */
+  int kernel, window, dilation, groups, channels; /* window: stride and pad, 2: pad alone; dilation 2: since version 2 */
   int w, b;                                       /* tensors: 0 none, 1 required, 2 optional */
+  int version;                                    /* of the format, the first that has the op */
+  int most_inputs_1;                              /* max_inputs in files of version 1 */
+  int least_argument, most_argument;              /* both 0: it has none */
+  int parameters;
 } agf_op_fields;
 
 /* What an op is, in a row's traits. */
@@ -467,6 +475,7 @@ enum {
       16,            /* an activation (a row's `act`) that alone reads its output, behind the BatchNorm, becomes part of its step */
   AGF_RESHAPES = 32, /* its output is its input's tensor under another shape: it makes no step and needs no functions but shape */
   AGF_POOLS_TO_SIZE = 64, /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
+  AGF_IS_MAXIMUM = 256,   /* a pool that takes the largest element, not the average */
   AGF_HAS_BIAS_TERM = 128 /* FullGrad has a term for its tensor b */
 };
 
@@ -570,7 +579,8 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
   n->name = agf_string(m, agf_u32(p + 8), "node", i, err);
   if (!n->name) return AGF_ERR_FORMAT;
   rules = agf_rules_of(n->op);
-  if (!rules) return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has the unknown op %u", i, n->name, (unsigned)op);
+  if (!rules || rules->fields.version > m->version)
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) has the unknown op %u", i, n->name, (unsigned)op);
   missing = agf_missing_function(rules);
   if (missing)
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "model file: node %d (%s, %s): this engine has no %s for it", i, n->name, rules->name,
@@ -581,7 +591,8 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
                     (unsigned)agf_u32(p + 4), agf_op_name(n->op));
   n->flags = (int)agf_u32(p + 4);
   if (agf_u32(p + 12) != (uint32_t)*next_edge || agf_u32(p + 16) < (uint32_t)f->min_inputs ||
-      agf_u32(p + 16) > (uint32_t)f->max_inputs || agf_u32(p + 16) > (uint32_t)(m->edges - *next_edge))
+      agf_u32(p + 16) > (uint32_t)(m->version == 1 ? f->most_inputs_1 : f->max_inputs) ||
+      agf_u32(p + 16) > (uint32_t)(m->edges - *next_edge))
     return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has inputs %u of %u edges in a table of %d", i, n->name,
                     agf_op_name(n->op), (unsigned)agf_u32(p + 12), (unsigned)agf_u32(p + 16), m->edges);
   n->edge = *next_edge;
@@ -592,14 +603,21 @@ static agf_status agf_parse_node(agf_model *m, int i, const unsigned char *p, in
       return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s) reads the output of node %d, which comes later", i, n->name,
                       m->edge[n->edge + j] - 1);
   ok = agf_fields(p + 20, 2, f->kernel, 1, AGF_MAX_SIDE, n->kernel) &&
-       agf_fields(p + 28, 2, f->window, 1, AGF_MAX_SIDE, n->stride) && agf_fields(p + 36, 4, f->window, 0, AGF_MAX_SIDE, n->pad) &&
-       agf_fields(p + 52, 2, f->dilation, 1, AGF_MAX_SIDE, n->dilation) &&
+       agf_fields(p + 28, 2, f->window == 1, 1, AGF_MAX_SIDE, n->stride) &&
+       agf_fields(p + 36, 4, f->window, 0, AGF_MAX_SIDE, n->pad) &&
+       agf_fields(p + 52, 2, f->dilation == 1 || (f->dilation && m->version > 1), 1, AGF_MAX_SIDE, n->dilation) &&
        agf_fields(p + 60, 1, f->groups, 1, AGF_MAX_CHANNELS, &n->groups) &&
-       agf_fields(p + 64, 1, f->channels, 1, AGF_MAX_CHANNELS, &n->channels) && agf_u32(p + 76) == 0;
+       agf_fields(p + 64, 1, f->channels, 1, AGF_MAX_CHANNELS, &n->channels) &&
+       agf_fields(p + 76, 1, f->most_argument, f->least_argument, f->most_argument, &n->argument);
+  if (!n->dilation[0]) n->dilation[0] = n->dilation[1] = f->dilation != 0;
+  for (j = 0; ok && j < 4 && m->version > 1; j++) {
+    n->parameter[j] = agf_f32(p + 80 + 4 * j);
+    ok = j < f->parameters ? agf_finite(n->parameter[j]) : agf_u32(p + 80 + 4 * j) == 0;
+  }
   if (!ok)
     return agf_fail(err, AGF_ERR_FORMAT,
-                    "model file: node %d (%s, %s) has a kernel, stride, pad, dilation, groups or channels "
-                    "that is out of range or not its own",
+                    "model file: node %d (%s, %s) has a kernel, stride, pad, dilation, groups, channels, "
+                    "argument or parameter that is out of range or not its own",
                     i, n->name, agf_op_name(n->op));
   for (j = 0; j < 2; j++) {
     int want = j ? f->b : f->w;
@@ -669,6 +687,8 @@ static int agf_fill_is_zero(const agf_weight *w) {
   return 1;
 }
 
+static size_t agf_node_record(const agf_model *m) { return m->version == 1 ? AGF_NODE_RECORD - 16 : AGF_NODE_RECORD; }
+
 static const unsigned char agf_magic[8] = {0x89, 'A', 'G', 'F', '\r', '\n', 0x1a, '\n'};
 
 /* Header and sizes, before anything is allocated. Fills the counts. */
@@ -690,6 +710,7 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
     return agf_fail(err, AGF_ERR_VERSION, "model file: format version %u, but this engine (%s) reads up to version %d",
                     (unsigned)agf_u32(d + 8), agf_version(), AGF_FORMAT_VERSION);
   if (agf_u32(d + 8) == 0) return agf_fail(err, AGF_ERR_FORMAT, "model file: format version 0");
+  m->version = (int)agf_u32(d + 8);
   if (max_bytes && m->bytes > max_bytes)
     return agf_fail(err, AGF_ERR_LIMIT, "model file: %llu bytes, more than max_bytes %llu", (unsigned long long)m->bytes,
                     (unsigned long long)max_bytes);
@@ -703,7 +724,7 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
       return agf_fail(err, AGF_ERR_LIMIT, "model file: %u %s, more than the cap of %u", (unsigned)count[i], what[i],
                       (unsigned)cap[i]);
   }
-  need = AGF_HEADER + AGF_INPUT_RECORD + (uint64_t)count[0] * AGF_NODE_RECORD + (uint64_t)count[1] * 4 +
+  need = AGF_HEADER + AGF_INPUT_RECORD + (uint64_t)count[0] * agf_node_record(m) + (uint64_t)count[1] * 4 +
          (uint64_t)count[2] * AGF_TENSOR_RECORD + (uint64_t)count[3] * 4 + count[4];
   if (!count[0] || !count[4] || (need + AGF_ALIGN - 1) / AGF_ALIGN * AGF_ALIGN != *header_bytes ||
       !agf_all_zero(d + need, (size_t)(*header_bytes - need)) || !agf_all_zero(d + 52, 12))
@@ -765,10 +786,20 @@ static agf_status agf_check_data(const agf_model *m, agf_error *err) {
   return AGF_OK;
 }
 
+/* Whether tensor t of a file is a vector of n elements; -1: there is none, which is right too. */
+static int agf_is_vector(const agf_model *m, int t, int n) {
+  return t < 0 || (m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == n);
+}
+
+static inline float agf_weight_at(const agf_weight *w, size_t i) {
+  return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
+}
+
 static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_error *err) {
   agf_input *in = &m->input;
   int i, size[3], ok;
-  uint32_t flags = agf_u32(p + 12), order = agf_u32(p + 16), resize = agf_u32(p + 20), to = agf_u32(p + 24);
+  uint32_t flags = agf_u32(p + 12), head = m->version == 1 ? 0 : flags >> 8 & 3, order = agf_u32(p + 16), resize = agf_u32(p + 20),
+           to = agf_u32(p + 24);
   if (!agf_fields(p, 1, 1, 1, AGF_MAX_CHANNELS, size) || !agf_fields(p + 4, 2, 1, 1, AGF_MAX_SIDE, size + 1))
     return agf_fail(err, AGF_ERR_FORMAT, "model file: input of %u x %u x %u", (unsigned)agf_u32(p), (unsigned)agf_u32(p + 4),
                     (unsigned)agf_u32(p + 8));
@@ -780,7 +811,10 @@ static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_erro
   in->resize = (int)resize;
   in->resize_to = (int)to;
   in->range = agf_f32(p + 28);
-  ok = flags <= 1 && order <= 1 && resize <= 1 && agf_all_zero(p + 72, 8) && to <= AGF_MAX_SIDE && (resize == 1) == (to != 0);
+  in->head = (int)head;
+  m->input_scale = m->input_bias = -1;
+  ok = (flags & ~(head << 8)) <= 1 && head <= AGF_HEAD_NONE && order <= 1 && resize <= 1 && to <= AGF_MAX_SIDE &&
+       (resize == 1) == (to != 0);
   for (i = 0; i < 4; i++) {
     in->mean[i] = agf_f32(p + 32 + 4 * i);
     in->std[i] = agf_f32(p + 48 + 4 * i);
@@ -792,6 +826,17 @@ static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_erro
   } else
     ok = ok && agf_all_zero(p + 16, 48);
   if (!ok) return agf_fail(err, AGF_ERR_FORMAT, "model file: the preprocessing of its input is not valid");
+  if (!agf_all_zero(p + 72, 8)) {
+    uint32_t scale = agf_u32(p + 72), bias = agf_u32(p + 76);
+    ok = m->version > 1 && scale && bias && scale <= (uint32_t)m->weights && bias <= (uint32_t)m->weights &&
+         agf_is_vector(m, (int)scale - 1, in->channels) && agf_is_vector(m, (int)bias - 1, in->channels);
+    for (i = 0; ok && i < in->channels; i++) ok = agf_weight_at(&m->weight[scale - 1], (size_t)i) != 0;
+    if (!ok) return agf_fail(err, AGF_ERR_FORMAT, "model file: the scale and bias of its input are not valid");
+    m->input_scale = (int)scale - 1;
+    m->input_bias = (int)bias - 1;
+    m->weight[m->input_scale].used = m->weight[m->input_bias].used = 1;
+    in->is_affine = 1;
+  }
   m->name = agf_string(m, agf_u32(p + 64), "input", 0, err);
   m->source = m->name ? agf_string(m, agf_u32(p + 68), "input", 1, err) : NULL;
   return m->source ? AGF_OK : AGF_ERR_FORMAT;
@@ -818,11 +863,6 @@ static agf_status agf_check_weights(agf_model *m, agf_error *err) {
                       i, n->name, rules->name, in->c, in->h, in->w);
   }
   return AGF_OK;
-}
-
-/* Whether tensor t of a file is a vector of n elements; -1: there is none, which is right too. */
-static int agf_is_vector(const agf_model *m, int t, int n) {
-  return t < 0 || (m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == n);
 }
 
 static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
@@ -853,7 +893,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   m->weight = (agf_weight *)(void *)(memory + size_nodes + size_edges);
   m->nominal = (agf_shape *)(void *)(memory + size_nodes + size_edges + size_weights);
 
-  p = m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)m->nodes * AGF_NODE_RECORD;
+  p = m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)m->nodes * agf_node_record(m);
   for (i = 0; i < m->edges; i++, p += 4) {
     if (agf_u32(p) > (uint32_t)m->nodes)
       return agf_fail(err, AGF_ERR_FORMAT, "model file: edge %d names node %u of %d", i, (unsigned)agf_u32(p) - 1, m->nodes);
@@ -874,7 +914,7 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   st = agf_check_strings(m, err);
   if (st == AGF_OK) st = agf_parse_input(m, m->data + AGF_HEADER, err);
   for (i = 0; st == AGF_OK && i < m->nodes; i++)
-    st = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * AGF_NODE_RECORD, &next_edge, err);
+    st = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * agf_node_record(m), &next_edge, err);
   if (st != AGF_OK) return st;
   if (next_edge != m->edges)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %d edges, but the nodes have %d inputs", m->edges, next_edge);
@@ -1057,6 +1097,11 @@ AGF_API void agf_model_close(agf_model *model) {
 AGF_API void agf_model_input(const agf_model *model, agf_input *input) {
   if (input && model) *input = model->input;
   if (input && !model) memset(input, 0, sizeof *input);
+}
+AGF_API void agf_model_affine(const agf_model *model, int c, float *scale, float *bias) {
+  int is = model && model->input_scale >= 0 && c >= 0 && c < model->input.channels;
+  if (scale) *scale = is ? agf_weight_at(&model->weight[model->input_scale], (size_t)c) : 1.0f;
+  if (bias) *bias = is ? agf_weight_at(&model->weight[model->input_bias], (size_t)c) : 0.0f;
 }
 AGF_API const char *agf_model_name(const agf_model *model) { return model ? model->name : ""; }
 AGF_API const char *agf_model_source(const agf_model *model) { return model ? model->source : ""; }
@@ -1273,13 +1318,15 @@ typedef struct agf_plan {
   agf_id dz, softmax;                 /* float [classes + 32], what a way back begins with at the logits; double [3][classes] */
   agf_id difference, difference_mask; /* label-free: as the latent tensor's x and mask */
   agf_id logits_difference, order_difference; /* label-free: as logits and order */
-  int head, head_linear; /* agf_lc: the step of the global average pool, and of the linear layer behind it; -1: there is none */
-  agf_id local;          /* agf_lc: float [pixels][linear's outputs]; 0: not needed, or no memory */
-  agf_id plane;          /* a map of any tensor's size: float [h][w] */
-  agf_id channel;        /* double, for each channel of any tensor */
-  agf_id extremes;       /* FullGrad: double [blocks of any tensor][2] */
-  agf_id own_bias;       /* Grad-CAM before a BatchNorm: float, for each channel of any tensor */
-  agf_id image, total;   /* the image while others run: float [c][h][w]; sums of its elements or pixels: double */
+  int head,
+      head_linear;     /* agf_lc: the step of the global average pool; of the linear layer that is all that follows it; -1: none */
+  agf_id local;        /* agf_lc: float [pixels][linear's outputs], of a head of several layers g, [cb][h][w][16]; 0: not needed, or
+                          * no memory */
+  agf_id plane;        /* a map of any tensor's size: float [h][w] */
+  agf_id channel;      /* double, for each channel of any tensor */
+  agf_id extremes;     /* FullGrad: double [blocks of any tensor][2] */
+  agf_id own_bias;     /* Grad-CAM before a BatchNorm: float, for each channel of any tensor */
+  agf_id image, total; /* the image while others run: float [c][h][w]; sums of its elements or pixels: double */
 } agf_plan;
 
 /* The plan while it is made. */
@@ -1655,8 +1702,8 @@ static void agf_plan_tensor(agf_planner *p, agf_tensor *x, const agf_step *made)
   x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
   x->x = agf_blocks_buf(p, x, whole->x, block * 4, 0, end);
   if (x->needs_mask) x->mask = agf_blocks_buf(p, x, whole->mask, pixels * 2, 0, end);
-  if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods begin there */
-    if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP))
+  if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods and agf_lc begin there */
+    if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP | AGF_NEEDS_LOCAL))
       x->cam = agf_buf(p, agf_tensor_elements(x) * 4, agf_gate_moment(p, made), agf_adjoint_moment(p, made));
     return;
   }
@@ -1754,20 +1801,23 @@ static uint64_t agf_place_all(agf_planner *p) {
   return by_size < by_time ? agf_place(p, 0) : by_time;
 }
 
-/* The head that agf_lc explains (agf-spec, "Two variants of ours"): a pooling to one pixel and at most a linear layer make the
- * logits. */
+/* The global average pool whose output alone the logits depend on (agf-spec, "Two variants of ours"): what is behind it works on any
+ * position alone. */
 static void agf_find_head(agf_planner *p) {
-  const agf_step *st = &p->step[p->plan->steps - 1];
-  int i = st->index;
-  const agf_tensor *out;
-  p->plan->head = p->plan->head_linear = -1;
-  if (st->rules->op == AGF_OP_LINEAR) {
-    p->plan->head_linear = i;
-    while (i >= 0 && p->step[i].out != p->in[st->in]) i--;
-    if (i < 0) return;
+  agf_plan *plan = p->plan;
+  int i, j, lowest = plan->tensors; /* of the tensors that the steps behind i read */
+  plan->head = plan->head_linear = -1;
+  for (i = plan->steps - 1; i >= 0; i--) {
+    const agf_step *st = &p->step[i];
+    const agf_tensor *in = agf_plan_in(p, st, 0), *out = agf_plan_out(p, st);
+    if ((st->rules->traits & (AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM)) == AGF_POOLS_TO_SIZE && out->h * out->w == 1 &&
+        st->out <= lowest && (in->h * in->w > 1 || i == plan->steps - 1 || i == plan->steps - 2)) {
+      plan->head = i;
+      if (i == plan->steps - 2 && p->step[i + 1].rules->op == AGF_OP_LINEAR) plan->head_linear = i + 1;
+      return;
+    }
+    for (j = 0; j < st->inputs; j++) lowest = agf_imin(lowest, p->in[st->in + j]);
   }
-  out = agf_plan_out(p, &p->step[i]);
-  if ((p->step[i].rules->traits & AGF_POOLS_TO_SIZE) && out->h == 1 && out->w == 1) p->plan->head = i;
 }
 
 /* What methods need planned, beside what AGF does. */
@@ -1787,6 +1837,9 @@ static void agf_plan_methods(agf_planner *p) {
     plan->local = agf_buf(p, (uint64_t)t->h * (uint64_t)t->w * (uint64_t)agf_filled(p->model->classes) * 4,
                           agf_gate_moment(p, &p->step[plan->steps - 1]), agf_adjoint_moment(p, &p->step[plan->head]));
   }
+  if (plan->head >= 0 && plan->head < plan->steps - 1 && plan->head_linear < 0 && (plan->needs & AGF_NEEDS_LOCAL))
+    plan->local = agf_buf(p, agf_tensor_elements(agf_plan_in(p, &p->step[plan->head], 0)) * 4,
+                          agf_gate_moment(p, &p->step[plan->steps - 1]), agf_adjoint_moment(p, &p->step[plan->head]));
   if (plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP)) {
     plan->plane = agf_buf(p, plane * 4, 0, end);
     plan->channel = agf_buf(p, blocks * AGF_CB * sizeof(double), 0, end);
@@ -2143,10 +2196,6 @@ static agf_piece agf_piece_at(const agf_tensor *t, int i) {
   return p;
 }
 
-static inline float agf_weight_at(const agf_weight *w, size_t i) {
-  return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
-}
-
 /* Weights [at, at + n) as floats, filtered. */
 static void agf_load_weights(agf_session *s, const agf_weight *w, size_t at, size_t n, int filter, float *to) {
   size_t i;
@@ -2386,6 +2435,90 @@ static void agf_slope_task(agf_session *s, const void *arg, int r, unsigned char
       }
     if (j->mask) s->k.nonzeros(agf_row_of(j->out, t, b, r), t->w, j->mask + agf_row_at(t, b, r));
   }
+}
+
+/* The gradient in t's cam array before an activation and a scale (NULL: none), into `out` with its mask (NULL: not wanted). */
+static void agf_slope(agf_session *s, const agf_tensor *t, agf_act act, const float *scale, float *out, uint16_t *mask) {
+  agf_slope_job j;
+  j.t = t;
+  j.g = agf_floats(s, t->cam);
+  j.out = out;
+  j.act = act;
+  j.scale = scale;
+  j.mask = mask;
+  agf_parallel(s, t->h, agf_slope_task, &j);
+}
+
+/* A step's gradient, which lies in its output's cam array, before its activation (`act`, NONE where that is done) and BatchNorm: in the
+ * step's right-hand side with a mask where its adjoint reads one, else in place. Returns where it is. */
+static const float *agf_before_tail(agf_session *s, const agf_step *st, agf_act act) {
+  const agf_tensor *t = agf_out(s, st);
+  float *out = agf_floats(s, st->rhs_mask ? st->rhs : t->cam);
+  uint16_t *mask = (uint16_t *)agf_at(s, st->rhs_mask);
+  if (act != AGF_ACT_NONE || st->scale || mask) agf_slope(s, t, act, agf_floats(s, st->scale), out, mask);
+  return out;
+}
+
+typedef struct agf_sum_job {
+  const agf_tensor *t;
+  const float *from;
+  float *into; /* added to */
+} agf_sum_job;
+
+static void agf_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_sum_job *j = (const agf_sum_job *)arg;
+  const agf_tensor *t = j->t;
+  int b, i;
+  (void)s;
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    size_t at = agf_row_at(t, b, r) * AGF_CB;
+    for (i = 0; i < t->w * AGF_CB; i++) j->into[at + (size_t)i] += j->from[at + (size_t)i];
+  }
+}
+
+/* Input `slot` of a step has its gradient: a tensor's own is the sum over its readers. */
+static void agf_gradient_deliver(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
+  agf_sum_job j;
+  if (e->arrival[s->plan->in[st->in + slot]].delivered++ == 0) return;
+  j.t = agf_in(s, st, slot);
+  j.from = agf_floats(s, st->tmp_cam);
+  j.into = agf_floats(s, j.t->cam);
+  agf_parallel(s, j.t->h, agf_sum_task, &j);
+}
+
+/* From (cam, g) at the output of a step to those at one of its inputs; either may be NULL: it is not wanted. */
+typedef struct agf_back_job {
+  const agf_step *st;
+  int slot;
+  const float *cam, *g;
+  float *out, *out_g;
+  const agf_delivery *delivery; /* what the rows end as, NULL: they stay as they are */
+} agf_back_job;
+
+/* The job of a rule: (cam, g) of the step's output, delivered to input `slot` as *d. */
+static agf_back_job agf_rule_job(agf_session *s, const agf_step *st, agf_explanation *e, int slot, agf_delivery *d) {
+  agf_back_job j;
+  *d = agf_begin_delivery(s, e, st, slot);
+  j.st = st;
+  j.slot = slot;
+  j.cam = agf_floats(s, agf_out(s, st)->cam);
+  j.g = agf_wanted_g(s, e, st);
+  j.out = d->cam;
+  j.out_g = j.g ? d->g : NULL;
+  j.delivery = d;
+  return j;
+}
+
+/* The job of a gradient. */
+static agf_back_job agf_gradient_job(const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j;
+  memset(&j, 0, sizeof j);
+  j.st = st;
+  j.slot = slot;
+  j.g = g;
+  j.out_g = out;
+  return j;
 }
 
 /* The activation and BatchNorm behind a step, in place of its output's cam and g. */
@@ -4439,24 +4572,50 @@ static void agf_norm_forward(agf_session *s, const agf_step *st, const agf_flow 
  * magnitudes of x in place of x where an average may cancel; g = poolT(g). LRP the same with R. */
 
 typedef struct agf_pool_step {
-  int cancels;    /* it averages what may cancel */
-  agf_id rows;    /* int32_t [2][h]: each output row's window, from and up to which row of the input */
+  int cancels; /* it averages what may cancel */
+  agf_id
+      rows; /* int32_t [3][h]: each output row's window, from and up to which row of the input; where the first window of this row
+                   * and those below begins */
   agf_id columns; /* int32_t [2][w] */
   agf_id divisor; /* float [h][w] */
 } agf_pool_step;
 
 static inline const agf_pool_step *agf_pool_of(const agf_step *st) { return (const agf_pool_step *)st->own; }
 
+/* A pool's window on one axis, clipped to the input, from its first tap on; extent: its part of the divisor (agf-spec, "Pools"). */
+static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
+  int64_t start, end, step;
+  if (agf_rules_of(n->op)->traits & AGF_POOLS_TO_SIZE) {
+    *lo = (int)((int64_t)o * in / outputs);
+    *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
+    *extent = *hi - *lo;
+    return;
+  }
+  step = agf_imax(n->dilation[axis], 1);
+  start = (int64_t)o * n->stride[axis] - n->pad[axis];
+  end = start + (int64_t)(n->kernel[axis] - 1) * step + 1;
+  *lo = (int)(start < 0 ? start + (-start + step - 1) / step * step : start);
+  *hi = (int)(end < in ? end : in);
+  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
+}
+
 static agf_status agf_pool_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const agf_node *n = in->node;
   const agf_shape *x = agf_input_shape(in, 0);
-  int ceil_mode = (n->flags & AGF_FLAG_CEIL) != 0;
+  int ceil_mode = (n->flags & AGF_FLAG_CEIL) != 0, axis, o, lo, hi, extent;
   if (n->pad[0] >= n->kernel[0] || n->pad[2] >= n->kernel[0] || n->pad[1] >= n->kernel[1] || n->pad[3] >= n->kernel[1])
     return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has padding as large as its %d x %d window",
                     (int)(n - in->model->node), n->name, agf_op_name(n->op), n->kernel[0], n->kernel[1]);
-  out->h = agf_window_outputs(x->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], 1, ceil_mode);
-  out->w = agf_window_outputs(x->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], 1, ceil_mode);
+  out->h = agf_window_outputs(x->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], agf_imax(n->dilation[0], 1), ceil_mode);
+  out->w = agf_window_outputs(x->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], agf_imax(n->dilation[1], 1), ceil_mode);
   if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, x, "its window does not fit");
+  for (axis = 0; axis < 2; axis++) { /* a dilated window may have padding under all its taps */
+    int size = axis ? x->w : x->h, outputs = axis ? out->w : out->h;
+    for (o = 0; n->dilation[axis] > 1 && o < outputs; o++) {
+      agf_pool_window(n, axis, size, o, outputs, &lo, &hi, &extent);
+      if (lo >= hi) return agf_shape_error(err, n, x, "a window lies in the padding");
+    }
+  }
   return AGF_OK;
 }
 
@@ -4480,27 +4639,11 @@ static agf_status agf_pool_plan(agf_planner *p, agf_step *st, agf_error *err) {
   agf_pool_step *own = (agf_pool_step *)st->own;
   const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
   (void)err;
-  own->rows = agf_buf(p, (uint64_t)to->h * 2 * 4, 0, agf_end(p));
+  own->rows = agf_buf(p, (uint64_t)to->h * 3 * 4, 0, agf_end(p));
   own->columns = agf_buf(p, (uint64_t)to->w * 2 * 4, 0, agf_end(p));
   own->divisor = agf_buf(p, (uint64_t)to->h * (uint64_t)to->w * 4, 0, agf_end(p));
   if (own->cancels) agf_need_scratch(p, (uint64_t)agf_imax(ti->w, to->w) * AGF_CB * 4);
   return AGF_OK;
-}
-
-/* A pool's window on one axis, clipped to the input; extent: its part of the divisor (agf-spec, "Pools"). */
-static void agf_pool_window(const agf_node *n, int axis, int in, int o, int outputs, int *lo, int *hi, int *extent) {
-  int64_t start, end;
-  if (agf_rules_of(n->op)->traits & AGF_POOLS_TO_SIZE) {
-    *lo = (int)((int64_t)o * in / outputs);
-    *hi = (int)(((int64_t)(o + 1) * in + outputs - 1) / outputs);
-    *extent = *hi - *lo;
-    return;
-  }
-  start = (int64_t)o * n->stride[axis] - n->pad[axis];
-  end = start + n->kernel[axis];
-  *lo = (int)(start < 0 ? 0 : start);
-  *hi = (int)(end < in ? end : in);
-  *extent = n->flags & AGF_FLAG_INCLUDE_PAD ? n->kernel[axis] : *hi - *lo;
 }
 
 static void agf_pool_fill(agf_session *s, const agf_step *st) {
@@ -4509,11 +4652,13 @@ static void agf_pool_fill(agf_session *s, const agf_step *st) {
   const agf_tensor *ti = agf_in(s, st, 0), *to = agf_out(s, st);
   int32_t *h = (int32_t *)agf_at(s, own->rows), *w = (int32_t *)agf_at(s, own->columns);
   float *divisor = agf_floats(s, own->divisor);
-  int r, p, lo, hi, rows, columns;
-  for (r = 0; r < to->h; r++) {
+  int r, p, lo, hi, rows, columns, from = ti->h;
+  for (r = to->h - 1; r >= 0; r--) {
     agf_pool_window(n, 0, ti->h, r, to->h, &lo, &hi, &rows);
+    from = agf_imin(from, lo);
     h[r] = lo;
     h[to->h + r] = hi;
+    h[2 * to->h + r] = from;
     for (p = 0; p < to->w; p++) {
       agf_pool_window(n, 1, ti->w, p, to->w, &lo, &hi, &columns);
       w[p] = lo;
@@ -4535,7 +4680,9 @@ static void agf_pool_row_of(const agf_session *s, const agf_step *st, const floa
   q->h1 = rows[to->h + r];
   q->w0 = (const int32_t *)agf_at(s, own->columns);
   q->w1 = q->w0 + to->w;
-  q->div = s->model->node[st->node].op == AGF_OP_MAXPOOL ? NULL : agf_floats(s, own->divisor) + r * to->w;
+  q->dh = agf_imax(s->model->node[st->node].dilation[0], 1);
+  q->dw = agf_imax(s->model->node[st->node].dilation[1], 1);
+  q->div = st->rules->traits & AGF_IS_MAXIMUM ? NULL : agf_floats(s, own->divisor) + r * to->w;
   q->magnitudes = 0;
   q->n = to->w;
 }
@@ -4573,8 +4720,8 @@ typedef struct agf_pool_job {
 } agf_pool_job;
 
 /* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
- * x may cancel. Windows start ever lower: rows are cleared when the first comes to them and finished when the last has left, so that
- * they stay in cache. */
+ * x may cancel. Rows are cleared when the first window comes to them and finished when no window below begins before them, so that they
+ * stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
   const agf_pool_job *j = (const agf_pool_job *)arg;
   const agf_pool_step *own = agf_pool_of(j->st);
@@ -4586,7 +4733,7 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
   int r, cleared = 0, finished = 0, cancels = t && own->cancels;
   for (r = 0; r < to->h; r++) {
     size_t at = agf_row_at(to, b, r) * AGF_CB;
-    int next = r + 1 < to->h ? rows[r + 1] : ti->h, end;
+    int next = r + 1 < to->h ? rows[2 * to->h + r + 1] : ti->h, end;
     agf_pool_row_of(s, j->st, agf_x(s, ti), b, r, &q);
     for (end = agf_imax(q.h1, next); cleared < end; cleared++) {
       if (t) memset(t + (size_t)cleared * row, 0, row * sizeof(float));
@@ -4644,21 +4791,26 @@ static void agf_pool_lrp(agf_session *s, const agf_step *st, int slot, int alpha
 #endif
 
 /* MARK: op: add ---------------------------------------------------------------------------------------------------------------
- * y = x0 + x1. agf-spec: cam_i = x_i * sdiv(cam, y), with the magnitudes of the x where they may cancel; g as it is. LRP the same
+ * y = x0 + x1 + .... agf-spec: cam_i = x_i * sdiv(cam, y), with the magnitudes of the x where they may cancel; g as it is. LRP the same
  * with R. */
 
 typedef struct agf_add_step {
-  int cancels; /* its inputs may cancel: they are shared out to by their magnitudes */
+  int cancels;       /* its inputs may cancel: they are shared out to by their magnitudes */
+  agf_id deliveries; /* agf_delivery [inputs], while its rule runs */
 } agf_add_step;
 
 static inline const agf_add_step *agf_add_of(const agf_step *st) { return (const agf_add_step *)st->own; }
 
 static agf_status agf_add_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
-  const agf_shape *a = agf_input_shape(in, 0), *b = agf_input_shape(in, 1);
+  const agf_shape *a = agf_input_shape(in, 0);
+  int j;
   (void)out;
-  if (a->c != b->c || a->h != b->h || a->w != b->w)
-    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", in->node->name, a->c, a->h, a->w,
-                    b->c, b->h, b->w);
+  for (j = 1; j < in->node->inputs; j++) {
+    const agf_shape *b = agf_input_shape(in, j);
+    if (a->c != b->c || a->h != b->h || a->w != b->w)
+      return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", in->node->name, a->c, a->h, a->w,
+                      b->c, b->h, b->w);
+  }
   return AGF_OK;
 }
 
@@ -4670,19 +4822,29 @@ static void agf_add_connect(agf_planner *p, agf_step *st) {
 
 static agf_status agf_add_plan(agf_planner *p, agf_step *st, agf_error *err) {
   (void)err;
+  ((agf_add_step *)st->own)->deliveries =
+      agf_buf(p, (uint64_t)st->inputs * sizeof(agf_delivery), agf_gate_moment(p, st), agf_adjoint_moment(p, st));
   agf_need_scratch(p, (uint64_t)agf_plan_out(p, st)->w * AGF_CB * 3 * 4);
   return AGF_OK;
 }
 
 static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_tensor *t = agf_out(s, j->st), *t0 = agf_in(s, j->st, 0), *t1 = agf_in(s, j->st, 1);
+  const agf_tensor *t = agf_out(s, j->st);
   agf_piece p = agf_piece_at(t, i);
+  int k;
   (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.add(agf_row_x(s, t0, p.b, p.r), agf_row_x(s, t1, p.b, p.r), j->flow->act, t->w, j->flow->y + p.b * t->xb + p.r * t->xr,
-                 j->flow->y_mask ? j->flow->y_mask + agf_row_at(t, p.b, p.r) : NULL))
-      agf_raise(&s->bad, AGF_BAD_VALUE);
+  for (; p.r < p.end; p.r++) {
+    float *y = j->flow->y + p.b * t->xb + p.r * t->xr;
+    uint16_t *mask = j->flow->y_mask ? j->flow->y_mask + agf_row_at(t, p.b, p.r) : NULL;
+    const float *sum = agf_row_x(s, agf_in(s, j->st, 0), p.b, p.r);
+    for (k = 1; k < j->st->inputs; k++, sum = y) {
+      int last = k + 1 == j->st->inputs;
+      if (s->k.add(sum, agf_row_x(s, agf_in(s, j->st, k), p.b, p.r), last ? j->flow->act : AGF_ACT_NONE, t->w, y,
+                   last ? mask : NULL))
+        agf_raise(&s->bad, AGF_BAD_VALUE);
+    }
+  }
 }
 
 static void agf_add_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
@@ -4692,41 +4854,45 @@ static void agf_add_forward(agf_session *s, const agf_step *st, const agf_flow *
   agf_parallel(s, agf_pieces(agf_out(s, st)), agf_add_task, &j);
 }
 
+/* A row of the sum, added up as the forward pass does, or of the terms' magnitudes. */
+static void agf_sum_row(const agf_session *s, const agf_step *st, int b, int r, int n, float *sum) {
+  int k, q, cancels = agf_add_of(st)->cancels;
+  for (k = 0; k < st->inputs; k++) {
+    const float *x = agf_row_x(s, agf_in(s, st, k), b, r);
+    for (q = 0; q < n * AGF_CB; q++) sum[q] = (k ? sum[q] : 0.0f) + (cancels ? fabsf(x[q]) : x[q]);
+  }
+}
+
 typedef struct agf_add_job {
-  const agf_tensor *t; /* the output */
-  float *cam, *g;      /* of the output; the activation works in place */
+  const agf_step *st;
+  float *cam, *g; /* of the output; the activation works in place */
   agf_act act;
-  agf_delivery to[2];
-  int cancels; /* agf_add_step.cancels */
-  int clipped; /* the output is not the sum where that is above 6 */
+  const agf_delivery *to; /* [inputs] */
+  int anew;               /* the sum's terms may cancel, or the output is not the sum where that is above 6 */
 } agf_add_job;
 
 /* Add's rule is x * sdiv(cam, y), or |x| * sdiv(cam, sum of |x|) where the x may cancel, and g as it is. y is the sum before the
  * activation: behind a ReLU it is the same where cam is not 0, behind a ReLU6 it is made anew. */
 static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_add_job *j = (const agf_add_job *)arg;
-  const agf_tensor *t = j->t, *t0 = j->to[0].t, *t1 = j->to[1].t;
-  size_t floats = (size_t)t->w * AGF_CB, q;
+  const agf_tensor *t = agf_out(s, j->st);
   float *row = (float *)(void *)scratch; /* [w][16], of an input that has had a delivery before */
-  float *sum = row + floats, *part = sum + floats;
+  float *sum = row + t->w * AGF_CB, *part = sum + t->w * AGF_CB;
   agf_piece p = agf_piece_at(t, i);
-  int k;
+  int k, cancels = agf_add_of(j->st)->cancels;
   for (; p.r < p.end; p.r++) {
     float *cam = agf_row_of(j->cam, t, p.b, p.r), *g = agf_row_of(j->g, t, p.b, p.r);
-    const float *y = agf_row_x(s, t, p.b, p.r), *x0 = agf_row_x(s, t0, p.b, p.r), *x1 = agf_row_x(s, t1, p.b, p.r);
+    const float *y = agf_row_x(s, t, p.b, p.r);
     if (j->act != AGF_ACT_NONE) s->k.act_back(cam, g, y, NULL, j->act, t->w);
-    if (j->cancels) {
-      for (q = 0; q < floats; q++) sum[q] = fabsf(x0[q]) + fabsf(x1[q]);
-      y = sum;
-    } else if (j->clipped) {
-      s->k.add(x0, x1, AGF_ACT_NONE, t->w, sum, NULL);
+    if (j->anew) {
+      agf_sum_row(s, j->st, p.b, p.r, t->w, sum);
       y = sum;
     }
-    for (k = 0; k < 2; k++) {
+    for (k = 0; k < j->st->inputs; k++) {
       const agf_delivery *d = &j->to[k];
-      const float *x = k ? x1 : x0;
+      const float *x = agf_row_x(s, d->t, p.b, p.r);
       float *out = d->first ? agf_row_of(d->cam, t, p.b, p.r) : row;
-      if (j->cancels) {
+      if (cancels) {
         agf_magnitude_row(x, t->w, part);
         x = part;
       }
@@ -4739,21 +4905,21 @@ static void agf_add_back_task(agf_session *s, const void *arg, int i, unsigned c
 
 static void agf_add_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
   const agf_tensor *t = agf_out(s, st);
+  agf_delivery *to = (agf_delivery *)agf_at(s, agf_add_of(st)->deliveries);
   agf_add_job j;
   int slot;
-  memset(&j, 0, sizeof j);
-  j.t = t;
+  j.st = st;
   j.cam = agf_floats(s, t->cam);
   j.g = agf_wanted_g(s, e, st);
   j.act = st->act;
-  j.cancels = agf_add_of(st)->cancels;
-  j.clipped = st->act == AGF_ACT_RELU6;
+  j.to = to;
+  j.anew = agf_add_of(st)->cancels || st->act == AGF_ACT_RELU6;
   if (s->config.observer && st->last != st->node) { /* what an observer sees between the sum and the activation */
     agf_tail(s, e, st);
     j.act = AGF_ACT_NONE;
     agf_observe(s, e, t, st->node, j.cam, j.g, AGF_CB);
   }
-  for (slot = 0; slot < 2; slot++) j.to[slot] = agf_begin_delivery(s, e, st, slot);
+  for (slot = 0; slot < st->inputs; slot++) to[slot] = agf_begin_delivery(s, e, st, slot);
   agf_parallel(s, agf_pieces(t), agf_add_back_task, &j);
 }
 
@@ -4766,21 +4932,19 @@ typedef struct agf_add_lrp_job {
   float *out;
 } agf_add_lrp_job;
 
-/* x_i * sdiv(R, x0 + x1), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
+/* x_i * sdiv(R, sum of x), or the same of |x_i| where they may cancel: the sum is made anew, as an activation behind it has been at
  * the one that is kept. */
-static void agf_lrp_add_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+static void agf_lrp_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_add_lrp_job *j = (const agf_add_lrp_job *)arg;
-  const agf_tensor *t = agf_out(s, j->st), *t0 = agf_in(s, j->st, 0), *t1 = agf_in(s, j->st, 1);
-  int cancels = agf_add_of(j->st)->cancels;
-  int b, i;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    const float *x0 = agf_row_x(s, t0, b, r), *x1 = agf_row_x(s, t1, b, r), *R = j->R + agf_row_at(t, b, r) * AGF_CB;
-    float *out = agf_row_of(j->out, t, b, r);
-    for (i = 0; i < t->w * AGF_CB; i++) {
-      float a0 = cancels ? fabsf(x0[i]) : x0[i], a1 = cancels ? fabsf(x1[i]) : x1[i];
-      out[i] = (j->slot ? a1 : a0) * agf_sdiv(R[i], a0 + a1);
-    }
+  const agf_tensor *t = agf_out(s, j->st);
+  float *sum = (float *)(void *)scratch;
+  agf_piece p = agf_piece_at(t, i);
+  int q, cancels = agf_add_of(j->st)->cancels;
+  for (; p.r < p.end; p.r++) {
+    const float *x = agf_row_x(s, agf_in(s, j->st, j->slot), p.b, p.r), *R = j->R + agf_row_at(t, p.b, p.r) * AGF_CB;
+    float *out = agf_row_of(j->out, t, p.b, p.r);
+    agf_sum_row(s, j->st, p.b, p.r, t->w, sum);
+    for (q = 0; q < t->w * AGF_CB; q++) out[q] = (cancels ? fabsf(x[q]) : x[q]) * agf_sdiv(R[q], sum[q]);
   }
 }
 
@@ -4791,7 +4955,7 @@ static void agf_add_lrp(agf_session *s, const agf_step *st, int slot, int alpha,
   j.slot = slot;
   j.R = R;
   j.out = out;
-  agf_parallel(s, agf_out(s, st)->h, agf_lrp_add_task, &j);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_lrp_add_task, &j);
 }
 
 #endif
@@ -4939,6 +5103,712 @@ static void agf_concat_lrp(agf_session *s, const agf_step *st, int slot, int alp
 }
 #endif
 
+/* MARK: op: activation --------------------------------------------------------------------------------------------------------
+ * y = f(x) for the functions that are not part of another step (agf-spec, "Newer networks"): cam where y is not 0; g times f'(x). LRP
+ * passes R. */
+
+typedef struct agf_activation_step {
+  agf_id slopes; /* prelu: float [cb][16] */
+} agf_activation_step;
+
+static const char *const agf_activation_names[] = {"leaky_relu", "prelu",   "elu",         "silu", "hardswish", "gelu", "gelu_tanh",
+                                                   "mish",       "sigmoid", "hardsigmoid", "tanh", "softplus",  "clip"};
+
+static agf_activation agf_activation_of(const agf_node *n) { return (agf_activation)(n->argument - 1); }
+
+static agf_status agf_activation_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  agf_activation f = agf_activation_of(n);
+  int used = f == AGF_LEAKY_RELU || f == AGF_ELU ? 1 : f == AGF_HARDSIGMOID || f == AGF_CLIP ? 2 : 0, i;
+  for (i = used; i >= 0 && i < 2; i++)
+    if (n->parameter[i] != 0) used = -1;
+  if (used < 0 || (f == AGF_CLIP && !(n->parameter[0] < n->parameter[1])))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s %s) has the parameters %g and %g, which are not its own",
+                    (int)(n - in->model->node), n->name, agf_op_name(n->op), agf_activation_names[f], (double)n->parameter[0],
+                    (double)n->parameter[1]);
+  if (f == AGF_PRELU && out->flattened && out->h * out->w > 1)
+    return agf_shape_error(err, n, out, "a prelu has a slope for each channel");
+  return AGF_OK;
+}
+
+static int agf_activation_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+  return (agf_activation_of(n) == AGF_PRELU) == (n->w >= 0) && agf_is_vector(m, n->w, in->c);
+}
+
+static agf_sign agf_activation_sign(const agf_node *n) {
+  switch (agf_activation_of(n)) {
+    case AGF_SIGMOID:
+    case AGF_HARDSIGMOID:
+    case AGF_SOFTPLUS: return AGF_SIGN_NEVER;
+    case AGF_CLIP: return n->parameter[0] >= 0 ? AGF_SIGN_RECTIFIED : AGF_SIGN_INPUTS;
+    default: return AGF_SIGN_INPUTS;
+  }
+}
+
+static agf_status agf_activation_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  (void)err;
+  if (p->model->node[st->node].w >= 0)
+    ((agf_activation_step *)st->own)->slopes = agf_buf(p, (uint64_t)agf_plan_out(p, st)->cb * AGF_CB * 4, 0, agf_end(p));
+  return AGF_OK;
+}
+
+static void agf_activation_fill(agf_session *s, const agf_step *st) {
+  agf_id slopes = ((const agf_activation_step *)st->own)->slopes;
+  if (!slopes) return;
+  agf_clear_buffer(s, slopes);
+  agf_load_vector(&s->model->weight[s->model->node[st->node].w], agf_floats(s, slopes));
+}
+
+/* The function as the kernels read it, for block b. */
+static agf_activation_row agf_activation_block(const agf_session *s, const agf_step *st, int b) {
+  const agf_node *n = &s->model->node[st->node];
+  const float *slopes = agf_floats(s, ((const agf_activation_step *)st->own)->slopes);
+  agf_activation_row r;
+  r.f = agf_activation_of(n);
+  r.alpha = n->parameter[0];
+  r.beta = n->parameter[1];
+  r.slope = slopes ? slopes + b * AGF_CB : NULL;
+  r.lanes = agf_imin(AGF_CB, agf_out(s, st)->c - b * AGF_CB);
+  return r;
+}
+
+static void agf_activation_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  const agf_flow *f = j->flow;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  agf_activation_row q = agf_activation_block(s, j->st, p.b);
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    if (s->k.activate(&q, f->x + p.b * ti->xb + p.r * ti->xr, t->w, f->y + p.b * t->xb + p.r * t->xr,
+                      f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_activation_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
+  j.st = st;
+  j.flow = f;
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_activation_task, &j);
+}
+
+static void agf_activation_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  agf_activation_row q = agf_activation_block(s, j->st, p.b);
+  size_t bytes = (size_t)t->w * AGF_CB * sizeof(float);
+  (void)scratch;
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r) * AGF_CB;
+    float *cam = agf_row_of(j->out, t, p.b, p.r), *g = agf_row_of(j->out_g, t, p.b, p.r);
+    if (cam) memcpy(cam, j->cam + at, bytes);
+    if (g) memcpy(g, j->g + at, bytes);
+    s->k.activate_back(&q, agf_row_x(s, ti, p.b, p.r), agf_row_x(s, t, p.b, p.r), t->w, cam, g);
+    if (j->delivery) agf_merge_row(s, j->delivery, p.b, p.r, cam, g);
+  }
+}
+
+static void agf_activation_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_delivery d;
+  agf_back_job j = agf_rule_job(s, st, e, 0, &d);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_activation_back_task, &j);
+}
+
+static void agf_activation_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_activation_back_task, &j);
+}
+
+/* MARK: op: mul ---------------------------------------------------------------------------------------------------------------
+ * y = x * s, signal times gate; the gate is [C,1,1], [1,H,W] or of the signal's shape. agf-spec: all cam goes to the signal, where y
+ * is not 0, and none to the gate; g_x = g * s, g_s = g * x summed over what the gate is spread over. LRP: all to the signal. */
+
+static agf_status agf_mul_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_shape *x = agf_input_shape(in, 0), *gate = agf_input_shape(in, 1);
+  int pixels = gate->h == x->h && gate->w == x->w;
+  (void)out;
+  if (!(gate->c == x->c && (pixels || gate->h * gate->w == 1)) && !(gate->c == 1 && pixels))
+    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (mul): multiplies [%d, %d, %d] by a gate of [%d, %d, %d]", in->node->name, x->c,
+                    x->h, x->w, gate->c, gate->h, gate->w);
+  if (pixels && x->h * x->w > 1 && gate->flattened != x->flattened)
+    return agf_shape_error(err, in->node, x, "its gate is flattened where it is not, or the other way round");
+  return AGF_OK;
+}
+
+static agf_factor agf_mul_factor(const agf_session *s, const agf_step *st) {
+  const agf_tensor *x = agf_in(s, st, 0), *gate = agf_in(s, st, 1);
+  return gate->c != x->c ? AGF_FACTOR_PIXEL : gate->h == x->h && gate->w == x->w ? AGF_FACTOR_FULL : AGF_FACTOR_CHANNEL;
+}
+
+/* The gate for row r of block b, as the kernels read it. */
+static const float *agf_mul_gate(const agf_session *s, const agf_step *st, agf_factor kind, int b, int r) {
+  return agf_row_x(s, agf_in(s, st, 1), kind == AGF_FACTOR_PIXEL ? 0 : b, kind == AGF_FACTOR_CHANNEL ? 0 : r);
+}
+
+static void agf_mul_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  const agf_flow *f = j->flow;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  agf_factor kind = agf_mul_factor(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    if (s->k.product(kind, f->x + p.b * ti->xb + p.r * ti->xr, agf_mul_gate(s, j->st, kind, p.b, p.r), t->w,
+                     f->y + p.b * t->xb + p.r * t->xr, f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_mul_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
+  j.st = st;
+  j.flow = f;
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_task, &j);
+}
+
+/* To the signal. */
+static void agf_mul_signal_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_factor kind = agf_mul_factor(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  size_t bytes = (size_t)t->w * AGF_CB * sizeof(float);
+  (void)scratch;
+  for (; p.r < p.end; p.r++) {
+    size_t at = agf_row_at(t, p.b, p.r) * AGF_CB;
+    float *cam = agf_row_of(j->out, t, p.b, p.r), *g = agf_row_of(j->out_g, t, p.b, p.r);
+    if (cam) memcpy(cam, j->cam + at, bytes);
+    if (g) memcpy(g, j->g + at, bytes);
+    s->k.product_back(kind, agf_row_x(s, agf_in(s, j->st, 0), p.b, p.r), agf_mul_gate(s, j->st, kind, p.b, p.r),
+                      agf_row_x(s, t, p.b, p.r), t->w, cam, g, NULL);
+    if (j->delivery) agf_merge_row(s, j->delivery, p.b, p.r, cam, g);
+  }
+}
+
+/* To the gate: g * x summed over the pixels for block i (a value a channel), over the channels for row i (a value a pixel), or as it is
+ * for row i. */
+static void agf_mul_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st), *x = agf_in(s, j->st, 0), *gate = agf_in(s, j->st, 1);
+  agf_factor kind = agf_mul_factor(s, j->st);
+  double sum[AGF_CB];
+  int b, r, l;
+  (void)scratch;
+  if (kind == AGF_FACTOR_CHANNEL) {
+    memset(sum, 0, sizeof sum);
+    for (r = 0; r < t->h; r++) s->k.product_sums(agf_row_x(s, x, i, r), j->g + agf_row_at(t, i, r) * AGF_CB, t->w, sum);
+    for (l = 0; l < AGF_CB; l++) j->out_g[i * AGF_CB + l] = (float)sum[l] + 0.0f;
+  } else if (kind == AGF_FACTOR_PIXEL) {
+    s->k.pixel_dots(agf_row_x(s, x, 0, i), x->xb, j->g + agf_row_at(t, 0, i) * AGF_CB, agf_plane(t), t->cb, t->w,
+                    agf_row_of(j->out_g, gate, 0, i));
+  } else {
+    for (b = 0; b < t->cb; b++) {
+      float *out = agf_row_of(j->out_g, gate, b, i);
+      memcpy(out, j->g + agf_row_at(t, b, i) * AGF_CB, (size_t)t->w * AGF_CB * sizeof *out);
+      s->k.mul(out, agf_row_x(s, x, b, i), t->w);
+    }
+  }
+}
+
+static void agf_mul_to_gate(agf_session *s, const agf_back_job *j) {
+  const agf_tensor *gate = agf_in(s, j->st, 1);
+  agf_parallel(s, agf_mul_factor(s, j->st) == AGF_FACTOR_CHANNEL ? gate->cb : gate->h, agf_mul_gate_task, j);
+}
+
+static void agf_mul_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  agf_delivery d;
+  agf_back_job j = agf_rule_job(s, st, e, 0, &d);
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_signal_task, &j);
+  j.slot = 1;
+  agf_destination(s, e, st, 1, &j.out, &j.out_g);
+  memset(j.out, 0, (size_t)agf_tensor_elements(agf_in(s, st, 1)) * sizeof(float));
+  if (j.g && j.out_g) agf_mul_to_gate(s, &j);
+  agf_deliver(s, e, st, 1);
+}
+
+static void agf_mul_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  if (slot == 0)
+    agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_signal_task, &j);
+  else
+    agf_mul_to_gate(s, &j);
+}
+
+#ifndef AGF_NO_METHODS
+static void agf_mul_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  if (slot == 0)
+    agf_pass_relevance(s, st, slot, alpha, R, out);
+  else
+    memset(out, 0, (size_t)agf_tensor_elements(agf_in(s, st, 1)) * sizeof(float));
+}
+#endif
+
+/* MARK: op: normalisation -----------------------------------------------------------------------------------------------------
+ * y = (x - mean) / sqrt(var + eps) * gamma + beta over groups of channels: at each pixel (layer norm), or over all pixels too (group
+ * and instance norm); var over N. agf-spec: cam passes, g goes through mean and variance. LRP passes R. */
+
+typedef struct agf_normalise_step {
+  agf_id gamma, beta; /* float [cb][16] */
+  agf_id mean, r;     /* over the pixels too: float [cb][16] of the last run, r = 1 / sqrt(var + eps) */
+  agf_id sums;        /* likewise: double [2][cb][16], sums over a channel's pixels */
+  agf_id coefficient; /* likewise: float [3][cb][16], as agf_kernels.affine_back reads them */
+} agf_normalise_step;
+
+static agf_status agf_normalise_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  if (!(n->parameter[0] > 0))
+    return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has the eps %g, which must be above 0",
+                    (int)(n - in->model->node), n->name, agf_op_name(n->op), (double)n->parameter[0]);
+  if (out->c % n->groups) return agf_shape_error(err, n, out, "its groups do not divide the channels");
+  return AGF_OK;
+}
+
+static agf_status agf_normalise_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  agf_normalise_step *own = (agf_normalise_step *)st->own;
+  uint64_t lanes = (uint64_t)agf_plan_out(p, st)->cb * AGF_CB;
+  int end = agf_end(p);
+  (void)err;
+  own->gamma = agf_buf(p, lanes * 4, 0, end);
+  own->beta = agf_buf(p, lanes * 4, 0, end);
+  if (!p->model->node[st->node].argument) return AGF_OK;
+  own->mean = agf_buf(p, lanes * 4, 0, end);
+  own->r = agf_buf(p, lanes * 4, 0, end);
+  own->sums = agf_buf(p, lanes * 2 * sizeof(double), 0, end);
+  own->coefficient = agf_buf(p, lanes * 3 * 4, 0, end);
+  return AGF_OK;
+}
+
+static void agf_normalise_fill(agf_session *s, const agf_step *st) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const agf_node *n = &s->model->node[st->node];
+  agf_clear_buffer(s, own->gamma);
+  agf_clear_buffer(s, own->beta);
+  agf_load_vector(&s->model->weight[n->w], agf_floats(s, own->gamma));
+  agf_load_vector(&s->model->weight[n->b], agf_floats(s, own->beta));
+}
+
+typedef struct agf_normalise_job {
+  const agf_step *st;
+  const agf_flow *flow;
+  float *g;  /* in place, at the input */
+  int which; /* of the sums */
+} agf_normalise_job;
+
+/* Layer norm: row r as the kernels read it. */
+static agf_norm_row agf_normalise_row(const agf_session *s, const agf_step *st, const float *x, int r) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *t = agf_in(s, st, 0);
+  agf_norm_row q;
+  q.x = x + r * t->xr;
+  q.xb = t->xb;
+  q.channels = t->c;
+  q.groups = n->groups;
+  q.eps = (double)n->parameter[0];
+  q.gamma = agf_floats(s, own->gamma);
+  q.beta = agf_floats(s, own->beta);
+  return q;
+}
+
+static void agf_layer_norm_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_normalise_job *j = (const agf_normalise_job *)arg;
+  const agf_flow *f = j->flow;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_norm_row q = agf_normalise_row(s, j->st, f->x, r);
+  (void)scratch;
+  if (s->k.layer_norm(&q, t->w, f->y + r * t->xr, t->xb, f->y_mask ? f->y_mask + agf_row_at(t, 0, r) : NULL,
+                      (ptrdiff_t)t->h * t->w))
+    agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_layer_norm_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_normalise_job *j = (const agf_normalise_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_norm_row q = agf_normalise_row(s, j->st, agf_x(s, agf_in(s, j->st, 0)), r);
+  (void)scratch;
+  s->k.layer_norm_back(&q, t->w, agf_row_of(j->g, t, 0, r), agf_plane(t));
+}
+
+/* Over the pixels of block b, into sums: forward 0: x, 1: (x - mean)^2; backward 2: g and x * g. */
+static void agf_group_sums_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_normalise_job *j = (const agf_normalise_job *)arg;
+  const agf_normalise_step *own = (const agf_normalise_step *)j->st->own;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  double *sum = (double *)agf_at(s, own->sums) + b * AGF_CB, *other = sum + t->cb * AGF_CB;
+  int r;
+  (void)scratch;
+  memset(sum, 0, AGF_CB * sizeof *sum);
+  memset(other, 0, AGF_CB * sizeof *other);
+  for (r = 0; r < t->h; r++) {
+    const float *x = j->which == 2 ? agf_row_x(s, ti, b, r) : j->flow->x + b * ti->xb + r * ti->xr;
+    if (j->which == 0) {
+      s->k.lane_sums(x, t->w, sum);
+    } else if (j->which == 1) {
+      s->k.lane_squares(x, agf_floats(s, own->mean) + b * AGF_CB, t->w, sum);
+    } else {
+      s->k.lane_sums(agf_row_of(j->g, t, b, r), t->w, sum);
+      s->k.product_sums(x, agf_row_of(j->g, t, b, r), t->w, other);
+    }
+  }
+}
+
+static void agf_group_forward_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_normalise_job *j = (const agf_normalise_job *)arg;
+  const agf_normalise_step *own = (const agf_normalise_step *)j->st->own;
+  const agf_flow *f = j->flow;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  const float *mean = agf_floats(s, own->mean) + p.b * AGF_CB, *scale = agf_floats(s, own->coefficient) + p.b * AGF_CB;
+  (void)scratch;
+  for (; p.r < p.end; p.r++)
+    if (s->k.affine(f->x + p.b * ti->xb + p.r * ti->xr, mean, scale, agf_floats(s, own->beta) + p.b * AGF_CB, t->w,
+                    f->y + p.b * t->xb + p.r * t->xr, f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+      agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_group_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_normalise_job *j = (const agf_normalise_job *)arg;
+  const agf_normalise_step *own = (const agf_normalise_step *)j->st->own;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
+  const float *mean = agf_floats(s, own->mean) + p.b * AGF_CB, *a = agf_floats(s, own->coefficient) + p.b * AGF_CB;
+  const float *b = a + t->cb * AGF_CB, *c = b + t->cb * AGF_CB;
+  (void)scratch;
+  for (; p.r < p.end; p.r++) s->k.affine_back(agf_row_x(s, ti, p.b, p.r), mean, a, b, c, t->w, agf_row_of(j->g, t, p.b, p.r));
+}
+
+static void agf_normalise_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *t = agf_out(s, st);
+  const float *gamma = agf_floats(s, own->gamma);
+  float *mean = agf_floats(s, own->mean), *r = agf_floats(s, own->r), *scale = agf_floats(s, own->coefficient);
+  const double *sum = (const double *)agf_at(s, own->sums);
+  int channels = t->c / n->groups, group, c;
+  double count = (double)channels * t->h * t->w;
+  agf_normalise_job j;
+  j.st = st;
+  j.flow = f;
+  j.g = NULL;
+  if (!n->argument) {
+    agf_parallel(s, t->h, agf_layer_norm_task, &j);
+    return;
+  }
+  agf_clear_buffer(s, own->mean);
+  agf_clear_buffer(s, own->r);
+  agf_clear_buffer(s, own->coefficient);
+  for (j.which = 0; j.which < 2; j.which++) {
+    agf_parallel(s, t->cb, agf_group_sums_task, &j);
+    for (group = 0; group < n->groups; group++) {
+      double total = 0;
+      for (c = group * channels; c < (group + 1) * channels; c++) total += sum[c];
+      for (c = group * channels; c < (group + 1) * channels; c++)
+        if (j.which == 0) {
+          mean[c] = (float)(total / count);
+        } else {
+          r[c] = (float)(1 / sqrt(total / count + (double)n->parameter[0]));
+          scale[c] = r[c] * gamma[c];
+        }
+    }
+  }
+  agf_parallel(s, agf_pieces(t), agf_group_forward_task, &j);
+}
+
+static void agf_normalise_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *t = agf_out(s, st);
+  const float *gamma = agf_floats(s, own->gamma), *mean = agf_floats(s, own->mean), *r = agf_floats(s, own->r);
+  float *a = agf_floats(s, own->coefficient), *b = a + t->cb * AGF_CB, *c = b + t->cb * AGF_CB;
+  const double *sum = (const double *)agf_at(s, own->sums), *product = sum + t->cb * AGF_CB;
+  int channels = t->c / n->groups, group, k;
+  double count = (double)channels * t->h * t->w;
+  agf_normalise_job j;
+  (void)slot;
+  memcpy(out, g, (size_t)agf_tensor_elements(t) * sizeof *out);
+  j.st = st;
+  j.flow = NULL;
+  j.g = out;
+  j.which = 2;
+  if (!n->argument) {
+    agf_parallel(s, t->h, agf_layer_norm_back_task, &j);
+    return;
+  }
+  agf_parallel(s, t->cb, agf_group_sums_task, &j);
+  agf_clear_buffer(s, own->coefficient);
+  for (group = 0; group < n->groups; group++) {
+    double sums = 0, products = 0;
+    for (k = group * channels; k < (group + 1) * channels; k++) {
+      sums += (double)gamma[k] * sum[k];
+      products += (double)gamma[k] * (product[k] - (double)mean[k] * sum[k]);
+    }
+    for (k = group * channels; k < (group + 1) * channels; k++) {
+      double q = (double)r[k];
+      a[k] = r[k] * gamma[k];
+      b[k] = (float)(-q * q * q / count * products);
+      c[k] = (float)(-q / count * sums);
+    }
+  }
+  agf_parallel(s, agf_pieces(t), agf_group_back_task, &j);
+}
+
+/* For ops whose cam passes and whose g is their gradient. */
+static void agf_pass_cam_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  const float *to_g = agf_wanted_g(s, e, st);
+  float *cam, *g;
+  agf_destination(s, e, st, 0, &cam, &g);
+  memcpy(cam, agf_floats(s, agf_out(s, st)->cam), (size_t)agf_tensor_elements(agf_out(s, st)) * sizeof *cam);
+  if (to_g && g) st->rules->gradient(s, st, 0, to_g, g);
+  agf_deliver(s, e, st, 0);
+}
+
+/* MARK: op: local response normalisation --------------------------------------------------------------------------------------
+ * y = x / d^beta, d = k + alpha / size * sum of x^2 over a window of channels that begins size / 2 before x's. agf-spec: cam passes, g
+ * through the window. LRP passes R. */
+
+static agf_status agf_lrn_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  (void)out;
+  if (!(n->parameter[0] >= 0 && n->parameter[2] > 0))
+    return agf_fail(err, AGF_ERR_FORMAT,
+                    "model file: node %d (%s, %s) has alpha %g and k %g; at least 0 and more than 0 are needed",
+                    (int)(n - in->model->node), n->name, agf_op_name(n->op), (double)n->parameter[0], (double)n->parameter[2]);
+  return AGF_OK;
+}
+
+static agf_status agf_lrn_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  (void)err;
+  agf_need_scratch(p, ((uint64_t)agf_plan_out(p, st)->cb * AGF_CB + (uint64_t)p->model->node[st->node].argument) * 2 * 4);
+  return AGF_OK;
+}
+
+static agf_lrn_row agf_lrn_row_of(const agf_session *s, const agf_step *st, const float *x, int r, unsigned char *scratch) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *t = agf_in(s, st, 0);
+  agf_lrn_row q;
+  q.x = x + r * t->xr;
+  q.xb = t->xb;
+  q.blocks = t->cb;
+  q.size = n->argument;
+  q.alpha = n->parameter[0] / (float)n->argument;
+  q.beta = n->parameter[1];
+  q.k = n->parameter[2];
+  q.scratch = (float *)(void *)scratch;
+  return q;
+}
+
+static void agf_lrn_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  const agf_flow *f = j->flow;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_lrn_row q = agf_lrn_row_of(s, j->st, f->x, r, scratch);
+  if (s->k.lrn(&q, t->w, f->y + r * t->xr, t->xb, f->y_mask ? f->y_mask + agf_row_at(t, 0, r) : NULL, (ptrdiff_t)t->h * t->w))
+    agf_raise(&s->bad, AGF_BAD_VALUE);
+}
+
+static void agf_lrn_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
+  j.st = st;
+  j.flow = f;
+  agf_parallel(s, agf_out(s, st)->h, agf_lrn_task, &j);
+}
+
+static void agf_lrn_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_lrn_row q = agf_lrn_row_of(s, j->st, agf_x(s, agf_in(s, j->st, 0)), r, scratch);
+  int b;
+  for (b = 0; b < t->cb; b++)
+    memcpy(agf_row_of(j->out_g, t, b, r), j->g + agf_row_at(t, b, r) * AGF_CB, (size_t)t->w * AGF_CB * sizeof(float));
+  s->k.lrn_back(&q, t->w, agf_row_of(j->out_g, t, 0, r), agf_plane(t));
+}
+
+static void agf_lrn_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_parallel(s, agf_out(s, st)->h, agf_lrn_back_task, &j);
+}
+
+/* MARK: op: channels and borders ----------------------------------------------------------------------------------------------
+ * Slice: some channels; shuffle: the channels in another order; pad: zeros around every channel. Each output element is one input
+ * element or 0, so cam, g and R go back to where their element came from (agf-spec), and are 0 where none was taken. */
+
+typedef struct agf_shuffle_step {
+  agf_id order; /* int32_t [c]: the input channel of each output channel */
+} agf_shuffle_step;
+
+static agf_status agf_slice_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  if (n->channels > out->c - n->argument)
+    return agf_fail(err, AGF_ERR_SHAPE, "layer %s (slice): takes the channels %d to %d of [%d, %d, %d]", n->name, n->argument,
+                    n->argument + n->channels - 1, out->c, out->h, out->w);
+  out->c = n->channels;
+  return AGF_OK;
+}
+
+static agf_status agf_pad_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const int *pad = in->node->pad;
+  int64_t h = (int64_t)out->h + pad[0] + pad[2], w = (int64_t)out->w + pad[1] + pad[3];
+  if (h > AGF_MAX_SIDE || w > AGF_MAX_SIDE) return agf_shape_error(err, in->node, out, "its output would be too large");
+  out->h = (int)h;
+  out->w = (int)w;
+  return AGF_OK;
+}
+
+/* A permutation of the channels: every one of them once. */
+static int agf_shuffle_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+  const agf_weight *w = &m->weight[n->w];
+  unsigned char *seen;
+  int i, good = 1;
+  if (!agf_is_vector(m, n->w, in->c)) return 0;
+  seen = (unsigned char *)m->allocator.alloc(m->allocator.ctx, (size_t)in->c);
+  if (!seen) return 0;
+  memset(seen, 0, (size_t)in->c);
+  for (i = 0; i < in->c && good; i++) {
+    float v = agf_weight_at(w, (size_t)i);
+    good = v >= 0 && v < (float)in->c && v == (float)(int)v && !seen[(int)v];
+    if (good) seen[(int)v] = 1;
+  }
+  m->allocator.free(m->allocator.ctx, seen, (size_t)in->c);
+  return good;
+}
+
+static agf_status agf_shuffle_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  (void)err;
+  ((agf_shuffle_step *)st->own)->order = agf_buf(p, (uint64_t)agf_plan_out(p, st)->c * sizeof(int32_t), 0, agf_end(p));
+  return AGF_OK;
+}
+
+static void agf_shuffle_fill(agf_session *s, const agf_step *st) {
+  int32_t *from = (int32_t *)agf_at(s, ((const agf_shuffle_step *)st->own)->order);
+  int c;
+  for (c = 0; c < agf_out(s, st)->c; c++)
+    from[c] = (int32_t)agf_weight_at(&s->model->weight[s->model->node[st->node].w], (size_t)c);
+}
+
+/* A row of n pixels of every channel, from an array to another: blocks fb and tb floats apart. `back`: output to input. */
+static void agf_move_channels(const agf_session *s, const agf_step *st, const float *from, ptrdiff_t fb, float *to, ptrdiff_t tb,
+                              int n, int back) {
+  const int32_t *order = (const int32_t *)agf_at(s, ((const agf_shuffle_step *)st->own)->order);
+  int c, p;
+  for (c = 0; c < agf_out(s, st)->c; c++) {
+    int a = back ? c : order[c], b = back ? order[c] : c;
+    const float *f = from + a / AGF_CB * fb + a % AGF_CB;
+    float *t = to + b / AGF_CB * tb + b % AGF_CB;
+    for (p = 0; p < n; p++) t[p * AGF_CB] = f[p * AGF_CB];
+  }
+  agf_clear_lanes(to, tb, agf_out(s, st)->c, n);
+}
+
+/* The mask of row r, which has been written. */
+static void agf_mask_row(const agf_session *s, const agf_tensor *t, int r) {
+  int b;
+  for (b = 0; t->mask && b < t->cb; b++) s->k.nonzeros(agf_row_x(s, t, b, r), t->w, agf_row_mask(s, t, b, r));
+}
+
+static void agf_slice_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_step *st = (const agf_step *)arg;
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  (void)scratch;
+  agf_copy_channels(agf_row_x(s, ti, 0, r), ti->xb, s->model->node[st->node].argument, agf_row_x(s, t, 0, r), t->xb, 0, t->c, t->w);
+  agf_clear_lanes(agf_row_x(s, t, 0, r), t->xb, t->c, t->w);
+  agf_mask_row(s, t, r);
+}
+
+static void agf_shuffle_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_step *st = (const agf_step *)arg;
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  (void)scratch;
+  agf_move_channels(s, st, agf_row_x(s, ti, 0, r), ti->xb, agf_row_x(s, t, 0, r), t->xb, t->w, 0);
+  agf_mask_row(s, t, r);
+}
+
+static void agf_pad_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_step *st = (const agf_step *)arg;
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  const int *pad = s->model->node[st->node].pad;
+  int b, from = r - pad[0];
+  (void)scratch;
+  for (b = 0; b < t->cb; b++) {
+    float *y = agf_row_x(s, t, b, r);
+    memset(y, 0, (size_t)t->w * AGF_CB * sizeof *y);
+    if (from >= 0 && from < ti->h) memcpy(y + pad[1] * AGF_CB, agf_row_x(s, ti, b, from), (size_t)ti->w * AGF_CB * sizeof *y);
+  }
+  agf_mask_row(s, t, r);
+}
+
+static void agf_slice_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  (void)f;
+  agf_parallel(s, agf_out(s, st)->h, agf_slice_task, st);
+}
+static void agf_shuffle_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  (void)f;
+  agf_parallel(s, agf_out(s, st)->h, agf_shuffle_task, st);
+}
+static void agf_pad_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  (void)f;
+  agf_parallel(s, agf_out(s, st)->h, agf_pad_task, st);
+}
+
+/* Row r of the input: what lies at the output, g or R, brought back to where its element came from. */
+static void agf_slice_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  int b;
+  (void)scratch;
+  for (b = 0; b < ti->cb; b++) memset(agf_row_of(j->out_g, ti, b, r), 0, (size_t)ti->w * AGF_CB * sizeof(float));
+  agf_copy_channels(j->g + agf_row_at(t, 0, r) * AGF_CB, agf_plane(t), 0, agf_row_of(j->out_g, ti, 0, r), agf_plane(ti),
+                    s->model->node[j->st->node].argument, t->c, t->w);
+}
+
+static void agf_shuffle_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
+  (void)scratch;
+  agf_move_channels(s, j->st, j->g + agf_row_at(t, 0, r) * AGF_CB, agf_plane(t), agf_row_of(j->out_g, t, 0, r), agf_plane(t), t->w,
+                    1);
+}
+
+static void agf_pad_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_back_job *j = (const agf_back_job *)arg;
+  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
+  const int *pad = s->model->node[j->st->node].pad;
+  int b;
+  (void)scratch;
+  for (b = 0; b < ti->cb; b++)
+    memcpy(agf_row_of(j->out_g, ti, b, r), j->g + (agf_row_at(t, b, r + pad[0]) + (size_t)pad[1]) * AGF_CB,
+           (size_t)ti->w * AGF_CB * sizeof(float));
+}
+
+static void agf_slice_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_parallel(s, agf_in(s, st, 0)->h, agf_slice_back_task, &j);
+}
+static void agf_shuffle_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_parallel(s, agf_in(s, st, 0)->h, agf_shuffle_back_task, &j);
+}
+static void agf_pad_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_parallel(s, agf_in(s, st, 0)->h, agf_pad_back_task, &j);
+}
+
+/* For ops whose cam and R go the way of their gradient. */
+static void agf_moved_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
+  const float *to_g = agf_wanted_g(s, e, st);
+  float *cam, *g;
+  agf_destination(s, e, st, 0, &cam, &g);
+  st->rules->gradient(s, st, 0, agf_floats(s, agf_out(s, st)->cam), cam);
+  if (to_g && g) st->rules->gradient(s, st, 0, to_g, g);
+  agf_deliver(s, e, st, 0);
+}
+
+#ifndef AGF_NO_METHODS
+static void agf_moved_relevance(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
+  (void)alpha;
+  st->rules->gradient(s, st, slot, R, out);
+}
+#endif
+
 /* MARK: op: reshaping ---------------------------------------------------------------------------------------------------------
  * Flatten: the tensor stays where it is and is read as the vector of its elements. */
 
@@ -4959,54 +5829,86 @@ static agf_status agf_flatten_shape(const agf_inputs *in, agf_shape *out, agf_er
 
 /* clang-format off */
 static const agf_op_rules agf_op_table[] = {
-    {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2},
+    {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
      agf_conv_shape_of, agf_conv_weights, agf_sign_any, agf_conv_connect, agf_conv_settle, agf_conv_plan, agf_conv_fill,
      agf_conv_forward, agf_conv_rule, agf_conv_gradient, AGF_LRP(agf_conv_lrp)},
-    {AGF_OP_BATCHNORM, "batchnorm", {1, 1, 0, 0, 0, 0, 0, 0, 1, 1},
+    {AGF_OP_BATCHNORM, "batchnorm", {1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0},
      AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, 0,
      agf_same_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_norm_plan, agf_norm_fill,
      agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
-    {AGF_OP_RELU, "relu", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_RELU, "relu", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
      agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
-    {AGF_OP_RELU6, "relu6", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_RELU6, "relu6", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU6, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
      agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
-    {AGF_OP_MAXPOOL, "maxpool", {1, 1, AGF_FLAG_CEIL, 1, 1, 0, 0, 0, 0, 0},
-     0, AGF_ACT_NONE, sizeof(agf_pool_step),
+    {AGF_OP_MAXPOOL, "maxpool", {1, 1, AGF_FLAG_CEIL, 1, 1, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0},
+     AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_pool_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
      agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
-    {AGF_OP_AVGPOOL, "avgpool", {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0},
+    {AGF_OP_AVGPOOL, "avgpool", {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_pool_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
      agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
-    {AGF_OP_ADAPTIVE_AVGPOOL, "adaptive_avgpool", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_ADAPTIVE_AVGPOOL, "adaptive_avgpool", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_adaptive_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
      agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
-    {AGF_OP_GLOBAL_AVGPOOL, "global_avgpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_GLOBAL_AVGPOOL, "global_avgpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_global_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
      agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
-    {AGF_OP_LINEAR, "linear", {1, 1, 0, 0, 0, 0, 0, 1, 1, 2},
+    {AGF_OP_LINEAR, "linear", {1, 1, 0, 0, 0, 0, 0, 1, 1, 2, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_linear_step),
      agf_linear_shape, agf_linear_weights, agf_sign_any, agf_linear_connect, NULL, agf_linear_plan, agf_fill_bias,
      agf_linear_forward, agf_linear_rule, agf_linear_gradient, AGF_LRP(agf_linear_lrp)},
-    {AGF_OP_FLATTEN, "flatten", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_FLATTEN, "flatten", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS | AGF_RESHAPES, AGF_ACT_NONE, 0,
      agf_flatten_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
      NULL, NULL, NULL, NULL},
-    {AGF_OP_ADD, "add", {2, 2, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_ADD, "add", {2, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0},
      AGF_READS_VECTORS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_add_step),
      agf_add_shape, NULL, agf_sign_of_inputs, agf_add_connect, NULL, agf_add_plan, NULL,
      agf_add_forward, agf_add_rule, agf_pass_gradient, AGF_LRP(agf_add_lrp)},
-    {AGF_OP_CONCAT, "concat", {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0},
+    {AGF_OP_CONCAT, "concat", {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0, 1, AGF_MAX_EDGES, 0, 0, 0},
      0, AGF_ACT_NONE, sizeof(agf_concat_step),
      agf_concat_shape, NULL, agf_sign_of_inputs, NULL, agf_concat_settle, agf_concat_plan, agf_concat_fill,
-     agf_concat_forward, agf_concat_rule, agf_concat_gradient, AGF_LRP(agf_concat_lrp)}};
+     agf_concat_forward, agf_concat_rule, agf_concat_gradient, AGF_LRP(agf_concat_lrp)},
+    {AGF_OP_ACT, "act", {1, 1, 0, 0, 0, 0, 0, 0, 2, 0, 2, 1, 1, AGF_ACTIVATIONS, 2},
+     AGF_READS_VECTORS, AGF_ACT_NONE, sizeof(agf_activation_step),
+     agf_activation_shape, agf_activation_weights, agf_activation_sign, NULL, NULL, agf_activation_plan, agf_activation_fill,
+     agf_activation_forward, agf_activation_rule, agf_activation_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_MUL, "mul", {2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0},
+     AGF_READS_VECTORS, AGF_ACT_NONE, 0,
+     agf_mul_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
+     agf_mul_forward, agf_mul_rule, agf_mul_gradient, AGF_LRP(agf_mul_lrp)},
+    {AGF_OP_NORM, "norm", {1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 1, 1},
+     0, AGF_ACT_NONE, sizeof(agf_normalise_step),
+     agf_normalise_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_normalise_plan, agf_normalise_fill,
+     agf_normalise_forward, agf_pass_cam_rule, agf_normalise_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_LRN, "lrn", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, AGF_MAX_CHANNELS, 3},
+     0, AGF_ACT_NONE, 0,
+     agf_lrn_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_lrn_plan, NULL,
+     agf_lrn_forward, agf_pass_cam_rule, agf_lrn_gradient, AGF_LRP(agf_pass_relevance)},
+    {AGF_OP_SLICE, "slice", {1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 2, 1, 0, AGF_MAX_CHANNELS, 0},
+     0, AGF_ACT_NONE, 0,
+     agf_slice_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
+     agf_slice_forward, agf_moved_rule, agf_slice_gradient, AGF_LRP(agf_moved_relevance)},
+    {AGF_OP_SHUFFLE, "shuffle", {1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0},
+     0, AGF_ACT_NONE, sizeof(agf_shuffle_step),
+     agf_same_shape, agf_shuffle_weights, agf_sign_of_inputs, NULL, NULL, agf_shuffle_plan, agf_shuffle_fill,
+     agf_shuffle_forward, agf_moved_rule, agf_shuffle_gradient, AGF_LRP(agf_moved_relevance)},
+    {AGF_OP_PAD, "pad", {1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0},
+     0, AGF_ACT_NONE, 0,
+     agf_pad_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
+     agf_pad_forward, agf_moved_rule, agf_pad_gradient, AGF_LRP(agf_moved_relevance)},
+    {AGF_OP_GLOBAL_MAXPOOL, "global_maxpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0},
+     AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
+     agf_global_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)}};
 /* clang-format on */
 
 /* The row of an op; NULL: there is no such op. */
@@ -5202,41 +6104,98 @@ static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsign
   }
 }
 
-/* u(h) = P(h) * (1 for the class, -q_k(h) for the others) / pixels, so that g(h) = V^T u(h), for the positions of row r. */
+/* u = P * (1 for the class, -q_k for the others) / pixels, the gradient of one position's contrast in its logits: element k of l (plus
+ * bias[k], where it is not NULL) and u stands at [k / 16 * block + k % 16]. u may be l. */
+static void agf_contrast_of(const agf_local_job *j, int classes, const float *l, const float *bias, ptrdiff_t block, float *u,
+                            ptrdiff_t u_block) {
+  double max = -DBL_MAX, sum = 0, own = 0, share;
+  int k;
+  for (k = 0; k < classes; k++) {
+    double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
+    if (k == j->target)
+      own = v;
+    else if (v > max)
+      max = v;
+  }
+  for (k = 0; k < classes; k++) {
+    double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
+    if (k != j->target) sum += agf_exp_double((v - max) / j->spread);
+  }
+  share = 1 / (1 + agf_exp_double((max - own) / j->spread) * sum) / ((double)j->t->h * (double)j->t->w);
+  for (k = 0; k < classes; k++) {
+    double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
+    u[k / AGF_CB * u_block + k % AGF_CB] = (float)(k == j->target ? share : -share * (agf_exp_double((v - max) / j->spread) / sum));
+  }
+}
+
+/* u(h), so that g(h) = V^T u(h), for the positions of row r. */
 static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_local_job *j = (const agf_local_job *)arg;
   const agf_tensor *t = j->t;
-  const float *bias = j->linear ? agf_floats(s, j->linear->bias) : NULL;
   int classes = s->model->classes, p, k;
-  size_t plane = (size_t)t->h * (size_t)t->w;
   (void)scratch;
   for (p = 0; p < t->w; p++) {
-    const float *x = agf_row_x(s, t, 0, r) + p * AGF_CB;
     size_t at = (size_t)r * (size_t)t->w + (size_t)p;
     float *l = j->linear ? j->l + at * (size_t)agf_linear_of(j->linear)->co : NULL;
-    double max = -DBL_MAX, sum = 0, own = 0, share;
-    for (k = 0; k < classes; k++) {
-      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
-      if (k == j->target)
-        own = v;
-      else if (v > max)
-        max = v;
-    }
-    for (k = 0; k < classes; k++) {
-      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
-      if (k != j->target) sum += agf_exp_double((v - max) / j->spread);
-    }
-    share = 1 / (1 + agf_exp_double((max - own) / j->spread) * sum) / (double)plane;
-    for (k = 0; k < classes; k++) {
-      double v = l ? (double)l[k] + (double)bias[k] : (double)x[k / AGF_CB * t->xb + k % AGF_CB];
-      float u = (float)(k == j->target ? share : -share * (agf_exp_double((v - max) / j->spread) / sum));
-      if (l)
-        l[k] = u;
-      else
-        j->cam[((size_t)(k / AGF_CB) * plane + at) * AGF_CB + (size_t)(k % AGF_CB)] = u;
-    }
+    if (l)
+      agf_contrast_of(j, classes, l, agf_floats(s, j->linear->bias), AGF_CB, l, AGF_CB);
+    else
+      agf_contrast_of(j, classes, agf_row_x(s, t, 0, r) + p * AGF_CB, NULL, t->xb, j->cam + at * AGF_CB, agf_plane(t));
     for (k = classes; l && k < agf_linear_of(j->linear)->co; k++) l[k] = 0.0f;
   }
+}
+
+/* The gradient of `seed` [classes] at the logits in the cam array of what the head reads, on what the head's tensors hold. */
+static void agf_head_gradient(agf_session *s, agf_explanation *e, const float *seed) {
+  const agf_plan *plan = s->plan;
+  const agf_tensor *logits = agf_out(s, agf_last_step(s));
+  float *top = agf_floats(s, logits->cam), *out, *unused;
+  int i, slot;
+  for (i = plan->head; i < plan->steps; i++) e->arrival[plan->step[i].out].delivered = 0;
+  memset(top, 0, (size_t)agf_tensor_elements(logits) * sizeof *top);
+  memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
+  for (i = plan->steps - 1; i > plan->head; i--) {
+    const agf_step *st = &plan->step[i];
+    const float *g = agf_before_tail(s, st, st->act);
+    for (slot = 0; slot < st->inputs; slot++) {
+      agf_destination(s, e, st, slot, &out, &unused);
+      st->rules->gradient(s, st, slot, g, out);
+      agf_gradient_deliver(s, e, st, slot);
+    }
+  }
+}
+
+/* A head of several layers: g at every position of X, [cb][h][w][16] in j->l: the head run on the position alone, its contrast's
+ * gradient back through it. */
+static agf_status agf_local_head(agf_session *s, agf_explanation *e, const agf_local_job *j, agf_error *err) {
+  const agf_plan *plan = s->plan;
+  const agf_tensor *t = j->t, *v = agf_out(s, &plan->step[plan->head]), *logits = agf_out(s, agf_last_step(s));
+  float *seed = agf_floats(s, plan->dz);
+  int r, p, b, i;
+  s->bad = 0;
+  for (r = 0; r < t->h; r++)
+    for (p = 0; p < t->w; p++) {
+      for (b = 0; b < t->cb; b++) {
+        float *x = agf_row_x(s, v, b, 0);
+        memcpy(x, agf_row_x(s, t, b, r) + p * AGF_CB, AGF_CB * sizeof *x);
+        if (v->mask) s->k.nonzeros(x, 1, agf_row_mask(s, v, b, 0));
+      }
+      for (i = plan->head + 1; i < plan->steps; i++) {
+        agf_flow f = agf_flow_of(s, &plan->step[i], 0);
+        plan->step[i].rules->forward(s, &plan->step[i], &f);
+      }
+      agf_contrast_of(j, s->model->classes, agf_x(s, logits), NULL, logits->xb, seed, AGF_CB);
+      agf_head_gradient(s, e, seed);
+      for (b = 0; b < t->cb; b++)
+        memcpy(j->l + (agf_row_at(t, b, r) + (size_t)p) * AGF_CB, agf_floats(s, v->cam) + b * AGF_CB, AGF_CB * sizeof(float));
+    }
+  i = (s->bad & AGF_BAD_VALUE) != 0;
+  for (r = plan->head; r < plan->steps; r++) { /* what the run left there */
+    agf_flow f = agf_flow_of(s, &plan->step[r], agf_facts(s, &plan->step[r])->d_known);
+    plan->step[r].rules->forward(s, &plan->step[r], &f);
+  }
+  if (i) return agf_fail(err, AGF_ERR_NUMERIC, "agf_lc: an activation of the head is infinite or NaN at one of the positions");
+  return AGF_OK;
 }
 
 /* g = V^T u into cam for AGF_LINEAR_WIDE_ROWS channels at every position. */
@@ -5265,15 +6224,17 @@ static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *
   const agf_step *pool;
   agf_local_job j;
   float *g;
-  int i, co;
+  agf_status status;
+  int i, co, deep;
   memset(&j, 0, sizeof j);
   if (plan->head < 0)
     return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                    "agf_lc needs logits made by a global average pool and at most a linear layer; here "
-                    "layer %s (%s) makes them from something else",
+                    "agf_lc needs logits that depend on the image through one global average pool alone; those of layer %s (%s) "
+                    "do not",
                     last->name, agf_op_name(last->op));
   j.linear = plan->head_linear >= 0 ? &plan->step[plan->head_linear] : NULL;
-  if (j.linear && !plan->local)
+  deep = !j.linear && plan->head < plan->steps - 1;
+  if ((j.linear || deep) && !plan->local)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_lc needs memory of its own here: the session's config must name it in methods");
   for (i = 0; i < s->model->classes; i++)
     if (fabs((double)e->z[i] - e->z[e->target]) > j.spread) j.spread = fabs((double)e->z[i] - e->z[e->target]);
@@ -5284,11 +6245,14 @@ static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *
   j.t = agf_in(s, pool, 0);
   j.target = e->target;
   j.l = agf_floats(s, plan->local);
+  status = deep ? agf_local_head(s, e, &j, err) : AGF_OK;
+  if (status != AGF_OK) return status;
   agf_destination(s, e, pool, 0, &j.cam, &g);
   memset(j.cam, 0, (size_t)agf_tensor_elements(j.t) * sizeof(float));
+  if (deep) memcpy(j.cam, j.l, (size_t)agf_tensor_elements(j.t) * sizeof(float));
   co = agf_filled(s->model->classes);
   if (j.linear) agf_parallel(s, agf_ceil_div(co, agf_linear_columns(s, co)), agf_local_logits_task, &j);
-  agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
+  if (!deep) agf_parallel(s, j.t->h, agf_local_contrast_task, &j);
   if (j.linear) agf_parallel(s, agf_ceil_div(j.t->c, AGF_LINEAR_WIDE_ROWS), agf_local_back_task, &j);
   agf_finish_seed(s, e, pool, agf_x(s, j.t), j.cam, g);
   return AGF_OK;
@@ -5492,6 +6456,7 @@ static int agf_overlaps_session(const agf_session *s, const void *array, size_t 
 
 typedef struct agf_image_job {
   const float *chw;
+  const agf_weight *scale, *bias; /* what the network does to each channel first; NULL: nothing */
   const agf_tensor *t;
   float *x;
   uint16_t *mask;
@@ -5506,18 +6471,23 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
   for (c = 0; c < t->c; c++) {
     const float *from = j->chw + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
     float *to = j->x + c / AGF_CB * t->xb + r * t->xr + c % AGF_CB;
+    float scale = j->scale ? agf_weight_at(j->scale, (size_t)c) : 1.0f, bias = j->bias ? agf_weight_at(j->bias, (size_t)c) : 0.0f;
     for (p = 0; p < t->w; p++) {
-      bad |= !agf_finite(from[p]);
-      to[p * AGF_CB] = from[p] + 0.0f;
+      float v = j->scale ? agf_fmaf(from[p], scale, bias) : from[p];
+      bad |= !agf_finite(v);
+      to[p * AGF_CB] = v + 0.0f;
     }
   }
   for (b = 0; j->mask && b < t->cb; b++) s->k.nonzeros(j->x + b * t->xb + r * t->xr, t->w, j->mask + agf_row_at(t, b, r));
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-/* A CHW array into tensor t's form at x, with its mask where one is wanted. Returns nonzero if a value is not finite. */
-static int agf_import(agf_session *s, const float *chw, const agf_tensor *t, float *x, uint16_t *mask) {
+/* A CHW array into tensor t's form at x, as scale * chw + bias per channel where they are given, with its mask where one is wanted. Returns nonzero if a value is not finite. */
+static int agf_import(agf_session *s, const float *chw, const agf_weight *scale, const agf_weight *bias, const agf_tensor *t,
+                      float *x, uint16_t *mask) {
   agf_image_job j;
+  j.scale = scale;
+  j.bias = bias;
   j.mask = mask;
   j.chw = chw;
   j.t = t;
@@ -5553,17 +6523,36 @@ static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_
   return AGF_OK;
 }
 
+/* The least and greatest element of the image, as the box rule sees it: what the network makes of the caller's tensor chw. */
+static void agf_image_range(agf_session *s, const float *chw, int affine) {
+  const agf_tensor *t = &s->plan->tensor[0];
+  float *lo = &s->run.lo, *hi = &s->run.hi;
+  int c, r, p;
+  *lo = *hi = agf_x(s, t)[0];
+  if (!affine) s->k.range(chw, (size_t)t->c * (size_t)t->h * (size_t)t->w, lo, hi);
+  for (c = 0; affine && c < t->c; c++)
+    for (r = 0; r < t->h; r++) {
+      const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB;
+      for (p = 0; p < t->w; p++) {
+        if (x[p * AGF_CB] < *lo) *lo = x[p * AGF_CB];
+        if (x[p * AGF_CB] > *hi) *hi = x[p * AGF_CB];
+      }
+    }
+}
+
 static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags, agf_error *err) {
+  const agf_model *m = s->model;
+  int affine = m->input_scale >= 0;
   const agf_plan *plan = s->plan;
   const agf_tensor *image = &plan->tensor[0], *last = agf_out(s, agf_last_step(s));
   float *z = agf_floats(s, plan->logits), *x;
   agf_status status;
   int i;
   s->run.ran = 0;
-  s->run.lo = s->run.hi = chw[0];
-  s->k.range(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w, &s->run.lo, &s->run.hi);
-  if (agf_import(s, chw, image, agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
+  if (agf_import(s, chw, affine ? &m->weight[m->input_scale] : NULL, affine ? &m->weight[m->input_bias] : NULL, image,
+                 agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
     return agf_fail(err, AGF_ERR_NUMERIC, "the image [%d, %d, %d] holds an infinity or NaN", image->c, image->h, image->w);
+  agf_image_range(s, chw, affine);
   for (i = 0; i < plan->tensors; i++) s->run.tensor[i].max_known = 0;
   s->run.flags = flags;
   status = agf_run_layers(s, flags, 0, err);
@@ -5603,6 +6592,17 @@ AGF_API const float *agf_logits(const agf_session *session) {
 AGF_API int agf_ranked(const agf_session *session, int r) {
   if (!session || !session->run.ran || r < 0 || r >= session->model->classes) return -1;
   return ((const int *)agf_at(session, session->plan->order))[r];
+}
+
+AGF_API double agf_probability(const agf_session *session, int k) {
+  const float *z = session ? agf_logits(session) : NULL;
+  double max, sum = 0;
+  int i;
+  if (!z || k < 0 || k >= session->model->classes || session->model->input.head == AGF_HEAD_NONE) return -1;
+  if (session->model->input.head == AGF_HEAD_SIGMOID) return 1 / (1 + agf_exp_double(-(double)z[k]));
+  max = z[agf_ranked(session, 0)];
+  for (i = 0; i < session->model->classes; i++) sum += agf_exp_double((double)z[i] - max);
+  return agf_exp_double((double)z[k] - max) / sum;
 }
 
 /* What the last step reads. */
@@ -5879,59 +6879,20 @@ static void agf_gradient_seen(agf_session *s, agf_explanation *e, const agf_tens
   }
 }
 
-/* A step's gradient behind its activation and BatchNorm: in the step's right-hand side with a mask where its adjoint reads one, else in
- * place. Whoever wants to see it between them does. Returns where it is. */
+/* A step's gradient before its activation and BatchNorm; whoever wants to see it between them does. */
 static const float *agf_gradient_inside(agf_session *s, agf_explanation *e, const agf_step *st) {
   const agf_tensor *t = agf_out(s, st);
   int behind_act = st->norm >= 0 ? st->norm : st->node, watched = s->config.observer || e->terms || e->edge >= 0;
-  agf_slope_job j;
-  j.t = t;
-  j.out = agf_floats(s, t->cam);
-  j.g = j.out;
-  j.act = st->act;
-  j.scale = NULL;
-  j.mask = NULL;
+  agf_act act = st->act;
+  const float *g;
   if (watched && behind_act != st->last) {
-    agf_parallel(s, t->h, agf_slope_task, &j);
-    agf_gradient_seen(s, e, t, behind_act, j.out);
-    j.act = AGF_ACT_NONE;
+    agf_slope(s, t, act, NULL, agf_floats(s, t->cam), NULL);
+    agf_gradient_seen(s, e, t, behind_act, agf_floats(s, t->cam));
+    act = AGF_ACT_NONE;
   }
-  j.scale = agf_floats(s, st->scale);
-  if (st->rhs_mask) {
-    j.out = agf_floats(s, st->rhs);
-    j.mask = (uint16_t *)agf_at(s, st->rhs_mask);
-  }
-  if (j.act != AGF_ACT_NONE || j.scale || j.mask) agf_parallel(s, t->h, agf_slope_task, &j);
-  if (st->norm >= 0) agf_gradient_seen(s, e, t, st->node, j.out);
-  return j.out;
-}
-
-typedef struct agf_sum_job {
-  const agf_tensor *t;
-  const float *from;
-  float *into; /* added to */
-} agf_sum_job;
-
-static void agf_sum_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_sum_job *j = (const agf_sum_job *)arg;
-  const agf_tensor *t = j->t;
-  int b, i;
-  (void)s;
-  (void)scratch;
-  for (b = 0; b < t->cb; b++) {
-    size_t at = agf_row_at(t, b, r) * AGF_CB;
-    for (i = 0; i < t->w * AGF_CB; i++) j->into[at + (size_t)i] += j->from[at + (size_t)i];
-  }
-}
-
-/* Input `slot` of a step has its gradient: a tensor's own is the sum over its readers. */
-static void agf_gradient_deliver(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
-  agf_sum_job j;
-  if (e->arrival[s->plan->in[st->in + slot]].delivered++ == 0) return;
-  j.t = agf_in(s, st, slot);
-  j.from = agf_floats(s, st->tmp_cam);
-  j.into = agf_floats(s, j.t->cam);
-  agf_parallel(s, j.t->h, agf_sum_task, &j);
+  g = agf_before_tail(s, st, act);
+  if (st->norm >= 0) agf_gradient_seen(s, e, t, st->node, g);
+  return g;
 }
 
 static void agf_gradient_step(agf_session *s, agf_explanation *e, const agf_step *st) {
@@ -6466,7 +7427,8 @@ static agf_status agf_take_difference(agf_session *s, const float *chw, const fl
   uint16_t *mask = (uint16_t *)agf_at(s, s->plan->difference_mask);
   agf_flow f;
   int i, bad = -1;
-  if (agf_import(s, chw, latent, d, mask)) return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
+  if (agf_import(s, chw, NULL, NULL, latent, d, mask))
+    return agf_fail(err, AGF_ERR_NUMERIC, "the difference holds an infinity or NaN");
   f = agf_flow_of(s, last, 0);
   f.x = d;
   f.x_mask = mask;

@@ -40,7 +40,7 @@
 #define AGF_VERSION_MAJOR 1
 #define AGF_VERSION_MINOR 0
 #define AGF_VERSION_PATCH 0
-#define AGF_FORMAT_VERSION 1
+#define AGF_FORMAT_VERSION 2
 #define AGF_BITS_VERSION 2
 
 /* Build switches, defined where agf.c is compiled; what each takes off the code (x86-64, gcc 12 -O2: 750 KB with all).
@@ -137,6 +137,12 @@ enum { AGF_RESIZE_STRETCH = 0, AGF_RESIZE_CROP = 1 };
 
 /* How the network wants its pictures: resize, crop, then (value / 255 * range - mean[c]) / std[c] per channel c of the network's
  * own channel order. */
+enum {
+  AGF_HEAD_SOFTMAX = 0, /* one label of many: the probabilities of all classes sum to 1 */
+  AGF_HEAD_SIGMOID = 1, /* labels that do not exclude one another: each has a probability of its own */
+  AGF_HEAD_NONE = 2     /* unknown: logits only */
+};
+
 typedef struct agf_input {
   int channels, height, width; /* the nominal input; other sizes are allowed where the network's ops allow them */
   int is_picture;              /* 1: the fields below hold; 0: the network was converted without preprocessing */
@@ -145,7 +151,14 @@ typedef struct agf_input {
   int resize_to;               /* pixels, at the nominal size; scaled with other sizes */
   float range;                 /* what 255 becomes before mean and std: 1 or 255 */
   float mean[4], std[4];
+  int is_affine;               /* 1: the network itself scales and shifts each channel of the tensor that agf_run takes, before
+                                * anything else (agf_model_affine); the image that maps speak of is what comes out of that */
+  int head;                    /* AGF_HEAD_*: what makes probabilities of the logits (agf_probability) */
 } agf_input;
+
+/* Scale and bias of channel c that the network applies to its input itself: image = scale * tensor + bias. 1 and 0 where it does
+ * nothing of the kind, or c is out of range. */
+AGF_API void agf_model_affine(const agf_model *model, int c, float *scale, float *bias);
 
 AGF_API void agf_model_input(const agf_model *model, agf_input *input);
 AGF_API const char *agf_model_name(const agf_model *model);         /* "" if the file carries none */
@@ -168,7 +181,15 @@ typedef enum agf_op {
   AGF_OP_LINEAR = 9,
   AGF_OP_FLATTEN = 10,
   AGF_OP_ADD = 11,
-  AGF_OP_CONCAT = 12
+  AGF_OP_CONCAT = 12,
+  AGF_OP_ACT = 13, /* this and the following since version 2 of the format */
+  AGF_OP_MUL = 14,
+  AGF_OP_NORM = 15,
+  AGF_OP_LRN = 16,
+  AGF_OP_SLICE = 17,
+  AGF_OP_SHUFFLE = 18,
+  AGF_OP_PAD = 19,
+  AGF_OP_GLOBAL_MAXPOOL = 20
 } agf_op;
 
 AGF_API const char *agf_op_name(agf_op op); /* "conv", "maxpool" ...; "?" for an unknown number */
@@ -309,6 +330,9 @@ AGF_API const float *agf_logits(const agf_session *session);
 
 /* The r-th largest logit's class (r = 0: the prediction); ties: the lowest index first. -1 before a run or out of range. */
 AGF_API int agf_ranked(const agf_session *session, int r);
+/* The probability of class k after the last run, as the network's head makes it (agf_input.head), 0 to 1; -1 before a run, out of range,
+ * or where the head is AGF_HEAD_NONE. */
+AGF_API double agf_probability(const agf_session *session, int k);
 
 /* The latent vector: the input of the layer that makes the logits, in CHW order. */
 AGF_API int agf_latent_size(const agf_session *session);
@@ -423,14 +447,15 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
 #pragma GCC diagnostic pop
 #endif
 
-/* ---- The model file, version 1 -------------------------------------------------------------------------------------------
+/* ---- The model file, versions 1 and 2 -------------------------------------------------------------------------------------
  *
  * Little-endian; u32/u64 unsigned, f32 IEEE binary32, f16 IEEE binary16. Strings are UTF-8, NUL-terminated, named by their
  * offset in the string table, whose offset 0 is "". Everything after a table's last entry follows without gaps.
  *
  *   0  header, 64 bytes
  *        0  u8[8]  89 41 47 46 0D 0A 1A 0A
- *        8  u32    format version, 1
+ *        8  u32    format version: 1, or 2 where the network needs what "since 2" marks below; without it the two differ in nothing but the
+ *                 length of a node
  *       12  u32    header_bytes: everything before the first tensor; a multiple of 64
  *       16  u64    file_bytes: the whole file; a multiple of 64
  *       24  u32    CRC-32 (IEEE 802.3, as zlib's) of bytes [0, header_bytes), these four taken as 0
@@ -439,7 +464,7 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
  *       52  u8[12] 0
  *  64  input, 80 bytes
  *        0  u32    channels, height, width (nominal)
- *       12  u32    flags: bit 0 the preprocessing below holds
+ *       12  u32    flags: bit 0 the preprocessing below holds; since 2: bits 8 and 9 the head, AGF_HEAD_*
  *       16  u32    channel order, 0 RGB, 1 BGR
  *       20  u32    resize, 0 stretch, 1 shorter side to resize_to, then centre crop
  *       24  u32    resize_to (0 for stretch)
@@ -447,21 +472,28 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
  *       32  f32[4] mean
  *       48  f32[4] std
  *       64  u32    name, u32 source (strings)
- *       72  u8[8]  0
- * 144  nodes, 80 bytes each, in topological order; the last one makes the logits
+ *       72  u32    since 2: scale and bias of each channel that the network applies to its input, tensor indices + 1 of vectors
+ *                 [channels], both or neither; 0: none. No scale is 0. The preprocessing makes what goes into this
+ * 144  nodes, 80 bytes each, since 2: 96, in topological order; the last one makes the logits
  *        0  u32    op (agf_op)
  *        4  u32    flags: bit 0 flat (conv); bit 1 ceil mode (max and average pool); bit 2 count_include_pad (average pool)
  *        8  u32    name (string)
  *       12  u32    first edge, u32 number of edges (its inputs)
  *       20  u32    kernel height, width (adaptive average pool: the output's)
  *       28  u32    stride height, width
- *       36  u32    pad top, left, bottom, right
- *       52  u32    dilation height, width (convolutions)
- *       60  u32    groups
- *       64  u32    channels: outputs of conv and linear
- *       68  u32    tensor 0: weights of conv and linear, scale of BatchNorm; its index + 1, 0: none
- *       72  u32    tensor 1: bias of conv, linear, BatchNorm; its index + 1, 0: none
- *       76  u32    0
+ *       36  u32    pad top, left, bottom, right (convolutions, pools; since 2: pad)
+ *       52  u32    dilation height, width (convolutions; since 2: max pools)
+ *       60  u32    groups (convolutions; since 2: norm)
+ *       64  u32    channels: outputs of conv and linear; since 2: of slice
+ *       68  u32    tensor 0: weights of conv and linear, scale of BatchNorm; its index + 1, 0: none. Since 2: gamma of norm, slopes of
+ *                 prelu, of shuffle the input channel of each output channel, a permutation, as vectors [channels]
+ *       72  u32    tensor 1: bias of conv, linear, BatchNorm; its index + 1, 0: none. Since 2: beta of norm
+ *       76  u32    0. Since 2: act: the function, 1 leaky_relu, 2 prelu, 3 elu, 4 silu, 5 hardswish, 6 gelu, 7 gelu_tanh, 8 mish,
+ *                 9 sigmoid, 10 hardsigmoid, 11 tanh, 12 softplus, 13 clip; norm: 1 over the pixels too, 0 at each pixel; lrn: channels of
+ *                 its window; slice: the first channel
+ *       80  f32[4] since 2: act: alpha (leaky_relu, elu), alpha and beta (hardsigmoid), lo and hi (clip; no bound: -FLT_MAX, FLT_MAX);
+ *                 norm: eps; lrn: alpha, beta, k; else 0. Finite
+ *      Version 1 has the ops up to concat, and adds two tensors; since 2 an add has two or more.
  *      Fields that an op does not use are 0. BatchNorm is y = scale * x + bias with scale = gamma / sqrt(var + eps) and
  *      bias = beta - mean * scale, computed in double and rounded once.
  *   .  edges, u32 each: 0 the image, n + 1 the output of node n

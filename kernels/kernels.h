@@ -204,6 +204,7 @@ typedef struct agf_pool_row {
   ptrdiff_t xr, tr;          /* floats from row to row of x, and of the adjoint's t and tg */
   int h0, h1;                /* window's rows, within the input */
   const int32_t *w0, *w1;    /* [n] window's columns, within the input */
+  int dh, dw;                /* from tap to tap: rows h0, h0 + dh ... below h1 */
   const float *div;          /* [n] average pools: the divisor; NULL: max pool */
   int magnitudes;            /* agf_kernels.pool averages |x| */
   int n;                     /* output pixels */

@@ -456,8 +456,8 @@ static void agf_pool__ref(const agf_pool_row *r, float *y, uint16_t *mask) {
     unsigned m = 0;
     for (l = 0; l < AGF_CB; l++) {
       float v = r->div ? 0.0f : r->x[r->h0 * r->xr + r->w0[p] * AGF_CB + l];
-      for (h = r->h0; h < r->h1; h++)
-        for (w = r->w0[p]; w < r->w1[p]; w++) {
+      for (h = r->h0; h < r->h1; h += r->dh)
+        for (w = r->w0[p]; w < r->w1[p]; w += r->dw) {
           float x = r->x[h * r->xr + w * AGF_CB + l];
           if (r->div)
             v += r->magnitudes ? fabsf(x) : x;
@@ -478,8 +478,8 @@ static void agf_pool_back__ref(const agf_pool_row *r, const float *y, const floa
       int i = p * AGF_CB + l, done = 0;
       float s = cam ? agf_sdiv(cam[i], y[i]) : 0.0f, q = g ? g[i] : 0.0f;
       if (r->div) s /= r->div[p], q /= r->div[p];
-      for (h = r->h0; h < r->h1 && !done; h++)
-        for (w = r->w0[p]; w < r->w1[p] && !done; w++) {
+      for (h = r->h0; h < r->h1 && !done; h += r->dh)
+        for (w = r->w0[p]; w < r->w1[p] && !done; w += r->dw) {
           ptrdiff_t at = h * r->tr + w * AGF_CB + l;
           if (!r->div && r->x[h * r->xr + w * AGF_CB + l] != y[i]) continue;
           if (cam) t[at] += s;

@@ -412,6 +412,8 @@ static void setup_pool(operands *o) {
   o->pool.h0 = rnd_below(h);
   o->pool.h1 = agf_imin(h, o->pool.h0 + rnd_from(1, 4));
   o->pool.x = in_floats((size_t)(h * o->pool.xr), ANY);
+  o->pool.dh = rnd_from(1, 4);
+  o->pool.dw = rnd_from(1, 4);
   o->pool.w0 = window;
   o->pool.w1 = window + n;
   for (p = 0; p < n; p++) {

@@ -6,7 +6,8 @@
 
 static void observe(void *ctx, const agf_observation *o) { (void)ctx, (void)o; }
 
-/* The bytes that agf_lc's local logits take, one a place and class; 0 in networks that do not allow agf_lc. */
+/* The bytes that agf_lc's local logits take, one a place and class; 0 in networks that do not allow agf_lc,
+ * or whose head has several layers: those plan for it only where they are asked to. */
 static uint64_t local_bytes(const agf_session *s) {
   const agf_plan *plan = s->plan;
   const agf_tensor *t;

@@ -134,7 +134,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", metavar="NAME", help="a full-size case instead of the small ones")
     parser.add_argument("--source", type=Path, default=ROOT.parent / "shared" / "golden", help="of full-size cases")
-    parser.add_argument("--version", type=int, default=1, help="the newest model files that the engine reads")
+    parser.add_argument("--version", type=int, default=2, help="the newest model files that the engine reads")
     parser.add_argument("--out", type=Path, default=GOLDEN, help="where to write (default: tests/golden)")
     arguments = parser.parse_args()
     if arguments.full:

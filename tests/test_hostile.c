@@ -126,7 +126,7 @@ static void test_fields(void) {
     uint32_t value;
     agf_status code;
     const char *word;
-  } cases[] = {{8, 2, AGF_ERR_VERSION, "version 2"},
+  } cases[] = {{8, 3, AGF_ERR_VERSION, "version 3"},
                {8, 0, AGF_ERR_FORMAT, "version 0"},
                {32, 4097, AGF_ERR_LIMIT, "nodes"},
                {36, 0xffffffffu, AGF_ERR_LIMIT, "edges"},

@@ -73,7 +73,7 @@ static void test_newer(void) {
   agf_error err;
   tiny_put32(data + 8, AGF_FORMAT_VERSION + 1);
   tiny_seal(data, bytes);
-  CHECK(agf_model_open_memory(data, bytes, NULL, &model, &err) == AGF_ERR_VERSION && strstr(err.message, "format version 2"),
+  CHECK(agf_model_open_memory(data, bytes, NULL, &model, &err) == AGF_ERR_VERSION && strstr(err.message, "format version 3"),
         "a newer file: %s", err.message);
   free(data);
 }
