@@ -61,12 +61,23 @@
 #include <unistd.h>
 #endif
 
+/* Kernels are optimised in a build without optimisation too: as written they are the slowest part of it by far, and compile to
+ * megabytes. */
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE__)
+#define AGF_OPTIMIZED
+#pragma GCC push_options
+#pragma GCC optimize("O2", "fp-contract=off")
+#endif
 #include "kernels/kernels.h"
 
 #include "kernels/ref.h"
 #include "kernels/x86.h"
 #include "kernels/arm.h"
 #include "kernels/crc32.h"
+#if defined(AGF_OPTIMIZED)
+#undef AGF_OPTIMIZED
+#pragma GCC pop_options
+#endif
 
 /* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
 static int agf_kernels_choose(agf_kernels *k, const char *isa) {

@@ -38,6 +38,15 @@ static inline float agf_fmaf(float a, float b, float c) {
 #endif
 }
 
+/* For texts that hold many of them. */
+#if defined(__GNUC__)
+__attribute__((noinline))
+#endif
+static float
+agf_fmaf_call(float a, float b, float c) {
+  return agf_fmaf(a, b, c);
+}
+
 /* sdiv of agf-spec: 0 where b is 0, else a / (b + 1e-9), with 1e-9 itself where that sum is 0. */
 static inline float agf_sdiv(float a, float b) {
   float d = b + 1e-9f;

@@ -4,9 +4,9 @@
  *   check_math [--stride N]
  *
  * Activations: every N-th of the 2^32 floats, infinities and NaN left out: f(x) must be within 2 units in the last place of the exact
- * value, f'(x) within 4 units or 2^-22 (it is a difference near its zeros; 2^-22 is 4 units of 1, and gradients are multiplied by it). A unit is a
- * float's spacing at the exact value, so the smallest subnormal there. The double values are better by 2^20, but where libm's own
- * functions err, by less than a thousandth of a unit. */
+ * value, f'(x) within 4 units or 2^-22 (it is a difference near its zeros; 2^-22 is 4 units of 1, and gradients are multiplied by it). A
+ * unit is a float's spacing at the exact value, so the smallest subnormal there. The double values are better by 2^20, but where libm's
+ * own functions err, by less than a thousandth of a unit. */
 #include "../agf.c"
 
 #include "testing.h"

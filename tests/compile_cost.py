@@ -1,0 +1,72 @@
+"""What compiling agf.c costs with gcc on x86-64: user time, memory and text, at the limits that its users were promised.
+
+The limits on memory and text are those of gcc 12 with a tenth to spare (other versions differ by less); those on time hold three times
+what an idle machine takes, as the machine may be slow or busy.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined"]
+# flags, seconds of user time, MB of memory, KB of text (None: sanitizers add what they like)
+LIMITS = [(["-O2"], 36, 440, 530), (["-O0"], 36, 420, 530), (SANITIZED, 180, 800, None)]
+
+
+def compile_cost(flags: list[str], target: Path) -> tuple[float, float]:
+    """User seconds and megabytes of the largest process (the compiler proper, not its driver)."""
+    command = ["gcc", "-std=c99", *flags, "-c", str(ROOT / "agf.c"), "-o", str(target)]
+    report = subprocess.run([sys.executable, __file__, "--measure", *command], check=True, capture_output=True, text=True)
+    seconds, megabytes = report.stdout.split()
+    return float(seconds), float(megabytes)
+
+
+def measure(command: list[str]) -> None:
+    """Run the command and print what its processes took. In a process of its own, whose children are these alone."""
+    import resource
+
+    subprocess.run(command, check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(used.ru_utime, used.ru_maxrss / 1024)
+
+
+def main() -> int:
+    if platform.machine() != "x86_64" or not shutil.which("gcc") or os.name != "posix":
+        print("SKIP compile_cost: gcc on x86-64 is what the limits are for")
+        print("0 passed, 0 failed, 1 skipped")
+        return 0
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "agf.o")
+        for flags, seconds_at_most, megabytes_at_most, text_at_most in LIMITS:
+            seconds, megabytes = compile_cost(flags, target)
+            size = subprocess.run(["size", str(target)], check=True, capture_output=True, text=True).stdout
+            text = int(re.findall(r"\d+", size)[0]) / 1024
+            print(f"gcc {' '.join(flags)}: {seconds:.1f} s, {megabytes:.0f} MB, {text:.0f} KB of text")
+            for name, value, limit in (
+                ("s", seconds, seconds_at_most),
+                ("MB", megabytes, megabytes_at_most),
+                ("KB of text", text, text_at_most),
+            ):
+                if limit is None:
+                    continue
+                if value <= limit:
+                    passed += 1
+                else:
+                    failed += 1
+                    print(f"FAIL gcc {' '.join(flags)}: {value:.0f} {name}, at most {limit}")
+    print(f"{passed} passed, {failed} failed")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        measure(sys.argv[2:])
+    else:
+        sys.exit(main())
