@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Makes tests/networks.md: which of torchvision's and timm's classifiers convert, how exactly, and whether they explain.
+"""Makes tests/networks.md: which of torchvision's and timm's classifiers convert, how exactly, and whether they
+explain.
 
     python3 tests/networks.py [-k TEXT] [--results FILE]     about an hour for all; what FILE holds is not run again
 
-Every network gets random weights and statistics. Logits are compared with torch's by the converter itself; maps of agf, agf_a and
-agf_lc by the engine must be finite. Needs torch, torchvision, timm and build/libagf.so.
+Every network gets random weights and statistics. Logits are compared with torch's by the converter itself; maps of agf,
+agf_a and agf_lc by the engine must be finite. Needs torch, torchvision, timm and build/libagf.so.
 """
 import argparse
 import json
@@ -119,7 +120,7 @@ def table(rows):
             if "refused" in row:
                 lines.append(f"| {row['name']} | - | - | refused: {row['refused'].replace('|', '/')} | - |")
             else:
-                check = row["checked"].rsplit(" to ", 1)[-1] if row["checked"].startswith("checked") else row["checked"]
+                check = row["checked"].rsplit(" to ", 1)[-1].split()[0] if row["checked"].startswith("checked") else row["checked"]
                 lines.append(f"| {row['name']} | {row['format']} | {row['nodes']} | {check} | {row['maps']} |")
         lines.append("")
     return "\n".join(lines)

@@ -457,12 +457,37 @@ class Builder:
         return self.act(x, "prelu", weights=vector.astype(np.float32))
 
     def softmax(self, x, axis=-1, log=False):
-        """Along one dimension, which must hold all of the tensor: the head's. Others are refused by passes.finish."""
+        """Along one dimension, which must hold all of the tensor (the head's), or two alternatives of every channel."""
         axis %= len(x.dims)
+        if x.dims[axis] == 2 < math.prod(x.dims) and self._is_channel_group(x, axis) and not log:
+            # Of two numbers a softmax is the sigmoid of their difference.
+            first, second = (self.pick(x, axis, i) for i in range(2))
+            both = [self.act(self.add(*pair, signs=[1, -1]), "sigmoid") for pair in ((first, second), (second, first))]
+            return self.stack(both, axis)
         if x.dims[axis] != math.prod(x.dims):
             raise self.error(f"takes the softmax of {describe([x.dims])} along axis {axis}, which does not hold all "
                              "classes; attention is not understood, AGF has no rule for it")
         return self.act(x, "log_softmax" if log else "softmax")
+
+    def _is_channel_group(self, x, axis):
+        """Whether a dimension is a part of what the channels have been reshaped into."""
+        parts = self.parts(x, axis)
+        return bool(parts) and all(part[0] == CHANNELS for part in parts) and x.dims[axis] < self.picture_shape(x)[CHANNELS]
+
+    def stack(self, values, axis):
+        """Values of one shape, joined along a new dimension: their channels one behind another."""
+        dims, shapes = values[0].dims, {self.shapes[value.source] for value in values}
+        values = self.aligned(values)
+        natural = self.reshape(self.value(values[0].source), values[0].dims)
+        if len(shapes) != 1 or any(value.atoms != natural.atoms for value in values):
+            raise self.error(f"joins {describe([value.dims for value in values])} along a new axis, which is understood for "
+                             "tensors in the layout [C,H,W] alone")
+        y = self.emit("concat", [value.source for value in values])
+        axis %= len(dims) + 1
+        view = self.reshape(y, (len(values),) + dims)
+        order = list(range(1, len(dims) + 1))
+        order.insert(axis, 0)
+        return self.transpose(view, order)
 
     # Arithmetic
 
@@ -727,6 +752,10 @@ class Builder:
         rest = tuple(() if i in axes else atoms for i, atoms in enumerate(x.atoms))
         if not over and over is not None:
             y = replace(x, dims=dims, atoms=rest)
+        elif what == "mean" and len(axes) == 1 and self._is_channel_group(x, axes[0]):
+            count = x.dims[axes[0]]
+            y = self.add(*(self.pick(x, axes[0], i) for i in range(count)))
+            y = self.reshape(self.affine(y, 1 / count), dims)
         elif over is not None and sizes[CHANNELS] == 1 and (sizes[ROWS], sizes[COLUMNS]) in (
                 (height, width), (height, 1), (1, width)):
             rows, columns = sizes[ROWS], sizes[COLUMNS]

@@ -32,18 +32,18 @@ def random_tensor(imported):
 
 
 def engine_logits(path, tensor):
-    """The engine's logits for a model file; None where there is no library, or an older one than the file needs."""
+    """(the engine's logits for a model file, ""); (None, why) where there is no library, or it is older than the file."""
     try:
         import agf
         agf.library()
-    except (ImportError, OSError):
-        return None
+    except (ImportError, OSError) as problem:
+        return None, first_line(problem)
     try:
         with agf.Model(path) as model, model.session() as session:
-            return np.asarray(session.run(tensor, explain=False), np.float64)
+            return np.asarray(session.run(tensor, explain=False), np.float64), ""
     except agf.Error as problem:
-        if problem.code == agf.STATUS.index("AGF_ERR_VERSION"):
-            return None
+        if problem.status == "AGF_ERR_VERSION":
+            return None, "this build of the engine cannot read the file's format yet"
         raise ConvertError(f"the engine refuses what was converted: {first_line(problem)}") from None
 
 
@@ -67,8 +67,9 @@ def before_function(output, function):
 def compare(imported, network, f16, path):
     """One line on what was compared; ConvertError where it differs. path: of the file that was written, or None."""
     tensor = random_tensor(imported)
-    logits = engine_logits(path, tensor) if path is not None else None
-    ours = "the engine" if logits is not None else "NumPy's forward pass"
+    logits, why = engine_logits(path, tensor) if path is not None else (None, "the output is no file")
+    ours = "the engine's" if logits is not None else "NumPy's forward pass's"
+    because = f" ({why})" if why else ""
     if imported.reference is None:
         return f"not checked: {imported.reference_name} is not installed"
     if logits is None:
@@ -88,7 +89,7 @@ def compare(imported, network, f16, path):
     if imported.finished.stripped in ("softmax", "log_softmax"):
         got, want = got - got.mean(), want - want.mean()
     if not imported.exact:
-        return resemblance(got, want, imported, ours)
+        return resemblance(got, want, imported, ours) + because
     size = np.linalg.norm(want)
     error = np.linalg.norm(got - want) / size if size > 0 else np.linalg.norm(got)
     limit = max(imported.tolerance, HALF_WEIGHTS if f16 else 0)
@@ -100,7 +101,7 @@ def compare(imported, network, f16, path):
         raise ConvertError(f"the logits for a random tensor differ from {imported.reference_name}'s by {error:.2g} of "
                            f"their size ({limit:g} is allowed): the conversion is wrong; nothing was written "
                            "(--no-check writes it all the same)")
-    return f"checked: {ours}'s logits for a random tensor are {imported.reference_name}'s to {error:.1g}"
+    return f"checked: {ours} logits for a random tensor are {imported.reference_name}'s to {error:.1g}{because}"
 
 
 def sensitivity(imported, tensor, known):
@@ -119,11 +120,11 @@ def sensitivity(imported, tensor, known):
 def resemblance(got, want, imported, ours):
     """A quantised original: its logits are sums of rounded numbers, so only their course compares."""
     if len(got) < 3:
-        return f"{ours}'s logits {np.round(got, 2).tolist()}, {imported.reference_name}'s {np.round(want, 2).tolist()}"
+        return f"{ours} logits {np.round(got, 2).tolist()}, {imported.reference_name}'s {np.round(want, 2).tolist()}"
     with np.errstate(all="ignore"):
         correlation = np.corrcoef(got, want)[0, 1]
     if not correlation >= RESEMBLANCE:
         raise ConvertError(f"the logits for a random tensor do not resemble those of the quantised original in "
                            f"{imported.reference_name} (correlation {correlation:.2f}, {RESEMBLANCE} is needed): the "
                            "conversion is wrong; nothing was written (--no-check writes it all the same)")
-    return f"checked: {ours}'s logits for a random tensor follow {imported.reference_name}'s, correlation {correlation:.2f}"
+    return f"checked: {ours} logits for a random tensor follow {imported.reference_name}'s, correlation {correlation:.2f}"

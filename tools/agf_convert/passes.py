@@ -45,7 +45,8 @@ def finish(builder, output, head=None):
     graph.drop_unused(last)
     last = fold_end(graph, last)
     graph.drop_unused(last)
-    for run in (hardsigmoids, pool_twice, gates_as_pictures, absorb_pads, affine_before_linear, read_image, absorb_space_to_depth):
+    for run in (parts_of_joins, hardsigmoids, pool_twice, gates_as_pictures,
+                absorb_pads, affine_before_linear, read_image, absorb_space_to_depth):
         run(graph)
         graph.drop_unused(last)
     biases(graph)
@@ -275,6 +276,20 @@ def affine_before_linear(graph):
             bias = weights @ node.bias.astype(np.float64) + (0 if reader.bias is None else reader.bias)
             graph.put(reader, replace(reader, inputs=list(node.inputs), weights=weights * node.weights, bias=bias))
         graph.nodes.remove(node)
+
+
+def parts_of_joins(graph):
+    """A slice of joined tensors that is one of them is that one."""
+    for node in list(graph.nodes):
+        before = graph.by_name.get(node.inputs[0])
+        if node.op != "slice" or before is None or before.op != "concat":
+            continue
+        start = 0
+        for name in before.inputs:
+            channels = graph.shapes[name][0]
+            if (start, start + channels) == (node.start, node.stop) and graph.shapes[name] == graph.shapes[node.name]:
+                graph.bypass(node.name, name)
+            start += channels
 
 
 def gates_as_pictures(graph):

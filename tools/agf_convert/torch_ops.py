@@ -396,12 +396,7 @@ def cat(node, tensors, dim=0):
 
 @handles("stack")
 def stack(node, tensors, dim=0):
-    rank = len(tensors[0].dims) + 1
-    if dim % rank == 1 and all(tensor.dims[0] == 1 for tensor in tensors):
-        # [1,C,H,W] each, joined along the channels, as [1,n,C,H,W]
-        y = cat(node, tensors, 1)
-        return node.b.reshape(y, (1, len(tensors)) + tensors[0].dims[1:])
-    return cat(node, [node.b.unsqueeze(tensor, [dim]) for tensor in tensors], dim)
+    return node.b.stack(list(tensors), dim)
 
 
 @handles("slice")
