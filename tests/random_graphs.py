@@ -526,14 +526,15 @@ TORCH = {
     "pad": lambda n, x: F.pad(x, (n.pad[1], n.pad[3], n.pad[0], n.pad[2])),
 }
 
-# hardtanh, not clamp: its slope is 0 at both ends, as the specification has it
+# hardtanh, not clamp: its slope is 0 at both ends, as the specification has it. softplus: PyTorch's own threshold, 20,
+# leaves out 2e-9.
 TORCH_ACTIVATIONS = {
     "leaky_relu": lambda n, x: F.leaky_relu(x, n.alpha), "prelu": lambda n, x: F.prelu(x, tensor(n.w)),
     "elu": lambda n, x: F.elu(x, n.alpha), "silu": lambda n, x: F.silu(x),
     "hardswish": lambda n, x: x * F.hardtanh(x / 6 + 0.5, 0.0, 1.0), "gelu": lambda n, x: F.gelu(x),
     "gelu_tanh": lambda n, x: F.gelu(x, approximate="tanh"), "mish": lambda n, x: F.mish(x),
     "sigmoid": lambda n, x: torch.sigmoid(x), "hardsigmoid": lambda n, x: F.hardtanh(n.alpha * x + n.beta, 0.0, 1.0),
-    "tanh": lambda n, x: torch.tanh(x), "softplus": lambda n, x: F.softplus(x),
+    "tanh": lambda n, x: torch.tanh(x), "softplus": lambda n, x: F.softplus(x, threshold=40),
     "clip": lambda n, x: F.hardtanh(x, n.lo, n.hi),
 }
 
