@@ -70,7 +70,7 @@ $(BUILD)/test_%: tests/test_%.c tests/testing.h $(BUILD)/agf.o
 $(BUILD)/check_%: tests/check_%.c tests/testing.h $(ENGINE) | $(BUILD)
 	$(CC) $(WARNINGS) $(CFLAGS) $< -o $@ $(LDLIBS)
 
-# These two need no machine kernels: what they know, all kernels share bit for bit (check_kernels), but for the size of scratch memory in
+# These three need no machine kernels: what they know, all kernels share bit for bit (check_kernels), but for the size of scratch memory in
 # a plan. The portable engine compiles in a third of the time. CI looks at plans for the machine's own kernels too.
 $(BUILD)/check_plan $(BUILD)/check_tables $(BUILD)/check_math: CFLAGS += -DAGF_NO_SIMD
 

@@ -1,7 +1,14 @@
-/* AGF in C: the engine. Reads top to bottom in the order data flows:
+/* AGF in C: the engine. Reads top to bottom in the order data flows; each section begins with MARK:
  *
- *   status and errors - allocator - floating-point environment - model file - graph and shapes - plan (layout, arena) -
- *   threads - forward pass - attribution rules - the seed - sessions - running - methods - explaining - pictures - kernels
+ *   status and errors - allocator - floating-point environment
+ *   model file: what an op is (agf_op_rules), the parser - graph and shapes - plan: steps, tensors, the arena
+ *   threads - rows and pieces - the way back: what the ops share - convolution driver
+ *   op: a section each, from convolution to reshaping - the table of ops
+ *   the walk back - the seed - sessions - calls - running - methods, with their table - explaining - pictures
+ *
+ * A word means one thing. A node is an entry of the model file, called a layer in agf.h; a step is a node with the BatchNorm and the
+ * activation that it takes along (`st`); a tensor is an activation between steps, a weight a tensor of the model file. The plan is made
+ * with a session and constant from then on, a run leaves facts, an explanation (`e`) lasts for one map.
  *
  * "agf-spec" in comments is tests/agf-spec.md, the description of the algorithm after Gur, Ali, Wolf, "Visualization of Supervised
  * and Self-Supervised Neural Networks via Attribution Guided Factorization", AAAI 2021. Names follow it: x a tensor's activation, w
@@ -884,18 +891,18 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   uint64_t offset;
   int i, next_edge = 0;
   size_t size_nodes, size_edges, size_weights;
-  agf_status st = agf_parse_header(m, max_bytes, &header_bytes, err);
-  if (st == AGF_OK) st = agf_check_tables(m, header_bytes, err);
-  if (st != AGF_OK) return st;
+  agf_status status = agf_parse_header(m, max_bytes, &header_bytes, err);
+  if (status == AGF_OK) status = agf_check_tables(m, header_bytes, err);
+  if (status != AGF_OK) return status;
 
   size_nodes = agf_align_up((size_t)m->nodes * sizeof(agf_node));
   size_edges = agf_align_up((size_t)m->edges * sizeof(int) + 1);
   size_weights = agf_align_up((size_t)m->weights * sizeof(agf_weight) + 1);
   m->allocated = size_nodes + size_edges + size_weights + (size_t)m->nodes * sizeof(agf_shape);
-  st = agf_take(&m->allocator, m->allocated, "the tables of a model", &taken, err);
-  if (st != AGF_OK) {
+  status = agf_take(&m->allocator, m->allocated, "the tables of a model", &taken, err);
+  if (status != AGF_OK) {
     m->allocated = 0;
-    return st;
+    return status;
   }
   memory = (unsigned char *)taken;
   memset(memory, 0, m->allocated);
@@ -912,21 +919,21 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
   }
   offset = header_bytes;
   for (i = 0; i < m->weights; i++, p += AGF_TENSOR_RECORD) {
-    st = agf_parse_weight(m, i, p, &offset, err);
-    if (st != AGF_OK) return st;
+    status = agf_parse_weight(m, i, p, &offset, err);
+    if (status != AGF_OK) return status;
   }
   if (offset != m->bytes)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %llu bytes, but its tensors end at %llu", (unsigned long long)m->bytes,
                     (unsigned long long)offset);
-  st = agf_check_data(m, err);
-  if (st != AGF_OK) return st;
+  status = agf_check_data(m, err);
+  if (status != AGF_OK) return status;
   m->label_table = p;
   m->strings = (const char *)p + (size_t)m->labels * 4;
-  st = agf_check_strings(m, err);
-  if (st == AGF_OK) st = agf_parse_input(m, m->data + AGF_HEADER, err);
-  for (i = 0; st == AGF_OK && i < m->nodes; i++)
-    st = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * agf_node_record(m), &next_edge, err);
-  if (st != AGF_OK) return st;
+  status = agf_check_strings(m, err);
+  if (status == AGF_OK) status = agf_parse_input(m, m->data + AGF_HEADER, err);
+  for (i = 0; status == AGF_OK && i < m->nodes; i++)
+    status = agf_parse_node(m, i, m->data + AGF_HEADER + AGF_INPUT_RECORD + (size_t)i * agf_node_record(m), &next_edge, err);
+  if (status != AGF_OK) return status;
   if (next_edge != m->edges)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: %d edges, but the nodes have %d inputs", m->edges, next_edge);
   for (i = 0; i < m->weights; i++) {
@@ -936,9 +943,9 @@ static agf_status agf_parse(agf_model *m, size_t max_bytes, agf_error *err) {
     if (!agf_all_zero(m->data + end, (size_t)((AGF_ALIGN - end % AGF_ALIGN) % AGF_ALIGN)))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: tensor %d is followed by something else than zeros", i);
   }
-  st = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
-  if (st == AGF_OK) st = agf_check_weights(m, err);
-  if (st != AGF_OK) return st;
+  status = agf_infer_shapes(m, m->input.height, m->input.width, m->nominal, err);
+  if (status == AGF_OK) status = agf_check_weights(m, err);
+  if (status != AGF_OK) return status;
   for (i = 0; i < m->weights; i++) {
     const int *d = m->weight[i].dim;
     m->parameters += (uint64_t)d[0] * (uint64_t)d[1] * (uint64_t)d[2] * (uint64_t)d[3];
@@ -967,7 +974,7 @@ static agf_status agf_check_size(const char *path, int64_t bytes, size_t max_byt
 /* No mmap here: the file is read into memory of its own. */
 static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_error *err) {
   FILE *f = fopen(path, "rb");
-  agf_status st;
+  agf_status status;
   int64_t end;
   size_t bytes;
   void *p;
@@ -976,20 +983,20 @@ static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_
     fclose(f);
     return agf_fail(err, AGF_ERR_IO, "%s: cannot be read", path);
   }
-  st = agf_check_size(path, end, max_bytes, err);
-  if (st != AGF_OK) {
+  status = agf_check_size(path, end, max_bytes, err);
+  if (status != AGF_OK) {
     fclose(f);
-    return st;
+    return status;
   }
   bytes = (size_t)end;
-  st = agf_take(&m->allocator, bytes, path, &p, err);
-  if (st == AGF_OK && fread(p, 1, bytes, f) != bytes) {
+  status = agf_take(&m->allocator, bytes, path, &p, err);
+  if (status == AGF_OK && fread(p, 1, bytes, f) != bytes) {
     m->allocator.free(m->allocator.ctx, p, bytes);
-    st = agf_fail(err, AGF_ERR_IO, "%s: %llu bytes cannot be read", path, (unsigned long long)bytes);
+    status = agf_fail(err, AGF_ERR_IO, "%s: %llu bytes cannot be read", path, (unsigned long long)bytes);
   }
-  if (st != AGF_OK) {
+  if (status != AGF_OK) {
     fclose(f);
-    return st;
+    return status;
   }
   fclose(f);
   m->data = (const unsigned char *)p;
@@ -1002,31 +1009,31 @@ static void agf_unmap(agf_model *m) {
 }
 #else
 static agf_status agf_map(const char *path, size_t max_bytes, agf_model *m, agf_error *err) {
-  struct stat st;
-  agf_status fits;
+  struct stat info;
+  agf_status status;
   void *p;
   int fd = open(path, O_RDONLY | O_NONBLOCK); /* a pipe that nobody writes to is refused, not waited for */
   if (fd < 0) return agf_fail(err, AGF_ERR_IO, "%s: %s", path, strerror(errno));
-  if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+  if (fstat(fd, &info) || !S_ISREG(info.st_mode)) {
     close(fd);
     return agf_fail(err, AGF_ERR_IO, "%s: not a regular file", path);
   }
-  fits = agf_check_size(path, st.st_size, max_bytes, err);
-  if (fits != AGF_OK) {
+  status = agf_check_size(path, info.st_size, max_bytes, err);
+  if (status != AGF_OK) {
     close(fd);
-    return fits;
+    return status;
   }
-  p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  p = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (p == MAP_FAILED) return agf_fail(err, AGF_ERR_IO, "%s: cannot be mapped: %s", path, strerror(errno));
 #ifdef MADV_HUGEPAGE
   /* What is not in the page cache yet is then read in pieces of 2 MB, where the file system can, and mapped as such: here and in
    * every later process a page fault for each of them, not for each 64 KB, and fewer misses of the TLB whenever W is streamed. A
    * file that is cached in pages of 4 KB keeps them: populating those (MADV_POPULATE_READ) takes longer than their faults. */
-  madvise(p, (size_t)st.st_size, MADV_HUGEPAGE);
+  madvise(p, (size_t)info.st_size, MADV_HUGEPAGE);
 #endif
   m->data = (const unsigned char *)p;
-  m->bytes = (size_t)st.st_size;
+  m->bytes = (size_t)info.st_size;
   m->mapped = 1;
   return AGF_OK;
 }
@@ -1042,37 +1049,37 @@ static agf_status agf_open(const char *path, const void *data, size_t bytes, con
   agf_allocator allocator;
   agf_model *m;
   void *memory;
-  agf_status st = AGF_OK;
+  agf_status status = AGF_OK;
   const uint32_t one = 1;
   agf_clear(err);
   if (!model) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_model_open: model is NULL");
   *model = NULL;
   if (*(const unsigned char *)&one != 1) return agf_fail(err, AGF_ERR_BUILD, "this engine runs on little-endian machines only");
   allocator = agf_allocator_or_default(config ? config->allocator : NULL);
-  st = agf_take(&allocator, sizeof *m, "a model", &memory, err);
-  if (st != AGF_OK) return st;
+  status = agf_take(&allocator, sizeof *m, "a model", &memory, err);
+  if (status != AGF_OK) return status;
   m = (agf_model *)memory;
   memset(m, 0, sizeof *m);
   m->allocator = allocator;
   m->data = (const unsigned char *)data;
   m->bytes = bytes;
 #if !defined(AGF_NO_FILE)
-  if (path) st = agf_map(path, config ? config->max_bytes : 0, m, err);
+  if (path) status = agf_map(path, config ? config->max_bytes : 0, m, err);
 #else
   (void)path;
 #endif
-  if (st == AGF_OK) st = agf_parse(m, config ? config->max_bytes : 0, err);
-  if (st != AGF_OK) {
+  if (status == AGF_OK) status = agf_parse(m, config ? config->max_bytes : 0, err);
+  if (status != AGF_OK) {
     if (path && err && m->data) { /* opened, then refused: by a message that does not name the file yet */
       char message[sizeof err->message], name[sizeof err->message];
       size_t room = sizeof message - sizeof ": ", length = strlen(err->message), n = 0;
       memcpy(message, err->message, sizeof message);
       agf_put_string(name, sizeof name - 1, &n, path, length < room - 60 ? room - length : 60);
       name[n] = 0;
-      agf_fail(err, st, "%s: %s", name, message);
+      agf_fail(err, status, "%s: %s", name, message);
     }
     agf_model_close(m);
-    return st;
+    return status;
   }
   *model = m;
   return AGF_OK;
@@ -1206,7 +1213,7 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
   agf_shape *shape, s;
   size_t bytes;
   void *memory;
-  agf_status st = AGF_OK;
+  agf_status status = AGF_OK;
   int j;
   agf_clear(err);
   if (!model || !layer || i < 0 || i >= model->nodes)
@@ -1215,13 +1222,13 @@ AGF_API agf_status agf_model_layer(const agf_model *model, int i, int height, in
   s = model->nominal[i];
   if ((height && height != model->input.height) || (width && width != model->input.width)) {
     bytes = (size_t)model->nodes * sizeof *shape;
-    st = agf_take(&model->allocator, bytes, "the layers' shapes", &memory, err);
-    if (st != AGF_OK) return st;
+    status = agf_take(&model->allocator, bytes, "the layers' shapes", &memory, err);
+    if (status != AGF_OK) return status;
     shape = (agf_shape *)memory;
-    st = agf_infer_shapes(model, height, width, shape, err);
-    if (st == AGF_OK) s = shape[i];
+    status = agf_infer_shapes(model, height, width, shape, err);
+    if (status == AGF_OK) s = shape[i];
     model->allocator.free(model->allocator.ctx, shape, bytes);
-    if (st != AGF_OK) return st;
+    if (status != AGF_OK) return status;
   }
   memset(layer, 0, sizeof *layer);
   layer->name = n->name;
@@ -1703,24 +1710,40 @@ static agf_id agf_blocks_buf(agf_planner *p, const agf_tensor *x, agf_id whole, 
   return agf_part(p, whole, (uint64_t)x->first_block * block, (uint64_t)x->cb * block, first, last);
 }
 
-/* Tensor x, the output of step `made` (NULL: the image); what it is a part of has been planned. */
-static void agf_plan_tensor(agf_planner *p, agf_tensor *x, const agf_step *made) {
+/* Where tensor x lies, and its mask; what it is a part of has been planned. */
+static void agf_plan_activation(agf_planner *p, agf_tensor *x) {
   const agf_tensor *whole = x->part_of ? &p->tensor[x->part_of] : x;
   uint64_t pixels = (uint64_t)x->h * (uint64_t)x->w, block;
-  int end = agf_end(p), from;
   x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
   block = (uint64_t)(x->h + 2 * x->bh) * (uint64_t)x->xr;
   x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
-  x->x = agf_blocks_buf(p, x, whole->x, block * 4, 0, end);
-  if (x->needs_mask) x->mask = agf_blocks_buf(p, x, whole->mask, pixels * 2, 0, end);
-  if (x->first_reader < 0) { /* the logits: AGF's seed is the gradient below them, other methods and agf_lc begin there */
-    if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP | AGF_NEEDS_LOCAL))
-      x->cam = agf_buf(p, agf_tensor_elements(x) * 4, agf_gate_moment(p, made), agf_adjoint_moment(p, made));
-    return;
+  x->x = agf_blocks_buf(p, x, whole->x, block * 4, 0, agf_end(p));
+  if (x->needs_mask) x->mask = agf_blocks_buf(p, x, whole->mask, pixels * 2, 0, agf_end(p));
+}
+
+/* Its cam and g, which live from the first delivery to the moments given. */
+static void agf_plan_cam(agf_planner *p, agf_tensor *x, int until_cam, int until_g) {
+  const agf_tensor *whole = x->part_of ? &p->tensor[x->part_of] : x;
+  uint64_t block = (uint64_t)x->h * (uint64_t)x->w * AGF_CB * 4;
+  int from = p->step[x->first_reader].writes;
+  if (x->needs_g) x->g = agf_blocks_buf(p, x, whole->g, block, from, until_g);
+  x->cam = agf_blocks_buf(p, x, whole->cam, block, from, until_cam);
+}
+
+static void agf_plan_tensors(agf_planner *p) {
+  int i, end = agf_end(p);
+  for (i = p->plan->steps - 1; i >= 0; i--) {
+    const agf_step *st = &p->step[i];
+    agf_tensor *x = agf_plan_out(p, st);
+    agf_plan_activation(p, x);
+    if (x->first_reader >= 0)
+      agf_plan_cam(p, x, st->reads_cam, st->reads_g);
+    else if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP |
+                               AGF_NEEDS_LOCAL)) /* the logits: AGF's seed is the gradient below them, others begin there */
+      x->cam = agf_buf(p, agf_tensor_elements(x) * 4, agf_gate_moment(p, st), agf_adjoint_moment(p, st));
   }
-  from = p->step[x->first_reader].writes;
-  if (x->needs_g) x->g = agf_blocks_buf(p, x, whole->g, pixels * AGF_CB * 4, from, made ? made->reads_g : end);
-  x->cam = agf_blocks_buf(p, x, whole->cam, pixels * AGF_CB * 4, from, made ? made->reads_cam : end);
+  agf_plan_activation(p, &p->tensor[0]);
+  agf_plan_cam(p, &p->tensor[0], end, end);
 }
 
 /* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the
@@ -1892,8 +1915,7 @@ static agf_status agf_make_plan(agf_planner *p, unsigned needs, agf_error *err) 
   agf_make_steps(p);
   agf_connect(p);
   end = agf_end(p);
-  for (i = plan->steps - 1; i >= 0; i--) agf_plan_tensor(p, agf_plan_out(p, &p->step[i]), &p->step[i]);
-  agf_plan_tensor(p, &p->tensor[0], NULL);
+  agf_plan_tensors(p);
   for (i = 0; i < plan->steps; i++) {
     agf_plan_deliveries(p, &p->step[i]);
     if (p->step[i].rules->plan) {
@@ -2280,11 +2302,13 @@ static void agf_fill_bias(agf_session *s, const agf_step *st) {
 }
 
 /* MARK: the way back ----------------------------------------------------------------------------------------------------------
- * What the ops' rules share on the way from the logits to the image: how a step delivers to its input tensors (several readers are
- * merged), who observes, the gate (the activation and BatchNorm behind a step), slopes. */
+ * What the ops share on the way from the logits to the image. A step's rule turns the (cam, g) of its output into one (cam, g) for each
+ * of its inputs, and delivers those to the input tensors. A tensor that one step reads has its cam and g with that one delivery; with
+ * several readers the deliveries are merged as they come, first, next and last, into the tensor's own arrays (agf-spec, "A tensor x
+ * read by two or more nodes"). When all have come, the tensor's maker takes its turn. */
 
-/* Where slot j of a step writes its cam and g: the tensor's own arrays if it is the first to deliver, else the step's. g NULL: nobody
- * wants it. */
+/* Where a step writes the cam and g of its input j: into the tensor's own arrays if it is the first to deliver there, else into the step's
+ * own, from where they are merged. g NULL: nobody wants it. */
 static void agf_destination(agf_session *s, const agf_explanation *e, const agf_step *st, int j, float **cam, float **g) {
   const agf_tensor *t = agf_in(s, st, j);
   int own = e->arrival[s->plan->in[st->in + j]].delivered == 0;
@@ -2292,7 +2316,7 @@ static void agf_destination(agf_session *s, const agf_explanation *e, const agf_
   *g = t->needs_g ? agf_floats(s, own ? t->g : st->tmp_g) : st->uses_g != AGF_G_NEVER ? agf_floats(s, st->tmp_g) : NULL;
 }
 
-/* A slot's cam and g on their way into its tensor's. */
+/* The cam and g of one input of a step, on their way into the tensor's. */
 typedef struct agf_delivery {
   const agf_tensor *t;
   float *cam, *g;  /* as agf_destination has them */
@@ -2314,7 +2338,7 @@ typedef struct agf_copy_job {
   const agf_delivery *delivery; /* what its rows end as, NULL: they stay as they are */
 } agf_copy_job;
 
-/* Counts the delivery of a slot, whose rows then go through agf_merge_row. */
+/* Begins the delivery to an input, whose rows then go through agf_merge_row. */
 static agf_delivery agf_begin_delivery(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
   agf_arrival *a = &e->arrival[s->plan->in[st->in + slot]];
   agf_delivery d;
@@ -2326,8 +2350,8 @@ static agf_delivery agf_begin_delivery(agf_session *s, agf_explanation *e, const
   return d;
 }
 
-/* cam = x * sum_i sdiv(cam_i, x), g = sum g_i where a tensor has several readers (agf-spec); with one, what came is it. Row r of
- * block b, called when it has been written to cam and g: the tensor's own row, or any place if it is not the first. */
+/* Merges row r of block b, which has just been written to cam and g: cam = x * sum_i sdiv(cam_i, x), g = sum g_i over the readers
+ * (agf-spec); with one reader it is what it is. cam and g are the tensor's own row at the first delivery, any place at later ones. */
 static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
   const agf_tensor *t = d->t;
   float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
@@ -2346,7 +2370,7 @@ static void agf_merge_task(agf_session *s, const void *arg, int i, unsigned char
   for (; p.r < p.end; p.r++) agf_merge_row(s, d, p.b, p.r, agf_row_of(d->cam, d->t, p.b, p.r), agf_row_of(d->g, d->t, p.b, p.r));
 }
 
-/* The same for a whole tensor, where the rule has no last pass over rows to do it in. */
+/* The delivery to an input in one go, for rules that do not come by their rows last. */
 static void agf_deliver(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
   agf_delivery d = agf_begin_delivery(s, e, st, slot);
   if (d.t->readers > 1) agf_parallel(s, agf_pieces(d.t), agf_merge_task, &d);
@@ -5938,8 +5962,8 @@ AGF_API const char *agf_op_name(agf_op op) {
  * image. Each step first finishes its output (several readers merged, observed), then applies its rule, which delivers to its input
  * tensors. cam, g, C, A and R are arrays [cb][h][w][16]. */
 
-/* The first thing of a walk: nothing has been delivered, and which tensors' gradients the rules that the options leave will read;
- * agf_connect says why. */
+/* Begins a walk: nothing has been delivered yet. Which tensors' gradients are wanted follows from the rules that the options leave, as
+ * agf_connect says for all of them. */
 static void agf_begin_walk(agf_session *s, agf_explanation *e) {
   const agf_plan *plan = s->plan;
   int i, j;
@@ -6335,17 +6359,17 @@ AGF_API agf_status agf_session_bytes(const agf_model *model, const agf_session_c
   agf_session *s;
   size_t tables;
   void *memory;
-  agf_status st;
+  agf_status status;
   agf_clear(err);
   if (!model || !bytes) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_bytes: model or bytes is NULL");
   *bytes = 0;
   tables = agf_table_sizes(model).total;
-  st = agf_take(&a, tables, "the plan of a session", &memory, err);
-  if (st != AGF_OK) return st;
-  st = agf_prepare(memory, model, config, &s, err);
-  if (st == AGF_OK) *bytes = s->bytes;
+  status = agf_take(&a, tables, "the plan of a session", &memory, err);
+  if (status != AGF_OK) return status;
+  status = agf_prepare(memory, model, config, &s, err);
+  if (status == AGF_OK) *bytes = s->bytes;
   a.free(a.ctx, memory, tables);
-  return st;
+  return status;
 }
 
 static agf_status agf_create(const agf_model *model, const agf_session_config *config, agf_session **session, agf_error *err) {
@@ -6353,7 +6377,7 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   unsigned char *memory;
   void *taken;
   size_t bytes;
-  agf_status st;
+  agf_status status;
   int i;
   if (agf_build_contracts())
     return agf_fail(err, AGF_ERR_BUILD, "this engine was compiled with a * b + c contracted: build it with -ffp-contract=off");
@@ -6364,10 +6388,10 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory overlaps the model's file in memory");
     memory = (unsigned char *)config->memory;
     bytes = agf_table_sizes(model).total;
-    st = AGF_OK;
+    status = AGF_OK;
     if (config->memory_bytes >= bytes) {
-      st = agf_prepare(memory, model, config, &s, err);
-      if (st != AGF_OK) return st;
+      status = agf_prepare(memory, model, config, &s, err);
+      if (status != AGF_OK) return status;
       bytes = s->bytes;
     }
     if (config->memory_bytes < bytes)
@@ -6375,28 +6399,29 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
                       (unsigned long long)bytes, (unsigned long long)config->memory_bytes);
   } else {
     agf_allocator a = agf_allocator_or_default(config ? config->allocator : NULL);
-    st = agf_session_bytes(model, config, &bytes, err);
-    if (st != AGF_OK) return st;
-    st = agf_take(&a, bytes, "a session", &taken, err);
-    if (st != AGF_OK) return st;
+    status = agf_session_bytes(model, config, &bytes, err);
+    if (status != AGF_OK) return status;
+    status = agf_take(&a, bytes, "a session", &taken, err);
+    if (status != AGF_OK) return status;
     memory = (unsigned char *)taken;
-    st = agf_prepare(memory, model, config, &s, err);
-    if (st == AGF_OK && s->bytes > bytes) st = agf_fail(err, AGF_ERR_MEMORY, "cores were added while the session was planned");
+    status = agf_prepare(memory, model, config, &s, err);
+    if (status == AGF_OK && s->bytes > bytes)
+      status = agf_fail(err, AGF_ERR_MEMORY, "cores were added while the session was planned");
     s->bytes = bytes;
   }
   s->owns_memory = !(config && config->memory);
-  if (st == AGF_OK) {
+  if (status == AGF_OK) {
     const agf_plan *plan = s->plan;
     for (i = 0; i < plan->tensors; i++) agf_clear_buffer(s, plan->tensor[i].x);
     agf_clear_buffer(s, plan->difference);
     agf_clear_buffer(s, plan->dz);
     for (i = 0; i < plan->steps; i++)
       if (plan->step[i].rules->fill) plan->step[i].rules->fill(s, &plan->step[i]);
-    st = agf_team_start(s, s->arena + plan->arena_bytes, err);
+    status = agf_team_start(s, s->arena + plan->arena_bytes, err);
   }
-  if (st != AGF_OK) {
+  if (status != AGF_OK) {
     if (s->owns_memory) s->allocator.free(s->allocator.ctx, s, bytes);
-    return st;
+    return status;
   }
   *session = s;
   return AGF_OK;
@@ -6405,14 +6430,14 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
 AGF_API agf_status agf_session_create(const agf_model *model, const agf_session_config *config, agf_session **session,
                                       agf_error *err) {
   agf_fp_state fp;
-  agf_status st;
+  agf_status status;
   agf_clear(err);
   if (session) *session = NULL;
   if (!model || !session) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_session_create: model or session is NULL");
   fp = agf_fp_enter();
-  st = agf_create(model, config, session, err);
+  status = agf_create(model, config, session, err);
   agf_fp_leave(fp);
-  return st;
+  return status;
 }
 
 AGF_API void agf_session_destroy(agf_session *session) {
@@ -6580,20 +6605,20 @@ static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags
 AGF_API agf_status agf_run(agf_session *session, const float *chw, unsigned flags, agf_error *err) {
   const agf_tensor *image;
   agf_fp_state fp;
-  agf_status st;
+  agf_status status;
   agf_clear(err);
   if (!session || !chw || !agf_aligned4(chw) || (flags & ~(unsigned)AGF_RUN_EXPLAIN))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: a NULL or misaligned argument or unknown flags 0x%x", flags);
   image = &session->plan->tensor[0];
   if (agf_overlap(chw, (size_t)image->c * (size_t)image->h * (size_t)image->w * sizeof *chw, session, session->bytes))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_run: the image lies in the session's own memory");
-  st = agf_begin_call(session, "agf_run", err);
-  if (st != AGF_OK) return st;
+  status = agf_begin_call(session, "agf_run", err);
+  if (status != AGF_OK) return status;
   fp = agf_fp_enter();
-  st = agf_run_steps(session, chw, flags, err);
+  status = agf_run_steps(session, chw, flags, err);
   agf_fp_leave(fp);
   agf_end_call(session);
-  return st;
+  return status;
 }
 
 AGF_API const float *agf_logits(const agf_session *session) {
@@ -7542,7 +7567,7 @@ static agf_status agf_check_arrays(const agf_session *s, const agf_request *q, c
 
 AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err) {
   agf_fp_state fp;
-  agf_status st;
+  agf_status status;
   int i;
   agf_clear(err);
   if (!session || !request || !maps) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: a NULL argument");
@@ -7550,22 +7575,22 @@ AGF_API agf_status agf_explain(agf_session *session, const agf_request *request,
       !agf_aligned4(request->explained))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_explain: maps or an array of the request is misaligned");
   if (!session->run.ran) return agf_fail(err, AGF_ERR_STATE, "agf_explain before a successful agf_run");
-  st = agf_check_method(session, request, err);
-  if (st != AGF_OK) return st;
+  status = agf_check_method(session, request, err);
+  if (status != AGF_OK) return status;
   if (request->count < 1 || (!request->classes && request->count > session->model->classes))
     return agf_fail(err, AGF_ERR_ARGUMENT, "%d maps asked for, of %d classes", request->count, session->model->classes);
   for (i = 0; request->classes && i < request->count; i++)
     if (request->classes[i] < 0 || request->classes[i] >= session->model->classes)
       return agf_fail(err, AGF_ERR_ARGUMENT, "class %d does not exist: the network has classes 0 to %d", request->classes[i],
                       session->model->classes - 1);
-  st = agf_check_arrays(session, request, maps, err);
-  if (st == AGF_OK) st = agf_begin_call(session, "agf_explain", err);
-  if (st != AGF_OK) return st;
+  status = agf_check_arrays(session, request, maps, err);
+  if (status == AGF_OK) status = agf_begin_call(session, "agf_explain", err);
+  if (status != AGF_OK) return status;
   fp = agf_fp_enter();
-  st = agf_explain_all(session, request, maps, err);
+  status = agf_explain_all(session, request, maps, err);
   agf_fp_leave(fp);
   agf_end_call(session);
-  return st;
+  return status;
 }
 
 AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times *times) {
@@ -7759,11 +7784,11 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
 AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
                                         int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
   agf_fp_state fp = agf_fp_enter();
-  agf_status st;
+  agf_status status;
   agf_clear(err);
-  st = agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err);
+  status = agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err);
   agf_fp_leave(fp);
-  return st;
+  return status;
 }
 
 /* A colormap: straight lines between `last` + 1 evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions,
@@ -7912,11 +7937,11 @@ static agf_status agf_find_box(const float *map, int height, int width, double s
 
 AGF_API agf_status agf_map_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err) {
   agf_fp_state fp = agf_fp_enter();
-  agf_status st;
+  agf_status status;
   agf_clear(err);
-  st = agf_find_box(map, height, width, share, box, err);
+  status = agf_find_box(map, height, width, share, box, err);
   agf_fp_leave(fp);
-  return st;
+  return status;
 }
 
 /* vmax, or the map's own scale where it is 0; never 0. Negative: a value is not finite. */
@@ -7974,11 +7999,11 @@ static agf_status agf_render_map(const float *map, int map_height, int map_width
 AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err) {
   agf_fp_state fp = agf_fp_enter();
-  agf_status st;
+  agf_status status;
   agf_clear(err);
-  st = agf_render_map(map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err);
+  status = agf_render_map(map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err);
   agf_fp_leave(fp);
-  return st;
+  return status;
 }
 
 static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
@@ -8015,11 +8040,11 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
 AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
   agf_fp_state fp = agf_fp_enter();
-  agf_status st;
+  agf_status status;
   agf_clear(err);
-  st = agf_overlay_map(map, map_height, map_width, cmap, vmax, alpha, seen, rgb, width, height, stride, err);
+  status = agf_overlay_map(map, map_height, map_width, cmap, vmax, alpha, seen, rgb, width, height, stride, err);
   agf_fp_leave(fp);
-  return st;
+  return status;
 }
 
 #ifdef AGF_API_OWN
