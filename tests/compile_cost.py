@@ -1,7 +1,8 @@
-"""What compiling agf.c costs with gcc on x86-64: user time, memory and text, at the limits that its users were promised.
+"""What compiling agf.c costs with gcc on x86-64: user time, memory and text, at the limits that its users were
+promised.
 
-The limits on memory and text are those of gcc 12 with a tenth to spare (other versions differ by less); those on time hold three times
-what an idle machine takes, as the machine may be slow or busy.
+The limits on memory and text are those of gcc 12 with a tenth to spare (other versions differ by less); those on time
+hold three times what an idle machine takes, as the machine may be slow or busy.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Whether the file computes what the original does: both on one random tensor.
 
-The file's side is the engine through tools/agf.py where its library is built, else NumPy's forward pass of the
+The file's side is the engine through tools/agf where its library is built, else NumPy's forward pass of the
 intermediate network; the original's is ONNX Runtime, torch or LiteRT, where that is installed.
 """
 import numpy as np
@@ -32,8 +32,8 @@ def random_tensor(imported):
 
 
 def engine_logits(path, tensor):
-    """(the engine's logits for a model file, ""); (None, why) where there is no library, or it is older than the file."""
-    try:
+    """(the engine's logits for a model file, ""); (None, why) where there is no library, or it is older than the
+    file.""" try:
         import agf
         agf.library()
     except (ImportError, OSError) as problem:
