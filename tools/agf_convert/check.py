@@ -33,7 +33,8 @@ def random_tensor(imported):
 
 def engine_logits(path, tensor):
     """(the engine's logits for a model file, ""); (None, why) where there is no library, or it is older than the
-    file.""" try:
+    file."""
+    try:
         import agf
         agf.library()
     except (ImportError, OSError) as problem:
