@@ -518,6 +518,99 @@ def test_show():
         check(all(pattern in line and line.endswith("\033[0m") for line in blocks), "colours: %r" % blocks[0][:60])
 
 
+GRAYS = [[20, 60, 100, 140, 180], [30, 230, 110, 0, 255], [90, 90, 10, 200, 50]]
+
+
+def watch(*args, data=b"", **options):
+    """Run agf watch with `data` on standard input; (what it printed as JSON, standard output, standard error)."""
+    done = subprocess.run([AGF, "watch", "m.agf", *map(str, args)], input=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=PATIENCE)
+    check(done.returncode in options.get("codes", [0]), "code %d, %r" % (done.returncode, done.stderr))
+    return [json.loads(t) for t in done.stdout.splitlines()] if "--json" in args else [], done.stdout, done.stderr.decode()
+
+
+def test_watch_raw_frames():
+    """Every format gives the map of the same picture; a frame's first bytes are not lost, whatever the pieces they come in."""
+    setup()
+    rows = scene(50, 36)
+    good("explain", "m.agf", "photo.png", "-c", 1, "--json")
+    wanted = explain_json("m.agf", "photo.png", "-c", 1)["maps"][0]["max"]
+    flat = [v for row in rows for p in row for v in p]
+    gray = [[(r + g + b) // 3 for r, g, b in row] for row in rows]
+    save("gray.png", png_bytes([[(v,) * 3 for v in row] for row in gray]))
+    wanted_gray = explain_json("m.agf", "gray.png", "-c", 1)["maps"][0]["max"]
+    luma = bytes(round(16 + v * 219 / 255) for row in gray for v in row)
+    frames = {
+        "rgb24": (bytes(flat), wanted, 0),
+        "bgr24": (bytes(v for row in rows for p in row for v in reversed(p)), wanted, 0),
+        "gray": (bytes(v for row in gray for v in row), wanted_gray, 0),
+        # the range of video has 219 steps instead of 255: a pixel may be off by one
+        "yuv420": (luma + bytes([128]) * (2 * 25 * 18), wanted_gray, 0.05),
+        "nv12": (luma + bytes([128]) * (2 * 25 * 18), wanted_gray, 0.05),
+    }
+    for name, (data, value, off) in frames.items():
+        seen, _, error = watch("-", "--frames", "50x36:" + name, "-c", 1, "--json", data=data)
+        check(len(seen) == 1 and math.isclose(seen[0]["maps"][0]["max"], value, rel_tol=off), "%s: %s" % (name, seen))
+        check("1 frames explained, 0 dropped" in error, error)
+    seen, _, error = watch("-", "--frames", "50x36:rgb24", "--json", data=bytes(flat)[:-1], codes=[1])
+    check(not seen and "within a frame" in error, error)
+    for wrong in ("50x36", "50x36:", "50x36:mauve", "0x36:gray", "99999x99999:gray", "50x36:gray "):
+        refused("watch", "m.agf", "-", "--frames", wrong, says="--frames")
+
+
+def test_watch_jpegs():
+    """A pipe of JPEGs, rubbish between them: the newest is explained, the rest counted, and MJPEG comes out."""
+    setup()
+    one = jpeg_bytes(GRAYS)
+    seen, _, error = watch("-", "--json", data=b"--boundary\r\n\r\n" + one + b"\r\n")
+    check(len(seen) == 1 and seen[0]["picture"] == "frame 1", "%s %s" % (seen, error))
+    seen, _, error = watch("-", "--json", data=b"\r\n--b\r\n".join([one] * 200))
+    explained, dropped = (int(error.split()[i]) for i in (1, 4))
+    check(explained == len(seen) and explained + dropped == 200, "none is lost from the count: %s" % error)
+    check(seen[-1]["picture"] == "frame 200", "the newest is explained: %s" % seen[-1]["picture"])
+    _, out, _ = watch("-", "-o", "-", data=one)
+    check(out[:2] == b"\xff\xd8" and out[-2:] == b"\xff\xd9", "one JPEG: %r" % out[:20])
+    seen, again, _ = watch("-", "-o", "-", data=out)
+    check(again[:2] == b"\xff\xd8", "what comes out can go in again")
+    # a damaged frame is reported, unless the next one came first; the next one is explained
+    seen, _, _ = watch("-", "--json", data=one[:100] + one + one, codes=[0, 1])
+    check("error" not in seen[-1], "behind a damaged frame: %s" % seen[-1])
+    _, raw, _ = watch("-", "--raw", "-o", "-", "--width", 40, data=one)
+    check(len(raw) == 40 * 24 * 3, "a raw frame: %d bytes" % len(raw))
+    watch("-", "-o", "now.png", data=one)
+    check(png_size("now.png") == (40, 24), "the newest frame as a picture")
+    refused("watch", "m.agf", "-", "--raw", "-o", "x.png", says="--raw")
+    refused("watch", "m.agf", "missing", says="missing")
+
+
+def test_watch_folder():
+    """Each new picture of a folder, once it is whole; those that were there before are left alone."""
+    setup()
+    os.mkdir("in")
+    save("in/old.png", png_bytes(scene(30, 20)))
+    process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", "3"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    names = []
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists("out") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # it looks at what is there when it has made the folder
+    for i in range(3):
+        whole = png_bytes(scene(30, 20, seed=i))
+        with open("in/new%d.png" % i, "wb") as f:  # in two pieces
+            f.write(whole[:100])
+            f.flush()
+            time.sleep(0.05)
+            f.write(whole[100:])
+        names.append("new%d.png" % i)
+        while len(os.listdir("out")) < i + 1 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    out, error = process.communicate(timeout=PATIENCE)
+    check(process.returncode == 0, "code %d, %r" % (process.returncode, error))
+    check(sorted(os.listdir("out")) == names, "written: %s" % os.listdir("out"))
+    check([json.loads(t)["picture"] for t in out.splitlines()] == ["in/" + n for n in names], "%r" % out)
+
+
 def test_html():
     """One page with every map of the run, which loads nothing from elsewhere and takes no markup from names."""
     evil = "<script>alert(1)</script>\"'&"

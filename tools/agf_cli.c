@@ -14,6 +14,7 @@
 #include "cli_output.h"
 #include "cli_page.h"
 #include "cli_picture.h"
+#include "cli_watch.h"
 
 /* ---- Did you mean ---------------------------------------------------------------------------------------------------------- */
 
@@ -75,16 +76,16 @@ static const char *label_name(int k, const void *model) {
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
-enum { EXPLAIN = 1, INFO = 2, BENCH = 4 }; /* the commands that an option belongs to */
+enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
   text_list classes, masks, methods;
   int top;
   const char *out, *npy, *logits;
-  const char *layer, *ablations, *cmap, *layout, *isa, *bank, *font;
+  const char *layer, *ablations, *cmap, *layout, *isa, *bank, *font, *frames;
   double alpha, vmax;
-  int overlay, colour, panel_width, show, html, json, low_memory, verbose, quiet, help;
+  int overlay, colour, panel_width, show, html, raw, count, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
   int threads;
   int runs;
@@ -113,12 +114,18 @@ typedef struct option {
 #define FIELD(name) offsetof(options, name)
 
 static const option options_known[] = {
-  {"class", 'c', EXPLAIN, LIST, FIELD(classes), 0, 0, "CLASS",
+  {"class", 'c', EXPLAIN | WATCH, LIST, FIELD(classes), 0, 0, "CLASS",
    "explain this class: its index, its label, or a part of the\nlabel that no other has; may be given several times"},
-  {"top", 0, EXPLAIN, COUNT, FIELD(top), 1, INT_MAX, "K", "explain the K best classes (without -c and --top: the best)"},
+  {"top", 0, EXPLAIN | WATCH, COUNT, FIELD(top), 1, INT_MAX, "K", "explain the K best classes (without -c and --top: the best)"},
   {"out", 'o', EXPLAIN, TEXT, FIELD(out), 0, 0, "OUT",
    "write a PNG: OUT.png, or into a folder, which a '/' at its end makes, or to a name with %s (a file for each class) and %p (the "
    "picture's name); - is standard output; without -o only the text is printed"},
+  {"out", 'o', WATCH, TEXT, FIELD(out), 0, 0, "OUT",
+   "a folder, for a PNG of each frame; NAME.png, which always shows the newest; else a file, a pipe or - (standard output), for MJPEG"},
+  {"frames", 0, WATCH, TEXT, FIELD(frames), 0, 0, "WxH:FORMAT",
+   "SOURCE is a pipe of raw frames: rgb24, bgr24, gray, yuv420 or nv12 (default: of JPEGs)"},
+  {"raw", 0, WATCH, FLAG, FIELD(raw), 0, 0, NULL, "write raw frames, rgb24, instead of MJPEG"},
+  {"count", 0, WATCH, COUNT, FIELD(count), 1, INT_MAX, "N", "end after N frames (default: when SOURCE ends)"},
   {"show", 0, EXPLAIN, FLAG, FIELD(show), 0, 0, NULL, "draw the maps in the terminal"},
   {"html", 0, EXPLAIN, FLAG, FIELD(html), 0, 0, NULL,
    "also write index.html into the folder OUT: one page with all pictures and maps, to be opened anywhere"},
@@ -126,43 +133,43 @@ static const option options_known[] = {
   {"layout", 0, EXPLAIN, TEXT, FIELD(layout), 0, 0, "HOW",
    "figure: photograph and maps with captions; bare: the maps\nalone, pixel by pixel (default: figure, but a single\n"
    "overlay is bare)"},
-  {"colour", 0, EXPLAIN, FLAG, FIELD(colour), 0, 0, NULL, "the photograph under an overlay as it is (default: gray, and\n"
+  {"colour", 0, EXPLAIN | WATCH, FLAG, FIELD(colour), 0, 0, NULL, "the photograph under an overlay as it is (default: gray, and\n"
    "pale where the network did not look)"},
-  {"width", 0, EXPLAIN, COUNT, FIELD(panel_width), 1, MAX_SIDE, "N",
+  {"width", 0, EXPLAIN | WATCH, COUNT, FIELD(panel_width), 1, MAX_SIDE, "N",
    "a map's width in the picture, in pixels (default: a figure's 448\nor the network's; an overlay's the photograph's, up to 1600)"},
-  {"cmap", 0, EXPLAIN, TEXT, FIELD(cmap), 0, 0, "NAME",
+  {"cmap", 0, EXPLAIN | WATCH, TEXT, FIELD(cmap), 0, 0, "NAME",
    "rdbu or seismic, for maps of both signs; viridis, turbo, jet,\ngray (default: rdbu, viridis for methods of one sign)"},
-  {"font", 0, EXPLAIN, TEXT, FIELD(font), 0, 0, "FILE",
+  {"font", 0, EXPLAIN | WATCH, TEXT, FIELD(font), 0, 0, "FILE",
    "a TrueType or OpenType font for captions (default: strokes, and\na font of the system for other scripts)"},
-  {"vmax", 0, EXPLAIN, REAL, FIELD(vmax), 1e-30, 1e30, "V",
+  {"vmax", 0, EXPLAIN | WATCH, REAL, FIELD(vmax), 1e-30, 1e30, "V",
    "the value at the end of the colour scale (default: for each\nmap, what 0.5 % of its pixels exceed)"},
-  {"alpha", 0, EXPLAIN, REAL, FIELD(alpha), 0, 1, "A", "opacity of the strongest evidence in an overlay (default 0.8)"},
+  {"alpha", 0, EXPLAIN | WATCH, REAL, FIELD(alpha), 0, 1, "A", "opacity of the strongest evidence in an overlay (default 0.8)"},
   {"npy", 0, EXPLAIN, TEXT, FIELD(npy), 0, 0, "FILE", "write the maps, float32 [classes, H, W], in the order asked for"},
   {"logits", 0, EXPLAIN, TEXT, FIELD(logits), 0, 0, "FILE", "write the scores of all classes, float32 [classes]"},
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
-  {"json", 0, EXPLAIN | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
-  {"method", 'm', EXPLAIN, LIST, FIELD(methods), 0, 0, "METHOD",
+  {"json", 0, EXPLAIN | WATCH | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
+  {"method", 'm', EXPLAIN | WATCH, LIST, FIELD(methods), 0, 0, "METHOD",
    "several times, or a list divided by commas; agf (default): Attribution Guided Factorization; agf_a, agf_lc: its variants; "
    "gradient, gradient_x_input, smoothgrad, integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1, clrp, sglrp: other methods, "
    "to compare; all: a contact sheet"},
-  {"layer", 0, EXPLAIN, TEXT, FIELD(layer), 0, 0, "NAME",
+  {"layer", 0, EXPLAIN | WATCH, TEXT, FIELD(layer), 0, 0, "NAME",
    "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
-  {"steps", 0, EXPLAIN, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
-  {"samples", 0, EXPLAIN, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
-  {"seed", 0, EXPLAIN, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
-  {"options", 0, EXPLAIN, TEXT, FIELD(ablations), 0, 0, "LIST",
+  {"steps", 0, EXPLAIN | WATCH, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
+  {"samples", 0, EXPLAIN | WATCH, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
+  {"seed", 0, EXPLAIN | WATCH, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
+  {"options", 0, EXPLAIN | WATCH, TEXT, FIELD(ablations), 0, 0, "LIST",
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
   {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
    "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in DIR"},
-  {"size", 0, EXPLAIN | INFO | BENCH, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
-  {"threads", 0, EXPLAIN | INFO | BENCH, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
-  {"isa", 0, EXPLAIN | BENCH, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
-  {"low-memory", 0, EXPLAIN | BENCH, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
+  {"size", 0, EXPLAIN | WATCH | INFO | BENCH, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
+  {"threads", 0, EXPLAIN | WATCH | INFO | BENCH, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
+  {"isa", 0, EXPLAIN | WATCH | BENCH, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
+  {"low-memory", 0, EXPLAIN | WATCH | BENCH, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
   {"runs", 0, BENCH, COUNT, FIELD(runs), 1, 10000, "N", "how often each stage is timed (default 7)"},
-  {"verbose", 'v', EXPLAIN | BENCH, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
-  {"quiet", 'q', EXPLAIN | BENCH, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
-  {"help", 'h', EXPLAIN | INFO | BENCH, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+  {"verbose", 'v', EXPLAIN | WATCH | BENCH, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
+  {"quiet", 'q', EXPLAIN | WATCH | BENCH, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
+  {"help", 'h', EXPLAIN | WATCH | INFO | BENCH, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
 };
 
 enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
@@ -792,13 +799,11 @@ static void prepared_free(prepared *p) {
   p->made = NULL;
 }
 
-static bool prepare(const explainer *e, const char *path, prepared *p, problem *why) {
+/* What p->source holds, called `path` in messages. On false *p is empty. */
+static bool prepare_source(const explainer *e, const char *path, prepared *p, problem *why) {
   const options *o = e->asked;
   agf_error error;
 
-  memset(p, 0, sizeof *p);
-  if (!load_picture(path, &p->source, why))
-    return false;
   p->height = o->height ? o->height : e->input.height;
   p->width = o->width ? o->width : e->input.width;
   if (p->source.tensor) {
@@ -822,6 +827,11 @@ static bool prepare(const explainer *e, const char *path, prepared *p, problem *
   if (!p->chw)
     prepared_free(p);
   return p->chw != NULL;
+}
+
+static bool prepare(const explainer *e, const char *path, prepared *p, problem *why) {
+  memset(p, 0, sizeof *p);
+  return load_picture(path, &p->source, why) && prepare_source(e, path, p, why);
 }
 
 /* A session of this size. */
@@ -848,13 +858,11 @@ static bool need_session(explainer *e, int height, int width, problem *why) {
   return true;
 }
 
-/* Load a picture and run the network on it; on false *p is empty. */
-static bool run_picture(explainer *e, const char *path, prepared *p, unsigned flags, problem *why) {
+/* Run the network on what is prepared; on false *p is empty. */
+static bool run_prepared(explainer *e, const char *path, prepared *p, unsigned flags, problem *why) {
   problem detail;
   agf_error error;
 
-  if (!prepare(e, path, p, why))
-    return false;
   if (!need_session(e, p->height, p->width, &detail)) {
     failed(why, "%s: %.600s", path, detail.text);
   } else if (agf_run(e->session, p->chw, flags, &error)) {
@@ -865,6 +873,11 @@ static bool run_picture(explainer *e, const char *path, prepared *p, unsigned fl
   }
   prepared_free(p);
   return false;
+}
+
+/* Load a picture and run the network on it; on false *p is empty. */
+static bool run_picture(explainer *e, const char *path, prepared *p, unsigned flags, problem *why) {
+  return prepare(e, path, p, why) && run_prepared(e, path, p, flags, why);
 }
 
 /* What became of one picture. */
@@ -1689,6 +1702,31 @@ static void explainer_free(explainer *e) {
   text_list_free(&e->paths);
 }
 
+/* Open the model and find what the options name in it. */
+static void choose_all(explainer *e) {
+  const options *asked = e->asked;
+  problem why;
+
+  e->model = open_model(asked->arguments.items[0]);
+  e->model_name = agf_model_name(e->model);
+  if (!*e->model_name)
+    e->model_name = base_name(asked->arguments.items[0]);
+  agf_model_input(e->model, &e->input);
+  check_taken(e, asked->layer, "--layer", AGF_METHOD_TAKES_LAYER);
+  check_taken(e, asked->ablations, "--options", AGF_METHOD_TAKES_OPTIONS);
+  check_taken(e, asked->bank, "--bank", AGF_METHOD_TAKES_DIFFERENCE);
+  check_taken(e, asked->steps, "--steps", AGF_METHOD_TAKES_STEPS);
+  check_taken(e, asked->samples, "--samples", AGF_METHOD_TAKES_SAMPLES);
+  check_taken(e, asked->seed, "--seed", AGF_METHOD_TAKES_SAMPLES);
+  e->layer = find_layer(e);
+  choose_classes(e);
+  choose_looks(e);
+  /* What is wrong with the session itself (its size, its instruction set) is no fault of the first picture. */
+  if ((asked->width || asked->isa) && !need_session(e, asked->height ? asked->height : e->input.height,
+                                                    asked->width ? asked->width : e->input.width, &why))
+    fatal("%s", why.text);
+}
+
 static int run_explain(const options *asked) {
   text_list bank = {0};
   explainer e;
@@ -1726,24 +1764,7 @@ static int run_explain(const options *asked) {
       fatal("%s", why.text);
   }
   reserve_outputs(&e);
-  e.model = open_model(asked->arguments.items[0]);
-  e.model_name = agf_model_name(e.model);
-  if (!*e.model_name)
-    e.model_name = base_name(asked->arguments.items[0]);
-  agf_model_input(e.model, &e.input);
-  check_taken(&e, asked->layer, "--layer", AGF_METHOD_TAKES_LAYER);
-  check_taken(&e, asked->ablations, "--options", AGF_METHOD_TAKES_OPTIONS);
-  check_taken(&e, asked->bank, "--bank", AGF_METHOD_TAKES_DIFFERENCE);
-  check_taken(&e, asked->steps, "--steps", AGF_METHOD_TAKES_STEPS);
-  check_taken(&e, asked->samples, "--samples", AGF_METHOD_TAKES_SAMPLES);
-  check_taken(&e, asked->seed, "--seed", AGF_METHOD_TAKES_SAMPLES);
-  e.layer = find_layer(&e);
-  choose_classes(&e);
-  choose_looks(&e);
-  /* What is wrong with the session itself (its size, its instruction set) is no fault of the first picture. */
-  if ((asked->width || asked->isa) && !need_session(&e, asked->height ? asked->height : e.input.height,
-                                                    asked->width ? asked->width : e.input.width, &why))
-    fatal("%s", why.text);
+  choose_all(&e);
 
   progress_begin(e.count * (RUN_WORK + MAP_WORK * (e.class_count + e.ranks)) +
                    (asked->bank ? RUN_WORK * (e.count + bank.count) : 0), asked->quiet);
@@ -1766,6 +1787,197 @@ static int run_explain(const options *asked) {
   if (e.page)
     page_write(&html, e.model_name);
   text_list_free(&bank);
+  explainer_free(&e);
+  return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
+}
+
+/* ---- agf watch ------------------------------------------------------------------------------------------------------------ */
+
+/* Where explained frames go. */
+typedef struct sink {
+  const char *path;   /* NULL: nowhere, only the text is printed */
+  bool is_folder, is_newest;
+  FILE *stream;       /* of MJPEG or raw frames */
+  bool raw;
+  int width, height;  /* of raw frames, which all have one size */
+  long long written;
+} sink;
+
+static void sink_open(sink *k, const options *o) {
+  struct stat status;
+  bool exists;
+
+  memset(k, 0, sizeof *k);
+  k->path = o->out;
+  k->raw = o->raw;
+  if (!o->out)
+    return;
+  exists = !stat(o->out, &status);
+  k->is_folder = (exists && S_ISDIR(status.st_mode)) || (!exists && o->out[strlen(o->out) - 1] == '/');
+  k->is_newest = !k->is_folder && ends_with(o->out, ".png");
+  if ((k->is_folder || k->is_newest) && o->raw)
+    fatal("--raw is for a file or a pipe, -o %s is neither", o->out);
+  if (k->is_folder && !exists && mkdir(o->out, 0777))
+    output_failed(o->out);
+  if (k->is_folder || k->is_newest)
+    return;
+  if (!strcmp(o->out, "-") && isatty(STDOUT_FILENO))
+    fatal("-o -: standard output is a terminal; send it to a file or a pipe");
+  if (exists && text_map_has(&protected_files, identity_of(&status).text))
+    fatal("%s: is input of this run and would be overwritten", o->out);
+  k->stream = strcmp(o->out, "-") ? fopen(o->out, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
+  if (!k->stream)
+    output_failed(o->out);
+}
+
+static void stream_bytes(void *context, void *data, int size) {
+  sink *k = context;
+
+  if (fwrite(data, 1, (size_t)size, k->stream) != (size_t)size) {
+    stop_if_interrupted(); /* nobody reads it any more */
+    output_failed(k->path);
+  }
+}
+
+static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why) {
+  bool done = true;
+
+  if (k->is_folder || k->is_newest) {
+    const char *base = base_name(name), *dot = strrchr(base, '.');
+    char *path = k->is_newest ? text_of("%s", k->path)
+                 : dot        ? text_of("%s/%.*s.png", k->path, (int)(dot - base), base)
+                              : text_of("%s/frame-%08lld.png", k->path, k->written + 1);
+
+    outputs_forget(); /* the same name again is the newer picture */
+    done = write_png(path, c, why);
+    if (done)
+      outputs_complete();
+    free(path);
+  } else if (k->raw) {
+    if (!k->written) {
+      k->width = c->width;
+      k->height = c->height;
+    }
+    if (c->width != k->width || c->height != k->height)
+      return failed(why, "%s: %dx%d pixels, the raw frames before it have %dx%d", name, c->width, c->height, k->width, k->height);
+    stream_bytes(k, c->rgb, c->width * c->height * 3);
+    fflush(k->stream);
+  } else if (k->stream) {
+    stbi_write_jpg_to_func(stream_bytes, k, c->width, c->height, 3, c->rgb, 88);
+    fflush(k->stream);
+  }
+  k->written += done;
+  return done;
+}
+
+/* The maps of a frame over it, side by side, each with its class and probability in a corner. */
+static bool compose_frame(const explainer *e, const drawing *d, canvas *c, problem *why) {
+  style look = e->style;
+  int i, width;
+
+  look.overlay = true;
+  if (!look.width && d->photo.width > 960)
+    look.width = 960;
+  if (!compose_bare(c, &d->figure, d->panels, d->count, &look, why))
+    return false;
+  width = c->width / d->count;
+  for (i = 0; i < d->count; i++) {
+    double cap = fmax(9, floor(width / 45.0));
+    char *text = text_of("%s, %s", d->panels[i].label, d->panels[i].share);
+    int wide = (int)fmin(width, text_width(text, cap) + 2 * cap), high = (int)(2.4 * cap), x, y;
+
+    for (y = c->height > high ? c->height - high : 0; y < c->height; y++)
+      for (x = i * width; x < i * width + wide; x++)
+        blend(c, x, y, 0.75, WHITE);
+    draw_text_within(c, i * width + 0.8 * cap, c->height - 0.8 * cap, cap, width - 1.6 * cap, text, INK);
+    free(text);
+  }
+  return true;
+}
+
+static int run_watch(const options *asked) {
+  raw_frames raw;
+  source from;
+  sink to;
+  explainer e;
+  picture frame;
+  problem why;
+  char *name;
+  long long explained = 0, failures = 0;
+
+  memset(&raw, 0, sizeof raw);
+  memset(&e, 0, sizeof e);
+  e.asked = asked;
+  e.many = true;
+  if (asked->arguments.count != 2)
+    fatal("watch needs a model file and a source: agf watch MODEL SOURCE -o OUT");
+  if (asked->json && asked->out && !strcmp(asked->out, "-"))
+    fatal("-o -: --json writes to standard output, too");
+  if (asked->frames && !parse_frames(asked->frames, &raw))
+    fatal("--frames %s: not a size and one of rgb24, bgr24, gray, yuv420, nv12, as in 640x480:yuv420", asked->frames);
+  e.method_count = find_methods(&asked->methods, e.methods);
+  e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+  protect_input(asked->arguments.items[0]);
+  protect_input(asked->arguments.items[1]);
+  choose_all(&e);
+  if (!e.input.is_picture)
+    fatal("%s: the model file does not say how pictures are prepared for it", asked->arguments.items[0]);
+  sink_open(&to, asked);
+  source_open(&from, asked->arguments.items[1], &raw);
+  while ((!asked->count || explained < asked->count) && next_frame(&from, &frame, &name, &why)) {
+    subject s;
+    prepared p;
+    drawing d;
+    result r;
+    canvas c;
+    double before = seconds_now();
+    bool done = !why.text[0];
+
+    memset(&s, 0, sizeof s);
+    memset(&p, 0, sizeof p);
+    memset(&d, 0, sizeof d);
+    memset(&r, 0, sizeof r);
+    s.path = name;
+    p.source = frame;
+    if (done && !p.source.rgb)
+      done = failed(&why, "%s: a tensor is no frame", name);
+    done = done && prepare_source(&e, name, &p, &why) && run_prepared(&e, name, &p, AGF_RUN_EXPLAIN, &why) &&
+           explain_run(&e, &s, &r, &why);
+    r.seconds = seconds_now() - before;
+    if (done) {
+      r.files = allocate((size_t)r.count, sizeof *r.files);
+      drawing_make(&d, &e, &s, &p, &r);
+      if (to.path) {
+        done = compose_frame(&e, &d, &c, &why) && sink_frame(&to, name, &c, &why);
+        free(c.rgb);
+      }
+    }
+    if (!done) {
+      failures++;
+      give_up(&e, name, &why);
+    } else {
+      explained++;
+      if (asked->json)
+        print_json(&e, &s, &p, &r);
+      else if (!asked->quiet && !(asked->out && !strcmp(asked->out, "-")))
+        print_text(&e, &s, &r);
+      fflush(stdout);
+    }
+    drawing_free(&d);
+    prepared_free(&p);
+    result_free(&r);
+    free(name);
+  }
+  if (from.error[0]) {
+    complain("%s: %s", from.path, from.error);
+    e.some_failed = true;
+  }
+  if (to.stream && fclose(to.stream))
+    output_failed(to.path);
+  if (!asked->quiet)
+    complain("%lld frames explained, %lld dropped, %lld that could not be", explained, from.dropped, failures);
+  stop_if_interrupted();
+  source_close(&from);
   explainer_free(&e);
   return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
 }
@@ -2047,6 +2259,9 @@ static const struct command {
    "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
    "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
    "that cannot be read is reported, and the others are done (exit code 1).\n"},
+  {"watch", "MODEL SOURCE", "explain frames as they come", WATCH, run_watch,
+   "SOURCE is a folder, of which each new picture is explained, or a pipe (- is standard input) of JPEGs, as cameras' MJPEG is, or of raw "
+   "frames (--frames). The newest frame is explained, and those that come in the meantime are dropped and counted.\n"},
   {"info", "MODEL", "what a model file holds, and the memory it needs", INFO, run_info,
    "Prints input, preprocessing, classes, parameters, memory of a session, and all layers.\n"},
   {"bench", "MODEL [PICTURE]", "how fast a model runs and explains here", BENCH, run_bench,

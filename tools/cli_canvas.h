@@ -33,7 +33,7 @@ typedef struct colour {
   uint8_t r, g, b;
 } colour;
 
-static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {204, 204, 204};
+static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {204, 204, 204}, WHITE = {255, 255, 255};
 
 /* A white canvas, or false: stb_image_write counts bytes in int, twice over while it compresses. */
 static bool canvas_new(canvas *c, double width, double height, problem *why) {

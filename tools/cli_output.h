@@ -244,6 +244,11 @@ static void outputs_complete(void) {
   }
 }
 
+/* Let names be written again: what is newer replaces what this run wrote before. */
+static void outputs_forget(void) {
+  text_map_free(&output_names);
+}
+
 static void outputs_free(void) {
   text_map_free(&output_names);
   text_map_free(&protected_files);

@@ -1,0 +1,351 @@
+/* Frames as they come: a folder in which pictures appear, a pipe of JPEGs (MJPEG), or a pipe of raw frames. Only the newest frame waits
+ * to be explained; those that it replaces are counted. */
+#ifndef CLI_WATCH_H
+#define CLI_WATCH_H
+
+#include <pthread.h>
+
+#include "cli_picture.h"
+
+/* ---- Raw frames ----------------------------------------------------------------------------------------------------------- */
+
+typedef enum pixel_format { RGB24, BGR24, GRAY, YUV420, NV12, PIXEL_FORMATS } pixel_format;
+
+static const char *const pixel_format_names[PIXEL_FORMATS] = {"rgb24", "bgr24", "gray", "yuv420", "nv12"};
+
+typedef struct raw_frames {
+  int width, height; /* 0: the source is no pipe of raw frames */
+  pixel_format format;
+} raw_frames;
+
+/* "640x480:yuv420". */
+static bool parse_frames(const char *text, raw_frames *raw) {
+  char name[16];
+  int i, end = 0;
+
+  memset(raw, 0, sizeof *raw);
+  if (sscanf(text, "%5dx%5d:%15[a-z0-9]%n", &raw->width, &raw->height, name, &end) != 3 || text[end])
+    return false;
+  for (i = 0; i < PIXEL_FORMATS && strcmp(name, pixel_format_names[i]); i++)
+    continue;
+  raw->format = (pixel_format)i;
+  return i < PIXEL_FORMATS && raw->width > 0 && raw->height > 0 && raw->width <= MAX_SIDE && raw->height <= MAX_SIDE &&
+         (int64_t)raw->width * raw->height <= MAX_PIXELS;
+}
+
+/* Chroma planes have half the sides, rounded up. */
+static size_t raw_bytes(const raw_frames *raw) {
+  size_t pixels = (size_t)raw->width * (size_t)raw->height, quarter = (size_t)((raw->width + 1) / 2) * (size_t)((raw->height + 1) / 2);
+
+  switch (raw->format) {
+  case GRAY: return pixels;
+  case YUV420:
+  case NV12: return pixels + 2 * quarter;
+  case RGB24:
+  case BGR24:
+  case PIXEL_FORMATS: break;
+  }
+  return 3 * pixels;
+}
+
+static uint8_t byte_of(double value) {
+  return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value + 0.5);
+}
+
+/* A raw frame to a picture. Y, Cb, Cr are ITU-R BT.601's in the range of video (16 to 235), as cameras give them. */
+static void decode_raw(const uint8_t *data, const raw_frames *raw, picture *p) {
+  size_t pixels = (size_t)raw->width * (size_t)raw->height, i;
+  int half = (raw->width + 1) / 2, x, y;
+  size_t quarter = (size_t)half * (size_t)((raw->height + 1) / 2);
+
+  p->channels = 3;
+  p->width = raw->width;
+  p->height = raw->height;
+  p->rgb = allocate(pixels, 3);
+  switch (raw->format) {
+  case RGB24: memcpy(p->rgb, data, 3 * pixels); break;
+  case BGR24:
+    for (i = 0; i < pixels; i++) {
+      p->rgb[3 * i] = data[3 * i + 2];
+      p->rgb[3 * i + 1] = data[3 * i + 1];
+      p->rgb[3 * i + 2] = data[3 * i];
+    }
+    break;
+  case GRAY:
+    for (i = 0; i < pixels; i++)
+      memset(p->rgb + 3 * i, data[i], 3);
+    break;
+  case YUV420:
+  case NV12:
+    for (y = 0; y < raw->height; y++)
+      for (x = 0; x < raw->width; x++) {
+        size_t at = (size_t)y * (size_t)raw->width + (size_t)x, chroma = (size_t)(y / 2) * (size_t)half + (size_t)(x / 2);
+        bool planar = raw->format == YUV420;
+        double luma = 255.0 / 219 * (data[at] - 16);
+        double cb = 255.0 / 224 * (data[planar ? pixels + chroma : pixels + 2 * chroma] - 128);
+        double cr = 255.0 / 224 * (data[planar ? pixels + quarter + chroma : pixels + 2 * chroma + 1] - 128);
+
+        p->rgb[3 * at] = byte_of(luma + 1.402 * cr);
+        p->rgb[3 * at + 1] = byte_of(luma - 0.344136 * cb - 0.714136 * cr);
+        p->rgb[3 * at + 2] = byte_of(luma + 1.772 * cb);
+      }
+    break;
+  case PIXEL_FORMATS: break;
+  }
+}
+
+/* ---- Sources -------------------------------------------------------------------------------------------------------------- */
+
+/* Where frames come from. For pipes a thread of its own reads, so that the writer is never held up. */
+typedef struct source {
+  const char *path;
+  bool is_folder;
+  raw_frames raw;
+  FILE *file;
+  pthread_t reader;
+  pthread_mutex_t lock;
+  uint8_t *newest; /* NULL: none waits */
+  size_t newest_bytes;
+  bool ended;
+  char error[256];
+  long long came, dropped;
+  text_map known;  /* of a folder: files that were seen, by name and time, to their size + 1; 0: not whole yet, negative: done */
+} source;
+
+enum { FRAME_CAP = 1 << 26 };
+
+/* The length of the JPEG at the beginning of the data; 0: it goes on; a damaged one ends at the next beginning. */
+static size_t jpeg_length(const uint8_t *data, size_t size) {
+  size_t at = 2;
+
+  while (at + 4 <= size) {
+    if (data[at] != 0xFF)
+      return at;
+    if (data[at + 1] == 0xD9)
+      return at + 2;
+    if (data[at + 1] == 0xFF || data[at + 1] == 1 || (data[at + 1] >= 0xD0 && data[at + 1] <= 0xD7)) {
+      at += data[at + 1] == 0xFF ? 1 : 2;
+      continue;
+    }
+    if (data[at + 1] == 0xD8)
+      return at;
+    if (data[at + 1] != 0xDA) {
+      at += 2 + big16(data + at + 2);
+      continue;
+    }
+    for (at += 2 + big16(data + at + 2); at + 1 < size; at++)
+      if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7))
+        break;
+  }
+  return at + 2 == size && data[at] == 0xFF && data[at + 1] == 0xD9 ? size : 0;
+}
+
+/* Takes the place of a frame that still waits. */
+static void offer_frame(source *s, const uint8_t *data, size_t size) {
+  uint8_t *copy = malloc(size);
+
+  pthread_mutex_lock(&s->lock);
+  s->came++;
+  if (s->newest || !copy)
+    s->dropped++;
+  if (copy) {
+    free(s->newest);
+    memcpy(copy, data, size);
+    s->newest = copy;
+    s->newest_bytes = size;
+  }
+  pthread_mutex_unlock(&s->lock);
+}
+
+/* The reader's thread. It ends the process in no case: what goes wrong is said by the thread that explains. */
+static void *read_frames(void *argument) {
+  source *s = argument;
+  size_t whole = s->raw.width ? raw_bytes(&s->raw) : 0, room = whole ? whole : 1 << 16, used = 0;
+  uint8_t *buffer = malloc(room);
+  const char *error = buffer ? "" : "out of memory";
+
+  while (!*error) {
+    ssize_t got = read(fileno(s->file), buffer + used, room - used);
+
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got < 0)
+      error = strerror(errno);
+    if (got <= 0)
+      break;
+    used += (size_t)got;
+    if (whole) {
+      if (used == whole) {
+        offer_frame(s, buffer, used);
+        used = 0;
+      }
+      continue;
+    }
+    for (;;) { /* JPEGs, and anything between them */
+      size_t start = 0, length;
+
+      while (start + 1 < used && (buffer[start] != 0xFF || buffer[start + 1] != 0xD8))
+        start++;
+      memmove(buffer, buffer + start, used - start);
+      used -= start;
+      length = used > 3 ? jpeg_length(buffer, used) : 0;
+      if (!length || length > used)
+        break;
+      offer_frame(s, buffer, length);
+      memmove(buffer, buffer + length, used - length);
+      used -= length;
+    }
+    if (used == room) {
+      uint8_t *larger = room >= FRAME_CAP ? NULL : realloc(buffer, 2 * room);
+
+      if (!larger) {
+        error = "a JPEG without an end";
+        break;
+      }
+      buffer = larger;
+      room *= 2;
+    }
+  }
+  free(buffer);
+  pthread_mutex_lock(&s->lock);
+  if (!*error && used > 3)
+    error = "it ended within a frame";
+  snprintf(s->error, sizeof s->error, "%s", error);
+  s->ended = true;
+  pthread_mutex_unlock(&s->lock);
+  return NULL;
+}
+
+static void pause_for(double seconds) {
+  struct timespec time;
+
+  time.tv_sec = (time_t)seconds;
+  time.tv_nsec = (long)((seconds - (double)time.tv_sec) * 1e9);
+  nanosleep(&time, NULL);
+}
+
+/* The newest picture of a folder that appeared or changed since the last look and has kept its size for as long; NULL: none. */
+static char *newest_in_folder(source *s, bool first) {
+  DIR *entries = opendir(s->path);
+  struct dirent *entry;
+  char *newest = NULL;
+  struct timespec latest = {0, 0};
+
+  while (entries && (entry = readdir(entries))) {
+    struct stat status;
+    char *path, *key;
+    int *state;
+
+    if (entry->d_name[0] == '.' || why_no_picture(entry->d_name))
+      continue;
+    path = text_of("%s/%s", s->path, entry->d_name);
+    if (stat(path, &status) || !S_ISREG(status.st_mode)) {
+      free(path);
+      continue;
+    }
+    key = text_of("%s:%lld.%09ld:%lld", entry->d_name, (long long)status.st_mtim.tv_sec, status.st_mtim.tv_nsec,
+                  (long long)status.st_size);
+    state = text_map_at(&s->known, key);
+    free(key);
+    if (first) {
+      *state = 2;
+    } else if (!*state) {
+      *state = 1; /* seen once: it may still grow, and would then have another key */
+    } else if (*state == 1) {
+      *state = 2;
+      s->came++;
+      if (newest)
+        s->dropped++;
+      if (!newest || status.st_mtim.tv_sec > latest.tv_sec ||
+          (status.st_mtim.tv_sec == latest.tv_sec && status.st_mtim.tv_nsec >= latest.tv_nsec)) {
+        free(newest);
+        newest = text_of("%s", path);
+        latest = status.st_mtim;
+      }
+    }
+    free(path);
+  }
+  if (!entries)
+    fatal("%s: %s", s->path, strerror(errno));
+  closedir(entries);
+  return newest;
+}
+
+static void source_open(source *s, const char *path, const raw_frames *raw) {
+  problem why;
+
+  memset(s, 0, sizeof *s);
+  s->path = path;
+  s->raw = *raw;
+  s->is_folder = is_folder(path);
+  pthread_mutex_init(&s->lock, NULL);
+  if (s->is_folder) {
+    if (raw->width)
+      fatal("--frames is for a pipe, %s is a folder", path);
+    free(newest_in_folder(s, true));
+    return;
+  }
+  s->file = strcmp(path, "-") ? open_to_read(path, &why) : stdin;
+  if (!s->file)
+    fatal("%s", why.text);
+  if (pthread_create(&s->reader, NULL, read_frames, s))
+    fatal("no thread can be made to read %s", path);
+}
+
+/* Wait for the next frame. True: a picture, or, where *why has a text, one that cannot be read. False: there are no more. *name is what to
+ * call it; the caller frees it. */
+static bool next_frame(source *s, picture *p, char **name, problem *why) {
+  why->text[0] = 0;
+  memset(p, 0, sizeof *p);
+  for (;;) {
+    uint8_t *data;
+    size_t size;
+    bool ended;
+    long long number;
+
+    if (interrupted)
+      return false;
+    if (s->is_folder) {
+      char *path = newest_in_folder(s, false);
+
+      if (path) {
+        *name = path;
+        load_picture(path, p, why);
+        return true;
+      }
+      pause_for(0.1);
+      continue;
+    }
+    pthread_mutex_lock(&s->lock);
+    data = s->newest;
+    size = s->newest_bytes;
+    s->newest = NULL;
+    ended = s->ended;
+    number = s->came;
+    pthread_mutex_unlock(&s->lock);
+    if (data) {
+      problem detail;
+
+      *name = text_of("frame %lld", number);
+      if (s->raw.width)
+        decode_raw(data, &s->raw, p);
+      else if (!decode_picture(data, size, p, &detail)) {
+        picture_free(p);
+        failed(why, "%s: %.600s", *name, detail.text);
+      }
+      free(data);
+      return true;
+    }
+    if (ended)
+      return false;
+    pause_for(0.002);
+  }
+}
+
+static void source_close(source *s) {
+  if (s->file && s->ended)
+    pthread_join(s->reader, NULL);
+  text_map_free(&s->known);
+}
+
+#endif
