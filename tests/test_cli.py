@@ -530,7 +530,7 @@ def watch(*args, data=b"", **options):
 
 
 def test_watch_raw_frames():
-    """Every format gives the map of the same picture; a frame's first bytes are not lost, whatever the pieces they come in."""
+    """Every format gives the map of the same picture; one that ends within a frame is said."""
     setup()
     rows = scene(50, 36)
     good("explain", "m.agf", "photo.png", "-c", 1, "--json")
@@ -840,6 +840,7 @@ def test_prints_the_best_five():
         # JSON carries nine digits
         check(abs(t["probability"] - math.exp(z[t["class"]] - max(z)) / total) <= 1e-8, "softmax of the scores")
         check(t["label"] == LABELS[t["class"]], "label of class %d" % t["class"])
+        check(math.isclose(t["logit"], z[t["class"]], rel_tol=1e-8), "logit of class %d" % t["class"])
     lines = good("explain", "m.agf", "photo.png").out.splitlines()
     for line, t in zip(lines[1:6], result["top"]):
         check("%s (%d)" % (t["label"], t["class"]) in line, line)
@@ -1603,6 +1604,7 @@ def test_info():
     check(facts["parameters"] == parameters and facts["file_bytes"] == os.path.getsize("m.agf"), "sizes")
     check((facts["name"], facts["source"], facts["labels"]) == ("tiny", "test", LABELS), "name, source, labels")
     check(facts["input"] == {"channels": 3, "height": 32, "width": 40}, "input")
+    check(facts["head"] == "softmax", "the head: %s" % facts["head"])
     check(facts["preprocessing"]["resize"] == "crop" and facts["preprocessing"]["resize_to"] == 36, "preprocessing")
     for got, wanted in zip(
         facts["preprocessing"]["mean"] + facts["preprocessing"]["std"], (0.4, 0.5, 0.6, 0.2, 0.25, 0.3)

@@ -121,7 +121,8 @@ static const option options_known[] = {
    "write a PNG: OUT.png, or into a folder, which a '/' at its end makes, or to a name with %s (a file for each class) and %p (the "
    "picture's name); - is standard output; without -o only the text is printed"},
   {"out", 'o', WATCH, TEXT, FIELD(out), 0, 0, "OUT",
-   "a folder, for a PNG of each frame; NAME.png, which always shows the newest; else a file, a pipe or - (standard output), for MJPEG"},
+   "a folder, for a PNG of each frame; NAME.png, which always shows the newest; else a file, a pipe or - (standard output), for "
+   "MJPEG"},
   {"frames", 0, WATCH, TEXT, FIELD(frames), 0, 0, "WxH:FORMAT",
    "SOURCE is a pipe of raw frames: rgb24, bgr24, gray, yuv420 or nv12 (default: of JPEGs)"},
   {"raw", 0, WATCH, FLAG, FIELD(raw), 0, 0, NULL, "write raw frames, rgb24, instead of MJPEG"},
@@ -148,14 +149,16 @@ static const option options_known[] = {
   {"logits", 0, EXPLAIN, TEXT, FIELD(logits), 0, 0, "FILE", "write the scores of all classes, float32 [classes]"},
   {"mask", 0, EXPLAIN, LIST, FIELD(masks), 0, 0, "FILE",
    "also tell how much of the positive evidence lies inside FILE's\nwhite; one for each map, in the order of the maps"},
-  {"json", 0, EXPLAIN | WATCH | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL, "print JSON: one object, on one line, for each picture or model"},
+  {"json", 0, EXPLAIN | WATCH | INFO | BENCH, FLAG, FIELD(json), 0, 0, NULL,
+   "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN | WATCH, LIST, FIELD(methods), 0, 0, "METHOD",
    "several times, or a list divided by commas; agf (default): Attribution Guided Factorization; agf_a, agf_lc: its variants; "
    "gradient, gradient_x_input, smoothgrad, integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1, clrp, sglrp: other methods, "
    "to compare; all: a contact sheet"},
   {"layer", 0, EXPLAIN | WATCH, TEXT, FIELD(layer), 0, 0, "NAME",
    "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
-  {"steps", 0, EXPLAIN | WATCH, COUNT, FIELD(steps), 1, 100000, "N", "images on the way to this one, for integrated_gradients\n(default 50)"},
+  {"steps", 0, EXPLAIN | WATCH, COUNT, FIELD(steps), 1, 100000, "N",
+   "images on the way to this one, for integrated_gradients (default 50)"},
   {"samples", 0, EXPLAIN | WATCH, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
   {"seed", 0, EXPLAIN | WATCH, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
   {"options", 0, EXPLAIN | WATCH, TEXT, FIELD(ablations), 0, 0, "LIST",
@@ -915,16 +918,13 @@ static void result_free(result *r) {
   text_list_free(&r->notes);
 }
 
-/* Softmax of the logits, in double. */
+/* The probabilities of all classes, as the network's head makes them; -1 each where it is not known. */
 static double *probabilities(const agf_session *session, int classes) {
-  const float *logits = agf_logits(session);
-  double *p = allocate((size_t)classes, sizeof *p), highest = logits[agf_ranked(session, 0)], sum = 0;
+  double *p = allocate((size_t)classes, sizeof *p);
   int k;
 
   for (k = 0; k < classes; k++)
-    sum += p[k] = exp(logits[k] - highest);
-  for (k = 0; k < classes; k++)
-    p[k] /= sum;
+    p[k] = agf_probability(session, k);
   return p;
 }
 
@@ -1092,6 +1092,14 @@ static const char *percent_text(double share, char text[24]) {
   return text;
 }
 
+/* What class k got: its probability, or its score where the network's head is not known. */
+static const char *share_text(const explainer *e, const result *r, int k, char text[24]) {
+  if (r->probability[k] >= 0)
+    return percent_text(r->probability[k], text);
+  snprintf(text, 24, "score %.3g", agf_logits(e->session)[k]);
+  return text;
+}
+
 /* ---- agf explain: the files it writes ------------------------------------------------------------------------------------- */
 
 /* A label as a part of a file's name: no separators, control or shell characters, no leading '.' or '-', at most 100 bytes. */
@@ -1248,7 +1256,7 @@ static void drawing_make(drawing *d, const explainer *e, const subject *s, const
     clean_text(name);
     text_list_add(&d->texts, e->method_count > 1 ? text_of("%s: %s", agf_method_name(r->method[i]), name) : text_of("%s", name));
     d->panels[i].label = d->texts.items[d->texts.count - 1];
-    text_list_add(&d->texts, text_of("%s", percent_text(r->probability[r->explained[i]], share)));
+    text_list_add(&d->texts, text_of("%s", share_text(e, r, r->explained[i], share)));
     d->panels[i].share = d->texts.items[d->texts.count - 1];
     free(name);
   }
@@ -1366,7 +1374,7 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     int k = agf_ranked(e->session, i);
     char *name = class_name(e->model, k);
 
-    printf("  %10s  ", percent_text(r->probability[k], share));
+    printf("  %10s  ", share_text(e, r, k, share));
     print_clean(name);
     putchar('\n');
     free(name);
@@ -1385,7 +1393,7 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     print_clean(name);
     if (e->method_count > 1)
       printf(" by %s", agf_method_name(r->method[i]));
-    printf(", %s: %s to %s", percent_text(r->probability[r->explained[i]], share), scale_number(low, low_text),
+    printf(", %s: %s to %s", share_text(e, r, r->explained[i], share), scale_number(low, low_text),
            scale_number(high, high_text));
     if (r->inside) {
       printf(", %s of the positive evidence on %s of the picture, inside ", percent_text(r->inside[i], share),
@@ -1414,7 +1422,11 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
 static void print_json_class(const explainer *e, const result *r, int k) {
   printf("{\"class\": %d, \"label\": ", k);
   json_string(agf_model_label(e->model, k));
-  printf(", \"probability\": %.9g", r->probability[k]);
+  if (r->probability[k] >= 0)
+    printf(", \"probability\": %.9g", r->probability[k]);
+  else
+    printf(", \"probability\": null");
+  printf(", \"logit\": %.9g", agf_logits(e->session)[k]);
 }
 
 static void print_json_file(const char *key, const char *path) {
@@ -2025,6 +2037,19 @@ static void print_facts(const facts *f) {
     print_numbers(f->input.std, channels, " ");
     putchar('\n');
   }
+  if (f->input.is_affine) {
+    printf("tensors     as the original network takes them: it scales and shifts channels itself (");
+    for (k = 0; k < channels; k++) {
+      float scale, bias;
+
+      agf_model_affine(f->model, k, &scale, &bias);
+      printf("%s%.6g x %+.6g", k ? ", " : "", scale, bias);
+    }
+    printf(")\n");
+  }
+  printf("answers     %s\n", f->input.head == AGF_HEAD_SOFTMAX   ? "one class of all: probabilities sum to 1"
+                             : f->input.head == AGF_HEAD_SIGMOID ? "classes that do not exclude one another, each with its own probability"
+                                                                 : "scores; the file does not say what makes probabilities of them");
   printf("classes     %d", classes);
   for (k = 0; k < classes && k < LABELS_SHOWN && *agf_model_label(f->model, k); k++) {
     printf("%s", k ? ", " : ": ");
@@ -2140,7 +2165,10 @@ static void print_facts_json(const facts *f) {
   } else {
     printf("null");
   }
-  printf(", \"classes\": %d, \"labels\": [", agf_model_classes(f->model));
+  printf(", \"head\": \"%s\", \"classes\": %d, \"labels\": [", f->input.head == AGF_HEAD_SOFTMAX   ? "softmax"
+                                                            : f->input.head == AGF_HEAD_SIGMOID ? "sigmoid"
+                                                                                                : "none",
+         agf_model_classes(f->model));
   for (k = 0; labelled && k < agf_model_classes(f->model); k++) {
     printf("%s", k ? ", " : "");
     json_string(agf_model_label(f->model, k));
