@@ -74,6 +74,8 @@ class CInput(ctypes.Structure):
         ("range", c_float),
         ("mean", c_float * 4),
         ("std", c_float * 4),
+        ("is_affine", c_int),
+        ("head", c_int),
     ]
 
 
@@ -160,6 +162,7 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_model_open": (c_int, [c_char_p, c_void_p, POINTER(c_void_p), POINTER(CError)]),
     "agf_model_close": (None, [c_void_p]),
     "agf_model_input": (None, [c_void_p, POINTER(CInput)]),
+    "agf_model_affine": (None, [c_void_p, c_int, POINTER(c_float), POINTER(c_float)]),
     "agf_model_name": (c_char_p, [c_void_p]),
     "agf_model_source": (c_char_p, [c_void_p]),
     "agf_model_classes": (c_int, [c_void_p]),

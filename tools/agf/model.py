@@ -9,7 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ctypes import byref, c_int, c_size_t, c_void_p
+from ctypes import byref, c_float, c_int, c_size_t, c_void_p
 from typing import Any, NamedTuple, NoReturn, overload
 
 import numpy as np
@@ -54,6 +54,10 @@ class Input(NamedTuple):
     range: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    #: what makes probabilities of the logits: softmax, sigmoid (each label's own), none (the file does not say)
+    head: str
+    #: what the network itself does to each channel of its input first, image = scale * tensor + bias; None: nothing
+    affine: tuple[tuple[float, ...], tuple[float, ...]] | None
 
 
 class Layer(NamedTuple):
@@ -159,7 +163,17 @@ class Model(_Uncopyable):
             found.range,
             tuple(found.mean)[: found.channels],
             tuple(found.std)[: found.channels],
+            ("softmax", "sigmoid", "none")[found.head],
+            self._affine(pointer, found.channels) if found.is_affine else None,
         )
+
+    @staticmethod
+    def _affine(pointer: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        scale, bias, pairs = c_float(), c_float(), []
+        for c in range(channels):
+            library().agf_model_affine(pointer, c, byref(scale), byref(bias))
+            pairs.append((scale.value, bias.value))
+        return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
     def _open(self) -> _ModelHandle:
         """The handle, to be held for as long as its pointer is used: another thread may close the model meanwhile."""
@@ -243,8 +257,11 @@ class Model(_Uncopyable):
         return (self.labels[k] if self.labels else "") or f"class {k}"
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Softmax of logits, in double."""
+        """What the network's head makes of logits, in double: their softmax, or each one's sigmoid where the labels do not
+        exclude one another. A head that the file does not know is taken as a softmax."""
         z = np.asarray(logits, np.float64)
+        if self.input.head == "sigmoid":
+            return 1 / (1 + np.exp(-np.clip(z, -700, 700)))
         e = np.exp(z - z.max())
         return e / e.sum()
 
