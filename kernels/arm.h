@@ -373,15 +373,9 @@ AGF_NEON_FN void agf_gconv_row__neon(const agf_gconv_row *r, agf_rhs kind) {
         r, AGF_CB * f.in[j], r->acc + j * AGF_CB, (ptrdiff_t)f.n * AGF_CB);
 }
 
-#define AGF_GCONV_NEON(kind) \
+#define AGF_GCONV_NEON(kind, ...) \
   static void agf_gconv_##kind##__neon(const agf_gconv_row *r) { agf_gconv_row__neon(r, AGF_RHS_##kind); }
-AGF_GCONV_NEON(W)
-AGF_GCONV_NEON(D)
-AGF_GCONV_NEON(A)
-AGF_GCONV_NEON(FWD)
-AGF_GCONV_NEON(FLAT)
-AGF_GCONV_NEON(TRIPLE)
-AGF_GCONV_NEON(APAIR)
+AGF_RHS_LIST(AGF_GCONV_NEON)
 #undef AGF_GCONV_NEON
 
 /* ---- Weight panels ---- */
@@ -425,14 +419,8 @@ static int agf_kernels_arm(agf_kernels *k, const char *isa) {
   k->dense_w = agf_dense_w__neon;
   k->dense_d = agf_dense_d__neon;
   memcpy(k->dense_from, agf_dense_from__neon, sizeof k->dense_from);
-#define AGF_GCONV_ENTRY(kind) k->gconv[AGF_RHS_##kind] = agf_gconv_##kind##__neon
-  AGF_GCONV_ENTRY(W);
-  AGF_GCONV_ENTRY(D);
-  AGF_GCONV_ENTRY(A);
-  AGF_GCONV_ENTRY(FWD);
-  AGF_GCONV_ENTRY(FLAT);
-  AGF_GCONV_ENTRY(TRIPLE);
-  AGF_GCONV_ENTRY(APAIR);
+#define AGF_GCONV_ENTRY(kind, ...) k->gconv[AGF_RHS_##kind] = agf_gconv_##kind##__neon;
+  AGF_RHS_LIST(AGF_GCONV_ENTRY)
 #undef AGF_GCONV_ENTRY
   k->transpose = agf_transpose__neon;
   return 1;

@@ -17,28 +17,43 @@
 
 enum { AGF_CB = 16, AGF_OCG = 32 }; /* channels of a block; outputs of a weight panel */
 
-/* Right-hand sides that share one walk over the weights. x0, x1, x2: the vectors of 16 that lie side by side at a pixel. */
-typedef enum agf_rhs {
-  AGF_RHS_W,      /* W x0 */
-  AGF_RHS_D,      /* |W| |x0| */
-  AGF_RHS_A,      /* |W| x0 */
-  AGF_RHS_FWD,    /* W x0, |W| |x0| */
-  AGF_RHS_FLAT,   /* W x0, |W| x1 */
-  AGF_RHS_TRIPLE, /* W x0, |W| x1, |W| x2 */
-  AGF_RHS_APAIR,  /* |W| x0, |W| x1 */
-  AGF_RHS_KINDS
-} agf_rhs;
+/* The kinds of right-hand sides that share one walk over the weights; x0, x1, x2 are the vectors of 16 that lie side by side at a
+ * pixel. All that there is one of for each kind is made from this list: KIND(name, sides, vectors at a pixel, and for each of up to
+ * three sides whether it multiplies |W|, whether it reads |x|, which vector it reads). */
+#define AGF_RHS_LIST(KIND)                                                             \
+  KIND(W, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)      /* W x0 */                             \
+  KIND(D, 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0)      /* |W| |x0| */                         \
+  KIND(A, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)      /* |W| x0 */                           \
+  KIND(FWD, 2, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0)    /* W x0, |W| |x0| */                   \
+  KIND(FLAT, 2, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0)   /* W x0, |W| x1 */                     \
+  KIND(TRIPLE, 3, 3, 0, 1, 1, 0, 0, 0, 0, 1, 2) /* W x0, |W| x1, |W| x2 */             \
+  KIND(APAIR, 2, 2, 1, 1, 0, 0, 0, 0, 0, 1, 0)  /* |W| x0, |W| x1 */
+
+#define AGF_RHS_NAME(name, ...) AGF_RHS_##name,
+typedef enum agf_rhs { AGF_RHS_LIST(AGF_RHS_NAME) AGF_RHS_KINDS } agf_rhs;
+#undef AGF_RHS_NAME
+
+typedef struct agf_rhs_form {
+  int n, vectors;
+  unsigned char abs_w[3], abs_x[3], in[3];
+} agf_rhs_form;
+
+static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
+#define AGF_RHS_FORM(name, n, vectors, w0, w1, w2, x0, x1, x2, v0, v1, v2) {n, vectors, {w0, w1, w2}, {x0, x1, x2}, {v0, v1, v2}},
+  static const agf_rhs_form forms[AGF_RHS_KINDS] = {AGF_RHS_LIST(AGF_RHS_FORM)};
+#undef AGF_RHS_FORM
+  return forms[k];
+}
 
 /* How many vectors a pixel of the input and of the accumulators holds. */
-static inline int agf_rhs_in(agf_rhs k) {
-  return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
-}
-static inline int agf_rhs_out(agf_rhs k) {
-  return k == AGF_RHS_TRIPLE ? 3 : k == AGF_RHS_FWD || k == AGF_RHS_FLAT || k == AGF_RHS_APAIR ? 2 : 1;
-}
+static inline int agf_rhs_in(agf_rhs k) { return agf_rhs_get(k).vectors; }
+static inline int agf_rhs_out(agf_rhs k) { return agf_rhs_get(k).n; }
 
 /* Whether one of them multiplies |W|. */
-static inline int agf_rhs_magnitudes(agf_rhs k) { return k != AGF_RHS_W; }
+static inline int agf_rhs_magnitudes(agf_rhs k) {
+  const agf_rhs_form f = agf_rhs_get(k);
+  return f.abs_w[0] || f.abs_w[1] || f.abs_w[2];
+}
 
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:

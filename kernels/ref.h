@@ -114,25 +114,6 @@ static inline float agf_half(uint16_t h) {
 
 /* ---- Convolutions ---- */
 
-/* Which right-hand sides multiply |W|, which read |x|, and which of the pixel's vectors each reads. */
-typedef struct agf_rhs_form {
-  int n;
-  unsigned char abs_w[3], abs_x[3], in[3];
-} agf_rhs_form;
-
-static inline agf_rhs_form agf_rhs_get(agf_rhs k) {
-  static const agf_rhs_form forms[AGF_RHS_KINDS] = {
-      {1, {0}, {0}, {0}},                   /* W */
-      {1, {1}, {1}, {0}},                   /* D */
-      {1, {1}, {0}, {0}},                   /* A */
-      {2, {0, 1}, {0, 1}, {0, 0}},          /* FWD */
-      {2, {0, 1}, {0, 0}, {0, 1}},          /* FLAT */
-      {3, {0, 1, 1}, {0, 0, 0}, {0, 1, 2}}, /* TRIPLE */
-      {2, {1, 1}, {0, 0}, {0, 1}}           /* APAIR */
-  };
-  return forms[k];
-}
-
 static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int outputs) {
   const agf_rhs_form f = agf_rhs_get(kind);
   int b, p, t, i, j, l;
@@ -214,17 +195,11 @@ static inline void agf_gconv_row__ref(const agf_gconv_row *r, agf_rhs kind) {
   }
 }
 
-#define AGF_REF_CONV(kind)                                                                                          \
+#define AGF_REF_CONV(kind, ...)                                                                                          \
   static void agf_conv_row_##kind##_32__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind, 32); }    \
   static void agf_conv_row_##kind##_16__ref(const agf_conv_row *r) { agf_conv_row__ref(r, AGF_RHS_##kind, 16); }    \
   static void agf_gconv_row_##kind##__ref(const agf_gconv_row *r) { agf_gconv_row__ref(r, AGF_RHS_##kind); }
-AGF_REF_CONV(W)
-AGF_REF_CONV(D)
-AGF_REF_CONV(A)
-AGF_REF_CONV(FWD)
-AGF_REF_CONV(FLAT)
-AGF_REF_CONV(TRIPLE)
-AGF_REF_CONV(APAIR)
+AGF_RHS_LIST(AGF_REF_CONV)
 #undef AGF_REF_CONV
 
 /* A weight as the box rule takes it: 0 w, 1 w+, 2 w-. */
@@ -635,7 +610,7 @@ static void agf_kernels_ref(agf_kernels *k) {
   memset(k, 0, sizeof *k);
   k->isa = "ref";
   agf_generic_fill__ref(k);
-#define AGF_REF_ENTRY(kind)                                                    \
+#define AGF_REF_ENTRY(kind, ...)                                                    \
   for (i = 0; i < AGF_SHAPES; i++) {                                           \
     k->conv[i][AGF_RHS_##kind][0].row = agf_conv_row_##kind##_32__ref;         \
     k->conv[i][AGF_RHS_##kind][0].outputs = 32;                                \
@@ -643,13 +618,7 @@ static void agf_kernels_ref(agf_kernels *k) {
     k->conv[i][AGF_RHS_##kind][1].outputs = 16;                                \
   }                                                                            \
   k->gconv[AGF_RHS_##kind] = agf_gconv_row_##kind##__ref;
-  AGF_REF_ENTRY(W)
-  AGF_REF_ENTRY(D)
-  AGF_REF_ENTRY(A)
-  AGF_REF_ENTRY(FWD)
-  AGF_REF_ENTRY(FLAT)
-  AGF_REF_ENTRY(TRIPLE)
-  AGF_REF_ENTRY(APAIR)
+  AGF_RHS_LIST(AGF_REF_ENTRY)
 #undef AGF_REF_ENTRY
   k->dense_w = agf_dense_w__ref;
   k->dense_d = agf_dense_d__ref;

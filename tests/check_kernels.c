@@ -748,7 +748,9 @@ enum { LISTED = sizeof listed / sizeof *listed, MAX_TESTS = LISTED + AGF_RHS_KIN
 
 /* The tests of a table: those listed, and one for each convolution that it has. */
 static int tests_of(const agf_kernels *k, kernel_test *tests) {
-  static const char *const kinds[] = {"W", "D", "A", "FWD", "FLAT", "TRIPLE", "APAIR"};
+#define NAME(kind, ...) #kind,
+  static const char *const kinds[] = {AGF_RHS_LIST(NAME)};
+#undef NAME
   static const char *const shapes[] = {"any", "1", "3", "3down", "3up", "7up"};
   int n = LISTED, shape, kind, size;
   memcpy(tests, listed, sizeof listed);
