@@ -107,6 +107,33 @@ def test_c_programs():
     check(len(printed) == 1, f"the programs print different results: {printed}")
 
 
+def test_op_of_contributing():
+    """The op that CONTRIBUTING.md adds as an example compiles in today's engine without a warning; its row is whole."""
+    section, row = blocks("CONTRIBUTING.md", "c")
+    engine, header = text_of("agf.c"), text_of("agf.h")
+    end = engine.index("/* clang-format on */", engine.index("agf_op_table[]"))
+    end = engine.rindex("};", 0, end)
+    engine = engine[:end] + ",\n" + row.rstrip().rstrip(",") + engine[end:]
+    engine = engine.replace("/* MARK: op: reshaping", section + "\n/* MARK: op: reshaping", 1)
+    engine += """
+int main(void) {
+  return strcmp(agf_op_name(AGF_OP_ABS), "abs") || agf_missing_function(agf_rules_of(AGF_OP_ABS));
+}
+"""
+    last = re.findall(r"(AGF_OP_\w+ = (\d+))", header)[-1]
+    header = header.replace(last[0], f"{last[0]},\n  AGF_OP_ABS = {int(last[1]) + 1}", 1)
+    for name, text in (("agf.h", header), ("engine.c", engine)):
+        with open(name, "w", encoding="utf-8") as f:
+            f.write(text)
+    made = run(
+        *os.environ.get("CC", "cc").split(),
+        "-std=c99",
+        *["-Wall", "-Wextra", "-DAGF_NO_SIMD", "-I" + ROOT, "engine.c", "-o", "engine", "-lm", "-lpthread"],
+    )
+    check(made.returncode == 0 and not made.stderr, made.stderr)
+    check(run(os.path.abspath("engine")).returncode == 0, "the op's row is not whole")
+
+
 # Commands
 
 # What is not run here, and why.
