@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""TensorFlow Lite files to model files: small ones made here, and the real ones of shared/real-nets where they are.
+
+    python3 tests/test_tflite.py [-k TEXT]
+
+The files made here are written with the package tflite and run in LiteRT; the engine's logits are held against it.
+"""
+
+import glob
+import os
+import subprocess
+import sys
+
+from harness import ROOT, Skip, check, needs, run_tests
+
+needs("numpy", "tflite", "flatbuffers")
+import flatbuffers  # noqa: E402
+import numpy as np  # noqa: E402
+import tflite as schema  # noqa: E402
+
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+from agf_convert import ConvertError  # noqa: E402
+from agf_convert.tflite_front import read  # noqa: E402
+
+REAL = os.path.join(os.path.dirname(ROOT), "shared", "real-nets")
+PICTURES = os.path.join(os.path.dirname(ROOT), "shared", "pictures", "imagenet")
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.uint8): 3, np.dtype(np.int8): 9}
+
+
+class File:
+    """A TensorFlow Lite file under way."""
+
+    def __init__(self):
+        self.b = flatbuffers.Builder(1024)
+        self.buffers, self.tensors, self.operators, self.codes = [b""], [], [], []
+
+    def table(self, kind, **fields):
+        getattr(schema, f"{kind}Start")(self.b)
+        for name, value in fields.items():
+            getattr(schema, f"{kind}Add{name}")(self.b, value)
+        return getattr(schema, f"{kind}End")(self.b)
+
+    def vector(self, items, size=4, put="PrependUOffsetTRelative"):
+        self.b.StartVector(size, len(items), size)
+        for item in reversed(items):
+            getattr(self.b, put)(item)
+        return self.b.EndVector()
+
+    def ints(self, items):
+        return self.vector([int(item) for item in items], 4, "PrependInt32")
+
+    def tensor(self, name, shape=None, dtype=np.float32, data=None, scale=None, point=0):
+        """A tensor's number; data: of a constant; scale, point: of a quantised one."""
+        if data is not None:
+            shape, dtype = data.shape, data.dtype
+            self.buffers.append(np.ascontiguousarray(data).tobytes())
+        fields = {
+            "Shape": self.ints(shape),
+            "Name": self.b.CreateString(name),
+            "Type": TYPES[np.dtype(dtype)],
+            "Buffer": len(self.buffers) - 1 if data is not None else 0,
+        }
+        if scale is not None:
+            scales = self.vector([float(scale)], 4, "PrependFloat32")
+            points = self.vector([int(point)], 8, "PrependInt64")
+            fields["Quantization"] = self.table("QuantizationParameters", Scale=scales, ZeroPoint=points)
+        self.tensors.append(self.table("Tensor", **fields))
+        return len(self.tensors) - 1
+
+    def operator(self, kind, inputs, output, options=None, **fields):
+        """options: the name of the options' table, with its fields."""
+        code = getattr(schema.BuiltinOperator, kind)
+        if code not in self.codes:
+            self.codes.append(code)
+        made = {"OpcodeIndex": self.codes.index(code), "Inputs": self.ints(inputs), "Outputs": self.ints([output])}
+        if options:
+            made["BuiltinOptions"] = self.table(options, **fields)
+            made["BuiltinOptionsType"] = getattr(schema.BuiltinOptions, options)
+        self.operators.append(self.table("Operator", **made))
+
+    def write(self, path, inputs, outputs):
+        b = self.b
+        graph = self.table(
+            "SubGraph",
+            Tensors=self.vector(self.tensors),
+            Inputs=self.ints(inputs),
+            Outputs=self.ints(outputs),
+            Operators=self.vector(self.operators),
+        )
+        codes = [self.table("OperatorCode", BuiltinCode=code, DeprecatedBuiltinCode=min(code, 127), Version=1) for code in self.codes]
+        buffers = []
+        for data in self.buffers:
+            buffers.append(self.table("Buffer", **({"Data": b.CreateByteVector(data)} if data else {})))
+        b.Finish(
+            self.table("Model", Version=3, Subgraphs=self.vector([graph]), OperatorCodes=self.vector(codes), Buffers=self.vector(buffers)),
+            file_identifier=b"TFL3",
+        )
+        with open(path, "wb") as f:
+            f.write(b.Output())
+
+
+def small(path, activation="HARD_SWISH"):
+    """A convolution with SAME padding, an activation, a depthwise one, a flatten in the order HWC, a dense layer."""
+    random = np.random.RandomState(5)
+    f = File()
+    image = f.tensor("image", (1, 9, 8, 3))
+    w = f.tensor("w", data=random.standard_normal((6, 3, 3, 3)).astype(np.float32) / 3)
+    bias = f.tensor("bias", data=random.standard_normal(6).astype(np.float32) / 3)
+    y = f.tensor("conv", (1, 5, 4, 6))
+    f.operator("CONV_2D", [image, w, bias], y, "Conv2DOptions", Padding=0, StrideH=2, StrideW=2)
+    z = f.tensor("act", (1, 5, 4, 6))
+    f.operator(activation, [y], z)
+    depthwise = f.tensor("depthwise.w", data=random.standard_normal((1, 3, 3, 6)).astype(np.float32) / 3)
+    none = f.tensor("depthwise.b", data=np.zeros(6, np.float32))
+    d = f.tensor("depthwise", (1, 5, 4, 6))
+    f.operator(
+        "DEPTHWISE_CONV_2D",
+        [z, depthwise, none],
+        d,
+        "DepthwiseConv2DOptions",
+        Padding=0,
+        StrideH=1,
+        StrideW=1,
+        DepthMultiplier=1,
+        FusedActivationFunction=3,
+    )
+    flat = f.tensor("flat", (1, 120))
+    f.operator("RESHAPE", [d, f.tensor("shape", data=np.array([1, 120], np.int32))], flat)
+    dense = f.tensor("dense.w", data=random.standard_normal((4, 120)).astype(np.float32) / 10)
+    logits = f.tensor("logits", (1, 4))
+    f.operator("FULLY_CONNECTED", [flat, dense, f.tensor("dense.b", data=np.ones(4, np.float32))], logits, "FullyConnectedOptions")
+    probabilities = f.tensor("probabilities", (1, 4))
+    f.operator("SOFTMAX", [logits], probabilities, "SoftmaxOptions", Beta=1.0)
+    f.write(path, [image], [probabilities])
+
+
+def convert(path, *arguments):
+    return subprocess.run(
+        [sys.executable, os.path.join(ROOT, "tools", "agf_convert.py"), path, "-o", "net.agf", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(path, word):
+    try:
+        read(path)
+    except ConvertError as problem:
+        check(word in str(problem), str(problem))
+        return
+    raise AssertionError(f"{path} was taken, though {word}")
+
+
+def test_a_small_network_gives_the_logits_of_litert():
+    needs_litert()
+    small("net.tflite")
+    done = convert("net.tflite")
+    check(done.returncode == 0, done.stderr)
+    # The converter itself allows 1e-3: a wrong stride or order is off by far more, float32 by far less.
+    check("LiteRT's to " in done.stdout, done.stdout)
+
+
+def needs_litert():
+    try:
+        import ai_edge_litert.interpreter  # noqa: F401
+    except ImportError:
+        raise Skip("ai-edge-litert is not installed") from None
+
+
+def test_an_operator_without_a_rule_is_named():
+    small("net.tflite", activation="FLOOR")
+    refused("net.tflite", "act (FLOOR)")
+
+
+def test_damaged_files_are_refused():
+    small("net.tflite")
+    whole = open("net.tflite", "rb").read()
+    random = np.random.RandomState(9)
+    taken = 0
+    for i in range(200):
+        data = bytearray(whole)
+        if i % 2:
+            data = data[: random.randint(len(data))]
+        else:
+            for _ in range(4):
+                data[random.randint(8, len(data))] = random.randint(256)
+        with open("damaged.tflite", "wb") as f:
+            f.write(data)
+        try:
+            read("damaged.tflite")
+            taken += 1  # what was hit says nothing about the graph, a weight say
+        except ConvertError:
+            pass
+    check(taken < 150, f"{taken} of 200 damaged files were taken")
+
+
+def test_quantised_input_and_an_implied_relu():
+    """uint8 input; the convolution's output can hold nothing below 0, so that a ReLU stands behind it."""
+    f = File()
+    image = f.tensor("image", (1, 4, 4, 3), np.uint8, scale=0.02, point=100)
+    w = f.tensor("w", data=np.full((2, 1, 1, 3), 129, np.uint8), scale=0.5, point=128)
+    b = f.tensor("b", data=np.array([0, 50], np.int32), scale=0.01)
+    y = f.tensor("y", (1, 4, 4, 2), np.uint8, scale=0.05, point=0)
+    f.operator("CONV_2D", [image, w, b], y, "Conv2DOptions", Padding=1, StrideH=1, StrideW=1)
+    mean = f.tensor("mean", (1, 2), np.uint8, scale=0.05, point=0)
+    axes = f.tensor("axes", data=np.array([1, 2], np.int32))
+    f.operator("MEAN", [y, axes], mean, "ReducerOptions", KeepDims=False)
+    f.write("q.tflite", [image], [mean])
+    imported = read("q.tflite")
+    scale, bias = imported.finished.affine
+    check(np.allclose(scale, 0.02) and np.allclose(bias, -2), imported.finished.affine)
+    check(imported.range == (0, 255) and not imported.exact, imported.range)
+    check(
+        [node.op for node in imported.finished.nodes] == ["conv", "relu", "global_avgpool"], [node.op for node in imported.finished.nodes]
+    )
+    check(np.allclose(imported.finished.nodes[0].weights, 0.5) and np.allclose(imported.finished.nodes[0].bias, (0, 0.5)))
+
+
+def real(name):
+    path = os.path.join(REAL, name)
+    if not os.path.exists(path):
+        raise Skip("shared/real-nets is not there")
+    needs_litert()
+    return path
+
+
+def test_real_float_networks_agree_to_a_ten_thousandth():
+    for name in ("cifar_resnet8.tflite", "person_96.tflite"):
+        path = real(name)
+        done = convert(path)
+        check(done.returncode == 0, done.stderr)
+        error = float(done.stdout.split("LiteRT's to ")[1].split()[0])
+        check(error <= 1e-4, done.stdout)
+
+
+def test_real_quantised_networks_name_the_same_class():
+    import agf
+    from ai_edge_litert.interpreter import Interpreter
+    from PIL import Image
+
+    pictures = sorted(glob.glob(os.path.join(PICTURES, "*.jpg")))[:20]
+    for name in ("mobilenet_v1_0.25_128_quant.tflite", "mobilenet_v1_0.5_160_quant.tflite"):
+        path = real(name)
+        if not pictures:
+            raise Skip("shared/pictures is not there")
+        done = convert(path)
+        check(done.returncode == 0, done.stderr)
+        interpreter = Interpreter(path, num_threads=1)
+        interpreter.allocate_tensors()
+        into, out = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        side, agree = int(into["shape"][1]), 0
+        with agf.Model("net.agf") as model, model.session() as session:
+            check(model.labels[0] == "background" and len(model.labels) == 1001, "the labels of the file's metadata")
+            for picture in pictures:
+                pixels = np.asarray(Image.open(picture).convert("RGB").resize((side, side)))
+                interpreter.set_tensor(into["index"], pixels[None])
+                interpreter.invoke()
+                logits = session.run(pixels.astype(np.float32).transpose(2, 0, 1), explain=False)
+                agree += int(np.argmax(interpreter.get_tensor(out["index"])[0]) == np.argmax(logits))
+        # Rounding activations to 256 steps changes the winner where two classes are close: one picture in twenty, seen.
+        check(agree >= 0.85 * len(pictures), f"{name}: {agree} of {len(pictures)} pictures")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests(dict(globals()), sys.argv[1:]))
