@@ -33,9 +33,9 @@ MAKEFLAGS += -j2
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
-PYTHON_TESTS = random_graphs test_pictures test_python test_package test_convert test_tflite test_eval test_readme
+PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_tflite test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
-SLOW_TESTS = compile_cost test_dist test_cmake test_hostile_cli test_oracle check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
+SLOW_TESTS = test_dist compile_cost test_cmake test_package test_hostile_cli test_oracle check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
 
 all: lib $(BUILD)/agf
 

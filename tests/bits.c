@@ -150,7 +150,8 @@ static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *m
 /* The case's hash under one configuration; nonzero if a session cannot be made or run. */
 static int hash_case(const test_case *c, const agf_session_config *config, unsigned flags, char text[65], agf_error *err) {
   static const agf_method methods[] = {AGF_METHOD_GRADIENT_X_INPUT, AGF_METHOD_GRADCAM, AGF_METHOD_LRP_A2B1, AGF_METHOD_CLRP};
-  static const unsigned options[] = {AGF_OPT_NO_FX | AGF_OPT_NO_REG, AGF_OPT_NO_FDX | AGF_OPT_NO_A, AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM};
+  static const unsigned options[] = {AGF_OPT_NO_FX | AGF_OPT_NO_REG, AGF_OPT_NO_FDX | AGF_OPT_NO_A,
+                                     AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM};
   agf_session *session;
   agf_request q;
   sha256 sha;

@@ -257,8 +257,8 @@ class Model(_Uncopyable):
         return (self.labels[k] if self.labels else "") or f"class {k}"
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """What the network's head makes of logits, in double: their softmax, or each one's sigmoid where the labels do not
-        exclude one another. A head that the file does not know is taken as a softmax."""
+        """What the network's head makes of logits, in double: their softmax, or each one's sigmoid where the labels do
+        not exclude one another. A head that the file does not know is taken as a softmax."""
         z = np.asarray(logits, np.float64)
         if self.input.head == "sigmoid":
             return 1 / (1 + np.exp(-np.clip(z, -700, 700)))
