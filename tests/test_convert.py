@@ -217,7 +217,13 @@ class Graph:
                 gamma, beta, mean, var = (a.reshape((-1,) + (1,) * (x.ndim - 2)) for a in (gamma, beta, mean, var))
                 return (((x - mean) / np.sqrt(var + epsilon) * gamma + beta).astype(x.dtype),)
 
-        evaluator = ReferenceEvaluator(self.model(output), new_ops=[BatchNormalization])
+        class LRN(OpRun):  # onnx's own leaves the last channel out of the windows at the end; ONNX Runtime does not
+            def _run(self, x, alpha=1e-4, beta=0.75, bias=1.0, size=None):
+                squares = np.pad(x * x, ((0, 0), ((size - 1) // 2, size // 2), (0, 0), (0, 0)))
+                total = sum(squares[:, i:i + x.shape[1]] for i in range(size))
+                return ((x / (bias + alpha / size * total) ** beta).astype(x.dtype),)
+
+        evaluator = ReferenceEvaluator(self.model(output), new_ops=[BatchNormalization, LRN])
         return evaluator.run([output], {"x": image[None].astype(self.dtype)})[0]
 
     def image(self):
