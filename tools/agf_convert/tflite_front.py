@@ -1,8 +1,8 @@
 """TensorFlow Lite files to networks: reading and walking the graph. The operators stand in tflite_ops.py.
 
-The file's schema comes from the PyPI package `tflite`. Quantised files become the network that they approximate: weights
-and biases through their scales, activations as real numbers, no rounding in between. Where the quantised range of a
-tensor cuts off what is below 0, as TensorFlow's converter arranges it when it drops a ReLU, the ReLU is put back.
+The file's schema comes from the PyPI package `tflite`. Quantised files become the network that they approximate:
+weights and biases through their scales, activations as real numbers, no rounding in between. Where the quantised range
+of a tensor cuts off what is below 0, as TensorFlow's converter arranges it when it drops a ReLU, the ReLU is put back.
 """
 
 import struct
