@@ -160,6 +160,11 @@ static double measure(const char *isa, agf_rhs kind, int adjoint, int kernel, in
 int main(int argc, char **argv) {
   const char *isa = argc > 1 ? argv[1] : "avx512", *what = argc > 2 ? argv[2] : "dense";
   double sec;
+  agf_kernels k;
+  if (!agf_kernels_choose(&k, isa)) {
+    printf("%s: not available here\n", isa);
+    return 0;
+  }
   wide = !strcmp(isa, "avx512");
   if (!strcmp(what, "dense")) {
     static const int L[][4] = {{3, 64, 224, 1},   {64, 64, 224, 1},  {64, 128, 112, 1}, {128, 128, 112, 1}, {128, 256, 56, 1},

@@ -155,6 +155,9 @@ REPLACED = (
     (r"--scenes 100\b", "--scenes 6"),
     (r"--cells 3 --confidence 0.9", "--cells 2 --confidence 0.5"),
     (r" MODEL \[PICTURE\]", " net.agf dog.jpg"),
+    (r"^rpicam-vid .*--codec mjpeg -o - \|", "cat dog.jpg dog.jpg |"),  # a camera
+    (r"^rpicam-vid .*--codec yuv420 -o - \|", "head -c 921600 /dev/urandom |"),  # two of its frames, 640x480
+    (r"\| ffplay -$", "| cat >shown.mjpeg"),  # a screen
 )
 
 
