@@ -1836,22 +1836,23 @@ static uint64_t agf_place_all(agf_planner *p) {
 }
 
 /* The global average pool whose output alone the logits depend on (agf-spec, "Two variants of ours"): what is behind it works on any
- * position alone. */
+ * position alone. Of several the last one that reads more than one pixel, if there is one. */
 static void agf_find_head(agf_planner *p) {
   agf_plan *plan = p->plan;
-  int i, j, lowest = plan->tensors; /* of the tensors that the steps behind i read */
-  plan->head = plan->head_linear = -1;
+  int i, j, single, lowest = plan->tensors; /* of the tensors that the steps behind i read */
+  plan->head = -1;
   for (i = plan->steps - 1; i >= 0; i--) {
     const agf_step *st = &p->step[i];
     const agf_tensor *in = agf_plan_in(p, st, 0), *out = agf_plan_out(p, st);
-    if ((st->rules->traits & (AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM)) == AGF_POOLS_TO_SIZE && out->h * out->w == 1 &&
-        st->out <= lowest && (in->h * in->w > 1 || i == plan->steps - 1 || i == plan->steps - 2)) {
-      plan->head = i;
-      if (i == plan->steps - 2 && p->step[i + 1].rules->op == AGF_OP_LINEAR) plan->head_linear = i + 1;
-      return;
+    if ((st->rules->traits & (AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM)) == AGF_POOLS_TO_SIZE && out->h * out->w == 1 && st->out <= lowest) {
+      single = in->h * in->w == 1;
+      if (plan->head < 0 || !single) plan->head = i;
+      if (!single) break;
     }
     for (j = 0; j < st->inputs; j++) lowest = agf_imin(lowest, p->in[st->in + j]);
   }
+  i = plan->steps - 1;
+  plan->head_linear = plan->head >= 0 && plan->head == i - 1 && p->step[i].rules->op == AGF_OP_LINEAR ? i : -1;
 }
 
 /* What methods need planned, beside what AGF does. */

@@ -891,28 +891,17 @@ def seed_gradient(z, t):
     return dz.astype(z.dtype)
 
 
-def local_contrast_seed(X, head, z, t):
-    """agf_lc's g at X [C,H,W]. head: the nodes that turn a pixel X(h), [C,1,1], into its logits l(h). T = max_i |z_i -
-    z_t|, L = l / T; g is the "gradient in X, T held fixed, of mean_h T * softplus(L_t(h) - log sum_{j != t} exp
-    L_j(h))": in l(h) it is P(h) * (e_t - q(h)) / (H*W), P(h) = softmax(L(h))_t, q(h) = softmax of L(h) over the classes
-    other than t."""
+def local_contrast(l_h, z, t):
+    """The gradient in one position's logits l_h of "T * softplus(L_t - log sum_{j != t} exp L_j)", L = l_h / T,
+    T = max_i |z_i - z_t| held fixed: P * (e_t - q), P = softmax(L)_t, q = softmax of L over the classes other than
+    t."""
     T = np.abs(z - z[t]).max()
     if len(z) == 1 or T == 0:
         raise OracleError("agf_lc needs two classes whose logits differ")
     others = np.arange(len(z)) != t
-    g = np.empty_like(X)
-    for h in np.ndindex(*X.shape[1:]):
-        xs = [X[(slice(None), *h)].reshape(-1, 1, 1)]
-        for node in head:
-            xs.append(forward(node, xs[-1:]))
-        L = xs[-1].reshape(-1) / T
-        s = np.zeros_like(L)
-        s[t], s[others] = 1, -softmax(L[others])
-        s = (softmax(L)[t] * s / X[0].size).reshape(xs[-1].shape)
-        for node, x in zip(reversed(head), reversed(xs[:-1])):
-            s, = adjoint(node, [x], s)
-        g[(slice(None), *h)] = s.reshape(-1)
-    return g
+    s = np.zeros_like(l_h)
+    s[t], s[others] = 1, -softmax(l_h[others] / T)
+    return softmax(l_h / T)[t] * s
 
 
 # Heads as they are stored
@@ -1146,17 +1135,18 @@ class Network:
                 raise OracleError(f"a value of {self.name(tensor)} is not finite")
         return values
 
-    def _backward(self, values, seeds, rule, seen=None):
-        """From seeds {tensor: (cam, g)} to the image. rule(node, inputs, cam, g) gives the pairs at the node's inputs.
-        Nodes that the seeds do not depend on are never reached. {tensor: merged (cam, g)}"""
+    def _backward(self, values, seeds, rule, seen=None, last=0):
+        """From seeds {tensor: (cam, g)} to the image, or to tensor number `last`. rule(node, inputs, cam, g)
+        gives the pairs at the node's inputs. Nodes that the seeds do not depend on are never reached. {tensor: merged
+        (cam, g)}"""
         pending, merged = {tensor: [pair] for tensor, pair in seeds.items()}, {}
-        for tensor in range(max(seeds), -1, -1):
+        for tensor in range(max(seeds), last - 1, -1):
             if tensor not in pending:
                 continue
             cam, g = merged[tensor] = merge(values[tensor], pending.pop(tensor))
             if seen is not None:
                 seen.update({f"{what}/{self.name(tensor)}": t for what, t in (("cam", cam), ("g", g)) if t is not None})
-            if tensor:
+            if tensor > last:
                 node = self.nodes[tensor - 1]
                 pairs = rule(node, [as_read(node, values[i]) for i in node.inputs], cam, g)
                 for source, pair in zip(node.inputs, pairs):
@@ -1175,9 +1165,9 @@ class Network:
         if method != "agf":
             options |= {"no_m", "no_fx", "no_fdx"}
         if method == "agf_lc":
-            tensor, head = self.pooled_head()
-            x = self.values[tensor]
-            g = local_contrast_seed(x, head, self.logits, t)
+            pool = self.pooled_head()
+            tensor = self.nodes[pool].inputs[0]
+            x, g = self.values[tensor], self._local_seed(pool, t)
         else:
             head = self.nodes[-1]
             tensor = head.inputs[0]
@@ -1209,19 +1199,36 @@ class Network:
         return shape if len(shape) == 3 else None
 
     def pooled_head(self):
-        """The tensor that a global average pool reads, and the nodes behind the pool: "any head that works position by
-        position behind the global pool (linear, activation, BatchNorm, normalisation over channels, flatten)"."""
-        head, tensor = [], len(self.nodes)
-        while tensor:
-            node = self.nodes[tensor - 1]
-            tensor = node.inputs[0]
-            if node.op == "global_avgpool" or node.op == "adaptive_avgpool" and node.kernel == (1, 1):
-                return tensor, head
-            if not (node.op in ("linear", "relu", "relu6", "act", "batchnorm", "flatten")
-                    or node.op == "norm" and not node.spatial):
-                break
-            head.insert(0, node)
-        raise OracleError("agf_lc needs a global average pool and behind it only what works position by position")
+        """The index of the global average pool behind which the logits depend on nothing else: "any head that works
+        position by position behind the global pool". Of several the last one that reads more than one pixel, if there
+        is one."""
+        live = self.gradients(self.values, 0)
+        found, lowest = [], len(self.nodes)
+        for n in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[n]
+            if n + 1 not in live:
+                continue
+            pools = node.op in ("global_avgpool", "adaptive_avgpool") and self.values[n + 1][0].size == 1
+            if pools and lowest >= n + 1:
+                found.append(n)
+            lowest = min(lowest, *node.inputs)
+        found.sort(key=lambda n: self.values[self.nodes[n].inputs[0]][0].size == 1)   # stable: the last one first
+        if not found:
+            raise OracleError("agf_lc needs a global average pool behind which the logits depend on nothing else")
+        return found[0]
+
+    def _local_seed(self, pool, t):
+        """agf_lc's g at X [C,H,W], which the pool reads: the mean over positions h of the contrast of l(h) =
+        head(X(h)), the head being all that is behind the pool."""
+        X = self.values[self.nodes[pool].inputs[0]]
+        g, values = np.empty_like(X), list(self.values)
+        for h in np.ndindex(*X.shape[1:]):
+            values[pool + 1] = X[(slice(None), *h)].reshape(-1, 1, 1)
+            for n in range(pool + 1, len(self.nodes)):
+                values[n + 1] = forward(self.nodes[n], [values[i] for i in self.nodes[n].inputs])
+            s = local_contrast(values[-1].reshape(-1), self.logits, t) / X[0].size
+            g[(slice(None), *h)] = self._gradients_of(values, s, last=pool + 1)[pool + 1].reshape(-1)
+        return g
 
     # Gradients
 
@@ -1229,12 +1236,15 @@ class Network:
         """{tensor: dz_t / dtensor}"""
         e = np.zeros(values[-1].size, self.dtype)
         e[t] = 1
+        return self._gradients_of(values, e, seen)
 
+    def _gradients_of(self, values, s, seen=None, last=0):
+        """{tensor: d<s, logits> / dtensor}, down to tensor number `last`."""
         def rule(node, xs, cam, g):
             return [(None, g_i) for g_i in adjoint(node, xs, g)]
 
-        seeds = {len(self.nodes): (None, e.reshape(values[-1].shape))}
-        return {tensor: g for tensor, (_, g) in self._backward(values, seeds, rule, seen).items()}
+        seeds = {len(self.nodes): (None, s.reshape(values[-1].shape))}
+        return {tensor: g for tensor, (_, g) in self._backward(values, seeds, rule, seen, last).items()}
 
     def _gradient(self, t, method, seen):
         g = self.gradients(self.values, t, seen)[0]

@@ -327,8 +327,10 @@ def test_seeds():
         L = logits(X) / T
         return T * np.log1p(np.exp(L[t] - np.log(np.exp(np.delete(L, t, axis=0)).sum(axis=0)))).mean()
 
-    head = Node("flatten", "flatten", [0]), Node("linear", "linear", [1], w=V, b=b)
-    g = oracle.local_contrast_seed(X, head, z, t)
+    nodes = [Node("global_avgpool", "pool", [0]), Node("flatten", "flatten", [1]), Node("linear", "linear", [2], w=V, b=b)]
+    seen = {}
+    Network(oracle.Model(X.shape, nodes)).run(X).explain(t, "agf_lc", nodes=seen)
+    g = seen["g/input"]
     numeric = [directional(contrast, X, direction.reshape(X.shape)) for direction in np.eye(X.size)]
     close(g.reshape(-1), numeric, 1e-8, "agf_lc's seed")
 
