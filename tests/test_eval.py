@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import ROOT, Skip, check, missing_library, needs, run_tests
@@ -124,6 +125,11 @@ def test_segmentation_metrics():
     # Ranked 1, 0, 1, 0: precision 1 at recall 1/2, precision 2/3 at recall 1.
     ap = ev.average_precision(np.array([[True, False], [True, False]]), np.array([[0.9, 0.8], [0.7, 0.1]]))
     check(abs(ap - (0.5 * 1 + 0.5 * 2 / 3)) < 1e-12, f"average precision {ap}")
+    check(ev.energy_inside(mask, np.array([[3.0, 1.0], [4.0, -9.0]])) == 0.5, "half of the positive part is inside")
+    raises(ValueError, lambda: ev.energy_inside(mask, -np.ones((2, 2))), "positive")
+    # Truth in rows: 3 of 4 and 1 of 2 right, a class that only was found has an empty overlap.
+    confusion = np.array([[3, 1, 0], [0, 1, 1], [0, 0, 0]])
+    check(abs(ev.class_miou(confusion) - (3 / 4 + 1 / 3 + 0) / 3) < 1e-12, "mIoU over classes")
     # A constant map ranks nothing: the precision is the foreground's share.
     check(abs(ev.average_precision(mask, np.zeros((2, 2))) - 0.5) < 1e-12, "a constant map")
 
@@ -152,6 +158,34 @@ def test_insertion_and_deletion():
     )
     check(not start.any(), "the start is left alone")
     check(ev.area_under([0, 1, 1]) == 0.75 and ev.area_under([1, 1]) == 1.0, "areas")
+
+
+def test_imputation():
+    """Missing pixels are what a dense linear system, written out by hand, says; known ones stay."""
+    rng = np.random.RandomState(5)
+    pixels = rng.randint(60, 190, (5, 6, 3)).astype(np.uint8)  # far from the ends, where noise would be clipped
+    missing = rng.rand(5, 6) < 0.5
+    missing[0, 0] = missing[4, 5] = True
+    system, known = np.eye(30), np.zeros((30, 3))
+    for y in range(5):
+        for x in range(6):
+            if not missing[y, x]:
+                known[y * 6 + x] = pixels[y, x]
+                continue
+            weights = {
+                (v, u): 1 / 6 if v == y or u == x else 1 / 12
+                for v in range(max(y - 1, 0), min(y + 2, 5))
+                for u in range(max(x - 1, 0), min(x + 2, 6))
+                if (v, u) != (y, x)
+            }
+            for (v, u), weight in weights.items():
+                system[y * 6 + x, v * 6 + u] = -weight / sum(weights.values())
+    expected = np.linalg.solve(system, known).reshape(5, 6, 3)
+    expected[missing] += np.random.RandomState(7).normal(0, 2.55, (missing.sum(), 3))
+    got = ev.imputed(pixels, missing, 7)
+    check(np.abs(got - expected).max() <= 0.5 + 1e-9, "rounded to 8 bits")  # doubles of order 100
+    check(np.array_equal(got[~missing], pixels[~missing]), "known pixels stay")
+    check(np.array_equal(ev.imputed(pixels, np.zeros((5, 6), bool), 7), pixels), "nothing missing")
 
 
 def test_probabilities():
@@ -328,6 +362,149 @@ def test_segment_run():
         shutil.copy(os.path.join(scenes(), row["mask"]), os.path.join("masks", row["file"]))
     evaluate("segment", DEMO, scenes(), "-o", "folder", "--limit", 3, "--explain", "target", "--masks", "masks")
     check(value("folder", "agf", "ap") == value("out", "agf", "ap"), "--masks")
+
+
+def objects_of(row):
+    """[(label, mask's file name)] of a scene with two objects."""
+    return [(row["label"], row["mask"]), (row["second"], row["second_mask"])]
+
+
+def test_segment_classes_run():
+    """Two labels a picture, against arrays done by hand."""
+    pairs = ("--objects", "label:mask", "--objects", "second:second_mask")
+    evaluate("segment-classes", DEMO, scenes(), "-o", "out", *pairs, "--sheet", "2")
+    folds, aps, right = {0: [], 1: []}, {}, {}
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        for row in scene_rows():
+            session.run(load_scene(model, row["file"])[1])
+            truth = np.zeros(model.input[1:3], int)
+            for label, name in objects_of(row):
+                mask = np.asarray(Image.open(os.path.join(scenes(), name)).convert("L")) >= 128
+                truth[mask] = model.labels.index(label) + 1
+            maps = {}
+            for k in sorted({k for k in truth.ravel() if k}):
+                heat = session.explain(classes=int(k) - 1)[0]
+                aps.setdefault(k, []).append(sklearn.metrics.average_precision_score((truth == k).ravel(), heat.ravel()))
+                maps[k] = heat / agf.map_scale(heat)
+            folds[zlib.crc32(row["file"].encode()) & 1].append((truth, maps))
+
+    def confusion(pictures, threshold):
+        total = np.zeros((model.classes + 1,) * 2)
+        for truth, maps in pictures:
+            names, stack = [0, *maps], np.stack([np.full(truth.shape, threshold), *maps.values()])
+            found = np.asarray(names)[stack.argmax(0)]  # the background wins where nothing is above the threshold
+            np.add.at(total, (truth, found), 1)
+        return total
+
+    def miou(total):
+        union = total.sum(0) + total.sum(1) - np.diag(total)
+        return (np.diag(total)[union > 0] / union[union > 0]).mean()
+
+    check(folds[0] and folds[1], "both halves have pictures")
+    total = 0
+    for fold in (0, 1):
+        best = max(ev.SegmentClasses.THRESHOLDS, key=lambda t: miou(confusion(folds[1 - fold], np.float32(t))))
+        total = total + confusion(folds[fold], np.float32(best))
+    right = {"miou": miou(total), "pixel_accuracy": np.trace(total) / total.sum()}
+    right["map"] = np.mean([np.mean(found) for found in aps.values()])
+    for metric, expected in right.items():
+        check(abs(value("out", "agf", metric) - expected) < 1e-12, f"{metric}: {value('out', 'agf', metric)}, {expected}")
+    check(right["miou"] > 0.3, f"maps find objects: mIoU {right['miou']:.3f} of 11 classes")
+    done = evaluate("segment-classes", DEMO, scenes(), "-o", "wrong", "--objects", "label:nonsense", code=2)
+    check("nonsense" in done.stderr, done.stderr)
+
+
+def test_segment_classes_of_voc():
+    """A folder in PASCAL VOC's layout gives the numbers of the same pictures listed in a CSV; outlines do not count."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        os.makedirs(os.path.join("voc", name))
+    os.mkdir("plain")
+    with agf.Model(DEMO) as model:
+        names = ["", *model.labels[::-1]]  # index 1 is a class that does not count
+    with open("names.txt", "w", encoding="utf-8") as f:
+        f.write("\n".join(names) + "\n")
+    rows = scene_rows()[:6]
+    for number, row in enumerate(rows):
+        Image.open(os.path.join(scenes(), row["file"])).convert("RGB").save(f"voc/JPEGImages/p{number}.jpg", quality=95)
+        shutil.copy(f"voc/JPEGImages/p{number}.jpg", "plain")
+        index = None
+        for label, name in objects_of(row):
+            shutil.copy(os.path.join(scenes(), name), "plain")
+            mask = np.asarray(Image.open(os.path.join(scenes(), name)).convert("L")) >= 128
+            index = np.zeros(mask.shape, np.uint8) if index is None else index
+            index[mask] = names.index(label) + 1
+        image = Image.fromarray(index).convert("P")
+        image.putpalette([(37 * i) % 256 for i in range(768)])
+        image.save(f"voc/SegmentationClass/p{number}.png")
+    with open("voc/ImageSets/Segmentation/val.txt", "w", encoding="utf-8") as f:
+        f.write("".join(f"p{number}\n" for number in range(len(rows))))
+    with open("plain/labels.csv", "w", encoding="utf-8") as f:
+        f.write("file,label,mask,second,second_mask\n")
+        for number, row in enumerate(rows):
+            f.write(f"p{number}.jpg,{','.join(','.join(pair) for pair in objects_of(row))}\n")
+    pairs = ("--objects", "label:mask", "--objects", "second:second_mask")
+    evaluate("segment-classes", DEMO, "voc", "-o", "a", "--names", "names.txt", "-m", "agf", "-m", "gradcam")
+    evaluate("segment-classes", DEMO, "plain", "-o", "b", *pairs, "-m", "agf", "-m", "gradcam")
+    for method in ("agf", "gradcam"):
+        # Halves are made by file names, which differ here by a folder: the ranking alone is the same to the bit.
+        check(value("a", method, "map") == value("b", method, "map"), f"{method}: the same rankings")
+    path = "voc/SegmentationClass/p0.png"
+    image = Image.open(path)
+    index = np.asarray(image).copy()
+    index[:, :40] = 255
+    outlined = Image.fromarray(index).convert("P")
+    outlined.putpalette(image.getpalette())
+    outlined.save(path)
+    evaluate("segment-classes", DEMO, "voc", "-o", "c", "--names", "names.txt")
+    with open("c/records.jsonl", encoding="utf-8") as f:
+        records = {record["unit"]: record["result"] for record in map(json.loads, f)}
+    for number in (0, 1):
+        pixels = sum(n for _, _, n in records[f"JPEGImages/p{number}.jpg"]["agf"]["confusions"][0])
+        check(pixels == index.size - (40 * index.shape[0] if number == 0 else 0), f"pixels that count: {pixels}")
+    done = evaluate("segment-classes", DEMO, "voc", "-o", "d", code=2)
+    check("--names" in done.stderr and done.stderr.count("\n") == 1, f"VOC's names are not the demo's: {done.stderr}")
+    done = evaluate("segment-classes", DEMO, "voc", "-o", "d", "--names", "names.txt", "--split", "test", code=2)
+    check("test.txt" in done.stderr, done.stderr)
+
+
+def test_road_and_energy():
+    """Imputed pixels instead of black ones; the share of the evidence in the mask."""
+    evaluate("perturb", DEMO, scenes(), "-o", "out", "--limit", 1, "--fill", "road", "--explain", "target")
+    evaluate("segment", DEMO, scenes(), "-o", "seg", "--limit", 1, "--explain", "target")
+    row = scene_rows()[0]
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        pixels, x = load_scene(model, row["file"])
+        label = model.labels.index(row["label"])
+        session.run(x)
+        heat = session.explain(classes=label)[0]
+        hits, order = [], np.argsort(-heat.ravel(), kind="stable")
+        for tenths in range(10):
+            missing = np.zeros(heat.size, bool)
+            missing[order[: int(heat.size * tenths / 10)]] = True
+            filled = ev.imputed(pixels, missing.reshape(heat.shape), 0)
+            hits.append(float(np.argmax(session.run(to_input(model, filled))) == label))
+    check(abs(value("out", "agf", "positive") - 100 * np.trapezoid(hits, dx=0.1)) < 1e-9, "ROAD's area")
+    mask = np.asarray(Image.open(os.path.join(scenes(), row["mask"])).convert("L")) >= 128
+    positive = np.maximum(heat.astype(float), 0)
+    check(abs(value("seg", "agf", "energy") - positive[mask].sum() / positive.sum()) < 1e-12, "energy")
+
+
+def test_single_delete_run():
+    evaluate("single-delete", DEMO, scenes(), "-o", "out", "--limit", 1, "--patches", 4, "--explain", "target")
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        row = scene_rows()[0]
+        x, k = load_scene(model, row["file"])[1], model.labels.index(row["label"])
+        whole = ev.probabilities(session.run(x), "softmax")[k]
+        heat, blurred, side = session.explain(classes=k)[0], ev.gaussian_blur(x), x.shape[1] // 4
+        drops, sums = [], []
+        for y in range(0, x.shape[1], side):
+            for left in range(0, x.shape[2], side):
+                without = x.copy()
+                without[:, y : y + side, left : left + side] = blurred[:, y : y + side, left : left + side]
+                drops.append(whole - ev.probabilities(session.run(without), "softmax")[k])
+                sums.append(heat[y : y + side, left : left + side].astype(float).sum())
+    expected = scipy.stats.spearmanr(sums, drops).statistic
+    check(abs(value("out", "agf", "correlation") - expected) < 1e-12, f"Spearman's rho, {expected}")
 
 
 def test_grid_run():
@@ -696,7 +873,7 @@ def test_differences():
     methods = ("-m", "agf", "-m", "gradcam")
     evaluate("segment", DEMO, scenes(), "-o", "out", "--explain", "target", *methods, "--sheet", "0")
     rows = {row["metric"]: row for row in json.loads(results("out"))["differences"]}
-    check(set(rows) == {"pixel_accuracy", "miou", "ap"}, str(rows))
+    check(set(rows) == {"pixel_accuracy", "miou", "ap", "energy"}, str(rows))
     for metric, row in rows.items():
         expected = value("out", "gradcam", metric) - value("out", "agf", metric)
         check(abs(row["value"] - expected) < 1e-12 and row["low"] <= row["value"] <= row["high"], metric)

@@ -3,8 +3,10 @@
 
     agf_eval.py perturb       NET.agf PICTURES -o OUT   accuracy while a map's highest (lowest) pixels are blacked out
     agf_eval.py segment       NET.agf PICTURES -o OUT   maps as segmentations, against masks
+    agf_eval.py segment-classes NET.agf PICTURES -o OUT several labels a picture: each class's map against its own mask
     agf_eval.py grid          NET.agf PICTURES -o OUT   grid pointing: is the evidence in the explained picture's cell?
     agf_eval.py insert-delete NET.agf PICTURES -o OUT   probability while pixels appear in a blurred picture, or vanish
+    agf_eval.py single-delete NET.agf PICTURES -o OUT   does a patch's share of the map rank as the loss without it?
     agf_eval.py sanity        NET.agf PICTURES -o OUT   do maps change when weights are randomised, from the top down?
     agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
     agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
@@ -40,6 +42,7 @@ import argparse
 import csv
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -108,6 +111,55 @@ class Method(namedtuple("Method", "text name options")):
 
 
 # What is measured. Pure functions of arrays, which tests/test_eval.py checks against cases that can be done by hand.
+
+
+def energy_inside(mask, heat):
+    """The share of a map's positive part that lies in a mask; ValueError where nothing is positive."""
+    positive = np.maximum(heat.astype(np.float64), 0)
+    if not positive.sum() > 0:
+        raise ValueError("nothing in its map is positive")
+    return float(positive[mask].sum() / positive.sum())
+
+
+def imputed(pixels, missing, seed):
+    """pixels [H, W, 3] with the missing ones (bool [H, W]) as their neighbours would have them, and a little noise.
+
+    Each is the mean of its neighbours, direct ones with the weight 1/6, diagonal ones 1/12 (fewer at an edge), solved
+    for all missing pixels at once, plus normal noise of 0.01 of the scale, as in ROAD (Rong et al., ICML 2022): black
+    pixels would tell the network where they were.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.linalg import spsolve
+
+    height, width = missing.shape
+    number = np.full((height, width), -1)
+    rows, columns = np.nonzero(missing)
+    number[rows, columns] = np.arange(len(rows))
+    known = np.zeros((len(rows), pixels.shape[2]))
+    at, to, weights, total = [], [], [], np.zeros(len(rows))
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            if not (dy or dx):
+                continue
+            y, x, weight = rows + dy, columns + dx, 1 / 6 if 0 in (dy, dx) else 1 / 12
+            inside = np.nonzero((y >= 0) & (y < height) & (x >= 0) & (x < width))[0]
+            neighbour = number[y[inside], x[inside]]
+            total[inside] += weight
+            given, asked = inside[neighbour < 0], inside[neighbour >= 0]
+            known[given] += weight * pixels[y[given], x[given]]
+            at.append(asked)
+            to.append(neighbour[neighbour >= 0])
+            weights.append(np.full(len(asked), -weight))
+    every = np.arange(len(rows))
+    system = coo_array(
+        (np.concatenate([*weights, total]), (np.concatenate([*at, every]), np.concatenate([*to, every]))),
+        (len(rows), len(rows)),
+    )
+    noise = np.random.RandomState(seed).normal(0, 0.01 * 255, known.shape)
+    values = spsolve(system.tocsc(), known).reshape(known.shape) + noise if len(rows) else known
+    filled = pixels.copy()
+    filled[rows, columns] = np.clip(np.rint(values), 0, 255)
+    return filled
 
 
 def descending(heat):
@@ -357,10 +409,26 @@ def list_pictures(folder, args, model):
         elif row.get(getattr(args, "mask_column", "")):
             picture["mask"] = row[args.mask_column]
         pictures.append(picture)
+    return each_once(pictures, table)
+
+
+def each_once(pictures, table):
+    """The pictures; EvalError if there are none, or if the table lists one twice."""
+    if not pictures:
+        raise EvalError(f"{table}: no pictures")
     twice = [name for name, count in Counter(picture["file"] for picture in pictures).items() if count > 1]
     if twice:
         raise EvalError(f"{table}: {twice[0]} is listed twice")
     return pictures
+
+
+def lines_of(path):
+    """The lines of a text file; EvalError if it is none."""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            return f.read().splitlines()
+    except UnicodeDecodeError:
+        raise EvalError(f"{path}: not UTF-8 text") from None
 
 
 def contents_of(pictures, plan):
@@ -368,10 +436,14 @@ def contents_of(pictures, plan):
     found = {}
     for picture in progress(pictures, "contents"):
         found[picture["file"]] = content_of(os.path.join(plan["folder"], picture["file"]))
-        if "mask" in picture:
-            masks = plan["masks"] or plan["folder"]
-            found["mask " + picture["mask"]] = content_of(os.path.join(masks, picture["mask"]))
+        for name in masks_of(picture):
+            found["mask " + name] = content_of(os.path.join(plan["masks"] or plan["folder"], name))
     return found
+
+
+def masks_of(picture):
+    """The names of a picture's masks."""
+    return ([picture["mask"]] if "mask" in picture else []) + [name for _, name in picture.get("objects", ())]
 
 
 def content_of(path):
@@ -538,6 +610,11 @@ class Experiment:
         return {}
 
     @staticmethod
+    def pictures(args, model):
+        """What list_pictures() gives: [{file, label, ...}]."""
+        return list_pictures(args.pictures, args, model)
+
+    @staticmethod
     def units(subject, pictures, skipped):
         """The units: dicts with a unique "id". skipped(name, why) reports a picture that is left out."""
         return [{"id": picture["file"], "picture": picture} for picture in pictures]
@@ -558,8 +635,12 @@ class Experiment:
         """{metric: number} of one method's part of one record."""
         return record
 
+    def settled(self, records):
+        """Records for pooled(), after whatever is chosen over all of them (a threshold) has been chosen."""
+        return records
+
     def pooled(self, records):
-        """{metric: number} that come from all of a method's records together."""
+        """{metric: number} that come from all of a method's settled records together."""
         return {}
 
     def curve(self, records):
@@ -593,6 +674,31 @@ class Perturb(Experiment):
         turned = {"lower": "higher", "higher": "lower", "": ""}
         return tuple((metric, title, turned[better]) for metric, title, better in self.metrics)
 
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument(
+            "--fill",
+            choices=("black", "road"),
+            default="black",
+            help="what takes a pixel's place: black (default), or its neighbours' colours with a little noise (ROAD)",
+        )
+
+    @staticmethod
+    def settings(args):
+        return {"fill": args.fill}
+
+    def facts(self, settings):
+        fill = {"black": "black", "road": "imputed from neighbours, with noise (ROAD), instead of black"}
+        return [*super().facts(settings), f"perturbed pixels: {fill[settings['fill']]}"]
+
+    @staticmethod
+    def removed(subject, pixels, order, tenths):
+        if subject.settings["fill"] == "black":
+            return perturbed(pixels, order, tenths)
+        missing = np.zeros(len(order), bool)
+        missing[order[: len(order) * tenths // 10]] = True
+        return imputed(pixels, missing.reshape(pixels.shape[:2]), subject.settings["seed"])
+
     def measure(self, subject, unit):
         pixels, picture = subject.stretched(unit["picture"]), unit["picture"]
         session = subject.session(*subject.size)
@@ -604,7 +710,7 @@ class Perturb(Experiment):
             for sign, order in (("positive", descending(heat)), ("negative", descending(-heat))):
                 kept[sign] = [int(clean == picture["label"])]
                 for tenths in range(1, 10):
-                    session.run(subject.normalised(perturbed(pixels, order, tenths)), explain=False)
+                    session.run(subject.normalised(self.removed(subject, pixels, order, tenths)), explain=False)
                     kept[sign].append(int(session.ranked(0) == picture["label"]))
             return kept
 
@@ -616,9 +722,7 @@ class Perturb(Experiment):
 
     def curve(self, records):
         x = [tenths / 10 for tenths in range(10)]
-        return {
-            sign: (x, *report.mean_and_error([record[sign] for record in records])) for sign in ("positive", "negative")
-        }
+        return {sign: (x, *report.mean_and_error([record[sign] for record in records])) for sign in ("positive", "negative")}
 
 
 class Segment(Experiment):
@@ -627,20 +731,20 @@ class Segment(Experiment):
         "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, "
         "fullgrad, smoothgrad, integrated_gradients, gradcam), where it is above its mean. Pixel accuracy and"
         " mIoU (mean over foreground and background) pool the pixels of all pictures; average precision takes"
-        " the map itself as a ranking, a mean over pictures."
+        " the map itself as a ranking, a mean over pictures. Energy is the share of the map's positive part that lies "
+        "in the mask (the energy-based pointing game), a mean over pictures; chance is the mask's share of the picture."
     )
     metrics = (
         ("pixel_accuracy", "pixel accuracy", "higher"),
         ("miou", "mIoU", "higher"),
         ("ap", "average precision", "higher"),
+        ("energy", "energy in the mask", "higher"),
     )
 
     @staticmethod
     def arguments(parser):
         parser.add_argument("--masks", metavar="FOLDER", help="masks, STEM.png for each picture")
-        parser.add_argument(
-            "--mask-column", default="mask", metavar="NAME", help="the CSV's column that names the masks (default mask)"
-        )
+        parser.add_argument("--mask-column", default="mask", metavar="NAME", help="the CSV's column that names the masks (default mask)")
 
     @staticmethod
     def settings(args):
@@ -653,13 +757,18 @@ class Segment(Experiment):
 
         def judged(method, heat):
             threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
-            return {"counts": overlap(mask, heat > threshold), "ap": average_precision(mask, heat)}
+            return {
+                "counts": overlap(mask, heat > threshold),
+                "ap": average_precision(mask, heat),
+                "energy": energy_inside(mask, heat),
+            }
 
         return subject.measured(session, subject.explained_class(session, unit["picture"]), judged)
 
     def values(self, record):
         return {
             "ap": record["ap"],
+            "energy": record["energy"],
             "pixel_accuracy": pixel_accuracy(record["counts"]),
             "miou": mean_iou(record["counts"]),
         }
@@ -683,14 +792,11 @@ class Grid(Experiment):
     def arguments(parser):
         parser.add_argument("--cells", type=int, default=2, metavar="N", help="N x N pictures a grid (default 2)")
         parser.add_argument("--grids", type=int, default=100, metavar="N", help="number of grids (default 100)")
-        parser.add_argument(
-            "--confidence", type=float, default=0.5, metavar="P", help="least probability of the label (default 0.5)"
-        )
+        parser.add_argument("--confidence", type=float, default=0.5, metavar="P", help="least probability of the label (default 0.5)")
         parser.add_argument(
             "--fit",
             action="store_true",
-            help="shrink the pictures so that the grid has the network's own "
-            "size, instead of a grid of full-size pictures",
+            help="shrink the pictures so that the grid has the network's own size, instead of a grid of full-size pictures",
         )
 
     @staticmethod
@@ -768,6 +874,260 @@ class Grid(Experiment):
         ]
 
 
+# The classes of PASCAL VOC's masks, by their colour's index from 1 on.
+VOC_NAMES = (
+    "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,sheep,sofa,train,tvmonitor"
+).split(",")
+VOID = 255  # in such a mask: an object's outline, which does not count
+
+
+class SegmentClasses(Experiment):
+    help = "several labels a picture: each class's map against that class's own mask"
+    note = (
+        "For every class that a picture's masks hold, its map. Average precision takes each map as a ranking of its own "
+        "class's pixels: a mean over a class's pictures, then over classes (mAP). For the segmentation, every pixel "
+        "belongs to the class whose map is highest there, each map divided by the magnitude that 0.5 % of its pixels "
+        "exceed, or to the background where none is above a threshold; pixel accuracy, and mIoU as the mean over the "
+        "background and the classes. The threshold is the one with the best mIoU on the other half of the pictures."
+    )
+    metrics = (
+        ("miou", "mIoU", "higher"),
+        ("pixel_accuracy", "pixel accuracy", "higher"),
+        ("map", "mAP", "higher"),
+    )
+    THRESHOLDS = [round(0.05 * step, 2) for step in range(21)]
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument(
+            "--objects",
+            action="append",
+            metavar="LABEL:MASK",
+            help="columns of the CSV that name an object's class and its mask; may be repeated (default label:mask)",
+        )
+        parser.add_argument(
+            "--split",
+            default="val",
+            metavar="NAME",
+            help="of a folder in PASCAL VOC's layout: the list ImageSets/Segmentation/NAME.txt (default val)",
+        )
+        parser.add_argument(
+            "--names",
+            metavar="FILE",
+            help="the class of each index of a VOC mask from 1 on, a line each: a label, or a number; an empty line is a "
+            "class that does not count (default: VOC's own names, as far as the network has them)",
+        )
+
+    @staticmethod
+    def settings(args):
+        names = lines_of(args.names) if args.names else None
+        return {"objects": args.objects or ["label:mask"], "split": args.split, "names": names}
+
+    @staticmethod
+    def pictures(args, model):
+        listed = os.path.join(args.pictures, "ImageSets", "Segmentation", args.split + ".txt")
+        if os.path.isdir(os.path.join(args.pictures, "JPEGImages")):
+            return SegmentClasses.voc_pictures(args, model, listed)
+        pairs = [pair.partition(":")[::2] for pair in args.objects or ["label:mask"]]
+        table = args.labels or os.path.join(args.pictures, "labels.csv")
+        if not os.path.isfile(table):
+            raise EvalError(f"{args.pictures}: neither in PASCAL VOC's layout (JPEGImages ...) nor with a labels.csv")
+        rows, pictures = rows_of_csv(table), []
+        for pair in pairs:
+            for column in pair:
+                if rows and column not in rows[0]:
+                    raise EvalError(f"{table}: there is no column {column!r}")
+        for row in rows[: args.limit]:
+            picture = {"file": row["file"], "objects": []}
+            try:
+                for label, mask in pairs:
+                    if row[label] and row[mask]:
+                        picture["objects"].append([class_of(row[label], model.labels, model.classes), row[mask]])
+            except ValueError as problem:
+                picture["problem"] = str(problem)
+            pictures.append(picture)
+        return each_once(pictures, table)
+
+    @staticmethod
+    def voc_pictures(args, model, listed):
+        if not os.path.isfile(listed):
+            raise EvalError(f"{listed}: no such file (--split names it)")
+        names = SegmentClasses.settings(args)["names"] or VOC_NAMES
+        classes, missing = [], []
+        for name in names:
+            try:
+                classes.append(class_of(name, model.labels, model.classes) if name.strip() else None)
+            except ValueError as problem:
+                if args.names:
+                    raise EvalError(f"{args.names}: {problem}") from None
+                classes.append(None)
+                missing.append(name)
+        if not any(k is not None for k in classes):
+            raise EvalError("the network has none of VOC's classes by name: give --names, a label or a number a line")
+        if missing:
+            say(f"the network lacks {len(missing)} of VOC's classes, which do not count: {', '.join(missing)}")
+        names = [line.split()[0] for line in lines_of(listed) if line.strip()]
+        pictures = [
+            {"file": f"JPEGImages/{name}.jpg", "mask": f"SegmentationClass/{name}.png", "classes": classes} for name in names[: args.limit]
+        ]
+        return each_once(pictures, listed)
+
+    @staticmethod
+    def truth(subject, picture):
+        """int [H, W] at the network's size: 0 background, k + 1 where class k is, -1 what does not count."""
+        size = subject.size[::-1]
+        if "objects" in picture:
+            truth = np.zeros(subject.size, int)
+            for k, name in picture["objects"]:
+                truth[subject.mask({"mask": name})] = k + 1
+        else:
+            image = subject.read(picture["mask"])
+            if image.mode not in ("P", "L"):
+                raise ValueError(f"its mask must hold a class's index in each pixel, not Pillow's mode {image.mode}")
+            index = np.asarray(image.resize(size, Image.NEAREST))
+            table = np.full(256, -1)
+            table[0] = 0
+            for i, k in enumerate(picture["classes"], 1):
+                if k is not None and i != VOID:
+                    table[i] = k + 1
+            unknown = set(np.unique(index)) - set(range(len(picture["classes"]) + 1)) - {VOID}
+            if unknown:
+                raise ValueError(f"its mask has the indices {sorted(map(int, unknown))}, which --names does not name")
+            truth = table[index]
+        if not (truth > 0).any():
+            raise ValueError("its masks hold no class of the network")
+        return truth
+
+    @staticmethod
+    def exhibit(subject, unit):
+        truth = SegmentClasses.truth(subject, unit["picture"])
+        return subject.stretched(unit["picture"]), int(truth[truth > 0].min()) - 1
+
+    def measure(self, subject, unit):
+        truth = self.truth(subject, unit["picture"])
+        classes = [int(k) - 1 for k in np.unique(truth[truth > 0])]
+        session = subject.session(*subject.size)
+        session.run(subject.normalised(subject.stretched(unit["picture"])))
+        fold, counts = zlib.crc32(unit["id"].encode("utf-8", "surrogateescape")) & 1, truth >= 0
+        results = {}
+        for method in subject.methods:
+            try:
+                maps = session.explain(classes=classes, method=method.name, **method.options)
+            except agf.Error as problem:
+                results[method.text] = {"problem": str(problem)}
+                continue
+            aps = {str(k): average_precision((truth == k + 1)[counts], heat[counts]) for k, heat in zip(classes, maps)}
+            scaled = np.stack([heat / agf.map_scale(heat) for heat in maps])
+            winner, height = np.asarray(classes)[scaled.argmax(0)] + 1, scaled.max(0)
+            confusions = []
+            for threshold in self.THRESHOLDS:
+                found = np.where(height > threshold, winner, 0)
+                pairs, number = np.unique(np.stack([truth[counts], found[counts]]), axis=1, return_counts=True)
+                confusions.append([[int(t), int(f), int(n)] for (t, f), n in zip(pairs.T, number)])
+            results[method.text] = {"fold": fold, "aps": aps, "confusions": confusions}
+        return results
+
+    def values(self, record):
+        return {"map": float(np.mean(list(record["aps"].values())))}
+
+    def settled(self, records):
+        """Of each record the confusions at the threshold that the other half of the records chooses."""
+        names = sorted({index for r in records for triples in r["confusions"] for t, f, _ in triples for index in (t, f)})
+        place = {index: i for i, index in enumerate([0, *(n for n in names if n)])}
+        folds = np.zeros((2, len(self.THRESHOLDS), len(place), len(place)), int)
+        for record in records:
+            for step, triples in enumerate(record["confusions"]):
+                for t, f, n in triples:
+                    folds[record["fold"], step, place[t], place[f]] += n
+        chosen = []
+        for fold in (0, 1):  # a half without records leaves the choice to the other
+            other = folds[1 - fold] if folds[1 - fold].any() else folds[fold]
+            chosen.append(int(np.argmax([class_miou(confusion) for confusion in other])))
+        settled = []
+        for record in records:
+            confusion = np.zeros(folds.shape[2:], int)
+            for t, f, n in record["confusions"][chosen[record["fold"]]]:
+                confusion[place[t], place[f]] = n
+            settled.append({"confusion": confusion, "aps": record["aps"]})
+        return settled
+
+    def pooled(self, records):
+        confusion = sum(record["confusion"] for record in records)
+        by_class = {}
+        for record in records:
+            for k, ap in record["aps"].items():
+                by_class.setdefault(k, []).append(ap)
+        return {
+            "miou": class_miou(confusion),
+            "pixel_accuracy": float(np.trace(confusion) / confusion.sum()),
+            "map": float(np.mean([np.mean(aps) for aps in by_class.values()])),
+        }
+
+    def facts(self, settings):
+        return ["explained classes: those of each picture's masks"]
+
+
+def class_miou(confusion):
+    """Mean intersection over union of the classes that a confusion matrix [truth, found] holds pixels of."""
+    both, union = np.diag(confusion), confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    return float(np.mean(both[union > 0] / union[union > 0])) if union.any() else 0.0
+
+
+class SingleDelete(Experiment):
+    help = "does a patch's share of the map rank as the probability that is lost without it?"
+    note = (
+        "The picture is divided into patches; each by itself is replaced by the blurred picture (Gaussian, 11 x 11, "
+        "sigma 5), and the fall of the class's probability is compared with the map's sum over the patch: Spearman's "
+        "rank correlation over the patches."
+    )
+    metrics = (("correlation", "rank correlation", "higher"),)
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument("--patches", type=positive, default=8, metavar="N", help="N x N patches (default 8)")
+
+    @staticmethod
+    def settings(args):
+        if args.patches < 2:
+            raise EvalError("--patches must be at least 2")
+        return {"patches": args.patches}
+
+    def measure(self, subject, unit):
+        from scipy.stats import spearmanr
+
+        session, n = subject.session(*subject.size), subject.settings["patches"]
+        chw = subject.normalised(subject.stretched(unit["picture"]))
+        session.run(chw)
+        k, blurred = subject.explained_class(session, unit["picture"]), gaussian_blur(chw).astype(np.float32)
+        kind = subject.settings["probability"]
+        found = subject.measured(session, k, lambda _, heat: heat.astype(np.float64))
+        whole = probabilities(session.logits, kind)[k]
+        edges = [np.linspace(0, side, n + 1).astype(int) for side in subject.size]
+        patches = [(slice(*y), slice(*x)) for y in itertools.pairwise(edges[0]) for x in itertools.pairwise(edges[1])]
+        drops = []
+        for patch in patches:
+            without = chw.copy()
+            without[:, *patch] = blurred[:, *patch]
+            drops.append(whole - probabilities(session.run(without, explain=False), kind)[k])
+        if min(drops) == max(drops):
+            raise ValueError("no patch changes the probability")
+        results = {}
+        for method, heat in found.items():
+            if isinstance(heat, dict):
+                results[method] = heat
+                continue
+            sums = [float(heat[patch].sum()) for patch in patches]
+            if min(sums) == max(sums):
+                results[method] = {"problem": "a constant map has no rank correlation"}
+            else:
+                results[method] = {"correlation": float(spearmanr(sums, drops).statistic)}
+        return results
+
+    def facts(self, settings):
+        facts = super().facts(settings)
+        return [*facts, f"{settings['patches']}x{settings['patches']} patches", f"probability: {settings['probability']}"]
+
+
 class InsertDelete(Experiment):
     help = "probability while pixels appear in a blurred picture, or vanish (RISE)"
     metrics = (
@@ -808,10 +1168,7 @@ class InsertDelete(Experiment):
     def curve(self, records):
         steps = len(records[0]["insertion"]["curve"])
         x = np.linspace(0, 1, steps).tolist()
-        return {
-            name: (x, *report.mean_and_error([record[name]["curve"] for record in records]))
-            for name in ("insertion", "deletion")
-        }
+        return {name: (x, *report.mean_and_error([record[name]["curve"] for record in records])) for name in ("insertion", "deletion")}
 
     def facts(self, settings):
         return [*super().facts(settings), f"probability: {settings['probability']}"]
@@ -852,9 +1209,7 @@ class Sanity(Experiment):
         if len(depths) == 1:
             depths = [layers]
         return [
-            {"id": f"{depth} layers, {picture['file']}", "depth": depth, "picture": picture}
-            for depth in depths
-            for picture in pictures
+            {"id": f"{depth} layers, {picture['file']}", "depth": depth, "picture": picture} for depth in depths for picture in pictures
         ]
 
     @staticmethod
@@ -940,8 +1295,10 @@ class Speed(Experiment):
 EXPERIMENTS = {
     "perturb": Perturb,
     "segment": Segment,
+    "segment-classes": SegmentClasses,
     "grid": Grid,
     "insert-delete": InsertDelete,
+    "single-delete": SingleDelete,
     "sanity": Sanity,
     "speed": Speed,
 }
@@ -987,7 +1344,7 @@ def make_plan(args):
     }
     with agf.Model(args.model) as model:
         size = list(args.size or (model.input.height, model.input.width))
-        pictures = list_pictures(args.pictures, args, model)
+        pictures = experiment.pictures(args, model)
     plan["settings"] = {
         "experiment": args.experiment,
         "model": checksum(args.model),
@@ -1037,10 +1394,7 @@ def prepare(args):
         begun = read_plan(path)
         differing = other_settings(begun, plan)
         if differing:
-            raise EvalError(
-                f"{args.out} holds a run with other settings ({', '.join(differing)}): choose another folder or "
-                "delete it"
-            )
+            raise EvalError(f"{args.out} holds a run with other settings ({', '.join(differing)}): choose another folder or delete it")
         changed = [name for name, content in plan["contents"].items() if begun["contents"].get(name) != content]
         # A picture that could not be used may have been repaired; what was measured must be as it was.
         bad = {name for name in changed if begun["contents"].get(name) == "-"}
@@ -1076,7 +1430,7 @@ def failed_files(folder, plan):
     for unit in plan["units"]:
         if "_problem" in records.get(unit["id"], {}):
             for picture in unit.get("pictures", [unit.get("picture")]):
-                failed |= {picture["file"], "mask " + picture.get("mask", "")}
+                failed |= {picture["file"], *("mask " + name for name in masks_of(picture))}
     return failed
 
 
@@ -1106,9 +1460,7 @@ def read_records(path):
             if not isinstance(record["unit"], str) or not isinstance(record["result"], dict):
                 raise ValueError("no record")
         except (ValueError, KeyError, TypeError) as problem:
-            raise EvalError(
-                f"{path}, line {number}, is damaged ({reason(problem)}): delete the line to have it measured again"
-            ) from None
+            raise EvalError(f"{path}, line {number}, is damaged ({reason(problem)}): delete the line to have it measured again") from None
         records[record["unit"]] = record["result"]
     return records
 
@@ -1244,9 +1596,7 @@ def merge(args):
             records.update(read_records(os.path.join(folder, name)))
     missing = [unit["id"] for unit in plan["units"] if unit["id"] not in records]
     if missing:
-        raise EvalError(
-            f"{len(missing)} of {len(plan['units'])} units are missing, such as {missing[0]}: finish the shards first"
-        )
+        raise EvalError(f"{len(missing)} of {len(plan['units'])} units are missing, such as {missing[0]}: finish the shards first")
     os.makedirs(args.out, exist_ok=True)
     return finish(plan, records, args)
 
@@ -1269,9 +1619,7 @@ def plot_sheet(plan, records, count):
         if len(shown) < count and "_problem" not in records[unit["id"]]:
             shown.setdefault(unit.get("picture", unit).get("file", unit["id"]), unit)
     columns = 1 + len(subject.methods)
-    figure, axes = report.pyplot().subplots(
-        len(shown), columns, squeeze=False, figsize=(1.6 * columns, 2.1 * len(shown))
-    )
+    figure, axes = report.pyplot().subplots(len(shown), columns, squeeze=False, figsize=(1.6 * columns, 2.1 * len(shown)))
     for axis_row, unit in zip(axes, shown.values()):
         for axis in axis_row:
             axis.axis("off")
@@ -1286,7 +1634,8 @@ def plot_sheet(plan, records, count):
         predicted = session.ranked(0)
         lines = [f"predicted {class_name(subject, predicted)} ({p[predicted]:.0%})", f"maps: {class_name(subject, k)}"]
         if "picture" in unit:
-            lines.insert(0, f"label {class_name(subject, unit['picture']['label'])}")
+            k = unit["picture"].get("label")
+            lines.insert(0, f"label {class_name(subject, k)}" if k is not None else unit["picture"]["file"])
         axis_row[0].imshow(pixels)
         axis_row[0].set_title("\n".join(report.plain(line) for line in lines), fontsize=6)
         for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
@@ -1378,9 +1727,7 @@ def command_line():
     commands = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("-o", "--out", required=True, metavar="OUT", help="the folder for results")
-    output.add_argument(
-        "--sheet", type=int, default=6, metavar="N", help="pictures on the contact sheet (default 6; 0: none)"
-    )
+    output.add_argument("--sheet", type=int, default=6, metavar="N", help="pictures on the contact sheet (default 6; 0: none)")
     output.add_argument("--title", help="the report's heading")
     output.add_argument(
         "--into",
@@ -1390,9 +1737,7 @@ def command_line():
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("model", metavar="NET.agf")
     common.add_argument("pictures", metavar="PICTURES", help="folder")
-    common.add_argument(
-        "-m", "--method", action="append", metavar="NAME[:OPTIONS]", help="may be repeated (default agf)"
-    )
+    common.add_argument("-m", "--method", action="append", metavar="NAME[:OPTIONS]", help="may be repeated (default agf)")
     common.add_argument("--labels", metavar="FILE.csv", help="columns file, label")
     common.add_argument(
         "--explain",

@@ -58,11 +58,9 @@ def tabulate(experiment, plan, records):
             continue
         values = {unit: experiment.values(part) for unit, part in usable.items()}
         single += [
-            {"unit": unit, "method": method, "metric": metric, "value": value}
-            for unit in usable
-            for metric, value in values[unit].items()
+            {"unit": unit, "method": method, "metric": metric, "value": value} for unit in usable for metric, value in values[unit].items()
         ]
-        pooled = experiment.pooled(list(usable.values()))
+        pooled = experiment.pooled(experiment.settled(list(usable.values())))
         for metric, _, _ in experiment.metrics:
             row = {"method": method, "metric": metric, "value": None, "error": None, "units": len(usable)}
             if metric in pooled:
@@ -92,6 +90,7 @@ def differences(experiment, plan, records):
             continue
         pairs = [[parts[name][unit] for unit in units] for name in (method, first)]
         values = [[experiment.values(part) for part in side] for side in pairs]
+        pairs = [experiment.settled(side) for side in pairs]
         pooled = set(experiment.pooled(pairs[0]))
         for metric, _, _ in experiment.metrics:
             if metric in pooled:
@@ -116,9 +115,7 @@ def differences(experiment, plan, records):
                     rng=np.random.default_rng(plan["settings"]["seed"]),
                 ).confidence_interval
             low, high = (float(end) if math.isfinite(end) else value for end in interval)
-            rows.append(
-                {"method": method, "metric": metric, "value": value, "low": low, "high": high, "units": len(units)}
-            )
+            rows.append({"method": method, "metric": metric, "value": value, "low": low, "high": high, "units": len(units)})
     return rows
 
 
@@ -168,9 +165,7 @@ def save_figure(figure):
 def plot_bars(metrics, rows, methods):
     """A panel of bars for each metric, the best on top, with values and standard errors."""
     colours, count = colours_of(methods), len({row["method"] for row in rows})
-    figure, axes = pyplot().subplots(
-        1, len(metrics), squeeze=False, figsize=(4.6 * len(metrics), 1 + 0.32 * count), layout="constrained"
-    )
+    figure, axes = pyplot().subplots(1, len(metrics), squeeze=False, figsize=(4.6 * len(metrics), 1 + 0.32 * count), layout="constrained")
     for axis, (metric, title, better) in zip(axes[0], metrics):
         chosen = [row for row in rows if row["metric"] == metric]
         if better:
@@ -243,9 +238,7 @@ def tables_of(experiment, plan, rows, compared):
         cells = [agf.printable(method)]
         for metric, _, _ in experiment.metrics:
             row = mine[metric]
-            cells.append(
-                number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else "")
-            )
+            cells.append(number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else ""))
         lines.append(cells + [str(next(iter(mine.values()))["units"])])
     tables = [("", ["method", *titles, "n"], lines)]
     if compared:
@@ -334,11 +327,7 @@ def html_page(experiment, plan, rows, compared, problems, title, command, pictur
             marks = [""] * len(cells)
             if number == 0:
                 for column, (metric, _, _) in enumerate(experiment.metrics, 1):
-                    value = next(
-                        row["value"]
-                        for row in rows
-                        if row["metric"] == metric and agf.printable(row["method"]) == cells[0]
-                    )
+                    value = next(row["value"] for row in rows if row["metric"] == metric and agf.printable(row["method"]) == cells[0])
                     marks[column] = ' class="best"' if best.get(metric) == value else ""
             parts.append("<tr>" + "".join(f"<td{m}>{text(cell)}</td>" for m, cell in zip(marks, cells)) + "</tr>")
         parts.append("</table>")

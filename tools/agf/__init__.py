@@ -28,7 +28,7 @@ at the next layer.
 from .arrays import as_picture
 from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
 from .explanation import Box, Explanation, read_picture
-from .model import Input, Layer, Model, Rect, Session, Times, overlay, render
+from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render
 
 METHODS: tuple[str, ...]
 COLORMAPS: tuple[str, ...]
@@ -58,6 +58,7 @@ __all__ = [
     "colormaps",
     "library",
     "library_path",
+    "map_scale",
     "methods",
     "overlay",
     "printable",

@@ -443,9 +443,13 @@ def render(
     return out
 
 
-def overlay(
-    map: ArrayLike, over: Any, seen: Rect, cmap: str = "rdbu", vmax: float = 0.0, alpha: float = 0.8
-) -> Picture:
+def map_scale(map: ArrayLike) -> float:
+    """Where a colour scale for a map [H, W] should end: the magnitude that 0.5 % of its pixels exceed (agf.h)."""
+    values = as_map(map)
+    return float(library().agf_map_scale(values.ctypes.data, *values.shape))
+
+
+def overlay(map: ArrayLike, over: Any, seen: Rect, cmap: str = "rdbu", vmax: float = 0.0, alpha: float = 0.8) -> Picture:
     """A map over the part `seen` of a picture; the arguments are those of Model.render()."""
     values, number, error = as_map(map), colormap(cmap), CError()
     picture, rect = np.array(as_picture(over)), CRect(*seen)
@@ -751,9 +755,7 @@ HANDLED_SIGNALS = [
 ]
 
 
-def _progress(
-    progress: Callable[[float], object] | None, session: weakref.ref[Session]
-) -> Callable[[object, float], int]:
+def _progress(progress: Callable[[float], object] | None, session: weakref.ref[Session]) -> Callable[[object, float], int]:
     """The engine's progress callback: signals, then the caller's own progress. session: a weak reference."""
 
     def report(context: object, share: float) -> int:
