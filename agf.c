@@ -3194,6 +3194,7 @@ static agf_status agf_conv_shape_of(const agf_inputs *in, agf_shape *out, agf_er
   const agf_shape *x = agf_input_shape(in, 0);
   if (x->c % n->groups || n->channels % n->groups) return agf_shape_error(err, n, x, "its groups do not divide the channels");
   out->c = n->channels;
+  out->flattened = 0; /* of a vector too, which it reads as one pixel */
   out->h = agf_window_outputs(x->h, n->kernel[0], n->stride[0], n->pad[0], n->pad[2], n->dilation[0], 0);
   out->w = agf_window_outputs(x->w, n->kernel[1], n->stride[1], n->pad[1], n->pad[3], n->dilation[1], 0);
   if (out->h < 1 || out->w < 1) return agf_shape_error(err, n, x, "its window does not fit");

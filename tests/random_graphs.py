@@ -264,6 +264,8 @@ def norm(g, x):
     c = g.channels(x)
     spatial = not g.vector(x) and g.chance(0.5)
     groups = g.choose([k for k in range(1, c + 1) if c % k == 0]) if g.chance(0.5) else 1
+    if (np.prod(g.shape(x)) if spatial else c) == groups:
+        return None   # of one value: beta whatever comes in, a gradient of nothing but rounding
     return g.add("norm", x, groups=groups, spatial=spatial, eps=1e-5, w=g.uniform(0.5, 1.5, c),
                  b=g.normal(c, scale=0.2))
 
