@@ -5177,7 +5177,9 @@ static agf_sign agf_activation_sign(const agf_node *n) {
     case AGF_SIGMOID:
     case AGF_HARDSIGMOID:
     case AGF_SOFTPLUS: return AGF_SIGN_NEVER;
-    case AGF_CLIP: return n->parameter[0] >= 0 ? AGF_SIGN_RECTIFIED : AGF_SIGN_INPUTS;
+    case AGF_CLIP:
+      if (n->parameter[1] < 0) return AGF_SIGN_ANY; /* even what is not negative is taken below 0 */
+      return n->parameter[0] > 0 ? AGF_SIGN_NEVER : n->parameter[0] == 0 ? AGF_SIGN_RECTIFIED : AGF_SIGN_INPUTS;
     default: return AGF_SIGN_INPUTS;
   }
 }
@@ -5556,8 +5558,8 @@ static void agf_normalise_gradient(agf_session *s, const agf_step *st, int slot,
   const agf_node *n = &s->model->node[st->node];
   const agf_tensor *t = agf_out(s, st);
   const float *gamma = agf_floats(s, own->gamma), *mean = agf_floats(s, own->mean), *r = agf_floats(s, own->r);
-  float *a = agf_floats(s, own->coefficient), *b = a + t->cb * AGF_CB, *c = b + t->cb * AGF_CB;
-  const double *sum = (const double *)agf_at(s, own->sums), *product = sum + t->cb * AGF_CB;
+  float *a = agf_floats(s, own->coefficient), *b, *c;
+  const double *sum = (const double *)agf_at(s, own->sums), *product;
   int channels = t->c / n->groups, group, k;
   double count = (double)channels * t->h * t->w;
   agf_normalise_job j;
@@ -5571,6 +5573,9 @@ static void agf_normalise_gradient(agf_session *s, const agf_step *st, int slot,
     agf_parallel(s, t->h, agf_layer_norm_back_task, &j);
     return;
   }
+  b = a + t->cb * AGF_CB; /* only here: a layer norm has none of these buffers */
+  c = b + t->cb * AGF_CB;
+  product = sum + t->cb * AGF_CB;
   agf_parallel(s, t->cb, agf_group_sums_task, &j);
   agf_clear_buffer(s, own->coefficient);
   for (group = 0; group < n->groups; group++) {
