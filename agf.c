@@ -1844,7 +1844,8 @@ static void agf_find_head(agf_planner *p) {
   for (i = plan->steps - 1; i >= 0; i--) {
     const agf_step *st = &p->step[i];
     const agf_tensor *in = agf_plan_in(p, st, 0), *out = agf_plan_out(p, st);
-    if ((st->rules->traits & (AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM)) == AGF_POOLS_TO_SIZE && out->h * out->w == 1 && st->out <= lowest) {
+    if ((st->rules->traits & (AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM)) == AGF_POOLS_TO_SIZE && out->h * out->w == 1 &&
+        st->out <= lowest) {
       single = in->h * in->w == 1;
       if (plan->head < 0 || !single) plan->head = i;
       if (!single) break;
@@ -6525,7 +6526,8 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
-/* A CHW array into tensor t's form at x, as scale * chw + bias per channel where they are given, with its mask where one is wanted. Returns nonzero if a value is not finite. */
+/* A CHW array into tensor t's form at x, as scale * chw + bias per channel where they are given, with its mask where one is wanted.
+ * Returns nonzero if a value is not finite. */
 static int agf_import(agf_session *s, const float *chw, const agf_weight *scale, const agf_weight *bias, const agf_tensor *t,
                       float *x, uint16_t *mask) {
   agf_image_job j;
@@ -7119,9 +7121,9 @@ static void agf_add_gradient_task(agf_session *s, const void *arg, int r, unsign
   }
 }
 
-/* The mean of n images' gradients: image k is x * (first + k * step) / of + deviation * noise. The run's own tensors hold those images while
- * it lasts, and then the caller's again. It comes to lie in
- * the plan's `total`, [c][h][w], image [c][h][w] beside it. */
+/* The mean of n images' gradients: image k is x * (first + k * step) / of + deviation * noise. The run's own tensors hold those
+ * images while it lasts, and then the caller's again. It comes to lie in the plan's `total`, [c][h][w], image [c][h][w] beside
+ * it. */
 static agf_status agf_average(agf_session *s, agf_explanation *e, int n, double first, double step, double of, double deviation,
                               agf_error *err) {
   const agf_tensor *t = &s->plan->tensor[0];
