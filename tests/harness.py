@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -111,6 +112,8 @@ class _Test(unittest.FunctionTestCase):
 def run_tests(tests: Mapping[str, object], arguments: list[str], missing: str = "") -> int:
     """Run the functions test_* of a module's globals() that the command line's arguments choose, unless what they test
     is missing; ends with the line "N passed, N failed, N skipped". Returns the exit code."""
+    # A background job ignores SIGINT and hands that on; what the tests start must take it as a program at a terminal does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
     parser.add_argument("-k", dest="texts", metavar="TEXT", action="append", default=[], help="tests whose name holds TEXT")
     parser.add_argument("-v", dest="verbose", action="store_true", help="a line for every test, with its time")
