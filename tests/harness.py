@@ -112,7 +112,7 @@ class _Test(unittest.FunctionTestCase):
 def run_tests(tests: Mapping[str, object], arguments: list[str], missing: str = "") -> int:
     """Run the functions test_* of a module's globals() that the command line's arguments choose, unless what they test
     is missing; ends with the line "N passed, N failed, N skipped". Returns the exit code."""
-    # A background job ignores SIGINT and hands that on; what the tests start must take it as a program at a terminal does.
+    # A background job ignores SIGINT and hands that on; what the tests start must take it as at a terminal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
     parser.add_argument("-k", dest="texts", metavar="TEXT", action="append", default=[], help="tests whose name holds TEXT")
