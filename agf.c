@@ -2527,7 +2527,6 @@ static void agf_gradient_deliver(agf_session *s, agf_explanation *e, const agf_s
 /* From (cam, g) at the output of a step to those at one of its inputs; either may be NULL: it is not wanted. */
 typedef struct agf_back_job {
   const agf_step *st;
-  int slot;
   const float *cam, *g;
   float *out, *out_g;
   const agf_delivery *delivery; /* what the rows end as, NULL: they stay as they are */
@@ -2538,7 +2537,6 @@ static agf_back_job agf_rule_job(agf_session *s, const agf_step *st, agf_explana
   agf_back_job j;
   *d = agf_begin_delivery(s, e, st, slot);
   j.st = st;
-  j.slot = slot;
   j.cam = agf_floats(s, agf_out(s, st)->cam);
   j.g = agf_wanted_g(s, e, st);
   j.out = d->cam;
@@ -2548,11 +2546,10 @@ static agf_back_job agf_rule_job(agf_session *s, const agf_step *st, agf_explana
 }
 
 /* The job of a gradient. */
-static agf_back_job agf_gradient_job(const agf_step *st, int slot, const float *g, float *out) {
+static agf_back_job agf_gradient_job(const agf_step *st, const float *g, float *out) {
   agf_back_job j;
   memset(&j, 0, sizeof j);
   j.st = st;
-  j.slot = slot;
   j.g = g;
   j.out_g = out;
   return j;
@@ -4750,18 +4747,11 @@ static void agf_magnitude_row(const float *x, int n, float *out) {
   for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
 }
 
-typedef struct agf_pool_job {
-  const agf_step *st;
-  const float *cam, *g;         /* at the output */
-  float *out, *out_g;           /* at the input; NULL: not wanted */
-  const agf_delivery *delivery; /* what the input's rows end as, NULL: they stay as they are */
-} agf_pool_job;
-
 /* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
  * x may cancel. Rows are cleared when the first window comes to them and finished when no window below begins before them, so that they
  * stay in cache. */
 static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
-  const agf_pool_job *j = (const agf_pool_job *)arg;
+  const agf_back_job *j = (const agf_back_job *)arg;
   const agf_pool_step *own = agf_pool_of(j->st);
   const agf_tensor *ti = agf_in(s, j->st, 0), *to = agf_out(s, j->st);
   const int32_t *rows = (const int32_t *)agf_at(s, own->rows);
@@ -4794,31 +4784,20 @@ static void agf_pool_back_task(agf_session *s, const void *arg, int b, unsigned 
 }
 
 static void agf_pool_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
-  agf_delivery d = agf_begin_delivery(s, e, st, 0);
-  const agf_tensor *to = agf_out(s, st);
-  agf_pool_job j;
-  j.st = st;
-  j.cam = agf_floats(s, to->cam);
-  j.g = agf_wanted_g(s, e, st);
-  j.out = d.cam;
-  j.out_g = j.g ? d.g : NULL;
-  j.delivery = &d;
-  agf_parallel(s, to->cb, agf_pool_back_task, &j);
+  agf_delivery d;
+  agf_back_job j = agf_rule_job(s, st, e, 0, &d);
+  agf_parallel(s, agf_out(s, st)->cb, agf_pool_back_task, &j);
 }
 
 static void agf_pool_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_pool_job j;
+  agf_back_job j = agf_gradient_job(st, g, out);
   (void)slot;
-  memset(&j, 0, sizeof j);
-  j.st = st;
-  j.g = g;
-  j.out_g = out;
   agf_parallel(s, agf_out(s, st)->cb, agf_pool_back_task, &j);
 }
 
 #ifndef AGF_NO_METHODS
 static void agf_pool_lrp(agf_session *s, const agf_step *st, int slot, int alpha, const float *R, float *out) {
-  agf_pool_job j;
+  agf_back_job j;
   (void)slot, (void)alpha;
   memset(&j, 0, sizeof j);
   j.st = st;
@@ -5256,7 +5235,8 @@ static void agf_activation_rule(agf_session *s, const agf_step *st, agf_explanat
 }
 
 static void agf_activation_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
+  (void)slot;
   agf_parallel(s, agf_pieces(agf_out(s, st)), agf_activation_back_task, &j);
 }
 
@@ -5359,7 +5339,6 @@ static void agf_mul_rule(agf_session *s, const agf_step *st, agf_explanation *e)
   agf_delivery d;
   agf_back_job j = agf_rule_job(s, st, e, 0, &d);
   agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_signal_task, &j);
-  j.slot = 1;
   agf_destination(s, e, st, 1, &j.out, &j.out_g);
   memset(j.out, 0, (size_t)agf_tensor_elements(agf_in(s, st, 1)) * sizeof(float));
   if (j.g && j.out_g) agf_mul_to_gate(s, &j);
@@ -5367,7 +5346,7 @@ static void agf_mul_rule(agf_session *s, const agf_step *st, agf_explanation *e)
 }
 
 static void agf_mul_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
   if (slot == 0)
     agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_signal_task, &j);
   else
@@ -5667,7 +5646,8 @@ static void agf_lrn_back_task(agf_session *s, const void *arg, int r, unsigned c
 }
 
 static void agf_lrn_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
+  (void)slot;
   agf_parallel(s, agf_out(s, st)->h, agf_lrn_back_task, &j);
 }
 
@@ -5823,15 +5803,18 @@ static void agf_pad_back_task(agf_session *s, const void *arg, int r, unsigned c
 }
 
 static void agf_slice_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
+  (void)slot;
   agf_parallel(s, agf_in(s, st, 0)->h, agf_slice_back_task, &j);
 }
 static void agf_shuffle_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
+  (void)slot;
   agf_parallel(s, agf_in(s, st, 0)->h, agf_shuffle_back_task, &j);
 }
 static void agf_pad_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
-  agf_back_job j = agf_gradient_job(st, slot, g, out);
+  agf_back_job j = agf_gradient_job(st, g, out);
+  (void)slot;
   agf_parallel(s, agf_in(s, st, 0)->h, agf_pad_back_task, &j);
 }
 
