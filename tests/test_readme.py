@@ -21,7 +21,7 @@ import sys
 
 from harness import ROOT, Skip, check, missing_file, run_tests
 
-BUILD = os.environ.get("BUILD", os.path.join(ROOT, "build"))
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))  # the tests run in folders of their own
 LIBRARY = os.path.join(BUILD, "libagf.a")
 DEMO = os.path.join(ROOT, "tests", "demo", "demo.agf")
 DOCUMENTS = ("README.md", "bench/README.md", "CONTRIBUTING.md")
