@@ -15,38 +15,21 @@ def strides(options):
     return options.StrideH(), options.StrideW()
 
 
-@handles("CONV_2D")
+@handles("CONV_2D", "DEPTHWISE_CONV_2D")
 def conv_2d(graph, op):
-    options = graph.options(op, "Conv2DOptions")
-    dilation = options.DilationHFactor(), options.DilationWFactor()
+    depthwise = op.kind == "DEPTHWISE_CONV_2D"
+    options = graph.options(op, "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions")
     weights = graph.array(op, 1, "the kernel")
-    return windowed(
-        graph,
-        op,
-        options,
-        np.transpose(weights, (0, 3, 1, 2)) if weights.ndim == 4 else weights,
-        dilation,
-        lambda channels: channels // max(weights.shape[3], 1),
-    )
-
-
-@handles("DEPTHWISE_CONV_2D")
-def depthwise_conv_2d(graph, op):
-    options = graph.options(op, "DepthwiseConv2DOptions")
-    dilation = options.DilationHFactor(), options.DilationWFactor()
-    weights = graph.array(op, 1, "the kernel")
-    return windowed(
-        graph, op, options, np.transpose(weights, (3, 0, 1, 2)) if weights.ndim == 4 else weights, dilation, lambda channels: channels
-    )
-
-
-def windowed(graph, op, options, weights, dilation, groups):
     if weights.ndim != 4:
         raise graph.b.error(f"a kernel of {describe([weights.shape])}")
+    # [out, kernel height, kernel width, in of a group]; a depthwise one is [1, kernel height, kernel width, out]
+    weights = np.ascontiguousarray(np.transpose(weights, (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)))
     x = graph.nchw(graph.value(op))
+    dilation = options.DilationHFactor(), options.DilationWFactor()
     pad = graph.padding(x, weights.shape[2:], strides(options), dilation, options.Padding())
     bias = None if graph.get(op, 2) is None else graph.array(op, 2, "the bias")
-    y = graph.b.conv(x, np.ascontiguousarray(weights), bias, strides(options), pad, dilation, groups(x.dims[1]))
+    groups = x.dims[1] if depthwise else x.dims[1] // max(weights.shape[1], 1)
+    y = graph.b.conv(x, weights, bias, strides(options), pad, dilation, groups)
     return graph.result(op, graph.nhwc(y), options.FusedActivationFunction())
 
 
