@@ -1127,6 +1127,46 @@ AGF_API int agf_model_classes(const agf_model *model) { return model ? model->cl
 AGF_API const char *agf_model_label(const agf_model *model, int k) {
   return !model || k < 0 || k >= model->labels ? "" : model->strings + agf_u32(model->label_table + 4 * (size_t)k);
 }
+static inline int agf_lower(int c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
+
+/* Whether `part` begins at `text`; in small and capital letters alike, unless exact. */
+static int agf_begins(const char *text, const char *part, size_t n, int exact) {
+  size_t i;
+  for (i = 0; i < n; i++)
+    if (exact ? text[i] != part[i] : agf_lower((unsigned char)text[i]) != agf_lower((unsigned char)part[i])) return 0;
+  return 1;
+}
+
+/* How loosely a label is read; each finds more than the one before. */
+enum { AGF_LABEL_EXACT, AGF_LABEL_ANY_CASE, AGF_LABEL_NAME, AGF_LABEL_PART, AGF_LABEL_READINGS };
+
+static int agf_label_is(const char *label, const char *text, int reading) {
+  const size_t length = strlen(label), n = strlen(text);
+  size_t from;
+  if (reading <= AGF_LABEL_ANY_CASE) return length == n && agf_begins(label, text, n, reading == AGF_LABEL_EXACT);
+  for (from = 0; n <= length && from <= length - n; from++) {
+    size_t before = from, after = from + n;
+    if (!agf_begins(label + from, text, n, 0)) continue;
+    if (reading == AGF_LABEL_PART) return 1;
+    while (before > 0 && label[before - 1] == ' ') before--;
+    while (label[after] == ' ') after++;
+    if ((before == 0 || label[before - 1] == ',') && (label[after] == 0 || label[after] == ',')) return 1;
+  }
+  return 0;
+}
+
+AGF_API int agf_model_find(const agf_model *model, const char *label, int *classes, int room) {
+  int reading, k, found = 0;
+  if (!model || !label || !*label) return 0;
+  for (reading = 0; reading < AGF_LABEL_READINGS && !found; reading++)
+    for (k = 0; k < model->classes; k++)
+      if (*agf_model_label(model, k) && agf_label_is(agf_model_label(model, k), label, reading)) {
+        if (classes && found < room) classes[found] = k;
+        found++;
+      }
+  return found;
+}
+
 AGF_API uint64_t agf_model_parameters(const agf_model *model) { return model ? model->parameters : 0; }
 AGF_API uint64_t agf_model_file_bytes(const agf_model *model) { return model ? model->bytes : 0; }
 AGF_API int agf_model_layers(const agf_model *model) { return model ? model->nodes : 0; }
@@ -7664,7 +7704,7 @@ static void agf_resize_rule(const agf_input *in, int height, int width, int ph, 
 }
 
 /* Bytes from a picture's first pixel to its last, and of float planes. */
-static size_t agf_picture_bytes(int width, int height, int channels, size_t stride, int *overflow) {
+static size_t agf_pixel_bytes(int width, int height, int channels, size_t stride, int *overflow) {
   size_t row = (size_t)width * (size_t)channels, rows = agf_mul_size(stride, (size_t)height - 1, overflow);
   if (row > SIZE_MAX - rows) *overflow = 1;
   return rows + row;
@@ -7704,7 +7744,7 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
                     picture_width, picture_height, width, height);
   channels = in->channels == 1 ? 1 : 3;
   bytes = agf_plane_bytes(height, width, channels, &overflow);
-  if (agf_overlap(chw, bytes, rgb, agf_picture_bytes(picture_width, picture_height, 3, stride, &overflow)) || overflow ||
+  if (agf_overlap(chw, bytes, rgb, agf_pixel_bytes(picture_width, picture_height, 3, stride, &overflow)) || overflow ||
       agf_overlap(chw, bytes, model->data, model->bytes))
     return agf_fail(
         err, AGF_ERR_ARGUMENT,
@@ -7779,6 +7819,142 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
   agf_status status;
   agf_clear(err);
   status = agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err);
+  agf_fp_leave(fp);
+  return status;
+}
+
+static const char *const agf_pixel_formats[AGF_PIXEL_FORMATS] = {"rgb24", "bgr24", "gray", "yuv420", "nv12"};
+
+AGF_API const char *agf_pixel_format_name(agf_pixel_format format) {
+  return (unsigned)format < AGF_PIXEL_FORMATS ? agf_pixel_formats[format] : "?";
+}
+
+AGF_API int agf_pixel_format_find(const char *name) {
+  int i;
+  for (i = 0; name && i < AGF_PIXEL_FORMATS; i++)
+    if (!strcmp(name, agf_pixel_formats[i])) return i;
+  return -1;
+}
+
+/* Plane p of a picture: bytes of a row, and rows; 0 rows: the format has no such plane. */
+static void agf_plane_size(agf_pixel_format format, int width, int height, int p, size_t *row, int *rows) {
+  const size_t half = ((size_t)width + 1) / 2;
+  *row = (size_t)width;
+  *rows = p ? 0 : height;
+  switch (format) {
+    case AGF_PIXELS_RGB24:
+    case AGF_PIXELS_BGR24: *row *= 3; break;
+    case AGF_PIXELS_YUV420:
+      if (p) *row = half, *rows = (height - 1) / 2 + 1;
+      break;
+    case AGF_PIXELS_NV12:
+      if (p == 1) *row = 2 * half, *rows = (height - 1) / 2 + 1;
+      break;
+    case AGF_PIXELS_GRAY:
+    case AGF_PIXEL_FORMATS: break;
+  }
+}
+
+AGF_API size_t agf_picture_bytes(agf_pixel_format format, int width, int height) {
+  size_t bytes = 0, row;
+  int p, rows, overflow = 0;
+  if ((unsigned)format >= AGF_PIXEL_FORMATS || width < 1 || height < 1) return 0;
+  if ((size_t)width > SIZE_MAX / 6) return 0;
+  for (p = 0; p < 3; p++) {
+    size_t plane;
+    agf_plane_size(format, width, height, p, &row, &rows);
+    plane = agf_mul_size(row, (size_t)rows, &overflow);
+    if (overflow || plane > SIZE_MAX - bytes) return 0;
+    bytes += plane;
+  }
+  return bytes;
+}
+
+static inline uint8_t agf_nearest_byte(double v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v + 0.5); }
+
+/* BT.601: luma counts 219 steps, chroma 224 around 128. */
+static void agf_yuv_pixel(int luma, int blue, int red, uint8_t *rgb) {
+  const double y = 255.0 / 219 * (luma - 16), cb = 255.0 / 224 * (blue - 128), cr = 255.0 / 224 * (red - 128);
+  rgb[0] = agf_nearest_byte(y + 1.402 * cr);
+  rgb[1] = agf_nearest_byte(y - 0.344136 * cb - 0.714136 * cr);
+  rgb[2] = agf_nearest_byte(y + 1.772 * cb);
+}
+
+static agf_status agf_convert_picture(const agf_picture *picture, uint8_t *rgb, size_t stride, agf_error *err) {
+  const uint8_t *planes[3] = {NULL, NULL, NULL};
+  size_t strides[3] = {0, 0, 0}, out;
+  agf_pixel_format format;
+  int p, x, y, in_place, width, height, overflow = 0;
+  if (!picture || !picture->planes[0] || !rgb || (unsigned)picture->format >= AGF_PIXEL_FORMATS || picture->width < 1 ||
+      picture->height < 1 || picture->width > AGF_MAX_SIDE || picture->height > AGF_MAX_SIDE)
+    return agf_fail(err, AGF_ERR_ARGUMENT,
+                    "agf_picture_to_rgb: a NULL argument, an unknown format (%d), or a picture of %d x %d pixels (sides: 1 to %d)",
+                    picture ? (int)picture->format : 0, picture ? picture->width : 0, picture ? picture->height : 0, AGF_MAX_SIDE);
+  format = picture->format;
+  width = picture->width;
+  height = picture->height;
+  if (stride / 3 < (size_t)width)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_rgb: rows of %llu bytes, and %d pixels need %d",
+                    (unsigned long long)stride, width, 3 * width);
+  out = agf_pixel_bytes(width, height, 3, stride, &overflow);
+  for (p = 0; p < 3; p++) {
+    size_t row, bytes;
+    int rows;
+    agf_plane_size(format, width, height, p, &row, &rows);
+    if (!rows) break;
+    strides[p] = picture->strides[p] ? picture->strides[p] : row;
+    if (strides[p] < row)
+      return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_rgb: plane %d has rows of %llu bytes, and %d pixels of %s need %llu",
+                      p, (unsigned long long)strides[p], width, agf_pixel_formats[format], (unsigned long long)row);
+    bytes = agf_mul_size(strides[p], (size_t)rows - 1, &overflow) + row;
+    if (p) { /* behind the plane before, whose last row is as long as the others */
+      int above;
+      size_t unused;
+      agf_plane_size(format, width, height, p - 1, &unused, &above);
+      planes[p] = picture->planes[p] ? picture->planes[p] : planes[p - 1] + strides[p - 1] * (size_t)above;
+    } else {
+      planes[0] = picture->planes[0];
+    }
+    in_place = planes[p] == rgb && strides[p] == stride && (format == AGF_PIXELS_RGB24 || format == AGF_PIXELS_BGR24);
+    if (overflow || (!in_place && agf_overlap(rgb, out, planes[p], bytes)))
+      return agf_fail(err, AGF_ERR_ARGUMENT,
+                      "agf_picture_to_rgb: the result overlaps plane %d, or is larger than this machine's memory", p);
+  }
+  for (y = 0; y < height; y++) {
+    const uint8_t *from = planes[0] + (size_t)y * strides[0];
+    uint8_t *to = rgb + (size_t)y * stride;
+    const uint8_t *blue = NULL, *red = NULL;
+    int step = format == AGF_PIXELS_NV12 ? 2 : 1;
+    if (planes[1]) blue = planes[1] + (size_t)(y / 2) * strides[1];
+    if (planes[1]) red = planes[2] ? planes[2] + (size_t)(y / 2) * strides[2] : blue + 1;
+    switch (format) {
+      case AGF_PIXELS_RGB24: memmove(to, from, 3 * (size_t)width); break;
+      case AGF_PIXELS_BGR24:
+        for (x = 0; x < width; x++, from += 3, to += 3) {
+          uint8_t first = from[0];
+          to[0] = from[2];
+          to[1] = from[1];
+          to[2] = first;
+        }
+        break;
+      case AGF_PIXELS_GRAY:
+        for (x = 0; x < width; x++, to += 3) memset(to, from[x], 3);
+        break;
+      case AGF_PIXELS_YUV420:
+      case AGF_PIXELS_NV12:
+        for (x = 0; x < width; x++, to += 3) agf_yuv_pixel(from[x], blue[x / 2 * step], red[x / 2 * step], to);
+        break;
+      case AGF_PIXEL_FORMATS: break;
+    }
+  }
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_picture_to_rgb(const agf_picture *picture, uint8_t *rgb, size_t stride, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status status;
+  agf_clear(err);
+  status = agf_convert_picture(picture, rgb, stride, err);
   agf_fp_leave(fp);
   return status;
 }
@@ -7959,8 +8135,7 @@ static agf_status agf_check_map(const char *who, const float *map, int mh, int m
                     who, mw, mh, w, h, channels, (unsigned long long)stride);
   if (!(vmax >= 0) || !agf_finite(vmax))
     return agf_fail(err, AGF_ERR_ARGUMENT, "%s: vmax is %g, it must be 0 or more", who, (double)vmax);
-  if (agf_overlap(out, agf_picture_bytes(w, h, channels, stride, &overflow), map, agf_plane_bytes(mh, mw, 1, &overflow)) ||
-      overflow)
+  if (agf_overlap(out, agf_pixel_bytes(w, h, channels, stride, &overflow), map, agf_plane_bytes(mh, mw, 1, &overflow)) || overflow)
     return agf_fail(err, AGF_ERR_ARGUMENT, "%s: the picture overlaps the map, or is larger than this machine's memory", who);
   return AGF_OK;
 }

@@ -165,6 +165,11 @@ AGF_API const char *agf_model_name(const agf_model *model);         /* "" if the
 AGF_API const char *agf_model_source(const agf_model *model);       /* what it was converted from; "" if unknown */
 AGF_API int agf_model_classes(const agf_model *model);              /* K, the number of logits */
 AGF_API const char *agf_model_label(const agf_model *model, int k); /* "" without labels or for k out of range */
+/* The classes that `label` may mean: those whose label it is; else, ignoring the case of ASCII letters, those whose label it is, of whose
+ * label it is one of the names between commas ("cup" of "mug, cup"), whose label holds it. The first of these that finds any decides.
+ * Their number; the first `room` of them, ascending, are written to classes (may be NULL). 1: it is clear which is meant. 0 for "",
+ * without labels, and for NULL. */
+AGF_API int agf_model_find(const agf_model *model, const char *label, int *classes, int room);
 AGF_API uint64_t agf_model_parameters(const agf_model *model);      /* weights, biases, scales, without fill */
 AGF_API uint64_t agf_model_file_bytes(const agf_model *model);
 
@@ -395,6 +400,35 @@ typedef struct agf_rect {
  * NULL) receives the part of the picture that the network sees. Allocates scratch from the model's allocator. */
 AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
                                         int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err);
+
+/* How pixels stand in memory, as cameras, decoders and video give them. */
+typedef enum agf_pixel_format {
+  AGF_PIXELS_RGB24 = 0, /* red, green, blue: 3 bytes a pixel */
+  AGF_PIXELS_BGR24,     /* blue, green, red */
+  AGF_PIXELS_GRAY,      /* 1 byte a pixel */
+  AGF_PIXELS_YUV420,    /* planes Y, Cb and Cr, the latter two of half the sides, rounded up (I420) */
+  AGF_PIXELS_NV12,      /* a plane Y, then Cb and Cr in turn, of half the sides, rounded up */
+  AGF_PIXEL_FORMATS     /* their number */
+} agf_pixel_format;
+
+/* "rgb24", "bgr24", "gray", "yuv420", "nv12"; "?" for an unknown number; -1 for an unknown name. */
+AGF_API const char *agf_pixel_format_name(agf_pixel_format format);
+AGF_API int agf_pixel_format_find(const char *name);
+
+typedef struct agf_picture {
+  agf_pixel_format format;
+  int width, height;
+  const uint8_t *planes[3]; /* those that the format has; [1] and [2] NULL: each follows the one before, rows and all, without a gap */
+  size_t strides[3];        /* bytes from row to row of each; 0: no gap between rows */
+} agf_picture;
+
+/* Bytes of a picture without gaps; 0 for an unknown format, sides below 1, and what is beyond the address space. */
+AGF_API size_t agf_picture_bytes(agf_pixel_format format, int width, int height);
+
+/* Any of these to RGB8, which agf_picture_to_input and agf_overlay take, in rows `stride` bytes apart. Y, Cb and Cr are ITU-R BT.601's in
+ * the range of video (Y 16 to 235), and chroma counts for all of its 2 x 2 pixels. `rgb` may be a picture's own memory only where
+ * that is RGB24 or BGR24 with the same rows. Allocates nothing. */
+AGF_API agf_status agf_picture_to_rgb(const agf_picture *picture, uint8_t *rgb, size_t stride, agf_error *err);
 
 typedef enum agf_colormap {
   AGF_CMAP_SEISMIC = 0, /* dark blue - blue - white - red - dark red */

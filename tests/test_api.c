@@ -554,6 +554,114 @@ static void test_box_of_a_map(void) {
   CHECK(refused(agf_map_box(map, 20, 30, 0, &box, &err), &err, AGF_ERR_ARGUMENT, "share"), "no share: %s", err.message);
 }
 
+/* What an ambiguous, a loose and an unknown name find, in a network with ten labels. */
+static void test_finding_a_class(void) {
+  static const struct {
+    const char *text;
+    int found, first;
+  } names[] = {{"cup", 1, 1}, {"CuP", 1, 1},  {"cu", 1, 1}, {"umbrella", 1, 9}, {"ROOM", 1, 5},    {"tree ", 0, -1},
+               {"e", 6, 0},   {"boat", 1, 7}, {"", 0, -1},  {",", 0, -1},       {"cupcup", 0, -1}, {"house", 1, 3}};
+  const char *path = getenv("AGF_DEMO");
+  agf_model *model = NULL;
+  agf_error err;
+  int some[2], k;
+  size_t i;
+  CHECK(agf_model_open(path ? path : "tests/demo/demo.agf", NULL, &model, &err) == AGF_OK, "%s", err.message);
+  for (i = 0; i < sizeof names / sizeof *names; i++) {
+    some[0] = -1;
+    k = agf_model_find(model, names[i].text, some, 1);
+    CHECK(k == names[i].found && some[0] == names[i].first, "'%s': %d found, the first %d", names[i].text, k, some[0]);
+  }
+  some[1] = -1;
+  CHECK(agf_model_find(model, "e", NULL, 0) == 6 && agf_model_find(model, "e", some, 2) == 6 && some[1] == 3,
+        "butterfly, house: %d", some[1]);
+  CHECK(agf_model_find(NULL, "cup", some, 2) == 0 && agf_model_find(model, NULL, some, 2) == 0, "NULL finds nothing");
+  for (k = 0; k < agf_model_classes(model); k++)
+    CHECK(agf_model_find(model, agf_model_label(model, k), some, 1) == 1 && some[0] == k, "the label of class %d", k);
+  agf_model_close(model);
+}
+
+/* Every pixel format, with gaps between rows and between planes and without, against values worked out by hand. */
+static void test_pixel_formats(void) {
+  enum { W = 5, H = 3, GAP = 7 };
+  /* red, white, black, mid gray and blue as BT.601 video has them: Y, Cb, Cr */
+  static const uint8_t yuv[5][3] = {{81, 90, 240}, {235, 128, 128}, {16, 128, 128}, {126, 128, 128}, {41, 240, 110}};
+  static const uint8_t rgb_of[5][3] = {{254, 0, 0}, {255, 255, 255}, {0, 0, 0}, {128, 128, 128}, {0, 0, 255}};
+  static const size_t sizes[AGF_PIXEL_FORMATS] = {45, 45, 15, 15 + 2 * 6, 15 + 12};
+  uint8_t tight[64], rows[256], whole[3 * W * H], loose[H * (3 * W + GAP)];
+  agf_picture p;
+  agf_error err;
+  int format, c, x, y, i;
+  for (format = 0; format < AGF_PIXEL_FORMATS; format++) {
+    CHECK(agf_pixel_format_find(agf_pixel_format_name((agf_pixel_format)format)) == format, "the name of format %d", format);
+    CHECK(agf_picture_bytes((agf_pixel_format)format, W, H) == sizes[format], "format %d: %lu bytes", format,
+          (unsigned long)agf_picture_bytes((agf_pixel_format)format, W, H));
+    for (c = 0; c < 5; c++) { /* a picture of one colour, then one gray step brighter in its last pixel */
+      memset(&p, 0, sizeof p);
+      p.format = (agf_pixel_format)format;
+      p.width = W;
+      p.height = H;
+      p.planes[0] = tight;
+      for (i = 0; i < (int)sizes[format]; i++) {
+        if (format == AGF_PIXELS_RGB24) tight[i] = rgb_of[c][i % 3];
+        if (format == AGF_PIXELS_BGR24) tight[i] = rgb_of[c][2 - i % 3];
+        if (format == AGF_PIXELS_GRAY) tight[i] = rgb_of[c][1];
+        if (format == AGF_PIXELS_YUV420) tight[i] = yuv[c][i < 15 ? 0 : i < 21 ? 1 : 2];
+        if (format == AGF_PIXELS_NV12) tight[i] = yuv[c][i < 15 ? 0 : 1 + (i - 15) % 2];
+      }
+      CHECK(agf_picture_to_rgb(&p, whole, 3 * W, &err) == AGF_OK, "%s", err.message);
+      for (i = 0; i < 3 * W * H; i++) {
+        int want = format == AGF_PIXELS_GRAY ? rgb_of[c][1] : rgb_of[c][i % 3];
+        CHECK(abs(whole[i] - want) <= (format >= AGF_PIXELS_YUV420), "%s, colour %d, byte %d: %d, not %d", /* Y has 219 steps */
+              agf_pixel_format_name((agf_pixel_format)format), c, i, whole[i], want);
+      }
+    }
+    for (i = 0; i < (int)sizes[format]; i++) tight[i] = (uint8_t)(31 * i + 5);
+    CHECK(agf_picture_to_rgb(&p, whole, 3 * W, &err) == AGF_OK, "%s", err.message);
+    { /* the same pixels, each plane's rows 20 apart and planes 80 apart */
+      static const int row_bytes[AGF_PIXEL_FORMATS][3] = {{15}, {15}, {5}, {5, 3, 3}, {5, 6}};
+      int from = 0, plane;
+      memset(rows, 0xAA, sizeof rows);
+      for (plane = 0; plane < 3 && row_bytes[format][plane]; plane++) {
+        for (y = 0; y < (plane ? 2 : H); y++, from += row_bytes[format][plane])
+          memcpy(rows + 80 * plane + 20 * y, tight + from, (size_t)row_bytes[format][plane]);
+        p.planes[plane] = rows + 80 * plane;
+        p.strides[plane] = 20;
+      }
+      memset(loose, 0x55, sizeof loose);
+      CHECK(agf_picture_to_rgb(&p, loose, 3 * W + GAP, &err) == AGF_OK, "%s", err.message);
+      for (y = 0; y < H; y++) {
+        CHECK(!memcmp(loose + y * (3 * W + GAP), whole + y * 3 * W, 3 * W), "%s: strides move row %d",
+              agf_pixel_format_name((agf_pixel_format)format), y);
+        for (x = 0; x < GAP; x++) CHECK(loose[y * (3 * W + GAP) + 3 * W + x] == 0x55, "a gap was written to");
+      }
+    }
+  }
+  memset(&p, 0, sizeof p); /* in place, where a pixel stays where it is */
+  p.format = AGF_PIXELS_BGR24;
+  p.width = W;
+  p.height = H;
+  p.planes[0] = tight;
+  agf_picture_to_rgb(&p, whole, 3 * W, &err);
+  CHECK(agf_picture_to_rgb(&p, tight, 3 * W, &err) == AGF_OK && !memcmp(tight, whole, sizeof whole), "in place: %s", err.message);
+  CHECK(refused(agf_picture_to_rgb(&p, tight + 3, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "overlaps"), "%s", err.message);
+  p.format = AGF_PIXELS_GRAY;
+  CHECK(refused(agf_picture_to_rgb(&p, tight, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "overlaps"), "%s", err.message);
+  CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W - 1, &err), &err, AGF_ERR_ARGUMENT, "need 15"), "%s", err.message);
+  p.strides[0] = W - 1;
+  CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "plane 0"), "%s", err.message);
+  p.format = AGF_PIXEL_FORMATS;
+  CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "format"), "%s", err.message);
+  p.format = AGF_PIXELS_GRAY;
+  p.width = 0;
+  CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "0 x 3"), "%s", err.message);
+  CHECK(refused(agf_picture_to_rgb(NULL, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "NULL"), "%s", err.message);
+  CHECK(!agf_picture_bytes(AGF_PIXEL_FORMATS, 1, 1) && !agf_picture_bytes(AGF_PIXELS_GRAY, 0, 1) &&
+            agf_pixel_format_find("mauve") == -1 && agf_pixel_format_find(NULL) == -1 &&
+            !strcmp(agf_pixel_format_name((agf_pixel_format)-1), "?"),
+        "what is no format");
+}
+
 /* Calls from a session's own callbacks: each must be refused, and what was under way must not notice. */
 typedef struct intruder {
   agf_session *s;
@@ -980,5 +1088,7 @@ int main(int argc, char **argv) {
   RUN(test_rendering);
   RUN(test_scale_of_a_map);
   RUN(test_box_of_a_map);
+  RUN(test_finding_a_class);
+  RUN(test_pixel_formats);
   return tests_end();
 }

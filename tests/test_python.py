@@ -335,7 +335,51 @@ def test_names_of_classes():
             (np.int8(1), 1),
         ):
             check(model.class_index(name) == k, repr(name))
-        raises(ValueError, lambda: model.class_index("crane"), "2 classes", "[1, 2]")
+        raises(ValueError, lambda: model.class_index("crane"), "2 classes", "crane (1), crane (2)")
+        check(model.class_index("bar") == 3, "a part of a label")
+
+
+def test_frames():
+    """Every pixel format against the same conversion in numpy, with rows that have gaps and without."""
+    rng = np.random.default_rng(3)
+    width, height = 13, 7
+    for name in ("rgb24", "bgr24", "gray"):
+        planes = [rng.integers(0, 256, (height, width * (1 if name == "gray" else 3)), np.uint8)]
+        wanted = planes[0].reshape(height, width, -1)
+        wanted = np.repeat(wanted, 3, 2) if name == "gray" else wanted[:, :, ::-1] if name == "bgr24" else wanted
+        check(np.array_equal(agf.frame(planes[0].tobytes(), width, height, name), wanted), name)
+        gaps = np.pad(planes[0], ((0, 0), (0, 5)))
+        check(np.array_equal(agf.frame(gaps, width, height, name, (gaps.shape[1],)), wanted), f"{name} with gaps")
+    y = rng.integers(0, 256, (height, width), np.uint8)
+    u, v = rng.integers(0, 256, (2, (height + 1) // 2, (width + 1) // 2), np.uint8)
+    # ITU-R BT.601: Y = 0.299 R + 0.587 G + 0.114 B of 0 to 1 in 16 to 235, Cb = (B - Y) / 1.772 and
+    # Cr = (R - Y) / 1.402 in 16 to 240
+    luma = (y - 16.0) / 219
+    cb, cr = ((np.repeat(np.repeat(c, 2, 0), 2, 1)[:height, :width] - 128.0) / 224 for c in (u, v))
+    red, blue = luma + 1.402 * cr, luma + 1.772 * cb
+    exact = np.stack([red, (luma - 0.299 * red - 0.114 * blue) / 0.587, blue], 2) * 255
+    pairs = np.stack([u, v], 2).reshape(u.shape[0], -1)
+    for name, planes in (("yuv420", [y, u, v]), ("nv12", [y, pairs])):
+        seen = agf.frame(b"".join(p.tobytes() for p in planes), width, height, name)
+        # rounded to whole numbers; the coefficients in use have six digits
+        check(not np.abs(seen - np.clip(exact, 0, 255)).max() > 0.5001, f"{name} is BT.601's")
+        gaps = [np.pad(p, ((0, 0), (0, 3))) for p in planes]
+        again = agf.frame(b"".join(p.tobytes() for p in gaps), width, height, name, tuple(p.shape[1] for p in gaps))
+        check(np.array_equal(seen, again), f"{name} with gaps")
+    # Pillow's YCbCr has the full range
+    image = Image.fromarray(np.full((4, 4, 3), (200, 90, 40), np.uint8)).convert("YCbCr")
+    full = np.asarray(image).astype(float)[0, 0]
+    video = [round(16 + full[0] * 219 / 255)] * 16 + [c for f in full[1:] for c in [round(128 + (f - 128) * 224 / 255)] * 4]
+    check(np.abs(agf.frame(bytes(video), 4, 4, "yuv420") - np.array([200, 90, 40.0])).max() <= 3, "as Pillow, twice rounded")
+    for call, text in (
+        (lambda: agf.frame(b"0" * 9, 2, 2), "12 bytes"),
+        (lambda: agf.frame(b"0" * 13, 2, 2), "12 bytes"),
+        (lambda: agf.frame(b"0" * 12, 2, 2, "mauve"), "nv12"),
+        (lambda: agf.frame(b"0" * 12, 2, 2, "rgb24", (5,)), "stride"),
+        (lambda: agf.frame(b"0" * 12, 2, 2, "nv12", (2,)), "2 planes"),
+        (lambda: agf.frame(b"", 0, 2), "width"),
+    ):
+        raises(ValueError, call, text)
 
 
 def test_wrong_arguments():

@@ -360,40 +360,27 @@ static agf_colormap find_cmap(const char *name) {
   return (agf_colormap)cmap;
 }
 
-/* Whether `label` is what the user means by `text`: exactly, in other letter case, as a part. */
-static bool label_matches(const char *label, const char *text, int looseness) {
-  if (looseness == 0)
-    return !strcmp(label, text);
-  return looseness == 1 ? !compare_ignoring_case(label, text) : contains_ignoring_case(label, text);
-}
-
-/* The class that `text` names: an index, else a label; the strictest reading that finds any decides, and must find one. */
+/* The class that `text` names: an index, else a label by agf_model_find()'s rules. */
 static int find_class(const agf_model *model, const char *text) {
   enum { LISTED = 8 };
-  int classes = agf_model_classes(model), looseness, index, k;
+  int classes = agf_model_classes(model), some[LISTED], found, index, i;
   bool is_number = *text && strspn(text, "0123456789") == strlen(text);
+  char list[640] = "";
 
   if (is_number && parse_whole(text, 0, classes - 1, &index))
     return index;
-  for (looseness = 0; looseness <= 2 && *text; looseness++) {
-    char list[640] = "";
-    int found = 0, first = -1;
+  found = agf_model_find(model, text, some, LISTED);
+  if (found == 1)
+    return some[0];
+  for (i = 0; i < found && i < LISTED; i++) {
+    size_t used = strlen(list);
 
-    for (k = 0; k < classes; k++)
-      if (*agf_model_label(model, k) && label_matches(agf_model_label(model, k), text, looseness)) {
-        size_t used = strlen(list);
-
-        if (found < LISTED)
-          snprintf(list + used, sizeof list - used, "%s%.60s (%d)", found ? ", " : "", agf_model_label(model, k), k);
-        first = found++ ? first : k;
-      }
-    if (found == 1)
-      return first;
-    if (found > LISTED)
-      fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
-    if (found)
-      fatal("class '%s' is ambiguous: %s", text, list);
+    snprintf(list + used, sizeof list - used, "%s%.60s (%d)", i ? ", " : "", agf_model_label(model, some[i]), some[i]);
   }
+  if (found > LISTED)
+    fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
+  if (found)
+    fatal("class '%s' is ambiguous: %s", text, list);
   if (is_number || !*agf_model_label(model, 0))
     fatal("class '%s' does not exist: the model has the classes 0 to %d%s", text, classes - 1,
           *agf_model_label(model, 0) ? "" : " and no labels");

@@ -9,89 +9,41 @@
 
 /* ---- Raw frames ----------------------------------------------------------------------------------------------------------- */
 
-typedef enum pixel_format { RGB24, BGR24, GRAY, YUV420, NV12, PIXEL_FORMATS } pixel_format;
-
-static const char *const pixel_format_names[PIXEL_FORMATS] = {"rgb24", "bgr24", "gray", "yuv420", "nv12"};
-
 typedef struct raw_frames {
   int width, height; /* 0: the source is no pipe of raw frames */
-  pixel_format format;
+  agf_pixel_format format;
 } raw_frames;
 
 /* "640x480:yuv420". */
 static bool parse_frames(const char *text, raw_frames *raw) {
   char name[16];
-  int i, end = 0;
+  int format, end = 0;
 
   memset(raw, 0, sizeof *raw);
   if (sscanf(text, "%5dx%5d:%15[a-z0-9]%n", &raw->width, &raw->height, name, &end) != 3 || text[end])
     return false;
-  for (i = 0; i < PIXEL_FORMATS && strcmp(name, pixel_format_names[i]); i++)
-    continue;
-  raw->format = (pixel_format)i;
-  return i < PIXEL_FORMATS && raw->width > 0 && raw->height > 0 && raw->width <= MAX_SIDE && raw->height <= MAX_SIDE &&
+  format = agf_pixel_format_find(name);
+  if (format >= 0)
+    raw->format = (agf_pixel_format)format;
+  return format >= 0 && raw->width > 0 && raw->height > 0 && raw->width <= MAX_SIDE && raw->height <= MAX_SIDE &&
          (int64_t)raw->width * raw->height <= MAX_PIXELS;
 }
 
-/* Chroma planes have half the sides, rounded up. */
-static size_t raw_bytes(const raw_frames *raw) {
-  size_t pixels = (size_t)raw->width * (size_t)raw->height, quarter = (size_t)((raw->width + 1) / 2) * (size_t)((raw->height + 1) / 2);
-
-  switch (raw->format) {
-  case GRAY: return pixels;
-  case YUV420:
-  case NV12: return pixels + 2 * quarter;
-  case RGB24:
-  case BGR24:
-  case PIXEL_FORMATS: break;
-  }
-  return 3 * pixels;
-}
-
-static uint8_t byte_of(double value) {
-  return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value + 0.5);
-}
-
-/* A raw frame to a picture. Y, Cb, Cr are ITU-R BT.601's in the range of video (16 to 235), as cameras give them. */
 static void decode_raw(const uint8_t *data, const raw_frames *raw, picture *p) {
-  size_t pixels = (size_t)raw->width * (size_t)raw->height, i;
-  int half = (raw->width + 1) / 2, x, y;
-  size_t quarter = (size_t)half * (size_t)((raw->height + 1) / 2);
+  agf_picture frame;
+  agf_error error;
 
+  memset(&frame, 0, sizeof frame);
+  frame.format = raw->format;
+  frame.width = raw->width;
+  frame.height = raw->height;
+  frame.planes[0] = data;
   p->channels = 3;
   p->width = raw->width;
   p->height = raw->height;
-  p->rgb = allocate(pixels, 3);
-  switch (raw->format) {
-  case RGB24: memcpy(p->rgb, data, 3 * pixels); break;
-  case BGR24:
-    for (i = 0; i < pixels; i++) {
-      p->rgb[3 * i] = data[3 * i + 2];
-      p->rgb[3 * i + 1] = data[3 * i + 1];
-      p->rgb[3 * i + 2] = data[3 * i];
-    }
-    break;
-  case GRAY:
-    for (i = 0; i < pixels; i++)
-      memset(p->rgb + 3 * i, data[i], 3);
-    break;
-  case YUV420:
-  case NV12:
-    for (y = 0; y < raw->height; y++)
-      for (x = 0; x < raw->width; x++) {
-        size_t at = (size_t)y * (size_t)raw->width + (size_t)x, chroma = (size_t)(y / 2) * (size_t)half + (size_t)(x / 2);
-        bool planar = raw->format == YUV420;
-        double luma = 255.0 / 219 * (data[at] - 16);
-        double cb = 255.0 / 224 * (data[planar ? pixels + chroma : pixels + 2 * chroma] - 128);
-        double cr = 255.0 / 224 * (data[planar ? pixels + quarter + chroma : pixels + 2 * chroma + 1] - 128);
-
-        p->rgb[3 * at] = byte_of(luma + 1.402 * cr);
-        p->rgb[3 * at + 1] = byte_of(luma - 0.344136 * cb - 0.714136 * cr);
-        p->rgb[3 * at + 2] = byte_of(luma + 1.772 * cb);
-      }
-    break;
-  case PIXEL_FORMATS: break;
-  }
+  p->rgb = allocate((size_t)raw->width * (size_t)raw->height, 3);
+  if (agf_picture_to_rgb(&frame, p->rgb, 3 * (size_t)raw->width, &error))
+    fatal("%s", error.message);
 }
 
 /* ---- Sources -------------------------------------------------------------------------------------------------------------- */
@@ -160,7 +112,7 @@ static void offer_frame(source *s, const uint8_t *data, size_t size) {
 /* The reader's thread. It ends the process in no case: what goes wrong is said by the thread that explains. */
 static void *read_frames(void *argument) {
   source *s = argument;
-  size_t whole = s->raw.width ? raw_bytes(&s->raw) : 0, room = whole ? whole : 1 << 16, used = 0;
+  size_t whole = s->raw.width ? agf_picture_bytes(s->raw.format, s->raw.width, s->raw.height) : 0, room = whole ? whole : 1 << 16, used = 0;
   uint8_t *buffer = malloc(room);
   const char *error = buffer ? "" : "out of memory";
 

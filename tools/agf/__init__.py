@@ -25,7 +25,7 @@ os.fork() the child uses the Model and makes Sessions of its own. Neither can be
 at the next layer.
 """
 
-from .arrays import as_picture
+from .arrays import as_picture, frame
 from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
 from .explanation import Box, Explanation, read_picture
 from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render
@@ -56,6 +56,7 @@ __all__ = [
     "Times",
     "as_picture",
     "colormaps",
+    "frame",
     "library",
     "library_path",
     "map_scale",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ctypes import byref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .engine import CError, CPicture, check, library, names_of
 
 
 def as_floats(values: Any, shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
@@ -54,6 +57,39 @@ def as_picture(image: Any) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(f"a picture must have the shape [height, width, 3], not {list(array.shape)}")
     return np.ascontiguousarray(array)
+
+
+def frame(
+    data: Any, width: int, height: int, format: str = "rgb24", strides: tuple[int, ...] = ()
+) -> NDArray[np.uint8]:
+    """A frame of a camera or a video as a picture, uint8 [height, width, 3].
+
+    data: bytes, or anything with a buffer of bytes, plane after plane. format: rgb24, bgr24, gray, yuv420 (I420) or
+    nv12; the latter two in the range of video (Y 16 to 235), as cameras give them. strides: bytes from row to row of
+    each plane, where rows have gaps.
+    """
+    known = names_of("agf_pixel_format_name")
+    if format not in known:
+        raise ValueError(f"no pixel format {format!r}; there are {', '.join(known)}")
+    width, height = as_int(width, "width", 1, 2**15), as_int(height, "height", 1, 2**15)
+    given = np.frombuffer(data, np.uint8)
+    half = (width + 1) // 2
+    row = {"rgb24": (3 * width,), "bgr24": (3 * width,), "gray": (width,), "yuv420": (width, half, half)}
+    rows = row.get(format, (width, 2 * half))  # nv12
+    steps = tuple(as_int(step, "a stride", least) for step, least in zip(strides, rows)) if strides else rows
+    if len(strides) not in (0, len(rows)):
+        raise ValueError(f"{format} has {len(rows)} planes, and {len(strides)} strides are given")
+    heights = (height, *[(height + 1) // 2] * (len(rows) - 1))
+    starts = np.concatenate(([0], np.cumsum(np.multiply(steps, heights)))).tolist()
+    needed = starts[len(rows) - 1] + steps[-1] * (heights[-1] - 1) + rows[-1]  # nothing behind the last row is read
+    if not needed <= given.size <= starts[-1]:
+        raise ValueError(f"{width}x{height} pixels of {format} are {starts[-1]} bytes, not {given.size}")
+    picture, error = CPicture(known.index(format), width, height), CError()
+    for plane, (start, step) in enumerate(zip(starts, steps)):
+        picture.planes[plane], picture.strides[plane] = given.ctypes.data + start, step
+    out = np.empty((height, width, 3), np.uint8)
+    check(library().agf_picture_to_rgb(byref(picture), out.ctypes.data, out.strides[0], byref(error)), error)
+    return out
 
 
 def as_map(values: Any) -> NDArray[np.float32]:

@@ -149,6 +149,16 @@ class CBox(ctypes.Structure):
     ]
 
 
+class CPicture(ctypes.Structure):
+    _fields_ = [
+        ("format", c_int),
+        ("width", c_int),
+        ("height", c_int),
+        ("planes", c_void_p * 3),
+        ("strides", c_size_t * 3),
+    ]
+
+
 class CTimes(ctypes.Structure):
     _fields_ = [("forward", c_double), ("explain", c_double)]
 
@@ -167,6 +177,7 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_model_source": (c_char_p, [c_void_p]),
     "agf_model_classes": (c_int, [c_void_p]),
     "agf_model_label": (c_char_p, [c_void_p, c_int]),
+    "agf_model_find": (c_int, [c_void_p, c_char_p, POINTER(c_int), c_int]),
     "agf_model_parameters": (c_uint64, [c_void_p]),
     "agf_model_file_bytes": (c_uint64, [c_void_p]),
     "agf_model_layers": (c_int, [c_void_p]),
@@ -188,6 +199,10 @@ FUNCTIONS = {  # name: (result, arguments)
         c_int,
         [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_size_t, c_void_p, POINTER(CRect), POINTER(CError)],
     ),
+    "agf_pixel_format_name": (c_char_p, [c_int]),
+    "agf_pixel_format_find": (c_int, [c_char_p]),
+    "agf_picture_bytes": (c_size_t, [c_int, c_int, c_int]),
+    "agf_picture_to_rgb": (c_int, [POINTER(CPicture), c_void_p, c_size_t, POINTER(CError)]),
     "agf_colormap_find": (c_int, [c_char_p]),
     "agf_colormap_name": (c_char_p, [c_int]),
     "agf_map_scale": (c_float, [c_void_p, c_int, c_int]),

@@ -236,16 +236,20 @@ class Model(_Uncopyable):
         return as_int(layer, "layer", most=len(layers) - 1)
 
     def class_index(self, name: str | int) -> int:
-        """A class by its label, by one of the names that its label lists between commas, or by its number."""
+        """A class by its number, or by its label as agf_model_find() of agf.h reads it: exact, in other letter case,
+        one of the names between its commas, a part of it. ValueError where that finds none, or several."""
         if not isinstance(name, str):
             return as_int(name, "a class", 0, self.classes - 1)
-        wanted, names = name.strip().casefold(), [label.casefold() for label in self.labels]
-        found = [k for k, label in enumerate(names) if label.strip() == wanted]
-        found = found or [k for k, label in enumerate(names) if wanted in (part.strip() for part in label.split(","))]
-        if len(found) == 1:
+        wanted, found = name.strip(), (c_int * 8)()
+        count = library().agf_model_find(self._open().pointer, wanted.encode("utf-8", "replace"), found, len(found))
+        if count == 1:
             return found[0]
-        if found:
-            raise ValueError(f"{len(found)} classes are called {name!r}: give one of their numbers, {found}")
+        if count:
+            some = ", ".join(f"{self.labels[k]} ({k})" for k in found[:count])
+            raise ValueError(
+                f"{count} classes are called {name!r}: {some}{', ...' if count > len(found) else ''}; give the number of one"
+            )
+        names, wanted = [label.casefold() for label in self.labels], wanted.casefold()
         if not names:
             raise ValueError(f"no class is called {name!r}: the model file has no labels; give the class's number")
         close = difflib.get_close_matches(wanted, names, 3)
