@@ -5692,12 +5692,19 @@ static void agf_lrn_gradient(agf_session *s, const agf_step *st, int slot, const
 }
 
 /* MARK: op: channels and borders ----------------------------------------------------------------------------------------------
- * Slice: some channels; shuffle: the channels in another order; pad: zeros around every channel. Each output element is one input
- * element or 0, so cam, g and R go back to where their element came from (agf-spec), and are 0 where none was taken. */
+ * Slice: some channels; shuffle: the channels in another order; pad: zeros or copies of pixels around every channel; resize: pixels
+ * repeated or left out. Each output element is one input element or 0, so cam, g and R go back to where their element came from
+ * (agf-spec): they are summed where it was taken several times, and 0 where it was not. */
+
+enum { AGF_BORDER_ZEROS = 0, AGF_BORDER_REFLECT = 1 }; /* a pad's argument; 2: the outermost pixels repeated */
 
 typedef struct agf_shuffle_step {
   agf_id order; /* int32_t [c]: the input channel of each output channel */
 } agf_shuffle_step;
+
+typedef struct agf_copy_step {
+  agf_id from; /* int32_t [h + w]: the input row of each output row, the input column of each output column; -1: zeros */
+} agf_copy_step;
 
 static agf_status agf_slice_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const agf_node *n = in->node;
@@ -5711,7 +5718,22 @@ static agf_status agf_slice_shape(const agf_inputs *in, agf_shape *out, agf_erro
 static agf_status agf_pad_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   const int *pad = in->node->pad;
   int64_t h = (int64_t)out->h + pad[0] + pad[2], w = (int64_t)out->w + pad[1] + pad[3];
+  if (in->node->argument == AGF_BORDER_REFLECT && (agf_imax(pad[0], pad[2]) >= out->h || agf_imax(pad[1], pad[3]) >= out->w))
+    return agf_shape_error(err, in->node, out, "it has fewer pixels than are to be reflected");
   if (h > AGF_MAX_SIDE || w > AGF_MAX_SIDE) return agf_shape_error(err, in->node, out, "its output would be too large");
+  out->h = (int)h;
+  out->w = (int)w;
+  return AGF_OK;
+}
+
+static agf_status agf_resize_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  const agf_node *n = in->node;
+  int64_t h = n->kernel[0], w = n->kernel[1];
+  if (!n->argument) {
+    h *= out->h;
+    w *= out->w;
+  }
+  if (h > AGF_MAX_SIDE || w > AGF_MAX_SIDE) return agf_shape_error(err, n, out, "its output would be too large");
   out->h = (int)h;
   out->w = (int)w;
   return AGF_OK;
@@ -5785,16 +5807,43 @@ static void agf_shuffle_task(agf_session *s, const void *arg, int r, unsigned ch
   agf_mask_row(s, t, r);
 }
 
-static void agf_pad_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* The input row (or column) that pad's or resize's output row i of `count` copies, of `size`; -1: none. */
+static int agf_copied(const agf_node *n, int i, int before, int size, int count) {
+  if (n->op == AGF_OP_RESIZE) return (int)((int64_t)i * size / count);
+  i -= before;
+  if (i >= 0 && i < size) return i;
+  if (n->argument == AGF_BORDER_ZEROS) return -1;
+  if (n->argument == AGF_BORDER_REFLECT) return i < 0 ? -i : 2 * (size - 1) - i;
+  return i < 0 ? 0 : size - 1;
+}
+
+static agf_status agf_copy_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  const agf_tensor *t = agf_plan_out(p, st);
+  (void)err;
+  ((agf_copy_step *)st->own)->from = agf_buf(p, (uint64_t)(t->h + t->w) * sizeof(int32_t), 0, agf_end(p));
+  return AGF_OK;
+}
+
+static void agf_copy_fill(agf_session *s, const agf_step *st) {
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  const agf_node *n = &s->model->node[st->node];
+  int32_t *from = (int32_t *)agf_at(s, ((const agf_copy_step *)st->own)->from);
+  int i;
+  for (i = 0; i < t->h; i++) from[i] = agf_copied(n, i, n->pad[0], ti->h, t->h);
+  for (i = 0; i < t->w; i++) from[t->h + i] = agf_copied(n, i, n->pad[1], ti->w, t->w);
+}
+
+static void agf_copy_pixels_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_step *st = (const agf_step *)arg;
   const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
-  const int *pad = s->model->node[st->node].pad;
-  int b, from = r - pad[0];
+  const int32_t *row = (const int32_t *)agf_at(s, ((const agf_copy_step *)st->own)->from), *column = row + t->h;
+  int b, p;
   (void)scratch;
   for (b = 0; b < t->cb; b++) {
     float *y = agf_row_x(s, t, b, r);
     memset(y, 0, (size_t)t->w * AGF_CB * sizeof *y);
-    if (from >= 0 && from < ti->h) memcpy(y + pad[1] * AGF_CB, agf_row_x(s, ti, b, from), (size_t)ti->w * AGF_CB * sizeof *y);
+    for (p = 0; row[r] >= 0 && p < t->w; p++)
+      if (column[p] >= 0) memcpy(y + p * AGF_CB, agf_row_x(s, ti, b, row[r]) + column[p] * AGF_CB, AGF_CB * sizeof *y);
   }
   agf_mask_row(s, t, r);
 }
@@ -5807,9 +5856,9 @@ static void agf_shuffle_forward(agf_session *s, const agf_step *st, const agf_fl
   (void)f;
   agf_parallel(s, agf_out(s, st)->h, agf_shuffle_task, st);
 }
-static void agf_pad_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+static void agf_copy_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
   (void)f;
-  agf_parallel(s, agf_out(s, st)->h, agf_pad_task, st);
+  agf_parallel(s, agf_out(s, st)->h, agf_copy_pixels_task, st);
 }
 
 /* Row r of the input: what lies at the output, g or R, brought back to where its element came from. */
@@ -5831,15 +5880,22 @@ static void agf_shuffle_back_task(agf_session *s, const void *arg, int r, unsign
                     1);
 }
 
-static void agf_pad_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+/* Rows of the output in order, and pixels in order: a sum is the same one whichever task forms it. */
+static void agf_copy_back_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_back_job *j = (const agf_back_job *)arg;
   const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
-  const int *pad = s->model->node[j->st->node].pad;
-  int b;
+  const int32_t *row = (const int32_t *)agf_at(s, ((const agf_copy_step *)j->st->own)->from), *column = row + t->h;
+  int b, o, p, l;
   (void)scratch;
-  for (b = 0; b < ti->cb; b++)
-    memcpy(agf_row_of(j->out_g, ti, b, r), j->g + (agf_row_at(t, b, r + pad[0]) + (size_t)pad[1]) * AGF_CB,
-           (size_t)ti->w * AGF_CB * sizeof(float));
+  for (b = 0; b < ti->cb; b++) {
+    float *out = agf_row_of(j->out_g, ti, b, r);
+    memset(out, 0, (size_t)ti->w * AGF_CB * sizeof *out);
+    for (o = 0; o < t->h; o++) {
+      const float *g = j->g + agf_row_at(t, b, o) * AGF_CB;
+      for (p = 0; row[o] == r && p < t->w; p++)
+        for (l = 0; column[p] >= 0 && l < AGF_CB; l++) out[column[p] * AGF_CB + l] += g[p * AGF_CB + l];
+    }
+  }
 }
 
 static void agf_slice_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
@@ -5852,10 +5908,10 @@ static void agf_shuffle_gradient(agf_session *s, const agf_step *st, int slot, c
   (void)slot;
   agf_parallel(s, agf_in(s, st, 0)->h, agf_shuffle_back_task, &j);
 }
-static void agf_pad_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
+static void agf_copy_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
   agf_back_job j = agf_gradient_job(st, g, out);
   (void)slot;
-  agf_parallel(s, agf_in(s, st, 0)->h, agf_pad_back_task, &j);
+  agf_parallel(s, agf_in(s, st, 0)->h, agf_copy_back_task, &j);
 }
 
 /* For ops whose cam and R go the way of their gradient. */
@@ -5967,14 +6023,18 @@ static const agf_op_rules agf_op_table[] = {
      0, AGF_ACT_NONE, sizeof(agf_shuffle_step),
      agf_same_shape, agf_shuffle_weights, agf_sign_of_inputs, NULL, NULL, agf_shuffle_plan, agf_shuffle_fill,
      agf_shuffle_forward, agf_moved_rule, agf_shuffle_gradient, AGF_LRP(agf_moved_relevance)},
-    {AGF_OP_PAD, "pad", {1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0},
-     0, AGF_ACT_NONE, 0,
-     agf_pad_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
-     agf_pad_forward, agf_moved_rule, agf_pad_gradient, AGF_LRP(agf_moved_relevance)},
+    {AGF_OP_PAD, "pad", {1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 0, 2, 0},
+     0, AGF_ACT_NONE, sizeof(agf_copy_step),
+     agf_pad_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_copy_plan, agf_copy_fill,
+     agf_copy_forward, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)},
     {AGF_OP_GLOBAL_MAXPOOL, "global_maxpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0},
      AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_global_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)}};
+     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+    {AGF_OP_RESIZE, "resize", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 2, 1, 0, 1, 0},
+     0, AGF_ACT_NONE, sizeof(agf_copy_step),
+     agf_resize_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_copy_plan, agf_copy_fill,
+     agf_copy_forward, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)}};
 /* clang-format on */
 
 /* The row of an op; NULL: there is no such op. */

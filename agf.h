@@ -194,7 +194,8 @@ typedef enum agf_op {
   AGF_OP_SLICE = 17,
   AGF_OP_SHUFFLE = 18,
   AGF_OP_PAD = 19,
-  AGF_OP_GLOBAL_MAXPOOL = 20
+  AGF_OP_GLOBAL_MAXPOOL = 20,
+  AGF_OP_RESIZE = 21
 } agf_op;
 
 AGF_API const char *agf_op_name(agf_op op); /* "conv", "maxpool" ...; "?" for an unknown number */
@@ -513,7 +514,7 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
  *        4  u32    flags: bit 0 flat (conv); bit 1 ceil mode (max and average pool); bit 2 count_include_pad (average pool)
  *        8  u32    name (string)
  *       12  u32    first edge, u32 number of edges (its inputs)
- *       20  u32    kernel height, width (adaptive average pool: the output's)
+ *       20  u32    kernel height, width (adaptive average pool: the output's; since 2: resize, see the argument)
  *       28  u32    stride height, width
  *       36  u32    pad top, left, bottom, right (convolutions, pools; since 2: pad)
  *       52  u32    dilation height, width (convolutions; since 2: max pools)
@@ -524,7 +525,9 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
  *       72  u32    tensor 1: bias of conv, linear, BatchNorm; its index + 1, 0: none. Since 2: beta of norm
  *       76  u32    0. Since 2: act: the function, 1 leaky_relu, 2 prelu, 3 elu, 4 silu, 5 hardswish, 6 gelu, 7 gelu_tanh, 8 mish,
  *                 9 sigmoid, 10 hardsigmoid, 11 tanh, 12 softplus, 13 clip; norm: 1 over the pixels too, 0 at each pixel; lrn: channels of
- *                 its window; slice: the first channel
+ *                 its window; slice: the first channel; pad: 0 zeros, 1 the image reflected at its outermost pixels, 2 those repeated;
+ *                 resize (output row i of n is input row floor(i * m / n) of m, columns likewise): 0 the kernel is how often each is
+ *                 repeated, 1 it is the output's size
  *       80  f32[4] since 2: act: alpha (leaky_relu, elu), alpha and beta (hardsigmoid), lo and hi (clip; no bound: -FLT_MAX, FLT_MAX);
  *                 norm: eps; lrn: alpha, beta, k; else 0. Finite
  *      Version 1 has the ops up to concat, and adds two tensors; since 2 an add has two or more.

@@ -75,9 +75,10 @@ def softmax(z):
 MAGIC = b"\x89AGF\r\n\x1a\n"
 OPS = (None, "conv", "batchnorm", "relu", "relu6", "maxpool", "avgpool", "adaptive_avgpool", "global_avgpool", "linear",
        "flatten", "add", "concat",                                                                    # version 1
-       "act", "mul", "norm", "lrn", "slice", "shuffle", "pad", "global_maxpool")                      # version 2
+       "act", "mul", "norm", "lrn", "slice", "shuffle", "pad", "global_maxpool", "resize")            # version 2
 KINDS = (None, "leaky_relu", "prelu", "elu", "silu", "hardswish", "gelu", "gelu_tanh", "mish", "sigmoid", "hardsigmoid",
          "tanh", "softplus", "clip")
+BORDERS = ("zeros", "reflect", "replicate")
 PARAMETERS = {"leaky_relu": ("alpha",), "elu": ("alpha",), "hardsigmoid": ("alpha", "beta"), "clip": ("lo", "hi"),
               "norm": ("eps",), "lrn": ("alpha", "beta", "k")}
 LAYOUTS = VECTOR, CONVOLUTION, GROUPED, LINEAR = range(4)
@@ -89,7 +90,7 @@ class Node:
     op: str
     name: str
     inputs: List[int]                # tensor numbers: 0 the image, n + 1 the output of node n; mul: signal, gate
-    kernel: Tuple[int, int] = (0, 0)           # adaptive_avgpool: the output's size
+    kernel: Tuple[int, int] = (0, 0)           # adaptive_avgpool: the output's size; resize: see to_size
     stride: Tuple[int, int] = (0, 0)
     pad: Tuple[int, int, int, int] = (0, 0, 0, 0)   # top, left, bottom, right
     dilation: Tuple[int, int] = (0, 0)         # of convolutions and max pools, where 0 says 1
@@ -112,6 +113,8 @@ class Node:
     k: float = 0.0                   # lrn
     channels: Tuple[int, int] = (0, 0)   # slice: first, one past the last
     perm: Tuple[int, ...] = ()       # shuffle: output channel c is input channel perm[c]
+    border: str = "zeros"            # pad: of BORDERS
+    to_size: bool = False            # resize: the kernel is the output's size, else how often a pixel is repeated
 
 
 @dataclass
@@ -208,6 +211,8 @@ def set_parameters(node, argument, channels, numbers):
         node.kind = KINDS[argument]
     node.spatial = node.op == "norm" and bool(argument)
     node.size = argument if node.op == "lrn" else 0
+    node.border = BORDERS[argument] if node.op == "pad" else "zeros"
+    node.to_size = node.op == "resize" and bool(argument)
     if node.op == "slice":
         node.channels = argument, argument + channels
     if node.op == "shuffle":
@@ -481,9 +486,9 @@ def clears_sign(node):
     return rectifies(node) or node.op == "act" and node.kind in ("sigmoid", "hardsigmoid", "softplus")
 
 
-# "or a pool, flatten, reshape, concat, dropout, pad, slice, shuffle, LRN, other activation, Add or Mul all of whose
-# inputs may not (the image may)."
-KEEPS_SIGN = POOLS + ("flatten", "concat", "pad", "slice", "shuffle", "lrn", "act", "add", "mul")
+# "or a pool, flatten, reshape, concat, dropout, pad, resize, slice, shuffle, LRN, other activation, Add or Mul all of
+# whose inputs may not (the image may)."
+KEEPS_SIGN = POOLS + ("flatten", "concat", "pad", "resize", "slice", "shuffle", "lrn", "act", "add", "mul")
 
 
 def find_cancelling(nodes):
@@ -630,6 +635,28 @@ def mul_t(xs, g):
     return [g * s, (g * x).sum(axis=summed, keepdims=True)]
 
 
+# Copies of pixels
+
+def copied(node, size):
+    """The input rows and columns that those of the output copy, and 1 where they do, 0 where a pad has zeros."""
+    sources, copies = [], []
+    for axis, length in enumerate(size):
+        if node.op == "resize":  # "output row i of n copies input row floor(i*m/n) of m"
+            count = node.kernel[axis] if node.to_size else node.kernel[axis] * length
+            sources.append(np.arange(count) * length // count)
+            copies.append(np.ones(count))
+            continue
+        at = np.arange(-node.pad[axis], length + node.pad[2 + axis])
+        within = (at >= 0) & (at < length)
+        copies.append(within | (node.border != "zeros"))
+        if node.border == "reflect":
+            if max(node.pad[axis], node.pad[2 + axis]) >= length:
+                raise OracleError(f"node {node.name} (pad): {length} pixels are fewer than are to be reflected")
+            at = length - 1 - np.abs(length - 1 - np.abs(at))
+        sources.append(np.clip(at, 0, length - 1))
+    return sources, copies
+
+
 # The network: forward, and the ordinary gradient of each op
 
 def per_channel(values, x):
@@ -670,9 +697,9 @@ def forward(node, xs):
         return x[slice(*node.channels)]
     if node.op == "shuffle":
         return x[list(node.perm)]
-    if node.op == "pad":
-        top, left, bottom, right = node.pad
-        return np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    if node.op in ("pad", "resize"):
+        (rows, columns), (has_row, has_column) = copied(node, x.shape[1:])
+        return x[:, rows][:, :, columns] * has_row[:, None] * has_column
     fits = len({x.shape for x in xs}) == 1
     if node.op == "add" and fits:
         return sum(xs[1:], xs[0])
@@ -721,13 +748,13 @@ def arranged(node, xs, t):
         out[slice(*node.channels)] = t
     elif node.op == "shuffle":   # "output channel c is input channel perm[c]; cam likewise"
         np.add.at(out, list(node.perm), t)
-    else:                        # pad: "cam is cropped"
-        top, left = node.pad[:2]
-        out = t[:, top:top + x.shape[1], left:left + x.shape[2]]
+    else:                        # pad, resize: "the sums over its copies", of zeros "cam is cropped"
+        (rows, columns), (has_row, has_column) = copied(node, x.shape[1:])
+        np.add.at(out, (slice(None), rows[:, None], columns), t * has_row[:, None] * has_column)
     return [out]
 
 
-ARRANGE = ("flatten", "concat", "slice", "shuffle", "pad")
+ARRANGE = ("flatten", "concat", "slice", "shuffle", "pad", "resize")
 
 
 # The rules of AGF: (cam, g) at a node's output -> cam at its inputs

@@ -290,7 +290,16 @@ def shuffle(g, x):
 
 
 def pad(g, x):
-    return g.add("pad", x, pad=tuple(int(p) for p in g.random.randint(0, 3, 4)))
+    border = g.choose(("zeros", "zeros", "reflect", "replicate"))
+    sides = np.array(g.shape(x)[1:] * 2) if border == "reflect" else 3
+    return g.add("pad", x, pad=tuple(int(p) for p in np.minimum(g.random.randint(0, 3, 4), sides - 1)), border=border)
+
+
+def resize(g, x):
+    sides = g.shape(x)[1:]
+    if g.chance(0.5) and max(sides) <= 8:
+        return g.add("resize", x, kernel=(int(g.random.randint(1, 3)), int(g.random.randint(1, 4))))
+    return g.add("resize", x, kernel=tuple(int(g.random.randint(1, side + 4)) for side in sides), to_size=True)
 
 
 def global_maxpool(g, x):
@@ -305,7 +314,7 @@ MAKERS = (
     Maker(concat, 1, 3), Maker(batchnorm, 1, 0.5), Maker(relu, 1, 0.5), Maker(relu6, 1, 0.5),
     Maker(act, 2, 4), Maker(scale, 2, 0.5), Maker(sub, 2, 1), Maker(squeeze_excite, 2, 3), Maker(spatial_gate, 2, 1),
     Maker(product, 2, 1.5), Maker(norm, 2, 3), Maker(lrn, 2, 1), Maker(channel_slice, 2, 1.5), Maker(shuffle, 2, 1.5),
-    Maker(pad, 2, 1), Maker(global_maxpool, 2, 0.3),
+    Maker(pad, 2, 1), Maker(resize, 2, 1), Maker(global_maxpool, 2, 0.3),
 )
 
 # What may stand behind a node, [C,H,W] or a vector
@@ -524,7 +533,8 @@ TORCH = {
     "norm": lambda n, x: torch_norm(n, x),
     "lrn": lambda n, x: F.local_response_norm(x, n.size, n.alpha, n.beta, n.k),
     "slice": lambda n, x: x[:, n.channels[0]:n.channels[1]], "shuffle": lambda n, x: x[:, list(n.perm)],
-    "pad": lambda n, x: F.pad(x, (n.pad[1], n.pad[3], n.pad[0], n.pad[2])),
+    "pad": lambda n, x: F.pad(x, (n.pad[1], n.pad[3], n.pad[0], n.pad[2]), {"zeros": "constant"}.get(n.border, n.border)),
+    "resize": lambda n, x: F.interpolate(x, n.kernel if n.to_size else None, None if n.to_size else n.kernel, "nearest"),
 }
 
 # hardtanh, not clamp: its slope is 0 at both ends, as the specification has it. softplus: PyTorch's own threshold, 20,

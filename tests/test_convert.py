@@ -292,9 +292,13 @@ def test_padding():
 def test_padding_that_cannot_be_folded():
     need("onnx")
     pads = (0, 0, 1, 1, 0, 0, 1, 1)
-    g = Graph()
-    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), mode="reflect")
-    refuses(g, g.head(g.conv(x, 6, 8), 6), ["pad1", "reflect"])
+    for mode in ("reflect", "edge"):
+        g = Graph()
+        x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), mode=mode)
+        check(agrees(g, g.head(g.conv(x, 6, 8), 6)).count("pad") == 1, f"a pad by {mode} is no zeros of a convolution")
+    g = Graph(opset=19)
+    x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), mode="wrap")
+    refuses(g, g.head(g.conv(x, 6, 8), 6), ["pad1", "wrap"])
     g = Graph()
     x = g.add("Pad", g.conv("x", 8, 3), g.ints(*pads), g.scalar(1))
     refuses(g, g.head(g.conv(x, 6, 8), 6), ["conv2", "pad1", "with 1"])
@@ -315,6 +319,32 @@ def test_padding_that_cannot_be_folded():
     g = Graph()  # more channels, as the shortcuts of CIFAR's ResNets have
     x = g.conv("x", 4, 3)
     agrees(g, g.head(g.add("Pad", x, g.ints(0, 1, 0, 0, 0, 1, 0, 0)), 6))
+
+
+def test_copies_of_pixels():
+    need("onnx")
+    for opset, arguments, attributes in (
+            (9, ("Upsample", ("f", 1, 1, 2, 3)), {"mode": "nearest"}),
+            (10, ("Resize", ("f", 1, 1, 2, 3)), {}),
+            (13, ("Resize", "", ("f", 1, 1, 3, 2)), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+            (13, ("Resize", "", ("f", 1, 1, 3, 2)), {}),
+            (13, ("Resize", "", "", ("i", 1, 6, 11, 30)),
+             {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+            (18, ("Resize", "", "", ("i", 30, 40)), {"axes": [2, 3], "coordinate_transformation_mode": "asymmetric",
+                                                     "nearest_mode": "floor"})):
+        g = Graph(opset=opset, shape=(1, 3, 15, 12))
+        op, *inputs = arguments
+        inputs = [name if name == "" else g.ints(*name[1:]) if name[0] == "i" else
+                  g.constant(np.array(name[1:], np.float32)) for name in inputs]
+        x = g.add(op, g.conv("x", 6, 3), *inputs, **attributes)
+        # onnx's own evaluator cannot run the Resize of opset 10; ONNX Runtime, with which the converter compares, can.
+        written = agrees(g, g.head(g.conv(x, 6, 6), 6), exact=opset != 10)
+        check(written.count("resize") == 1, f"{op} {opset}")
+    for attributes, words in (({"mode": "linear"}, ["resize1", "linear"]),
+                              ({"coordinate_transformation_mode": "align_corners"}, ["resize1", "another rule"])):
+        g = Graph(opset=13)
+        x = g.add("Resize", g.conv("x", 6, 3), "", g.constant(np.array([1, 1, 3, 3], np.float32)), **attributes)
+        refuses(g, g.head(g.conv(x, 6, 6), 6), words)
 
 
 def test_convolutions():
@@ -1568,6 +1598,16 @@ def test_layers_of_modules():
         def forward(self, x):
             return self.function(x)
 
+    class Channels(nn.Module):
+        """A convolution along the channels of a pooled vector makes a gate (ECA)."""
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            y = x.mean((2, 3)).view(x.shape[0], 1, -1)
+            return x * self.conv(y).sigmoid().view(x.shape[0], -1, 1, 1).expand_as(x)
+
     pool = nn.AdaptiveAvgPool2d(1)
     for layer, op in ((nn.LocalResponseNorm(3, 0.5, 0.7, 2.0), "lrn"), (nn.ChannelShuffle(4), "shuffle"), (nn.LeakyReLU(0.2), "act"),
                       (nn.PReLU(8), "act"), (nn.PReLU(), "act"), (nn.SiLU(), "act"), (nn.GELU(), "act"), (nn.GELU("tanh"), "act"),
@@ -1576,7 +1616,11 @@ def test_layers_of_modules():
                       (nn.Sigmoid(), "act"), (nn.Hardtanh(-0.5, 0.7), "act"), (nn.ReLU6(), "relu6"), (nn.GroupNorm(2, 8), "norm"),
                       (nn.InstanceNorm2d(8, affine=True), "norm"), (nn.Dropout2d(), "conv"), (nn.Softmin(1), None),
                       (nn.AvgPool2d(2, divisor_override=3), "avgpool"), (nn.ZeroPad2d((0, 1, 2, 3)), "pad"),
-                      (nn.ReflectionPad2d(1), None), (nn.Upsample(scale_factor=2), None),
+                      (nn.ReflectionPad2d((0, 1, 2, 3)), "pad"), (nn.ReplicationPad2d(2), "pad"), (nn.CircularPad2d(1), None),
+                      (nn.Upsample(scale_factor=2), "resize"), (nn.Upsample((7, 50)), "resize"),
+                      (nn.Upsample(scale_factor=2, mode="nearest-exact"), "resize"),
+                      (nn.Upsample((7, 50), mode="nearest-exact"), None), (nn.Upsample(scale_factor=2, mode="bilinear"), None),
+                      (Channels(), "linear"),
                       (Function(lambda x: x.clamp(min=0)), "relu"), (Function(lambda x: x - x.flip(3)), None),
                       (Function(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))), "mul"),
                       (Function(lambda x: functional.pad(x, (0, 0, 0, 0, 2, 3))[:, 3:11]), "slice"),

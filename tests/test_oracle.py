@@ -489,6 +489,19 @@ def test_activations():
         close(found, [[[slope]]], 1e-15, f"slope of {kind} at {at}")
 
 
+def check_copies(node, picture, rows, columns, cam):
+    """A node whose output pixel (i, j) is pixel (rows[i], columns[j]): cam, g and R are the sums over the copies."""
+    y = oracle.forward(node, [picture])
+    check(np.array_equal(y, picture[:, rows][:, :, columns]), f"{node.op} {node.border}: {y}")
+    sums = np.zeros_like(picture)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            sums[:, row, column] += cam[:, i, j]
+    (back, g), = oracle.agf_rule(node, [picture], cam, 2 * cam, None, ())
+    check(np.array_equal(back, sums) and np.array_equal(g, 2 * sums), f"{node.op} {node.border}: {back}")
+    check(np.array_equal(oracle.lrp_rule(node, [picture], cam, 1)[0], sums), f"LRP of {node.op} {node.border}")
+
+
 def test_newer_rules():
     """The rules of nodes alone, on numbers that can be followed."""
     cam, g = np.array([5.0, -3, 7]), np.array([1.0, 2, 3])
@@ -508,6 +521,16 @@ def test_newer_rules():
     cam = np.arange(48.0).reshape(2, 4, 6)
     (cropped, _), = oracle.agf_rule(pad, [picture], cam, cam, None, ())
     check(np.array_equal(cropped, cam[:, 1:, :4]), "pad: cam is cropped")
+    cam = np.arange(1.0, 85).reshape(2, 6, 7)
+    for border, rows, columns in (("reflect", (2, 1, 0, 1, 2, 1), (1, 0, 1, 2, 3, 2, 1)),
+                                  ("replicate", (0, 0, 0, 1, 2, 2), (0, 0, 1, 2, 3, 3, 3))):
+        copying = Node("pad", "pad", [1], pad=(2, 1, 1, 2), border=border)
+        check_copies(copying, picture, rows, columns, cam)
+    check_copies(Node("resize", "resize", [1], kernel=(2, 1)), picture, (0, 0, 1, 1, 2, 2), (0, 1, 2, 3), cam[:, :, :4])
+    sized = Node("resize", "resize", [1], kernel=(2, 6), to_size=True)
+    check_copies(sized, picture, (0, 1), (0, 0, 1, 2, 2, 3), cam[:, :2, :6])
+    few = Node("pad", "few", [1], pad=(0, 0, 3, 0), border="reflect")
+    fails(lambda: oracle.forward(few, [picture]), "few", "a reflection of more pixels than there are")
     cut = Node("slice", "slice", [1], channels=(1, 2))
     (placed, _), = oracle.agf_rule(cut, [picture], picture[:1], picture[:1], None, ())
     check(not placed[0].any() and np.array_equal(placed[1], picture[0]), "slice: cam goes to its place, 0 elsewhere")

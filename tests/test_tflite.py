@@ -168,6 +168,43 @@ def needs_litert():
         raise Skip("ai-edge-litert is not installed") from None
 
 
+def copying(path, half=False, corners=False, kind="RESIZE_NEAREST_NEIGHBOR", mode=0):
+    """A picture reflected at its borders, a convolution, pixels repeated, a mean over them."""
+    random = np.random.RandomState(6)
+    f = File()
+    image = f.tensor("image", (1, 6, 5, 3))
+    padded = f.tensor("padded", (1, 8, 8, 3))
+    pads = f.tensor("pads", data=np.array([[0, 0], [1, 1], [1, 2], [0, 0]], np.int32))
+    f.operator("MIRROR_PAD", [image, pads], padded, "MirrorPadOptions", Mode=mode)
+    w = f.tensor("w", data=random.standard_normal((4, 3, 3, 3)).astype(np.float32) / 3)
+    y = f.tensor("conv", (1, 6, 6, 4))
+    f.operator("CONV_2D", [padded, w, f.tensor("b", data=np.ones(4, np.float32))], y, "Conv2DOptions", Padding=1, StrideH=1, StrideW=1)
+    z = f.tensor("resized", (1, 12, 18, 4))
+    size = f.tensor("size", data=np.array([12, 18], np.int32))
+    table = {"RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "RESIZE_BILINEAR": "ResizeBilinearOptions"}[kind]
+    f.operator(kind, [y, size], z, table, HalfPixelCenters=half, AlignCorners=corners)
+    d = f.tensor("conv2", (1, 5, 8, 4))
+    w = f.tensor("w2", data=random.standard_normal((4, 3, 3, 4)).astype(np.float32) / 3)
+    f.operator("CONV_2D", [z, w, f.tensor("b2", data=np.ones(4, np.float32))], d, "Conv2DOptions", Padding=1, StrideH=2, StrideW=2)
+    mean = f.tensor("mean", (1, 4))
+    f.operator("MEAN", [d, f.tensor("axes", data=np.array([1, 2], np.int32))], mean, "ReducerOptions", KeepDims=False)
+    f.write(path, [image], [mean])
+
+
+def test_copies_of_pixels_give_the_logits_of_litert():
+    needs_litert()
+    for half in (False, True):
+        copying("copies.tflite", half)
+        done = convert("copies.tflite")
+        check(done.returncode == 0 and "LiteRT's to " in done.stdout, f"{done.stdout}{done.stderr}")
+    copying("copies.tflite", corners=True)
+    refused("copies.tflite", "another rule")
+    copying("copies.tflite", mode=1)
+    refused("copies.tflite", "doubled")
+    copying("copies.tflite", kind="RESIZE_BILINEAR")
+    refused("copies.tflite", "resizes smoothly")
+
+
 def test_an_operator_without_a_rule_is_named():
     small("net.tflite", activation="FLOOR")
     refused("net.tflite", "act (FLOOR)")

@@ -317,7 +317,7 @@ class Builder:
 
     def conv(self, x, weights, bias=None, stride=(1, 1), pad=(0, 0, 0, 0), dilation=(1, 1), groups=1):
         """weights [O, I / groups, kh, kw], bias [O] or None, pad top, left, bottom, right."""
-        self._needs_picture(x)
+        self.needs_picture(x)
         if weights.ndim != 4:
             raise self.error(f"needs [O,I,kh,kw] weights, has {describe([weights.shape])}; only two dimensional "
                              "convolutions are understood")
@@ -325,13 +325,13 @@ class Builder:
                          dilation=tuple(dilation), groups=groups, weights=weights, bias=bias)
 
     def maxpool(self, x, kernel, stride, pad=(0, 0, 0, 0), dilation=(1, 1), ceil_mode=False):
-        self._needs_picture(x)
+        self.needs_picture(x)
         return self.emit("maxpool", [self.read(x)], kernel=tuple(kernel), stride=tuple(stride), pad=tuple(pad),
                          dilation=tuple(dilation), ceil_mode=bool(ceil_mode))
 
     def avgpool(self, x, kernel, stride, pad=(0, 0, 0, 0), ceil_mode=False, count_include_pad=False):
         """count_include_pad: divide by the window's size everywhere, else by the pixels inside the input."""
-        self._needs_picture(x)
+        self.needs_picture(x)
         count_include_pad = bool(count_include_pad) and any(pad)
         if ceil_mode and count_include_pad:
             raise self.error("ceil_mode together with counted padding: how the last windows count is not defined; "
@@ -342,18 +342,18 @@ class Builder:
     def adaptive_avgpool(self, x, size):
         if tuple(size) == (1, 1):
             return self.global_avgpool(x)
-        self._needs_picture(x)
+        self.needs_picture(x)
         return self.emit("adaptive_avgpool", [self.read(x)], kernel=tuple(size))
 
     def global_avgpool(self, x):
-        self._needs_picture(x)
+        self.needs_picture(x)
         return self.emit("global_avgpool", [self.read(x)])
 
     def global_maxpool(self, x):
-        self._needs_picture(x)
+        self.needs_picture(x)
         return self.emit("global_maxpool", [self.read(x)])
 
-    def _needs_picture(self, x):
+    def needs_picture(self, x):
         if not isinstance(x, Value):
             raise self.error("reads a constant where it should read a tensor that depends on the image")
         if len(x.dims) != 4:
@@ -398,6 +398,29 @@ class Builder:
         _, height, width = self.picture_shape(x)
         return replace(y, dims=x.dims[:-1] + (len(weights),),
                        atoms=x.atoms[:-1] + (merged([(len(weights), height * width)]),))
+
+    def conv1d(self, x, weights, bias=None, stride=1, pad=(0, 0), dilation=1, groups=1):
+        """x [1,I,L] with weights [O, I / groups, k], pad before and after: along the elements of a vector, such as the
+        channels behind a global pool (efficient channel attention), it is the linear layer with its matrix."""
+        if not isinstance(x, Value) or len(x.dims) != 3 or math.prod(x.dims) != math.prod(self.shapes[x.source]) or \
+                math.prod(x.dims) != max(x.dims):
+            raise self.error("a one dimensional convolution, which is understood along the elements of a vector alone (its input "
+                             f"is {describe([getattr(x, 'dims', ())])}); use two dimensional ones for pictures")
+        (_, inputs, length), (outputs, per_group, kernel) = x.dims, weights.shape
+        count = (length + sum(pad) - dilation * (kernel - 1) - 1) // stride + 1
+        if per_group * groups != inputs or outputs % groups or count < 1 or min(pad) < 0:
+            raise self.error(f"weights {describe([weights.shape])} in {groups} group(s) do not fit {describe([x.dims])}")
+        matrix = np.zeros((outputs, count, inputs, length), weights.dtype)
+        for output in range(outputs):
+            first = output // (outputs // groups) * per_group
+            for i in range(count):
+                for tap in range(kernel):
+                    at = i * stride - pad[0] + tap * dilation
+                    if 0 <= at < length:
+                        matrix[output, i, first:first + per_group, at] += weights[output, :, tap]
+        y = self.linear(self.reshape(x, (1, inputs * length)), matrix.reshape(outputs * count, inputs * length),
+                        None if bias is None else np.repeat(bias, count))
+        return self.reshape(y, (1, outputs, count))
 
     # Element by element
 
@@ -611,7 +634,7 @@ class Builder:
     def _is_gate(self, name):
         """Whether a tensor comes out of a sigmoid, hardsigmoid, tanh or softmax, through linear ops."""
         linear = {"batchnorm", "conv", "linear", "avgpool", "adaptive_avgpool", "global_avgpool", "flatten", "slice",
-                  "shuffle", "pad"}
+                  "shuffle", "pad", "resize"}
         node = self.by_name.get(name)
         while node is not None and node.op in linear:
             node = self.by_name.get(node.inputs[0])
@@ -725,7 +748,7 @@ class Builder:
 
     def lrn(self, x, size, alpha, beta, k):
         """torch's local response normalisation (alpha is divided by size); x as [1,C,H,W]."""
-        self._needs_picture(x)
+        self.needs_picture(x)
         return self.emit("lrn", [self.read(x)], size=int(size), alpha=float(alpha), beta=float(beta), k=float(k))
 
     # Reductions
@@ -932,8 +955,25 @@ class Builder:
         return replace(x, source=y.source, atoms=tuple(atoms),
                        dims=tuple(len(chosen) if i == axis else size for i, size in enumerate(x.dims)))
 
-    def pad(self, x, pads, value=0.0):
-        """pads: (before, after) for each dimension of x; rows and columns become a pad node, channels a convolution."""
+    def resize(self, x, rows, columns):
+        """Output pixel (i, j) is pixel (rows[i], columns[j]) of x [1,C,H,W]; the lists repeat or leave out pixels
+        evenly."""
+        self.needs_picture(x)
+        sides = x.dims[2:]
+        for size, chosen in zip(sides, (rows, columns)):
+            if list(chosen) != [i * size // len(chosen) for i in range(len(chosen))]:
+                raise self.error(f"resizes {describe([x.dims])} to {len(rows)} x {len(columns)} pixels by another rule than "
+                                 "that output pixel i of n copies input pixel floor(i * m / n) of m; only that is understood")
+        new = len(rows), len(columns)
+        if new == sides:
+            return x
+        to_size = any(n % m for n, m in zip(new, sides))
+        return self.emit("resize", [self.read(x)], to_size=to_size,
+                         kernel=new if to_size else tuple(n // m for n, m in zip(new, sides)))
+
+    def pad(self, x, pads, value=0.0, border="zeros"):
+        """pads: (before, after) for each dimension of x; rows and columns become a pad node, channels a convolution.
+        border: of ops.BORDERS; "zeros" pads with `value`."""
         pads = [(int(before), int(after)) for before, after in pads]
         if not any(any(pair) for pair in pads):
             return x
@@ -951,8 +991,8 @@ class Builder:
                 sides[axis] = (dim, pair)
         y = x.source
         if CHANNELS in sides:
-            if value != 0:
-                raise self.error(f"pads channels with {value:g}; only zeros are understood")
+            if value != 0 or border != "zeros":
+                raise self.error(f"pads channels with {value if border == 'zeros' else border}; only zeros are understood")
             (before, after), channels = sides[CHANNELS][1], self.picture_shape(x)[CHANNELS]
             weights = np.zeros((before + channels + after, channels, 1, 1), np.float32)
             weights[np.arange(channels) + before, np.arange(channels)] = 1
@@ -960,7 +1000,7 @@ class Builder:
                           weights=weights).source
         (top, bottom), (left, right) = (sides.get(axis, (0, (0, 0)))[1] for axis in (ROWS, COLUMNS))
         if top or bottom or left or right:
-            y = self.emit("pad", [y], pad=(top, left, bottom, right)).source
+            y = self.emit("pad", [y], pad=(top, left, bottom, right), border=border).source
             self.by_name[y].alpha = float(value)  # passes.py absorbs other numbers than 0, or refuses them
         new = self.shapes[y]
         strides = {CHANNELS: new[1] * new[2], ROWS: new[2], COLUMNS: 1}

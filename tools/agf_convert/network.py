@@ -25,7 +25,7 @@ class Node:
     op: str                                  # a key of ops.OPS
     name: str                                # unique; other nodes read this node's output by it
     inputs: List[str]
-    kernel: Tuple[int, int] = (0, 0)         # adaptive_avgpool: the output's size
+    kernel: Tuple[int, int] = (0, 0)         # adaptive_avgpool: the output's size; resize: see to_size
     stride: Tuple[int, int] = (0, 0)
     pad: Tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     dilation: Tuple[int, int] = (0, 0)       # pools: (0, 0) is (1, 1)
@@ -48,6 +48,8 @@ class Node:
     start: int = 0                           # slice
     stop: int = 0
     perm: Tuple[int, ...] = ()               # shuffle
+    border: str = "zeros"                    # pad
+    to_size: bool = False                    # resize
 
 
 @dataclass

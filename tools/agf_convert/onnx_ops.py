@@ -48,11 +48,15 @@ def window(node, x, kernel):
 @handles("Conv")
 def conv(node, x, weights, bias=None):
     weights = node.weights(weights, "weights")
+    bias = None if bias is None else node.weights(bias, "bias")
+    if weights.ndim == 3 and node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
+        (stride,), (dilation,) = node.attribute("strides", [1]), node.attribute("dilations", [1])
+        return node.b.conv1d(x, weights, bias, stride, tuple(node.attribute("pads", [0, 0])), dilation,
+                             node.attribute("group", 1))
     if weights.ndim != 4:
         raise node.error(f"needs [O,I,kh,kw] weights, has {describe([weights.shape])}; only two dimensional "
                          "convolutions are understood")
     stride, pad, dilation = window(node, x, weights.shape[2:])
-    bias = None if bias is None else node.weights(bias, "bias")
     return node.b.conv(x, weights, bias, stride, pad, dilation, node.attribute("group", 1))
 
 
@@ -452,8 +456,9 @@ def transpose(node, x):
 @handles("Pad")
 def pad(node, x, pads=None, value=None, axes=None):
     mode = node.attribute("mode", "constant")
-    if mode != "constant":
-        raise node.error(f"pads by {mode}; only zeros are understood, AGF has no rule for others")
+    borders = {"constant": "zeros", "reflect": "reflect", "edge": "replicate"}
+    if mode not in borders:
+        raise node.error(f"pads by {mode}; only constant, reflect and edge are understood, AGF has no rule for others")
     amounts = node.ints(pads, "pads")
     value = node.option(value, "value", 0.0)
     rank = len(x.dims)
@@ -461,7 +466,71 @@ def pad(node, x, pads=None, value=None, axes=None):
     if len(amounts) != 2 * len(axes):
         raise node.error(f"has {len(amounts)} paddings for {len(axes)} axes")
     before, after = dict(zip(axes, amounts)), dict(zip(axes, amounts[len(axes):]))
-    return node.b.pad(x, [(before.get(i, 0), after.get(i, 0)) for i in range(rank)], float(np.ravel(value)[0]))
+    return node.b.pad(x, [(before.get(i, 0), after.get(i, 0)) for i in range(rank)], float(np.ravel(value)[0]),
+                      borders[mode])
+
+
+@handles("Upsample")
+def upsample(node, x, scales=None):
+    return resized(node, x, scales=node.option(scales, "scales"), transformation="asymmetric", rounding="floor")
+
+
+@handles("Resize")
+def resize_10(node, x, scales=None):
+    return resized(node, x, scales=scales, transformation="asymmetric", rounding="floor")
+
+
+@handles("Resize", since=11)
+def resize(node, x, roi=None, scales=None, sizes=None):
+    if node.attribute("antialias", 0) or node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch" and \
+            sizes is not None:
+        raise node.error("resizes with antialiasing or a fixed aspect ratio, which is not understood")
+    return resized(node, x, scales, sizes, node.attribute("coordinate_transformation_mode", "half_pixel"),
+                   node.attribute("nearest_mode", "round_prefer_floor"), node.attribute("axes"))
+
+
+def resized(node, x, scales=None, sizes=None, transformation="half_pixel", rounding="floor", axes=None):
+    """Resize by ONNX's rules: which pixel each output pixel copies, in float32 as runtimes compute it."""
+    node.b.needs_picture(x)
+    axes = [axis % 4 for axis in (range(4) if axes is None else axes)]
+    numbers = [scales, sizes]
+    for i, array in enumerate(numbers):
+        array = None if array is None else np.ravel(node.constant(array, "scales or sizes"))
+        numbers[i] = None if array is None or array.size == 0 else dict(zip(axes, array))
+    scales, sizes = numbers
+    if scales is None and sizes is None:
+        raise node.error("has neither scales nor sizes")
+    new = [int(sizes.get(i, old)) if sizes is not None else int(np.floor(old * np.float64(scales.get(i, 1))))
+           for i, old in enumerate(x.dims)]
+    new[0] = 1 if new[0] == node.walk.batch else new[0]
+    if tuple(new) == x.dims:
+        return x
+    if node.attribute("mode", "nearest") != "nearest":
+        raise node.error(f"resizes by {node.attribute('mode')}; only copies of pixels (mode nearest) are understood, AGF has "
+                         "no rule for others")
+    if new[:2] != [1, x.dims[1]]:
+        raise node.error(f"resizes {describe([x.dims])} to {describe([new])}; only rows and columns are understood")
+    copied = []
+    for axis in (2, 3):
+        old, count = x.dims[axis], new[axis]
+        scale = np.float32(count / old if sizes is not None else scales.get(axis, 1))
+        i = np.arange(count, dtype=np.float32)
+        if transformation == "asymmetric":
+            at = i / scale
+        elif transformation == "align_corners" and count > 1:
+            at = i * np.float32(old - 1) / np.float32(count - 1)
+        elif transformation == "half_pixel" or transformation == "pytorch_half_pixel" and count > 1:
+            at = (i + np.float32(0.5)) / scale - np.float32(0.5)
+        elif transformation in ("align_corners", "pytorch_half_pixel"):
+            at = i * 0
+        else:
+            raise node.error(f"coordinate_transformation_mode {transformation} is not understood")
+        steps = {"floor": np.floor, "ceil": np.ceil, "round_prefer_floor": lambda a: np.ceil(a - np.float32(0.5)),
+                 "round_prefer_ceil": lambda a: np.floor(a + np.float32(0.5))}
+        if rounding not in steps:
+            raise node.error(f"nearest_mode {rounding} is not understood")
+        copied.append(np.clip(steps[rounding](at), 0, old - 1).astype(int))
+    return node.b.resize(x, *copied)
 
 
 @handles("Concat")

@@ -458,22 +458,29 @@ class Shuffle(Op):
         return inputs[0][list(node.perm)]
 
 
+BORDERS = ("zeros", "reflect", "replicate")  # in the order of their numbers in the file
+
+
 class Pad(Op):
-    """Zeros around each channel; pad: top, left, bottom, right."""
-    number, version, fields = 19, 2, ("pad",)
+    """Zeros or copies of pixels around each channel; pad: top, left, bottom, right; border: one of BORDERS."""
+    number, version, fields = 19, 2, ("pad", "border")
 
     @staticmethod
     def shape(node, inputs):
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(0 <= min(node.pad) and max(node.pad) <= MAX_SIDE, f"padded by {list(node.pad)}", inputs)
+        need(node.border in BORDERS, f"padded by {node.border}", inputs)
         top, left, bottom, right = node.pad
         channels, height, width = inputs[0]
+        need(node.border != "reflect" or max(top, bottom) < height and max(left, right) < width,
+             f"reflects {list(node.pad)} pixels, which is more than there are", inputs)
         return channels, height + top + bottom, width + left + right
 
     @staticmethod
     def forward(node, inputs):
         top, left, bottom, right = node.pad
-        return np.pad(inputs[0], ((0, 0), (top, bottom), (left, right)))
+        mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[node.border]
+        return np.pad(inputs[0], ((0, 0), (top, bottom), (left, right)), mode)
 
 
 class GlobalMaxPool(GlobalAvgPool):
@@ -484,7 +491,26 @@ class GlobalMaxPool(GlobalAvgPool):
         return inputs[0].max((1, 2), keepdims=True)
 
 
+class Resize(Op):
+    """Pixels repeated kernel[0] times downwards and kernel[1] times to the right; to_size: the output is [C, *kernel],
+    its row i of n being row floor(i * m / n) of m, and columns likewise."""
+    number, version, fields = 21, 2, ("kernel", "to_size")
+
+    @staticmethod
+    def shape(node, inputs):
+        need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
+        need(0 < min(node.kernel) and max(node.kernel) <= MAX_SIDE, f"resized by {list(node.kernel)}", inputs)
+        channels, height, width = inputs[0]
+        return (channels,) + (tuple(node.kernel) if node.to_size else (height * node.kernel[0], width * node.kernel[1]))
+
+    @staticmethod
+    def forward(node, inputs):
+        shape = Resize.shape(node, [inputs[0].shape])
+        rows, columns = (np.arange(n) * m // n for n, m in zip(shape[1:], inputs[0].shape[1:]))
+        return inputs[0][:, rows][:, :, columns]
+
+
 OPS = {"conv": Conv, "batchnorm": BatchNorm, "relu": Relu, "relu6": Relu6, "maxpool": MaxPool, "avgpool": AvgPool,
        "adaptive_avgpool": AdaptiveAvgPool, "global_avgpool": GlobalAvgPool, "linear": Linear, "flatten": Flatten,
        "add": Add, "concat": Concat, "act": Act, "mul": Mul, "norm": Norm, "lrn": Lrn, "slice": Slice,
-       "shuffle": Shuffle, "pad": Pad, "global_maxpool": GlobalMaxPool}
+       "shuffle": Shuffle, "pad": Pad, "global_maxpool": GlobalMaxPool, "resize": Resize}

@@ -218,7 +218,7 @@ def pool_twice(graph):
 def nonnegative(graph, name):
     """Whether a tensor holds nothing below zero; graph: anything with the nodes by_name."""
     through = {"maxpool", "avgpool", "adaptive_avgpool", "global_avgpool", "global_maxpool", "concat", "slice", "shuffle",
-               "pad", "flatten", "add", "lrn", "mul"}
+               "pad", "resize", "flatten", "add", "lrn", "mul"}
     node = graph.by_name.get(name)
     if node is None:
         return False
@@ -232,7 +232,8 @@ def absorb_pads(graph):
     """Padding into the convolution or pool that reads it, where it changes nothing; else it stays a node of its own."""
     for node in list(graph.nodes):
         before = graph.by_name.get(node.inputs[0])
-        if node.op not in ("conv", "maxpool", "avgpool") or before is None or before.op != "pad":
+        if node.op not in ("conv", "maxpool", "avgpool") or before is None or before.op != "pad" or \
+                before.border != "zeros":
             continue
         pad = tuple(a + b for a, b in zip(node.pad, before.pad))
         new = replace(node, inputs=list(before.inputs), pad=pad)

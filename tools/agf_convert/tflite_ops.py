@@ -128,7 +128,30 @@ def batch_matmul(graph, op):
 
 @handles("MIRROR_PAD")
 def mirror_pad(graph, op):
-    raise graph.b.error("pads by reflection, which AGF has no rule for; export with zero padding")
+    if graph.options(op, "MirrorPadOptions").Mode() != 0:
+        raise graph.b.error("pads by reflection with the outermost pixels doubled, which AGF has no rule for; export with mode "
+                            "REFLECT")
+    pads = np.asarray(graph.array(op, 1, "the padding")).tolist()
+    return graph.b.pad(graph.value(op), [tuple(pair) for pair in pads], border="reflect")
+
+
+@handles("RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR")
+def resize(graph, op):
+    x = graph.nchw(graph.value(op))
+    graph.b.needs_picture(x)
+    new = tuple(np.ravel(graph.array(op, 1, "the size")).tolist())
+    if new == x.dims[2:]:
+        return graph.value(op)
+    if op.kind == "RESIZE_BILINEAR":
+        raise graph.b.error("resizes smoothly; only copies of pixels (nearest neighbour) are understood, AGF has no rule for others")
+    options = graph.options(op, "ResizeNearestNeighborOptions")
+    copied = []
+    for old, count in zip(x.dims[2:], new):
+        corners = options.AlignCorners() and count > 1
+        scale = np.float32((old - 1) / (count - 1) if corners else old / count)
+        at = (np.arange(count, dtype=np.float32) + np.float32(0.5 if options.HalfPixelCenters() else 0)) * scale
+        copied.append(np.clip(np.floor(at + np.float32(0.5)) if corners else np.floor(at), 0, old - 1).astype(int))
+    return graph.nhwc(graph.b.resize(x, *copied))
 
 
 @handles("RESHAPE")

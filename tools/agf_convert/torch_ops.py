@@ -44,10 +44,25 @@ def conv2d(node, x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,),
     return node.b.conv(x, weights, bias, stride, pad, dilation, groups)
 
 
+@handles("conv1d")
+def conv1d(node, x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
+    weights = node.weights(weight, "weights")
+    bias = None if bias is None else node.weights(bias, "bias")
+    (stride, _), (dilation, _) = pair(stride, (1, 1)), pair(dilation, (1, 1))
+    if padding == "same":
+        total = dilation * (weights.shape[2] - 1)
+        pad = total // 2, total - total // 2
+    else:
+        pad = (0, 0) if padding == "valid" else pair(padding, (0, 0))
+    return node.b.conv1d(x, weights, bias, stride, pad, dilation, groups)
+
+
 @handles("convolution")
 def convolution(node, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
     if transposed:
         raise node.error("a transposed convolution, which AGF has no rule for")
+    if len(weight.shape) == 3:
+        return conv1d(node, x, weight, bias, stride, padding, dilation, groups)
     return conv2d(node, x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -465,12 +480,41 @@ def repeat(node, x, repeats):
 def pad(node, x, amounts, mode="constant", value=None):
     if node.op == "constant_pad_nd":
         mode, value = "constant", 0.0 if mode == "constant" else mode
-    if mode != "constant":
-        raise node.error(f"pads by {mode}; only zeros are understood, AGF has no rule for others")
+    borders = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate"}
+    if mode not in borders:
+        raise node.error(f"pads by {mode}; only zeros, reflection and replication are understood, AGF has no rule for others")
     pairs = [(0, 0)] * len(x.dims)
     for i in range(0, len(amounts), 2):
         pairs[len(x.dims) - 1 - i // 2] = (amounts[i], amounts[i + 1])
-    return node.b.pad(x, pairs, float(value or 0.0))
+    return node.b.pad(x, pairs, float(value or 0.0), borders[mode])
+
+
+@handles("reflection_pad2d", "replication_pad2d")
+def copying_pad(node, x, amounts):
+    return pad(node, x, amounts, {"reflection_pad2d": "reflect", "replication_pad2d": "replicate"}[node.op])
+
+
+@handles("upsample_nearest2d", "_upsample_nearest_exact2d")
+def upsample_nearest(node, x, size=None, *factors):
+    """size: the output's, or None where factors give it; which pixels are copied torch says itself."""
+    import torch
+    factors = [number for factor in factors for number in (factor if isinstance(factor, (list, tuple)) else [factor])
+               if number is not None] or None
+    if isinstance(size, Value):
+        raise node.error("resizes to a size that depends on the image's values")
+    mode = "nearest" if node.op == "upsample_nearest2d" else "nearest-exact"
+    height, width = x.dims[2:]
+    pixels = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
+    copied = torch.nn.functional.interpolate(pixels, None if size is None else tuple(size),
+                                             factors if size is None else None, mode)[0, 0].long().numpy()
+    return node.b.resize(x, copied[:, 0] // width, copied[0] % width)
+
+
+@handles("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+def upsample_smooth(node, x, size=None, *arguments):
+    if size is not None and tuple(size) == x.dims[2:]:
+        return x
+    raise node.error("resizes smoothly; only copies of pixels (mode nearest) are understood, AGF has no rule for others")
 
 
 @handles("zero_pad2d")

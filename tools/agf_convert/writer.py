@@ -9,7 +9,7 @@ from .errors import ConvertError
 from .format import (CONVOLUTION, GROUPED, HEADER, INPUT, LARGEST, LINEAR, MAGIC, NODES, NODES_AT, TENSOR, VECTOR,
                      Strings, Tensor, align)
 from .network import HEADS, IMAGE
-from .ops import ACTIVATIONS, OPS
+from .ops import ACTIVATIONS, BORDERS, OPS
 
 
 def version_of(network):
@@ -94,6 +94,10 @@ class ModelFile:
             argument, numbers = node.size, [node.alpha, node.beta, node.k]
         elif node.op == "slice":
             argument = node.start
+        elif node.op == "pad":
+            argument = BORDERS.index(node.border)
+        elif node.op == "resize":
+            argument = int(node.to_size)
         return argument, numbers + [0.0] * (4 - len(numbers))
 
     def _weights(self, node):
