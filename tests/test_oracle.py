@@ -521,14 +521,14 @@ def test_newer_rules():
     cam = np.arange(48.0).reshape(2, 4, 6)
     (cropped, _), = oracle.agf_rule(pad, [picture], cam, cam, None, ())
     check(np.array_equal(cropped, cam[:, 1:, :4]), "pad: cam is cropped")
-    cam = np.arange(1.0, 85).reshape(2, 6, 7)
+    arriving = np.arange(1.0, 85).reshape(2, 6, 7)
     for border, rows, columns in (("reflect", (2, 1, 0, 1, 2, 1), (1, 0, 1, 2, 3, 2, 1)),
                                   ("replicate", (0, 0, 0, 1, 2, 2), (0, 0, 1, 2, 3, 3, 3))):
         copying = Node("pad", "pad", [1], pad=(2, 1, 1, 2), border=border)
-        check_copies(copying, picture, rows, columns, cam)
-    check_copies(Node("resize", "resize", [1], kernel=(2, 1)), picture, (0, 0, 1, 1, 2, 2), (0, 1, 2, 3), cam[:, :, :4])
+        check_copies(copying, picture, rows, columns, arriving)
+    check_copies(Node("resize", "resize", [1], kernel=(2, 1)), picture, (0, 0, 1, 1, 2, 2), (0, 1, 2, 3), arriving[:, :, :4])
     sized = Node("resize", "resize", [1], kernel=(2, 6), to_size=True)
-    check_copies(sized, picture, (0, 1), (0, 0, 1, 2, 2, 3), cam[:, :2, :6])
+    check_copies(sized, picture, (0, 1), (0, 0, 1, 2, 2, 3), arriving[:, :2, :6])
     few = Node("pad", "few", [1], pad=(0, 0, 3, 0), border="reflect")
     fails(lambda: oracle.forward(few, [picture]), "few", "a reflection of more pixels than there are")
     cut = Node("slice", "slice", [1], channels=(1, 2))
