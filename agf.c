@@ -5404,11 +5404,14 @@ static void agf_mul_lrp(agf_session *s, const agf_step *st, int slot, int alpha,
 
 /* MARK: op: normalisation -----------------------------------------------------------------------------------------------------
  * y = (x - mean) / sqrt(var + eps) * gamma + beta over groups of channels: at each pixel (layer norm), or over all pixels too (group
- * and instance norm); var over N. agf-spec: cam passes, g goes through mean and variance. LRP passes R. */
+ * and instance norm); var over N. Global response norm: y = x * (1 + gamma * |x_c| / (mean of all |x_c| + eps)) + beta, |x_c| being the
+ * L2 norm of x's channel c. agf-spec: cam passes, g goes through what is computed of x. LRP passes R. */
+
+enum { AGF_NORM_PIXEL = 0, AGF_NORM_SPATIAL = 1, AGF_NORM_RESPONSE = 2 }; /* a norm's argument */
 
 typedef struct agf_normalise_step {
   agf_id gamma, beta; /* float [cb][16] */
-  agf_id mean, r;     /* over the pixels too: float [cb][16] of the last run, r = 1 / sqrt(var + eps) */
+  agf_id mean, r;     /* over the pixels too: float [cb][16] of the last run, r = 1 / sqrt(var + eps); of responses 0 and |x_c| */
   agf_id sums;        /* likewise: double [2][cb][16], sums over a channel's pixels */
   agf_id coefficient; /* likewise: float [3][cb][16], as agf_kernels.affine_back reads them */
 } agf_normalise_step;
@@ -5419,6 +5422,7 @@ static agf_status agf_normalise_shape(const agf_inputs *in, agf_shape *out, agf_
     return agf_fail(err, AGF_ERR_FORMAT, "model file: node %d (%s, %s) has the eps %g, which must be above 0",
                     (int)(n - in->model->node), n->name, agf_op_name(n->op), (double)n->parameter[0]);
   if (out->c % n->groups) return agf_shape_error(err, n, out, "its groups do not divide the channels");
+  if (n->argument == AGF_NORM_RESPONSE && n->groups != 1) return agf_shape_error(err, n, out, "responses know no groups");
   return AGF_OK;
 }
 
@@ -5536,6 +5540,38 @@ static void agf_group_back_task(agf_session *s, const void *arg, int i, unsigned
   for (; p.r < p.end; p.r++) s->k.affine_back(agf_row_x(s, ti, p.b, p.r), mean, a, b, c, t->w, agf_row_of(j->g, t, p.b, p.r));
 }
 
+/* The mean of the channels' norms and eps. */
+static double agf_mean_response(const agf_session *s, const agf_step *st) {
+  const float *norm = agf_floats(s, ((const agf_normalise_step *)st->own)->r);
+  int c, channels = agf_out(s, st)->c;
+  double sum = 0;
+  for (c = 0; c < channels; c++) sum += (double)norm[c];
+  return sum / channels + (double)s->model->node[st->node].parameter[0];
+}
+
+/* Of each channel, into the coefficients: what x is multiplied by, 1 + gamma * |x_c| / mean. */
+static void agf_response_scale(agf_session *s, const agf_step *st, double mean) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const float *gamma = agf_floats(s, own->gamma), *norm = agf_floats(s, own->r);
+  float *scale = agf_floats(s, own->coefficient);
+  int c;
+  for (c = 0; c < agf_out(s, st)->c; c++) scale[c] = (float)(1 + (double)gamma[c] * (double)norm[c] / mean);
+}
+
+/* From sums over the pixels of g * x: y depends on x also through |x_c| and the mean, whose share is a multiple of x. */
+static void agf_response_back(agf_session *s, const agf_step *st, const double *product) {
+  const agf_normalise_step *own = (const agf_normalise_step *)st->own;
+  const float *gamma = agf_floats(s, own->gamma), *norm = agf_floats(s, own->r);
+  int c, channels = agf_out(s, st)->c;
+  float *multiple = agf_floats(s, own->coefficient) + agf_out(s, st)->cb * AGF_CB;
+  double mean = agf_mean_response(s, st), shared = 0;
+  agf_response_scale(s, st, mean);
+  for (c = 0; c < channels; c++) shared += (double)gamma[c] * product[c] * (double)norm[c];
+  shared /= channels * mean * mean;
+  for (c = 0; c < channels; c++)
+    multiple[c] = norm[c] > 0 ? (float)(((double)gamma[c] * product[c] / mean - shared) / (double)norm[c]) : 0.0f;
+}
+
 static void agf_normalise_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
   const agf_normalise_step *own = (const agf_normalise_step *)st->own;
   const agf_node *n = &s->model->node[st->node];
@@ -5556,8 +5592,13 @@ static void agf_normalise_forward(agf_session *s, const agf_step *st, const agf_
   agf_clear_buffer(s, own->mean);
   agf_clear_buffer(s, own->r);
   agf_clear_buffer(s, own->coefficient);
-  for (j.which = 0; j.which < 2; j.which++) {
+  for (j.which = n->argument == AGF_NORM_RESPONSE; j.which < 2; j.which++) { /* responses: squares of x alone */
     agf_parallel(s, t->cb, agf_group_sums_task, &j);
+    for (c = 0; n->argument == AGF_NORM_RESPONSE && c < t->c; c++) r[c] = (float)sqrt(sum[c]);
+    if (n->argument == AGF_NORM_RESPONSE) {
+      agf_response_scale(s, st, agf_mean_response(s, st));
+      break;
+    }
     for (group = 0; group < n->groups; group++) {
       double total = 0;
       for (c = group * channels; c < (group + 1) * channels; c++) total += sum[c];
@@ -5598,7 +5639,8 @@ static void agf_normalise_gradient(agf_session *s, const agf_step *st, int slot,
   product = sum + t->cb * AGF_CB;
   agf_parallel(s, t->cb, agf_group_sums_task, &j);
   agf_clear_buffer(s, own->coefficient);
-  for (group = 0; group < n->groups; group++) {
+  if (n->argument == AGF_NORM_RESPONSE) agf_response_back(s, st, product);
+  for (group = 0; n->argument == AGF_NORM_SPATIAL && group < n->groups; group++) {
     double sums = 0, products = 0;
     for (k = group * channels; k < (group + 1) * channels; k++) {
       sums += (double)gamma[k] * sum[k];
@@ -6007,7 +6049,7 @@ static const agf_op_rules agf_op_table[] = {
      AGF_READS_VECTORS, AGF_ACT_NONE, 0,
      agf_mul_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
      agf_mul_forward, agf_mul_rule, agf_mul_gradient, AGF_LRP(agf_mul_lrp)},
-    {AGF_OP_NORM, "norm", {1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 1, 1},
+    {AGF_OP_NORM, "norm", {1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 2, 1},
      0, AGF_ACT_NONE, sizeof(agf_normalise_step),
      agf_normalise_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_normalise_plan, agf_normalise_fill,
      agf_normalise_forward, agf_pass_cam_rule, agf_normalise_gradient, AGF_LRP(agf_pass_relevance)},

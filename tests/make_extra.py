@@ -72,6 +72,10 @@ class Builder:
         scale = self.random.uniform(0.5, 1.5, c) * np.where(self.random.rand(c) < 0.1, -gain, gain)
         return self.add("batchnorm", x, weights=scale.astype(np.float32), bias=self.normal(c, scale=0.2))
 
+    def response_norm(self, x, c):
+        return self.add("norm", x, groups=1, response=True, eps=1e-6, weights=self.normal(c, scale=0.5),
+                        bias=self.normal(c, scale=0.2))
+
     def linear(self, x, i, o, bias=True):
         return self.add("linear", x, weights=self.normal(o, i, scale=(2 / i) ** 0.5),
                         bias=self.normal(o, scale=0.2) if bias else None)
@@ -299,6 +303,16 @@ def copies(b):
     return 3, 11, 11
 
 
+def responses(b):
+    """Global response norms behind a GELU, of 20 channels, and behind a ReLU that leaves channels of zeros, of 37."""
+    x = b.add("act", b.conv(IMAGE, 3, 20, 3, s=2), kind="gelu")
+    x = b.conv(b.response_norm(x, 20), 20, 37, 3, p=1)
+    x = b.relu(b.batchnorm(x, 37, gain=0.3))
+    x = b.conv_relu(b.response_norm(x, 37), 37, 14, 3)
+    b.head(b.response_norm(x, 14), 14, 5)
+    return 3, 15, 17
+
+
 def against(b):
     """One channel behind the image: a class's attribution has one sign everywhere, also that of evidence against it."""
     b.head(b.conv_relu(IMAGE, 3, 1, 3), 1, 3)
@@ -334,7 +348,7 @@ def one_class(b):
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
          grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
-         add_self, add_relu6, cancelling, copies, against, pooled_logits, black_image, flat_image, one_class)
+         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, black_image, flat_image, one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
 LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")

@@ -2,10 +2,12 @@
 """Makes tests/networks.md: which of torchvision's and timm's classifiers convert, how exactly, and whether they
 explain.
 
-    python3 tests/networks.py [-k TEXT] [--results FILE]     about an hour for all; what FILE holds is not run again
+    python3 tests/networks.py [-k TEXT] [--most N] [--times] [--results FILE]     about an hour for all
 
-Every network gets random weights and statistics. Logits are compared with torch's by the converter itself; maps of agf,
-agf_a and agf_lc by the engine must be finite. Needs torch, torchvision, timm and build/libagf.so.
+What FILE (a JSON line for each network) holds is not run again, so that the run can be cut into pieces of N networks;
+the table is written after each. Every network gets random weights and statistics that fit them. Its logits are compared
+with torch's; maps of agf, agf_a and agf_lc must be finite, and are compared with tests/oracle.py in float64 where the
+network is small. Needs torch, torchvision, timm and the engine's library.
 """
 import argparse
 import json
@@ -19,7 +21,10 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
-SIZE = 96  # small enough for all of them in an hour, large enough for five halvings
+SIZE = 96              # small enough for all of them in an hour, large enough for five halvings; else the network's own
+MOST_PARAMETERS = 1e8  # beyond it no maps: float64 aside, the machine's memory
+SMALL = 3e6            # parameters up to which the oracle, which is NumPy, is asked
+METHODS = ("agf", "agf_a", "agf_lc")
 TIMM = """
 bat_resnext26ts convmixer_768_32 convnext_atto convnext_femto convnext_pico convnext_nano convnext_tiny convnextv2_atto
 convnextv2_nano cs3darknet_s cs3darknet_m cs3darknet_focus_s cs3edgenet_x cspdarknet53 cspresnet50 cspresnext50 cs3sedarknet_l
@@ -45,16 +50,36 @@ tresnet_l vgg11 vgg13_bn vgg16 wide_resnet50_2 xception41 xception41p xception65
 """.split()
 
 
-def randomise(module):
-    """Statistics and biases in which a mistake would show."""
+def initialise(module, size):
+    """Weights as the library draws them, what it leaves at 0 or 1 (biases, scales) moved a little, and statistics that
+    fit: activations as large as in a trained network, in which a mistake would show."""
     import torch
     torch.manual_seed(0)
+    images = torch.randn(4, 3, *size) + torch.nn.functional.interpolate(torch.randn(4, 3, 4, 4), size, mode="bilinear")
+    norms = [layer for layer in module.modules()
+             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None]
+    module.eval()
     with torch.no_grad():
-        for layer in module.modules():
-            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
-                layer.running_mean.normal_(0, 0.2)
-                layer.running_var.uniform_(0.5, 1.5)
-    return module.eval()
+        for parameter in module.parameters():
+            if parameter.ndim == 1 and parameter.numel() > 1 and parameter.max() == parameter.min():
+                parameter += 0.2 * torch.randn_like(parameter)
+        for layer in norms:
+            layer.train()
+            layer.momentum = None  # the mean over all batches, of which there is one
+            layer.reset_running_stats()
+        module(images)
+        for layer in norms:
+            layer.eval()
+            layer.running_mean += 0.1 * layer.running_var.sqrt() * torch.randn_like(layer.running_mean)
+            layer.running_var *= torch.empty_like(layer.running_var).uniform_(0.8, 1.25)
+            layer.running_var += 0.01 * layer.running_var.mean()
+    return module
+
+
+def sizes_of(module):
+    """[(height, width)] to try: the common one, and that which the network says of itself."""
+    own = getattr(module, "default_cfg", {}).get("input_size", (3, 224, 224))[1:]
+    return [(SIZE, SIZE), tuple(own)]
 
 
 def module_of(library, name):
@@ -69,38 +94,92 @@ def module_of(library, name):
     return models.get_model(name, weights=None, num_classes=10, **options)
 
 
-def finite_maps(path, image):
-    """Whether the engine's maps are finite; a word on it."""
+def maps_of(path, image, small):
+    """Whether the engine's maps are finite, and their largest distance from the oracle's, relative."""
     import agf
+    import oracle
+    found = {}
     try:
-        with agf.Model(path) as model, model.session(methods=("agf", "agf_a", "agf_lc")) as session:
-            session.run(image)
-            for method in ("agf", "agf_a", "agf_lc"):
-                if not np.isfinite(session.explain(method=method)).all():
-                    return f"{method} is not finite"
+        with agf.Model(path) as model, model.session(methods=METHODS) as session:
+            chosen = int(np.argmax(session.run(image)))
+            for method in METHODS:
+                try:
+                    found[method] = np.asarray(session.explain(chosen, method=method))
+                except agf.Error as problem:
+                    found[method] = str(problem)
     except (agf.Error, OSError) as problem:
-        return str(problem)
-    return "finite"
+        return {"maps": str(problem)}
+    bad = [found[method] if isinstance(found[method], str) else f"{method} is not finite" for method in METHODS
+           if isinstance(found[method], str) or not np.isfinite(found[method]).all()]
+    if bad or not small:
+        return {"maps": "; ".join(bad) or "finite"}
+    exact = oracle.Network(path).run(image)
+    return {"maps": "finite", "oracle": max(float(oracle.relative_error(found[method], exact.explain(chosen, method)))
+                                            for method in METHODS)}
 
 
-def try_network(library, name):
+def times_of(path, module, size, folder):
+    """Milliseconds on one thread: the engine's forward pass, that and one class, ONNX Runtime's forward pass."""
+    import agf
+    import onnxruntime
+    import torch
+    image = np.random.RandomState(1).standard_normal((3, *size)).astype(np.float32)
+    exported = os.path.join(folder, "net.onnx")
+    torch.onnx.export(module, (torch.from_numpy(image[None]),), exported, dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    runtime = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    name = runtime.get_inputs()[0].name
+
+    def best(run):
+        return round(1e3 * min(timed(run) for _ in range(5)), 1)
+
+    def timed(run):
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    with agf.Model(path) as model, model.session(threads=1) as session:
+        def explained():
+            session.run(image)
+            session.explain()
+        return [best(lambda: session.run(image, explain=False)), best(explained),
+                best(lambda: runtime.run(None, {name: image[None]}))]
+
+
+def try_network(library, name, times=False):
     """The row of one network, as a dict."""
+    import torch
     from agf_convert import ConvertError, read_module
     from agf_convert.api import network_of, write_network
     began = time.monotonic()
     row = {"library": library, "name": name}
     try:
-        module = randomise(module_of(library, name))
-        imported = read_module(module, (3, SIZE, SIZE))
+        module = module_of(library, name)
+        for size in sizes_of(module):
+            try:
+                with torch.no_grad():
+                    module.eval()(torch.zeros(1, 3, *size))
+                break
+            except Exception:  # the network's own, where it does not take this size
+                continue
+        initialise(module, size)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        row.update(size=size, parameters=parameters)
+        imported = read_module(module, (3, *size))
         network = network_of(imported, name, library, [], None)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "net.agf")
             file, checked = write_network(network, path, imported=imported)
-            row.update(format=file.version, nodes=len(network.nodes), checked=checked,
-                       maps=finite_maps(path, np.random.RandomState(1).standard_normal((3, SIZE, SIZE)).astype(np.float32)))
+            row.update(format=file.version, nodes=len(network.nodes), checked=checked, maps="not made: too large")
+            image = np.random.RandomState(1).standard_normal((3, *size)).astype(np.float32)
+            if parameters <= MOST_PARAMETERS:
+                row.update(maps_of(path, image, parameters <= SMALL))
+            if times:
+                row["times"] = times_of(path, module, size, folder)
     except ConvertError as problem:
         row["refused"] = str(problem)
-    except Exception as problem:  # the library's own, for a network that it cannot make at this size
+    except Exception as problem:  # the library's own, for a network that it cannot make
         row["refused"] = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
     row["seconds"] = round(time.monotonic() - began, 1)
     return row
@@ -108,20 +187,36 @@ def try_network(library, name):
 
 def table(rows):
     """The Markdown page."""
+    from agf_convert.frontend import NO_ATTENTION
+    timed = any("times" in row for row in rows)
     lines = ["# Networks that convert", "",
-             f"Made by tests/networks.py: random weights, {SIZE} x {SIZE} pixels. The check is the converter's own: logits of the file and",
-             "of torch for a random tensor, relative.", ""]
+             f"Made by tests/networks.py. Random weights, pictures of {SIZE} x {SIZE} pixels where the network takes them. Logits: the",
+             "distance of the engine's from torch's for one random tensor, relative. Maps: whether agf, agf_a and agf_lc of the predicted",
+             f"class are finite. Oracle: their largest distance from float64's, relative, for networks of up to {SMALL / 1e6:g} million",
+             "parameters; two correct float32 orders differ by up to 5e-3 where a ReLU's input lies that near 0 (agf-spec.md).",
+             *(["Times: milliseconds on one thread of the engine's forward pass, of that and one class, of ONNX Runtime's forward pass."]
+               if timed else ["Times are not in this table: `--times` measures them, on a machine that does nothing else."]), ""]
     for library in ("torchvision", "timm"):
         mine = [row for row in rows if row["library"] == library]
-        good = sum("refused" not in row for row in mine)
-        lines += [f"## {library}: {good} of {len(mine)}", "", "| network | format | nodes | check | maps |",
-                  "| --- | --- | --- | --- | --- |"]
-        for row in mine:
+        attention = [row["name"] for row in mine if NO_ATTENTION in row.get("refused", "")]
+        others = [row for row in mine if row["name"] not in attention]
+        good = sum("refused" not in row for row in others)
+        lines += [f"## {library}: {good} of {len(others)}", ""]
+        if attention:
+            lines += [f"Not counted, refused for their {NO_ATTENTION}: {', '.join(attention)}.", ""]
+        lines += ["| network | size | million parameters | format | nodes | logits | maps | oracle |" + (" times |" if timed else ""),
+                  "| --- " * (9 if timed else 8) + "|"]
+        for row in others:
+            size = "x".join(map(str, row.get("size", "?")))
+            start = f"| {row['name']} | {size} | {row.get('parameters', 0) / 1e6:.1f} | "
             if "refused" in row:
-                lines.append(f"| {row['name']} | - | - | refused: {row['refused'].replace('|', '/')} | - |")
+                lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} | - | - |" + (" - |" if timed else ""))
             else:
                 check = row["checked"].rsplit(" to ", 1)[-1].split()[0] if row["checked"].startswith("checked") else row["checked"]
-                lines.append(f"| {row['name']} | {row['format']} | {row['nodes']} | {check} | {row['maps']} |")
+                distance = f"{row['oracle']:.0e}" if "oracle" in row else "-"
+                numbers = f" {' / '.join(f'{number:g}' for number in row['times'])} |" if "times" in row else " - |"
+                lines.append(start + f"{row['format']} | {row['nodes']} | {check} | {row['maps']} | {distance} |" +
+                             (numbers if timed else ""))
         lines.append("")
     return "\n".join(lines)
 
@@ -129,6 +224,8 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", metavar="TEXT", default="", help="networks whose name holds TEXT")
+    parser.add_argument("--most", metavar="N", type=int, default=1 << 30, help="new networks in this run")
+    parser.add_argument("--times", action="store_true", help="measure times too; the machine should do nothing else")
     parser.add_argument("--results", default=os.path.join(ROOT, "build", "networks.jsonl"), help="what has been tried already")
     parser.add_argument("--out", default=os.path.join(ROOT, "tests", "networks.md"))
     arguments = parser.parse_args()
@@ -138,9 +235,11 @@ def main():
     if os.path.exists(arguments.results):
         with open(arguments.results, encoding="utf-8") as f:
             known = {(row["library"], row["name"]): row for row in map(json.loads, f)}
+    tried = 0
     for library, name in names:
-        if arguments.k in name and (library, name) not in known:
-            row = known[library, name] = try_network(library, name)
+        if arguments.k in name and (library, name) not in known and tried < arguments.most:
+            tried += 1
+            row = known[library, name] = try_network(library, name, arguments.times)
             with open(arguments.results, "a", encoding="utf-8") as f:
                 f.write(json.dumps(row) + "\n")
             print(f"{library} {name}: {row.get('refused') or row['checked']} ({row['seconds']} s)", flush=True)

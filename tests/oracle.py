@@ -108,6 +108,7 @@ class Node:
     lo: float = 0.0                  # clip
     hi: float = 0.0
     spatial: bool = False            # norm: over the pixels too
+    response: bool = False           # norm: global response norm
     eps: float = 0.0                 # norm
     size: int = 0                    # lrn
     k: float = 0.0                   # lrn
@@ -209,7 +210,8 @@ def set_parameters(node, argument, channels, numbers):
     """What version 2 says of a node beyond version 1: an argument and four numbers."""
     if node.op == "act":
         node.kind = KINDS[argument]
-    node.spatial = node.op == "norm" and bool(argument)
+    node.spatial = node.op == "norm" and argument == 1
+    node.response = node.op == "norm" and argument == 2
     node.size = argument if node.op == "lrn" else 0
     node.border = BORDERS[argument] if node.op == "pad" else "zeros"
     node.to_size = node.op == "resize" and bool(argument)
@@ -591,13 +593,29 @@ def norm_axes(node):
     return (1, 2, 3) if node.spatial else (1,)
 
 
+def response(node, x):
+    """|x_c|, "the L2 norm of channel c", and the mean over the channels plus eps."""
+    length = np.sqrt((x * x).sum(axis=(1, 2)))
+    return length, length.mean() + node.eps
+
+
 def norm(node, x):
-    """y = (x - mean) / sqrt(var + eps) * gamma + beta"""
+    """y = (x - mean) / sqrt(var + eps) * gamma + beta; of responses "y = x + gamma*x*n + beta"."""
+    if node.response:
+        length, mean = response(node, x)
+        return x * per_channel(1 + node.w * length / mean, x) + per_channel(node.b, x)
     return normalise(node, x)[0].reshape(x.shape) * per_channel(node.w, x) + per_channel(node.b, x)
 
 
 def norm_t(node, x, g):
     """The gradient "through mean and variance"."""
+    if node.response:
+        # With a_c = gamma_c * sum of g*x over the pixels: dL/dn_c = a_c, and n_c = |x_c| / m.
+        length, mean = response(node, x)
+        a = node.w * (g * x).sum(axis=(1, 2))
+        to_length = a / mean - (a * length).sum() / (len(x) * mean ** 2)
+        unit = np.where(length > 0, to_length / np.where(length > 0, length, 1), 0)
+        return g * per_channel(1 + node.w * length / mean, x) + x * per_channel(unit, x)
     y, deviation = normalise(node, x)
     g = (g * per_channel(node.w, x)).reshape(y.shape)
     axes = norm_axes(node)

@@ -259,14 +259,16 @@ def product(g, x):
 
 
 def norm(g, x):
-    """Layer, group or instance normalisation."""
+    """Layer, group, instance or global response normalisation."""
     c = g.channels(x)
     spatial = not g.vector(x) and g.chance(0.5)
     groups = g.choose([k for k in range(1, c + 1) if c % k == 0]) if g.chance(0.5) else 1
     if (np.prod(g.shape(x)) if spatial else c) // groups < 3:
         return None   # of one or two values: beta, or beta and +-gamma, whatever comes in; the gradient is rounding
-    return g.add("norm", x, groups=groups, spatial=spatial, eps=1e-5, w=g.uniform(0.5, 1.5, c),
-                 b=g.normal(c, scale=0.2))
+    kind = {"groups": groups, "spatial": spatial}
+    if spatial and groups == 1 and g.chance(0.5):
+        kind = {"groups": 1, "response": True}
+    return g.add("norm", x, eps=1e-5, w=g.uniform(0.5, 1.5, c), b=g.normal(c, scale=0.2), **kind)
 
 
 def lrn(g, x):
@@ -449,7 +451,8 @@ def write(g, path, f16):
             dilation=node.dilation, groups=node.groups, flat=node.flat, ceil_mode=node.ceil,
             count_include_pad=node.include_pad, weights=as_float32(node.w), bias=as_float32(node.b), kind=node.kind,
             alpha=node.alpha, beta=node.beta, lo=node.lo, hi=node.hi, spatial=node.spatial, eps=node.eps,
-            size=node.size, k=node.k, start=node.channels[0], stop=node.channels[1], perm=node.perm))
+            size=node.size, k=node.k, start=node.channels[0], stop=node.channels[1], perm=node.perm, border=node.border,
+            to_size=node.to_size, response=node.response))
     affine = None if g.affine is None else tuple(as_float32(t) for t in g.affine)
     shape = g.input.shape
     if g.chance(0.3):
@@ -551,6 +554,10 @@ TORCH_ACTIVATIONS = {
 
 
 def torch_norm(node, x):
+    if node.response:
+        length = x.norm(p=2, dim=(2, 3), keepdim=True)
+        weight, bias = (tensor(array).reshape(1, -1, 1, 1) for array in (node.w, node.b))
+        return x + bias + weight * x * (length / (length.mean(1, keepdim=True) + node.eps))
     if node.spatial:
         return torch.group_norm(x, node.groups, tensor(node.w), tensor(node.b), node.eps)
     grouped = x.reshape(1, node.groups, x.shape[1] // node.groups, -1)

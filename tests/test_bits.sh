@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=${BUILD:-build}
 out=$build/test_bits
 few='corners vgg_tiny adaptive_uneven conv_logits pooled_conv_logits avgpool_edges maxpool_edges grouped_odd asymmetric long_strides
-gray image_readers image_batchnorm linear_middle concat_odd add_self relu6_inverted add_relu6 cancelling copies'
+gray image_readers image_batchnorm linear_middle concat_odd add_self relu6_inverted add_relu6 cancelling copies responses'
 fewer='conv_logits grouped_odd linear_middle long_strides'
 
 have() { command -v "$1" >/dev/null 2>&1; }

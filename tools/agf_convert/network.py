@@ -42,6 +42,7 @@ class Node:
     lo: float = -np.inf                      # clip
     hi: float = np.inf
     spatial: bool = False                    # norm
+    response: bool = False                   # norm
     eps: float = 0.0
     size: int = 0                            # lrn
     k: float = 0.0

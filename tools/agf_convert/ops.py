@@ -390,8 +390,9 @@ class Mul(Op):
 
 class Norm(Op):
     """spatial: over the pixels of a group of channels (group norm; instance norm: groups = C), else over the channels
-    of each pixel (layer norm), in `groups` groups; gamma and beta are weights and bias [C]."""
-    number, version, fields = 15, 2, ("groups", "spatial", "eps", "weights", "bias")
+    of each pixel (layer norm), in `groups` groups; gamma and beta are weights and bias [C]. response: global response
+    norm, x + gamma * x * n + beta, n the L2 norm of each channel over the mean of all and eps; groups 1."""
+    number, version, fields = 15, 2, ("groups", "spatial", "response", "eps", "weights", "bias")
 
     @staticmethod
     def shape(node, inputs):
@@ -404,6 +405,10 @@ class Norm(Op):
     @staticmethod
     def forward(node, inputs):
         x = inputs[0]
+        if node.response:
+            length = np.sqrt((x * x).sum((1, 2), keepdims=True))
+            length /= length.mean() + x.dtype.type(node.eps)
+            return x + x * length * per_channel(node.weights, x) + per_channel(node.bias, x)
         groups = x.reshape((node.groups, -1) + x.shape[1:])
         axes = tuple(range(1, groups.ndim)) if node.spatial else (1,)
         mean, var = groups.mean(axes, keepdims=True), groups.var(axes, keepdims=True)

@@ -89,7 +89,7 @@ class ModelFile:
             argument, names, _ = ACTIVATIONS[node.kind]
             numbers = [min(max(float(getattr(node, name)), -LARGEST), LARGEST) for name in names]
         elif node.op == "norm":
-            argument, numbers = int(node.spatial), [node.eps]
+            argument, numbers = 2 if node.response else int(node.spatial), [node.eps]
         elif node.op == "lrn":
             argument, numbers = node.size, [node.alpha, node.beta, node.k]
         elif node.op == "slice":
