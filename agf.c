@@ -2783,6 +2783,16 @@ static inline size_t agf_conv_index(const agf_node *n, int ci, int oc, int ic, i
          (size_t)(oc % AGF_OCG);
 }
 
+/* The place of a convolution's weight, grouped or not. Grouped: [oc block][ic block][kh][kw][ic][16]. */
+static inline size_t agf_weight_index(const agf_node *n, int ci, int oc, int ic, int kr, int t) {
+  int b = ic / AGF_CB, lanes = agf_imin(AGF_CB, ci - b * AGF_CB);
+  size_t block;
+  if (n->groups == 1) return agf_conv_index(n, ci, oc, ic, kr, t);
+  block = ((size_t)(oc / AGF_CB) * (size_t)ci + (size_t)b * AGF_CB) * (size_t)n->kernel[0] * (size_t)n->kernel[1];
+  return (block + ((size_t)kr * (size_t)n->kernel[1] + (size_t)t) * (size_t)lanes + (size_t)(ic % AGF_CB)) * AGF_CB +
+         (size_t)(oc % AGF_CB);
+}
+
 /* Panels of 32 outputs that a call for the outputs from `first` on reads. */
 static inline int agf_panel_count(const agf_conv_job *j, int first) {
   return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
@@ -3430,6 +3440,50 @@ static void agf_done_forward(agf_session *s, const agf_conv_job *j, int block, i
   if (o->d) s->k.store(acc + (j->kind == AGF_RHS_FWD ? rs : 0), as, j->wo, agf_row_of(o->d, o->to, block, row));
 }
 
+/* Whether output (channel, row, column) of the image's convolution sees lo wherever w > 0 and hi wherever w < 0. */
+static int agf_box_is_silent(const agf_session *s, const agf_step *st, int channel, int row, int column) {
+  const agf_node *n = &s->model->node[st->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  const agf_tensor *image = agf_in(s, st, 0);
+  int inputs = w->dim[1], first = channel / (n->channels / n->groups) * inputs, i, kr, t;
+  for (i = 0; i < inputs; i++) {
+    int c = first + i;
+    for (kr = 0; kr < n->kernel[0]; kr++) {
+      int64_t r = (int64_t)row * n->stride[0] - n->pad[0] + (int64_t)kr * n->dilation[0];
+      if (r < 0 || r >= image->h) continue;
+      for (t = 0; t < n->kernel[1]; t++) {
+        int64_t p = (int64_t)column * n->stride[1] - n->pad[1] + (int64_t)t * n->dilation[1];
+        float v, x;
+        if (p < 0 || p >= image->w) continue;
+        v = agf_weight_at(w, agf_weight_index(n, inputs, channel, i, kr, t));
+        x = agf_row_x(s, image, c / AGF_CB, (int)r)[p * AGF_CB + c % AGF_CB];
+        if ((v > 0 && x != s->run.lo) || (v < 0 && x != s->run.hi)) return 0;
+      }
+    }
+  }
+  return 1;
+}
+
+/* A window that sees lo wherever w > 0 and hi wherever w < 0 has nothing to share out: Z is 0 but for rounding, which is made 0, or
+ * cam divided by it would be a map of noise (the corners of a scan's black background are such windows). All terms of conv(lo, w+)
+ * have one sign, those of conv(hi, w-) too, so there rounding is at most 2^-24 of their sizes for each of Z's terms, and only a Z
+ * within four times that is looked at. row: Z of one row; lo, hi: as store_z has them. */
+static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row, const float *lo, const float *hi, float *z) {
+  const agf_conv_step *own = agf_conv_of(st);
+  const agf_node *n = &s->model->node[st->node];
+  const agf_tensor *to = agf_out(s, st);
+  const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
+  double terms = (double)s->model->weight[n->w].dim[1] * n->kernel[0] * n->kernel[1] + 2;
+  float limit = (float)(terms / (1 << 22));
+  int lanes = agf_imin(AGF_CB, to->c - block * AGF_CB), p, l;
+  for (p = 0; p < to->w; p++, z += AGF_CB) {
+    const float *a = lo + (size_t)column_class[p] * (size_t)own->co, *b = hi + (size_t)column_class[p] * (size_t)own->co;
+    for (l = 0; l < lanes; l++)
+      if (z[l] != 0 && fabsf(z[l]) <= limit * (fabsf(a[l]) + fabsf(b[l])) && agf_box_is_silent(s, st, block * AGF_CB + l, row, p))
+        z[l] = 0;
+  }
+}
+
 /* The activation, and the box rule's Z. */
 static void agf_done_forward_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                                  ptrdiff_t rs) {
@@ -3439,9 +3493,11 @@ static void agf_done_forward_box(agf_session *s, const agf_conv_job *j, int bloc
   size_t classes = (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co;
   (void)rs;
   agf_store_activation(s, j, block, row, acc, as);
-  if (o->d)
-    s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co,
-                 agf_row_of(o->d, o->to, block, row));
+  if (o->d) {
+    float *z = agf_row_of(o->d, o->to, block, row);
+    s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co, z);
+    agf_settle_z(s, j->st, block, row, lo, lo + classes, z);
+  }
 }
 
 /* The convolution of step st on x, laid out as its input. */
@@ -3506,7 +3562,7 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
   const agf_weight *w = &s->model->weight[n->w];
   const int *range = (const int *)agf_at(s, own->range), *columns = range + 2 * own->row_classes;
   int rc, cc, b, kr, t, i, width = n->groups > 1 ? AGF_CB : AGF_OCG;
-  int inputs = w->dim[1], kh = n->kernel[0], kw = n->kernel[1];
+  int inputs = w->dim[1], kw = n->kernel[1];
   (void)scratch;
   for (rc = 0; rc < own->row_classes; rc++)
     for (cc = 0; cc < own->column_classes; cc++) {
@@ -3517,11 +3573,7 @@ static void agf_border_task(agf_session *s, const void *arg, int panel, unsigned
         int lanes = agf_imin(AGF_CB, inputs - b * AGF_CB);
         for (kr = range[2 * rc]; kr < range[2 * rc + 1]; kr++)
           for (t = columns[2 * cc]; t < columns[2 * cc + 1]; t++) {
-            /* grouped: [block][ic block][kh][kw][ic][16] */
-            size_t at = n->groups > 1 ? (((size_t)panel * (size_t)inputs + (size_t)b * AGF_CB) * (size_t)(kh * kw) +
-                                         (size_t)(kr * kw + t) * (size_t)lanes) *
-                                            AGF_CB
-                                      : agf_conv_index(n, inputs, panel * AGF_OCG, b * AGF_CB, kr, t);
+            size_t at = agf_weight_index(n, inputs, panel * width, b * AGF_CB, kr, t);
             ptrdiff_t ws = n->groups > 1 ? (ptrdiff_t)AGF_CB : (ptrdiff_t)kw * AGF_OCG;
             if (w->type == AGF_F32) {
               s->k.border((const float *)(const void *)w->data + at, ws, lanes, width, j->value, j->filter, acc);

@@ -340,6 +340,14 @@ def flat_image(b):
     return 3, 9, 10
 
 
+def background(b):
+    """A scan: the least value all around, the greatest inside. Windows that see the least wherever a weight is above 0
+    and the greatest wherever one is below have nothing to share, and their Z is nothing but rounding."""
+    x = b.add("concat", [b.conv_relu(IMAGE, 2, 8, 1), b.conv_relu(IMAGE, 2, 8, 3, p=1, g=2)])
+    b.head(b.conv_relu(x, 16, 6, 3), 6, 4)
+    return 2, 11, 10
+
+
 def one_class(b):
     """One logit: no seed."""
     b.head(b.conv_relu(IMAGE, 3, 8, 3, p=1), 8, 1)
@@ -348,12 +356,14 @@ def one_class(b):
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
          grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
-         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, black_image, flat_image, one_class)
+         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, background, black_image, flat_image,
+         one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
 LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")
 NOMINAL = {"relu6_inverted": (3, 14, 16)}                            # where the image is not of the nominal size
 FLAT = {"black_image": 0, "flat_image": np.float32(0.3)}
+BACKGROUND = np.float32([-0.4242, 1.7])                              # its values where nothing is, and at most
 USE_THE_BOX_RULE = ("agf", "agf_a", "agf_lc", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp")
 ERRORS = {**{name: [(method, 1, "AGF_ERR_NUMERIC") for method in USE_THE_BOX_RULE] for name in FLAT},
           "one_class": [("agf", 0, "AGF_ERR_UNSUPPORTED")]}
@@ -473,6 +483,9 @@ def make(build, out):
         image = builder.normal(*shape) + np.float32(0.5)
         if name in FLAT:
             image[:] = FLAT[name]
+        if build is background:
+            image = np.clip(image, *BACKGROUND)
+            image[:, :4] = BACKGROUND[0]
         network = Network(NOMINAL.get(name, shape), builder.nodes, name=name, source="tests/make_extra.py")
         if name == "one_class":
             network.check = lambda: None  # the converter refuses one output; the engine has to say so itself

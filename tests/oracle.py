@@ -526,8 +526,9 @@ def softplus(x):
 
 
 def normal_cdf(x):
-    """1/2 * (1 + erf(x / sqrt 2))"""
-    return ((1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))) / 2).astype(x.dtype)
+    """1/2 * (1 + erf(x / sqrt 2)) = 1/2 * erfc(-x / sqrt 2), which is exact far below 0 too, where the sum is rounded
+    to 0 (below -8.3; in float32 below -5.4) and nz of an activation would depend on how it is written."""
+    return (np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2)) / 2).astype(x.dtype)
 
 
 def gelu_inner(x):
@@ -560,8 +561,9 @@ ACTIVATIONS = {
                   lambda n, x: np.clip(x / 6 + 0.5, 0, 1) + x / 6 * inside(x / 6 + 0.5, 0, 1)),
     "gelu": (lambda n, x: x * normal_cdf(x),
              lambda n, x: normal_cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
-    "gelu_tanh": (lambda n, x: x / 2 * (1 + np.tanh(gelu_inner(x))),
-                  lambda n, x: (1 + np.tanh(gelu_inner(x))) / 2 + x / 2 * tanh_slope(gelu_inner(x))
+    # (1 + tanh u) / 2 = sigmoid(2 u), and its slope 2 sigmoid'(2 u): exact far below 0, as normal_cdf
+    "gelu_tanh": (lambda n, x: x * sigmoid(2 * gelu_inner(x)),
+                  lambda n, x: sigmoid(2 * gelu_inner(x)) + x * 2 * sigmoid_slope(2 * gelu_inner(x))
                   * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)),
     "mish": (lambda n, x: x * np.tanh(softplus(x)),
              lambda n, x: np.tanh(softplus(x)) + x * tanh_slope(softplus(x)) * sigmoid(x)),
@@ -791,13 +793,15 @@ def box_rule(node, x, cam):
     """A convolution that reads the image itself. lo, hi = min and max of the image over all its elements;
     w+ = max(w,0), w- = min(w,0); Z = conv(x, w) - conv(lo*1, w+) - conv(hi*1, w-) (no bias; zero padding also pads
     the constant images); s = sdiv(cam, Z); cam = x*convT(w, s) - lo*convT(w+, s) - hi*convT(w-, s).
-    Where lo == hi, Z is 0 but for rounding, and there is no map."""
+    Where lo == hi, Z is 0 but for rounding, and there is no map. "A window that sees lo wherever w > 0 and hi wherever
+    w < 0 has Z = 0\": exactly."""
     if x.min() == x.max():
         raise OracleError(f"every value of the image is {x.min():g}: there is no evidence to share")
     w, positive, negative = node.w, np.maximum(node.w, 0), np.minimum(node.w, 0)
     lo, hi = np.full_like(x, x.min()), np.full_like(x, x.max())
     Z = conv(node, x, w) - conv(node, lo, positive) - conv(node, hi, negative)
-    s = sdiv(cam, Z)
+    evidence = conv(node, (x != lo).astype(x.dtype), positive) - conv(node, (x != hi).astype(x.dtype), negative)
+    s = sdiv(cam, Z * nz(evidence))
     return (x * conv_t(node, w, s, x.shape) - lo * conv_t(node, positive, s, x.shape)
             - hi * conv_t(node, negative, s, x.shape))
 
@@ -926,7 +930,8 @@ def seed_gradient(z, t):
     r = d / sigma
     e = np.exp(-r * r / 2)
     p = softmax(z[t] * e)
-    du = p[t] * ((np.arange(len(z)) == t) - p)  # dp_t / du
+    du = -p[t] * p                              # dp_t / du; p_t * (1 - p_t) at t, where 1 - p_t is the others' sum:
+    du[t] = p[t] * np.delete(p, t).sum()        # of a sure network the difference is nothing but rounding
     dr = du * z[t] * e * -r                     # dp_t / dr, u depending on r
     dz = dr / sigma                             # r_i = (z_i - z_t) / sigma: through z_i,
     dz[t] += (du * e).sum() - dr.sum() / sigma  # through u's factor z_t and through r's z_t,

@@ -312,6 +312,11 @@ def test_seeds():
             dz = oracle.seed_gradient(z, t)
             numeric = [directional(lambda v: probability(v, t), z, direction) for direction in np.eye(K)]
             close(dz, numeric, 1e-8, f"seed's gradient, {K} classes")  # 1e-10, a hundredfold for gradients below 1
+    # Of a sure network, p = 1 - 1e-14: p (1 - p) is the others' sum, which float32 has too
+    z = np.array([32.0, 0.0])
+    expected = np.exp(-32 * (1 - np.exp(-0.5))) * (1 - np.exp(-0.5))
+    for dtype in (np.float64, np.float32):
+        close(oracle.seed_gradient(z.astype(dtype), 0), [expected, 0], 2e-5, f"seed of a sure network, {dtype.__name__}")
     fails(lambda: oracle.seed_gradient(np.ones(1), 0), "one class", "seed of one class")
     fails(lambda: oracle.seed_gradient(np.ones(4), 1), "equal", "seed of equal logits")
 
@@ -463,6 +468,22 @@ def test_relu6():
     check(list(g_in) == [0, 0, 1, 0, 0], f"ReLU6: g is {g_in}")
 
 
+def test_silent_windows():
+    """The box rule gives nothing to a window that sees lo under positive and hi under negative weights, whatever
+    rounding makes of Z; the padding counts as both."""
+    lo, hi = -0.4242, 1.7
+    x = np.array([[[lo, lo, hi], [lo, lo, 0.5], [lo, lo, lo]]])
+    node = Node("conv", "conv", [0], kernel=(3, 3), stride=(1, 1), pad=(1, 1, 1, 1), dilation=(1, 1), groups=1)
+    node.w = np.array([[[[0.3, 0.7, -0.9], [0.1, 0.2, 0], [0.1, 0.6, 0]]]])   # at [1, 1] the -0.9 meets hi
+    for dtype in (np.float64, np.float32):
+        node.w = node.w.astype(dtype)
+        for row, column, silent in ((0, 0, True), (1, 1, True), (2, 1, False), (2, 0, False), (0, 2, False)):
+            cam = np.zeros((1, 3, 3), dtype)
+            cam[0, row, column] = 1
+            heat = oracle.box_rule(node, x.astype(dtype), cam)
+            check(heat.any() != silent, f"box rule, output {row}, {column}, {dtype.__name__}: {heat}")
+
+
 # Newer networks
 
 def test_activations():
@@ -481,6 +502,15 @@ def test_activations():
         slopes, = oracle.adjoint(node, [x.reshape(1, 1, -1)], np.ones((1, 1, x.size)))
         numeric = directional(lambda v, node=node: oracle.forward(node, [v]), x.reshape(1, 1, -1), np.ones(x.size))
         close(slopes, numeric, 1e-8, f"slope of {kind}")  # 1e-10, a hundredfold for slopes below 1
+    # Far below 0: the density's integral, by midpoints h apart (their error is h^2 x^2 / 24 at most), and tanh's tail
+    for x in (-4.0, -7.0, -9.0, -12.0):
+        h = 1e-5
+        t = x - np.arange(h / 2, 6, h)
+        tail = h * np.exp((x * x - t * t) / 2).sum() * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        exact = {"gelu": x * tail, "gelu_tanh": x / (1 + math.exp(-2 * oracle.gelu_inner(x)))}
+        for kind, value in exact.items():
+            found = oracle.forward(Node("act", kind, [1], kind=kind), [np.full((1, 1, 1), x)])
+            close(found, [[[value]]], 1e-8, f"{kind} of {x}")
     kinks = (("leaky_relu", 0, 0.7), ("prelu", 0, 0.3), ("elu", 0, 0.7), ("clip", -0.8, 0), ("clip", 1.2, 0),
              ("hardswish", -3, 0), ("hardswish", 3, 1))
     for kind, at, slope in kinks:
@@ -692,8 +722,8 @@ def main():
                 (test_golden,), (test_cancelling,), (test_f16,), (test_damaged_files, scratch),
                 (test_convolutions,), (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
                 (test_completeness, networks), (test_conservation, networks), (test_variants, networks),
-                (test_relu6,), (test_activations,), (test_newer_rules,), (test_gradcam_layer,), (test_heads,),
-                (test_affine_input,), (test_label_free, networks), (test_noise, networks),
+                (test_relu6,), (test_silent_windows,), (test_activations,), (test_newer_rules,),
+                (test_gradcam_layer,), (test_heads,), (test_affine_input,), (test_label_free, networks), (test_noise, networks),
                 (test_command_line, scratch, networks)):
             try:
                 test(*arguments)
