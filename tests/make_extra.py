@@ -340,6 +340,20 @@ def flat_image(b):
     return 3, 9, 10
 
 
+def clips(b):
+    """Sums behind and before clips: one with lo > 0 passes what a negative sum gets, so its sum may cancel, and what it
+    makes is never negative; one with hi < 0 makes a tensor negative whatever it reads."""
+    def clip(x, lo, hi):
+        return b.add("act", x, kind="clip", lo=lo, hi=hi)
+
+    x = b.conv_relu(IMAGE, 3, 6, 3, p=1)
+    y = clip(b.add("add", [b.conv(x, 6, 6, 1), b.conv(x, 6, 6, 3, p=1)]), 0.5, 3.0)
+    z = b.add("add", [y, clip(x, -1.5, -0.25)])
+    x = b.add("add", [b.conv(z, 6, 6, 3, p=1), b.conv(y, 6, 6, 1)])
+    b.head(b.conv_relu(clip(x, 0.0, 4.0), 6, 6, 3), 6, 4)
+    return 3, 10, 9
+
+
 def background(b):
     """A scan: the least value all around, the greatest inside. Windows that see the least wherever a weight is above 0
     and the greatest wherever one is below have nothing to share, and their Z is nothing but rounding."""
@@ -356,7 +370,7 @@ def one_class(b):
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
          grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
-         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, background, black_image, flat_image,
+         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, clips, background, black_image, flat_image,
          one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")

@@ -479,27 +479,33 @@ POOLS = ("maxpool", "global_maxpool") + AVERAGE_POOLS
 # Sums and average pools that may cancel
 
 def rectifies(node):
-    return node.op in ("relu", "relu6") or node.op == "act" and node.kind == "clip" and node.lo >= 0
+    """It is 0 where its input is negative."""
+    return node.op in ("relu", "relu6") or node.op == "act" and node.kind == "clip" and node.lo == 0
 
 
 def clears_sign(node):
     """"A tensor may be negative unless a ReLU, ReLU6, sigmoid, hardsigmoid, softplus or a clip with lo >= 0 made it
     ..." """
-    return rectifies(node) or node.op == "act" and node.kind in ("sigmoid", "hardsigmoid", "softplus")
+    return (rectifies(node) or node.op == "act" and
+            (node.kind in ("sigmoid", "hardsigmoid", "softplus") or node.kind == "clip" and node.lo >= 0))
 
 
-# "or a pool, flatten, reshape, concat, dropout, pad, resize, slice, shuffle, LRN, other activation, Add or Mul all of
-# whose inputs may not (the image may)."
+def keeps_sign(node):
+    """"or a pool, flatten, reshape, concat, dropout, pad, resize, slice, shuffle, LRN, other activation but a clip with
+    hi < 0, Add or Mul all of whose inputs may not (the image may)." """
+    return node.op in KEEPS_SIGN and not (node.op == "act" and node.kind == "clip" and node.hi < 0)
+
+
 KEEPS_SIGN = POOLS + ("flatten", "concat", "pad", "resize", "slice", "shuffle", "lrn", "act", "add", "mul")
 
 
 def find_cancelling(nodes):
     """Sets .cancels: "An average pool of a tensor that may be negative cancels, and an Add with an input that may be,
-    except where every reader of the Add is a ReLU, ReLU6 or clip with lo >= 0". Readers: of the nodes that the logits
+    except where every reader of the Add is a ReLU, ReLU6 or clip with lo = 0". Readers: of the nodes that the logits
     depend on."""
     negative = [True]
     for node in nodes:
-        kept = node.op in KEEPS_SIGN and not any(negative[i] for i in node.inputs)
+        kept = keeps_sign(node) and not any(negative[i] for i in node.inputs)
         negative.append(not (kept or clears_sign(node)))
     live = {len(nodes)}
     for tensor in range(len(nodes), 0, -1):

@@ -224,7 +224,7 @@ def act(g, x, kinds=None):
     kind = g.choose(kinds or list(oracle.ACTIVATIONS))
     fields = {"leaky_relu": dict(alpha=g.choose((0.01, 0.2))), "elu": dict(alpha=g.choose((1.0, 0.7))),
               "hardsigmoid": dict(g.choose((dict(alpha=1 / 6, beta=0.5), dict(alpha=0.2, beta=0.5)))),
-              "clip": dict(g.choose((dict(lo=0.0, hi=4.0), dict(lo=-0.8, hi=1.2), dict(lo=0.5, hi=3.0)))),
+              "clip": dict(g.choose((dict(lo=0.0, hi=4.0), dict(lo=-0.8, hi=1.2), dict(lo=0.5, hi=3.0), dict(lo=-1.5, hi=-0.2)))),
               "prelu": dict(w=g.uniform(-0.2, 0.4, g.channels(x)))}.get(kind, {})
     return g.add("act", x, kind=kind, **fields)
 
