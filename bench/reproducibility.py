@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far do two maps of the same picture lie apart, by thread count, instruction set and memory layout?
 
-    bench/reproducibility.py ../shared/real/squeezenet1_1_fp16.onnx ../shared/real/imagenet --into bench/RESULTS.md
+    bench/reproducibility.py SQUEEZENET.onnx PICTURES --into bench/RESULTS.md
 
 Explains the predicted class of the first pictures with SqueezeNet 1.1 and with a random ResNet-50 in every
 configuration: the PyTorch AGF of torch_agf.py with 1 and 2 threads, ATEN_CPU_CAPABILITY=avx2 and default, channels_last

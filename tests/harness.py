@@ -20,6 +20,9 @@ import unittest
 from collections.abc import Callable, Mapping
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Networks and photographs of others, which are no part of the repository; tests that want them skip aloud where they
+# are not there.
+DATA = os.environ.get("AGF_TEST_DATA") or os.path.join(os.path.dirname(ROOT), "shared")
 
 
 class Skip(unittest.SkipTest):

@@ -2,8 +2,8 @@
 """Make the model files of tests/golden, and full-size cases.
 
     make_golden.py [--out DIR]            CASE/CASE.agf of every CASE/case.json and CASE/weights.npz, and cases.txt
-    make_golden.py --full NAME --source DIR --out DIR    a full-size network, its weights built from a fixed seed by
-                                          DIR/build.py, with the maps of DIR/full -> DIR/NAME/
+    make_golden.py --full NAME --out DIR    a full-size network, its weights built from a fixed seed by
+                                          golden/build.py, with the maps of golden/full -> DIR/NAME/
 
 The same input gives the same bytes. A case's directory holds what a program without a JSON or zip reader can use:
 
@@ -133,7 +133,7 @@ def make_full(source, name, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", metavar="NAME", help="a full-size case instead of the small ones")
-    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared" / "golden", help="of full-size cases")
+    parser.add_argument("--source", type=Path, default=GOLDEN, help="of full-size cases (default: tests/golden)")
     parser.add_argument("--version", type=int, default=2, help="the newest model files that the engine reads")
     parser.add_argument("--out", type=Path, default=GOLDEN, help="where to write (default: tests/golden)")
     arguments = parser.parse_args()

@@ -23,10 +23,10 @@ import zipfile
 
 import numpy as np
 
-from harness import ROOT, Skip, check, missing_file, run_tests
+from harness import DATA, ROOT, Skip, check, missing_file, run_tests
 
 AGF = os.path.abspath(os.environ.get("AGF_BIN", os.path.join(ROOT, "build", "agf")))
-REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
+REAL = os.path.join(DATA, "real")
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 import agf_convert  # noqa: E402
@@ -1322,7 +1322,7 @@ def test_real_squeezenet():
     need("onnx")
     model = os.path.join(REAL, "squeezenet1_1_fp16.onnx")
     if not os.path.exists(model):
-        raise Skip("shared/real is not there")
+        raise Skip(f"{REAL} is not there (AGF_TEST_DATA)")
     with tempfile.TemporaryDirectory() as directory:
         for option in ((), ("--f16",)):  # its weights are f16 already
             path = converted(directory, model, "--labels", os.path.join(REAL, "imagenet_labels.txt"), "--range", "255",

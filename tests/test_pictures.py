@@ -5,7 +5,7 @@
 
 A file goes the way that it goes in the program: decoded by build/agf (read back from a fully transparent overlay), then
 turned into the network's input by agf_picture_to_input of the shared library ($AGF_LIBRARY, else build/libagf.so).
-Pillow decodes and resizes the same file. Needs numpy and Pillow. Photographs of ../shared/real are used where they are.
+Pillow decodes and resizes the same file. Needs numpy and Pillow; uses the photographs below AGF_TEST_DATA.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import glob
 import os
 import sys
 
-from harness import ROOT, Skip, check, missing_file, needs, run_tests
+from harness import DATA, ROOT, Skip, check, missing_file, needs, run_tests
 from test_cli import AGF, good, refused, write_model
 
 needs("numpy", "PIL.Image")
@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageOps  # noqa: E402
 
 LIBRARY = os.path.abspath(os.environ.get("AGF_LIBRARY", os.path.join(ROOT, "build", "libagf.so")))
-REAL = os.path.join(os.path.dirname(ROOT), "shared", "real")
+REAL = os.path.join(DATA, "real")
 
 # In steps of 1/255. Both round to 8 bits after each of two passes; where a sum falls on a tie, a step may lie between.
 EXACT = 1.0
@@ -263,7 +263,7 @@ def test_photographs():
         glob.glob(os.path.join(REAL, "*.jpg")) + glob.glob(os.path.join(REAL, "imagenet", "*.jpg"))[:6]
     )
     if not photographs:
-        raise Skip("no photographs in ../shared/real")
+        raise Skip(f"no photographs in {REAL} (AGF_TEST_DATA)")
     write_model("stretch.agf", height=224, width=224, **PLAIN)
     write_model("crop.agf", height=224, width=224, resize_to=256, **PLAIN)
     for path in photographs:

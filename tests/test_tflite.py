@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""TensorFlow Lite files to model files: small ones made here, and the real ones of shared/real-nets where they are.
+"""TensorFlow Lite files to model files: small ones made here, and the real ones below AGF_TEST_DATA where they are.
 
     python3 tests/test_tflite.py [-k TEXT]
 
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 
-from harness import ROOT, Skip, check, needs, run_tests
+from harness import DATA, ROOT, Skip, check, needs, run_tests
 
 needs("numpy", "tflite", "flatbuffers")
 import flatbuffers  # noqa: E402
@@ -22,8 +22,8 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 from agf_convert import ConvertError  # noqa: E402
 from agf_convert.tflite_front import read  # noqa: E402
 
-REAL = os.path.join(os.path.dirname(ROOT), "shared", "real-nets")
-PICTURES = os.path.join(os.path.dirname(ROOT), "shared", "pictures", "imagenet")
+REAL = os.path.join(DATA, "real-nets")
+PICTURES = os.path.join(DATA, "pictures", "imagenet")
 TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.uint8): 3, np.dtype(np.int8): 9}
 
 
@@ -257,7 +257,7 @@ def test_quantised_input_and_an_implied_relu():
 def real(name):
     path = os.path.join(REAL, name)
     if not os.path.exists(path):
-        raise Skip("shared/real-nets is not there")
+        raise Skip(f"{REAL} is not there (AGF_TEST_DATA)")
     needs_litert()
     return path
 
@@ -280,7 +280,7 @@ def test_real_quantised_networks_name_the_same_class():
     for name in ("mobilenet_v1_0.25_128_quant.tflite", "mobilenet_v1_0.5_160_quant.tflite"):
         path = real(name)
         if not pictures:
-            raise Skip("shared/pictures is not there")
+            raise Skip(f"{PICTURES} is not there (AGF_TEST_DATA)")
         done = convert(path)
         check(done.returncode == 0, done.stderr)
         interpreter = Interpreter(path, num_threads=1)
