@@ -2,9 +2,10 @@
 """Check tests/oracle.py: against the reference results in tests/golden, against its own maps in tests/golden-extra,
 against direct definitions of the ops, and against what must hold of the methods whatever the network.
 
-    test_oracle.py
+    test_oracle.py [-k TEXT]    all, or the tests whose name holds TEXT
 """
 import argparse
+import inspect
 import itertools
 import math
 import os
@@ -711,22 +712,25 @@ def test_command_line(scratch, networks):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", dest="texts", metavar="TEXT", action="append", default=[], help="tests whose name holds TEXT")
+    texts = parser.parse_args().texts
+    tests = [test for name, test in globals().items()
+             if name.startswith("test_") and (not texts or any(text in name for text in texts))]
+    if not tests:
+        check(False, f"no test's name holds {' or '.join(texts)}")
     cases = [(name, "golden") for name in golden_cases()]
     cases += [(name, "golden-extra")
               for name in ("relu6_inverted", "linear_middle", "pooled_logits", "image_readers", "conv_logits")]
-    networks = {name: golden(name, folder)[1] for name, folder in cases}
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
-        for test, *arguments in (
-                (test_golden,), (test_cancelling,), (test_f16,), (test_damaged_files, scratch),
-                (test_convolutions,), (test_pools,), (test_helpers,), (test_seeds,), (test_gradients, networks),
-                (test_completeness, networks), (test_conservation, networks), (test_variants, networks),
-                (test_relu6,), (test_silent_windows,), (test_activations,), (test_newer_rules,),
-                (test_gradcam_layer,), (test_heads,), (test_affine_input,), (test_label_free, networks), (test_noise, networks),
-                (test_command_line, scratch, networks)):
+    shared = {}
+    for test in tests:
+        with tempfile.TemporaryDirectory() as scratch:
+            wanted = inspect.signature(test).parameters
+            if "networks" in wanted and not shared:
+                shared = {name: golden(name, folder)[1] for name, folder in cases}
+            offered = {"networks": shared, "scratch": Path(scratch)}
             try:
-                test(*arguments)
+                test(**{name: offered[name] for name in wanted})
             except Exception:
                 traceback.print_exc()
                 check(False, f"{test.__name__} stopped")
