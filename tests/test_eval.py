@@ -7,8 +7,10 @@ Whole runs use tests/demo/demo.agf (or $AGF_DEMO) and scenes that tools/train_de
 needs.
 """
 
+import contextlib
 import csv
 import functools
+import io
 import json
 import os
 import re
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -64,8 +67,19 @@ def scenes():
 
 
 def evaluate(*args, code=0):
-    """Run agf_eval.py to its end; its result, after checking the exit code."""
-    done = subprocess.run(EVAL + [str(a) for a in args], capture_output=True, text=True, check=False)
+    """Run agf_eval.py to its end; its result, after checking the exit code. In this process: starting one, and loading
+    matplotlib and scikit-learn, takes longer than most of these runs."""
+    command = [str(a) for a in args]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = ev.main(command)
+        except SystemExit as end:  # argparse's
+            status = end.code or 0
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    done = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
     check(done.returncode == code, f"exit code {done.returncode}, expected {code}: {done.stderr[-600:]}")
     check("Traceback" not in done.stderr, done.stderr[-600:])
     return done
