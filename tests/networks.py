@@ -100,7 +100,7 @@ def maps_of(path, image, small):
     import oracle
     found = {}
     try:
-        with agf.Model(path) as model, model.session(methods=METHODS) as session:
+        with agf.Model(path) as model, model.session(methods=METHODS, threads=1) as session:
             chosen = int(np.argmax(session.run(image)))
             for method in METHODS:
                 try:

@@ -1154,6 +1154,36 @@ def test_gates_and_normalisations():
             ["matmul3", "attention"])
 
 
+def test_normalisations_spelled_out():
+    """Layer norm below opset 17 and ConvNeXt V2's response norm, as exporters write them; and what looks like them."""
+    need("onnx")
+
+    def layer(g, x, axes=(1, 1), square="Pow", shape=(8, 1, 1)):
+        centred = g.add("Sub", x, g.add("ReduceMean", x, axes=[axes[0]]))
+        powers = g.add("Mul", centred, centred) if square == "Mul" else g.add("Pow", centred, g.scalar(float(square == "Pow") + 1))
+        root = g.add("Sqrt", g.add("Add", g.add("ReduceMean", powers, axes=[axes[1]]), g.scalar(1e-5)))
+        return g.add("Add", g.add("Mul", g.add("Div", centred, root), g.weights(*shape)), g.weights(*shape))
+
+    def response(g, x, norm="ReduceL2", mean=1):
+        length = g.add(norm, x, axes=[2, 3])
+        ratio = g.add("Div", length, g.add("Add", g.add("ReduceMean", length, axes=[mean]), g.scalar(1e-6)))
+        return g.add("Add", x, g.add("Add", g.add("Mul", g.add("Mul", x, ratio), g.weights(8, 1, 1)), g.weights(8, 1, 1)))
+
+    for make in (layer, lambda g, x: layer(g, x, square="Mul"), response, lambda g, x: response(g, layer(g, x))):
+        g = Graph(13)
+        written = agrees(g, g.head(make(g, g.conv("x", 8, 3)), 8))
+        check(written.count("norm") >= 1 and written.count("batchnorm") == 0, written.nodes)
+    g = Graph(13)  # in NHWC
+    x = g.add("Transpose", layer(g, g.add("Transpose", g.conv("x", 8, 3), perm=[0, 2, 3, 1]), (-1, -1), shape=(8,)), perm=[0, 3, 1, 2])
+    check(agrees(g, g.head(x, 8)).count("norm") == 1, "layer norm over the last axis")
+    one_shape, no_rule = ["(Sub)", "only tensors of one shape"], "AGF has no rule"
+    for make, words in ((lambda g, x: layer(g, x, (1, 2)), one_shape), (lambda g, x: layer(g, x, square="cube"), one_shape),
+                        (lambda g, x: response(g, x, norm="ReduceL1"), ["ReduceL1", no_rule]),
+                        (lambda g, x: response(g, x, mean=2), ["(Add)", "mean over axis 2"])):
+        g = Graph(13)
+        refuses(g, g.head(make(g, g.conv("x", 8, 3)), 8), words)
+
+
 def test_channel_shuffle_and_blocks():
     need("onnx")
     g = Graph(shape=(1, 3, 12, 10))
@@ -1598,6 +1628,22 @@ def test_layers_of_modules():
         def forward(self, x):
             return self.function(x)
 
+    class Plain(nn.Module):
+        """Layer norm over the channels and global response norm, as the authors of ConvNeXt write them."""
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.randn(8))
+            self.gamma, self.beta = nn.Parameter(torch.randn(1, 1, 1, 8)), nn.Parameter(torch.randn(1, 1, 1, 8))
+
+        def forward(self, x):
+            mean = x.mean(1, keepdim=True)
+            variance = (x - mean).pow(2).mean(1, keepdim=True)
+            x = self.weight[:, None, None] * ((x - mean) / torch.sqrt(variance + 1e-6)) + self.bias[:, None, None]
+            x = x.permute(0, 2, 3, 1)
+            length = torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+            x = self.gamma * (x * (length / (length.mean(dim=-1, keepdim=True) + 1e-6))) + self.beta + x
+            return x.permute(0, 3, 1, 2)
+
     class Channels(nn.Module):
         """A convolution along the channels of a pooled vector makes a gate (ECA)."""
         def __init__(self):
@@ -1620,7 +1666,7 @@ def test_layers_of_modules():
                       (nn.Upsample(scale_factor=2), "resize"), (nn.Upsample((7, 50)), "resize"),
                       (nn.Upsample(scale_factor=2, mode="nearest-exact"), "resize"),
                       (nn.Upsample((7, 50), mode="nearest-exact"), None), (nn.Upsample(scale_factor=2, mode="bilinear"), None),
-                      (Channels(), "linear"),
+                      (Channels(), "linear"), (Plain(), "norm"),
                       (Function(lambda x: x.clamp(min=0)), "relu"), (Function(lambda x: x - x.flip(3)), None),
                       (Function(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))), "mul"),
                       (Function(lambda x: functional.pad(x, (0, 0, 0, 0, 2, 3))[:, 3:11]), "slice"),

@@ -3,6 +3,7 @@
     network.py         the intermediate network: Node, Network, its checks and its forward pass in NumPy
     ops.py             its operations, a class each: shape, forward pass, number in the file
     builder.py         what front ends build it with: operations on tensors of any layout
+    patterns.py        normalisations that graphs spell out in arithmetic
     passes.py          from there to the nodes that are written
     onnx_front.py ...  the front ends, each with a registry of handlers (onnx_ops.py, torch_ops.py, tflite_ops.py)
     format.py          the layout of the file; writer.py writes it, files.py without losing anything

@@ -746,6 +746,16 @@ class Builder:
         return self.elementwise(x, "norm", groups=channels // count, spatial=spatial, eps=float(eps), weights=gamma,
                                 bias=beta)
 
+    def response_norm(self, x, axes, over, eps, gamma, beta):
+        """x + gamma * x * n + beta, n the L2 norm over `axes`, which are rows and columns, divided by its mean over the
+        axis `over`, the channels, and eps; gamma and beta broadcast against x, one number per channel."""
+        axes, over = sorted(int(axis) % len(x.dims) for axis in axes), int(over) % len(x.dims)
+        if [self.axis_of(x, axis) for axis in (over, *axes)] != [CHANNELS, ROWS, COLUMNS]:
+            raise self.error(f"normalises {describe([x.dims])} by norms over axes {axes} and their mean over axis {over}; only "
+                             "norms over height and width and a mean over the channels are understood")
+        gamma, beta = (self.channel_vector(x, array).astype(np.float32) for array in (gamma, beta))
+        return self.elementwise(x, "norm", groups=1, response=True, eps=float(eps), weights=gamma, bias=beta)
+
     def lrn(self, x, size, alpha, beta, k):
         """torch's local response normalisation (alpha is divided by size); x as [1,C,H,W]."""
         self.needs_picture(x)

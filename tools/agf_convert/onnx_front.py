@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from . import onnx_constants, onnx_ops
+from . import onnx_constants, onnx_ops, patterns
 from .builder import Builder, Value
 from .errors import ConvertError, describe, first_line
 from .frontend import Imported
@@ -74,6 +74,7 @@ class Walk:
         self.opsets, self.builder, self.values, self.batch = opsets, builder, values, batch
         self.readers = {}
         self.quantised = False  # whether activations of the original are rounded to integers
+        self.shortcuts = {}     # output of a node that ends a known pattern -> (what makes it, the tensor that it needs)
 
     def opset_of(self, domain):
         return self.opsets.get(domain, self.opsets.get("ai.onnx", 0) if domain == "" else 1)
@@ -91,6 +92,7 @@ class Walk:
         """The nodes that the outputs depend on, each behind those that it reads. Others (auxiliary heads) are left
         out."""
         made_by = {name: node for node in nodes for name in node.output if name}
+        self.shortcuts = find_shortcuts(self, nodes, made_by)
         order, state = [], {}
         stack = [(made_by[name], False) for name in outputs if name in made_by]
         while stack:
@@ -105,7 +107,7 @@ class Walk:
                 raise ConvertError(f"node {node.name or node.output[0]} ({node.op_type}): depends on its own output")
             state[id(node)] = 1
             stack.append((node, True))
-            for name in reversed(inputs_of(node)):
+            for name in reversed(self._needs(node)):
                 maker = made_by.get(name)
                 if maker is not None and name not in self.values and state.get(id(maker)) != 2:
                     if state.get(id(maker)) == 1:
@@ -113,15 +115,23 @@ class Walk:
                                            "output")
                     stack.append((maker, False))
         for node in order:
-            for name in inputs_of(node):
+            for name in self._needs(node):
                 self.readers[name] = self.readers.get(name, 0) + 1
         for name in outputs:
             self.readers[name] = self.readers.get(name, 0) + 1
         return order
 
+    def _needs(self, node):
+        shortcut = self.shortcuts.get(node.output[0]) if node.output else None
+        return inputs_of(node) if shortcut is None else [shortcut[1]]
+
     def _convert(self, node):
         proto = node.proto
         self.builder.at(proto.name or proto.output[0], node.describe())
+        shortcut = self.shortcuts.get(proto.output[0]) if proto.output else None
+        if shortcut is not None and isinstance(self.values.get(shortcut[1]), Value):
+            self.values[proto.output[0]] = shortcut[0](self.builder, self.values[shortcut[1]])
+            return
         arguments = []
         for name in proto.input:
             if name and name not in self.values:
@@ -167,6 +177,48 @@ class Walk:
         inner = Walk(self.opsets, self.builder, dict(self.values), self.batch)
         inner.values.update(constants_of(graph))
         return inner.run(list(graph.node), [output.name for output in graph.output])
+
+
+class GraphView:
+    """A graph as patterns.py looks at it; its nodes are the names of tensors."""
+    NAMES = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Sqrt": "sqrt", "ReduceMean": "mean",
+             "ReduceL2": "norm2"}
+
+    def __init__(self, walk, made_by):
+        self.walk, self.made_by = walk, made_by
+
+    def op(self, name):
+        node = self.made_by.get(name)
+        return self.NAMES.get(node.op_type, "") if node is not None and node.domain in ("", "ai.onnx") else ""
+
+    def arguments(self, name):
+        return list(self.made_by[name].input)
+
+    def constant(self, name):
+        import onnx
+        value = self.walk.values.get(name)
+        node = self.made_by.get(name)
+        if value is None and node is not None and node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            value = onnx.numpy_helper.to_array(node.attribute[0].t)
+        return value if isinstance(value, np.ndarray) else None
+
+    def axes(self, name):
+        node = GraphNode(self.walk, self.made_by[name])
+        axes = self.constant(node.proto.input[1]) if len(node.proto.input) > 1 else node.attribute("axes")
+        if axes is None or not node.attribute("keepdims", 1):
+            return None
+        return tuple(sorted(int(axis) for axis in np.ravel(axes)))
+
+
+def find_shortcuts(walk, nodes, made_by):
+    """{a node's output: (what makes it, the tensor that it needs)} for nodes that end a known pattern."""
+    view, found = GraphView(walk, made_by), {}
+    for node in nodes:
+        if node.op_type in ("Div", "Add", "Mul") and len(node.output) == 1:
+            match = patterns.find(view, node.output[0])
+            if match is not None:
+                found[node.output[0]] = match
+    return found
 
 
 def inputs_of(node):

@@ -45,7 +45,7 @@ def finish(builder, output, head=None):
     graph.drop_unused(last)
     last = fold_end(graph, last)
     graph.drop_unused(last)
-    for run in (parts_of_joins, hardsigmoids, pool_twice, gates_as_pictures,
+    for run in (norm_parameters, parts_of_joins, hardsigmoids, pool_twice, gates_as_pictures,
                 absorb_pads, affine_before_linear, read_image, absorb_space_to_depth):
         run(graph)
         graph.drop_unused(last)
@@ -167,6 +167,18 @@ def merge_arithmetic(graph, last):
         if node.name in graph.arithmetic and np.all(np.abs(node.weights - 1) < 1e-6) and not np.any(node.bias) and \
                 node.name != last:
             graph.bypass(node.name, node.inputs[0])
+
+
+def norm_parameters(graph):
+    """A scale and shift behind a normalisation that nobody else reads are its gamma and beta."""
+    readers = graph.readers()
+    for node in list(graph.nodes):
+        before = graph.by_name.get(node.inputs[0])
+        if node.name in graph.arithmetic and before is not None and before.op == "norm" and not before.response and \
+                len(readers[before.name]) == 1:
+            before.weights = before.weights * node.weights
+            before.bias = before.bias * node.weights + node.bias
+            graph.bypass(node.name, before.name)
 
 
 def biases(graph):

@@ -88,7 +88,8 @@ class Walk:
 
     def run(self, graph, output):
         """Convert what the node `output` depends on."""
-        shortcuts = torch_ops.find_shortcuts(graph)
+        shortcuts = torch_ops.find_shortcuts(graph, {node: value for node, value in self.values.items()
+                                                     if not isinstance(value, Value)})
         order, seen, stack = [], set(), [(output, False)]
         while stack:
             node, done = stack.pop()

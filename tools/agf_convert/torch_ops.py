@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from . import patterns
 from .builder import Value
 from .errors import describe
 from .frontend import Registry
@@ -568,14 +569,60 @@ def name_of(fx):
     return schema.name.removeprefix("aten::").rstrip("_") if schema is not None else ""
 
 
-def find_shortcuts(graph):
-    """{node: (handler, the one node that it needs)} for nodes that end a known pattern."""
-    found = {}
+def find_shortcuts(graph, stored):
+    """{node: (handler, the one node that it needs)} for nodes that end a known pattern; stored: {node: tensor}."""
+    found, view = {}, GraphView(stored)
     for fx in graph.nodes:
         match = local_response_norm(fx) if name_of(fx) == "div" else None
+        if match is None:
+            made = patterns.find(view, fx)
+            match = made and (lambda node, value, make=made[0]: make(node.b, value), made[1])
         if match is not None:
             found[fx] = match
     return found
+
+
+class GraphView:
+    """The exported graph as patterns.py looks at it. stored: {node: tensor} of parameters and buffers."""
+    NAMES = {"linalg_vector_norm": "norm2", "addcmul": "multiply_add", "subtract": "sub", "multiply": "mul", "divide": "div",
+             "true_divide": "div"}
+
+    def __init__(self, stored):
+        self.stored = stored
+
+    def op(self, fx):
+        name = name_of(fx)
+        if name == "linalg_vector_norm" and (len(fx.args) > 1 and fx.args[1] != 2 or fx.kwargs.get("ord", 2) != 2):
+            return ""
+        if name in ("add", "sub") and fx.kwargs.get("alpha", 1) != 1 or name == "addcmul" and fx.kwargs.get("value", 1) != 1:
+            return ""
+        return self.NAMES.get(name, name)
+
+    @staticmethod
+    def arguments(fx):
+        return list(fx.args)
+
+    def constant(self, argument):
+        """A number, a stored tensor, or one of it reshaped."""
+        if isinstance(argument, (int, float)):
+            return np.float32(argument)
+        if argument in self.stored:
+            return self.stored[argument].detach().float().numpy()
+        if name_of(argument) in ("view", "reshape") and argument.args[0] in self.stored:
+            return self.stored[argument.args[0]].detach().float().reshape(tuple(argument.args[1])).numpy()
+        if name_of(argument) == "unsqueeze":
+            inner = self.constant(argument.args[0])
+            return None if inner is None else np.expand_dims(inner, argument.args[1])
+        return None
+
+    def axes(self, fx):
+        place = 2 if self.op(fx) == "norm2" else 1
+        dim = fx.args[place] if len(fx.args) > place else fx.kwargs.get("dim")
+        keep = fx.args[place + 1] if len(fx.args) > place + 1 else fx.kwargs.get("keepdim", False)
+        shape = fx.args[0].meta.get("val")
+        if dim is None or not keep or shape is None:
+            return None
+        return tuple(sorted(axis % len(shape.shape) for axis in (dim if isinstance(dim, (list, tuple)) else [dim])))
 
 
 def local_response_norm(div):
