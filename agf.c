@@ -1452,12 +1452,14 @@ struct agf_explanation {
   const agf_method_rules *rules;
   unsigned options;     /* AGF_NO_* and AGF_OPT_FX_GRADCAM: the request's and those that make up the method */
   int target;           /* the class */
+  int against;          /* the class that it is explained against, -1: none */
   const float *z;       /* the logits that the seed is made from */
   const float *latent;  /* the tensor that the last step reads, element (0, 0, 0), or the difference in its place */
   double base, share;   /* of the call's progress */
   agf_arrival *arrival; /* [tensors] */
   int alpha;            /* LRP's: 1 or 2 */
-  int edge, found;      /* Grad-CAM: whose gradient is wanted, 0 the image's, n + 1 that of node n, -1: none; it has been met */
+  int edge;             /* Grad-CAM and its like: whose gradient is wanted, 0 the image's, n + 1 that of node n, -1: none */
+  const float *found;   /* that gradient, once it has been met */
   double *terms;        /* FullGrad: [pixels], where its terms are added up; NULL: nobody wants them */
 };
 
@@ -6243,6 +6245,15 @@ static int agf_seed_gradient(const agf_session *s, const float *z, int classes, 
   return 1;
 }
 
+/* dz[K] for one class against another: P(1-P) (e_t - e_u), P = softmax of z / |z_t - z_u| over the two, which is 1 / (1 + 1/e) or
+ * 1 / (1 + e) whatever the logits are (agf-spec, "One class against another"). */
+static void agf_pair_gradient(int classes, int t, int u, float *dz) {
+  double p = 1 / (1 + agf_exp_double(-1));
+  memset(dz, 0, (size_t)classes * sizeof *dz);
+  dz[t] = (float)(p * (1 - p));
+  dz[u] = -dz[t];
+}
+
 static int agf_ranks_before(const void *logits, int a, int b) {
   const float *z = (const float *)logits;
   return z[a] != z[b] ? z[a] > z[b] : a < b;
@@ -6302,8 +6313,13 @@ typedef struct agf_local_job {
   float *l;               /* [pixels][co]: V X, then u; without a linear layer in X's cam instead */
   float *cam;             /* of X */
   double spread;          /* T */
-  int target;
+  int target, against;    /* against: the only other class; -1: all are */
 } agf_local_job;
+
+/* Whether class k is one of those that the target is contrasted with. */
+static inline int agf_is_other(const agf_local_job *j, int k) {
+  return k != j->target && (j->against < 0 || k == j->against);
+}
 
 /* A block of columns of V X at every position; X is read where it lies, AGF_LINEAR_WIDE_ROWS channels at a time. */
 static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -6324,7 +6340,7 @@ static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsign
   }
 }
 
-/* u = P * (1 for the class, -q_k for the others) / pixels, the gradient of one position's contrast in its logits: element k of l (plus
+/* u = P * (1 for the class, -q_k for the others, 0 for those beside them) / pixels, the gradient of one position's contrast in its logits: element k of l (plus
  * bias[k], where it is not NULL) and u stands at [k / 16 * block + k % 16]. u may be l. */
 static void agf_contrast_of(const agf_local_job *j, int classes, const float *l, const float *bias, ptrdiff_t block, float *u,
                             ptrdiff_t u_block) {
@@ -6334,17 +6350,19 @@ static void agf_contrast_of(const agf_local_job *j, int classes, const float *l,
     double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
     if (k == j->target)
       own = v;
-    else if (v > max)
+    else if (agf_is_other(j, k) && v > max)
       max = v;
   }
   for (k = 0; k < classes; k++) {
     double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
-    if (k != j->target) sum += agf_exp_double((v - max) / j->spread);
+    if (agf_is_other(j, k)) sum += agf_exp_double((v - max) / j->spread);
   }
   share = 1 / (1 + agf_exp_double((max - own) / j->spread) * sum) / ((double)j->t->h * (double)j->t->w);
   for (k = 0; k < classes; k++) {
     double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
-    u[k / AGF_CB * u_block + k % AGF_CB] = (float)(k == j->target ? share : -share * (agf_exp_double((v - max) / j->spread) / sum));
+    u[k / AGF_CB * u_block + k % AGF_CB] = (float)(k == j->target        ? share
+                                                   : agf_is_other(j, k) ? -share * (agf_exp_double((v - max) / j->spread) / sum)
+                                                                        : 0);
   }
 }
 
@@ -6414,7 +6432,8 @@ static agf_status agf_local_head(agf_session *s, agf_explanation *e, const agf_l
     agf_flow f = agf_flow_of(s, &plan->step[r], agf_facts(s, &plan->step[r])->d_known);
     plan->step[r].rules->forward(s, &plan->step[r], &f);
   }
-  if (i) return agf_fail(err, AGF_ERR_NUMERIC, "agf_lc: an activation of the head is infinite or NaN at one of the positions");
+  if (i)
+    return agf_fail(err, AGF_ERR_NUMERIC, "%s: an activation of the head is infinite or NaN at one of the positions", e->rules->name);
   return AGF_OK;
 }
 
@@ -6449,21 +6468,25 @@ static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *
   memset(&j, 0, sizeof j);
   if (plan->head < 0)
     return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                    "agf_lc needs logits that depend on the image through one global average pool alone; those of layer %s (%s) "
+                    "%s needs logits that depend on the image through one global average pool alone; those of layer %s (%s) "
                     "do not",
-                    last->name, agf_op_name(last->op));
+                    e->rules->name, last->name, agf_op_name(last->op));
   j.linear = plan->head_linear >= 0 ? &plan->step[plan->head_linear] : NULL;
   deep = !j.linear && plan->head < plan->steps - 1;
   if ((j.linear || deep) && !plan->local)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_lc needs memory of its own here: the session's config must name it in methods");
+  j.target = e->target;
+  j.against = e->against;
   for (i = 0; i < s->model->classes; i++)
-    if (fabs((double)e->z[i] - e->z[e->target]) > j.spread) j.spread = fabs((double)e->z[i] - e->z[e->target]);
+    if (agf_is_other(&j, i) && fabs((double)e->z[i] - e->z[e->target]) > j.spread) j.spread = fabs((double)e->z[i] - e->z[e->target]);
+  if (!(j.spread > 0) && e->against >= 0)
+    return agf_fail(err, AGF_ERR_NUMERIC, "%s: the logits of class %d and of class %d, against which it is, are equal: %g",
+                    e->rules->name, e->target, e->against, (double)e->z[e->target]);
   if (!(j.spread > 0))
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so there is nothing to contrast", e->target,
                     s->model->classes < 2 ? "the network has one class" : "all logits are equal");
   pool = &plan->step[plan->head];
   j.t = agf_in(s, pool, 0);
-  j.target = e->target;
   j.l = agf_floats(s, plan->local);
   status = deep ? agf_local_head(s, e, &j, err) : AGF_OK;
   if (status != AGF_OK) return status;
@@ -6855,7 +6878,8 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
 }
 
 /* MARK: methods ---------------------------------------------------------------------------------------------------------------
- * A section each: AGF with agf_a and agf_lc, gradients, averages of gradients, Grad-CAM, FullGrad, layer-wise relevance propagation.
+ * A section each: AGF with agf_a and agf_lc, gradients, averages of gradients, Grad-CAM and its like, FullGrad, layer-wise relevance
+ * propagation.
  * What travels back, cam or a gradient or a relevance R, lies in the tensors' cam arrays, from the logits to the image. The table at
  * the end has a row for each method. AGF_NO_METHODS leaves out all but AGF, agf_a and agf_lc. */
 
@@ -6910,7 +6934,9 @@ static agf_status agf_explain_agf(agf_session *s, agf_explanation *e, float *map
   double t0 = agf_now();
   agf_status status = agf_check_image(s, e, s->plan->steps - 1, err);
   if (status != AGF_OK) return status;
-  if (!agf_seed_gradient(s, e->z, s->model->classes, e->target, dz))
+  if (e->against >= 0)
+    agf_pair_gradient(s->model->classes, e->target, e->against, dz);
+  else if (!agf_seed_gradient(s, e->z, s->model->classes, e->target, dz))
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "class %d: %s, so the seed has no gradient", e->target,
                     s->model->classes < 2 ? "the network has one class" : "all logits are equal");
   agf_begin_walk(s, e);
@@ -6937,21 +6963,31 @@ static double agf_map_at(const float *map, int mh, int mw, double x, double y);
 
 typedef void agf_back_step(agf_session *s, agf_explanation *e, const agf_step *st);
 
-/* From `seed` [classes] at the logits down to the image, or to the tensor that Grad-CAM wants. */
-static agf_status agf_walk_back(agf_session *s, agf_explanation *e, const float *seed, agf_back_step *step, agf_error *err) {
-  const agf_tensor *logits = agf_out(s, agf_last_step(s));
-  float *top = agf_floats(s, logits->cam);
+/* Begins a walk on which no gradient is wanted beside what lies in cam. */
+static void agf_begin_walk_back(agf_session *s, agf_explanation *e) {
+  memset(e->arrival, 0, (size_t)s->plan->tensors * sizeof *e->arrival);
+}
+
+/* From step `from`, whose output has its delivery, down to the image, or to the tensor that Grad-CAM wants. */
+static agf_status agf_walk_steps(agf_session *s, agf_explanation *e, int from, agf_back_step *step, agf_error *err) {
   agf_status status = AGF_OK;
   int i;
-  memset(e->arrival, 0, (size_t)s->plan->tensors * sizeof *e->arrival); /* no gradient is wanted beside what lies in cam */
-  memset(top, 0, (size_t)agf_tensor_elements(logits) * sizeof *top);
-  memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
-  for (i = s->plan->steps - 1; i >= 0 && !e->found && status == AGF_OK; i--) {
+  for (i = from; i >= 0 && !e->found && status == AGF_OK; i--) {
     double t0 = agf_now();
     step(s, e, &s->plan->step[i]);
     status = agf_end_step(s, e, &s->plan->step[i], t0, err);
   }
   return status;
+}
+
+/* The same from `seed` [classes] at the logits. */
+static agf_status agf_walk_back(agf_session *s, agf_explanation *e, const float *seed, agf_back_step *step, agf_error *err) {
+  const agf_tensor *logits = agf_out(s, agf_last_step(s));
+  float *top = agf_floats(s, logits->cam);
+  agf_begin_walk_back(s, e);
+  memset(top, 0, (size_t)agf_tensor_elements(logits) * sizeof *top);
+  memcpy(top, seed, (size_t)s->model->classes * sizeof *top);
+  return agf_walk_steps(s, e, s->plan->steps - 1, step, err);
 }
 
 /* --- gradients --- */
@@ -7097,7 +7133,7 @@ static void agf_gradient_seen(agf_session *s, agf_explanation *e, const agf_tens
     j.g = g;
     j.mean = (double *)agf_at(s, s->plan->channel);
     agf_parallel(s, t->cb, agf_channel_means_task, &j);
-    e->found = 1;
+    e->found = g;
   }
 }
 
@@ -7131,13 +7167,14 @@ static void agf_gradient_step(agf_session *s, agf_explanation *e, const agf_step
   }
 }
 
-/* d z_t / d image in the image's cam array, or as far down as Grad-CAM wants. */
+/* d z_t / d image, or d (z_t - z_u) / d image, in the image's cam array, or as far down as Grad-CAM wants. */
 static agf_status agf_gradient(agf_session *s, agf_explanation *e, agf_error *err) {
   float *seed = agf_floats(s, s->plan->dz);
   const agf_tensor *image = &s->plan->tensor[0];
   agf_status status;
   memset(seed, 0, (size_t)s->model->classes * sizeof *seed);
   seed[e->target] = 1.0f;
+  if (e->against >= 0) seed[e->against] = -1.0f;
   status = agf_walk_back(s, e, seed, agf_gradient_step, err);
   if (status == AGF_OK && !e->found) agf_gradient_seen(s, e, image, -1, agf_floats(s, image->cam));
   return status;
@@ -7369,12 +7406,14 @@ static agf_status agf_explain_integrated_gradients(agf_session *s, agf_explanati
   return status;
 }
 
-/* --- gradcam --- */
+/* --- gradcam, layercam, hirescam --- */
 
-/* The tensor that gradcam looks at: the output of layer - 1, or by default, back from the logits along first inputs, the input of
+/* The tensor that they look at: the output of layer - 1, or by default, back from the logits along first inputs, the input of
  * the first pooling to a size or global pooling, else the first tensor of more than one pixel. */
-static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, agf_error *err) {
+static agf_status agf_gradcam_edge(const agf_session *s, const agf_explanation *e, int *edge, agf_error *err) {
   const agf_model *m = s->model;
+  const char *name = e->rules->name;
+  int layer = e->request->layer;
   *edge = layer;
   if (!layer) {
     int at = m->nodes, sized = -1, wide = -1;
@@ -7387,21 +7426,27 @@ static agf_status agf_gradcam_edge(const agf_session *s, int layer, int *edge, a
     }
     if (sized < 0 && wide < 0 && s->config.height == 1 && s->config.width == 1)
       return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                      "gradcam: the network has no pooling to a size and no tensor of more than one pixel before the logits; the "
-                      "request must name a layer");
+                      "%s: the network has no pooling to a size and no tensor of more than one pixel before the logits; the "
+                      "request must name a layer",
+                      name);
     *edge = sized >= 0 ? sized : wide >= 0 ? wide : 0;
   }
   if (*edge && !s->plan->live[*edge - 1])
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the logits do not depend on layer %s", m->node[*edge - 1].name);
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "%s: the logits do not depend on layer %s", name, m->node[*edge - 1].name);
   if (*edge && s->plan->shape[*edge - 1].flattened)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "gradcam: the output of layer %s is flattened, it has no height and width",
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "%s: the output of layer %s is flattened, it has no height and width", name,
                     m->node[*edge - 1].name);
   return AGF_OK;
 }
 
+/* By what an activation is weighed: its channel's mean gradient; its own gradient where that is above 0; its own gradient. */
+typedef enum agf_weighing { AGF_BY_MEAN, AGF_BY_POSITIVE, AGF_BY_OWN } agf_weighing;
+
 typedef struct agf_cam_job {
   const agf_tensor *t;
-  const double *mean;
+  agf_weighing weighing;
+  const double *mean; /* [c] */
+  const float *g;     /* [cb][h][w][16] */
   float *plane;
 } agf_cam_job;
 
@@ -7411,7 +7456,12 @@ static void agf_cam_task(agf_session *s, const void *arg, int r, unsigned char *
   (void)scratch;
   for (p = 0; p < j->t->w; p++) {
     double sum = 0;
-    for (c = 0; c < j->t->c; c++) sum += (double)agf_row_x(s, j->t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB] * j->mean[c];
+    for (c = 0; c < j->t->c; c++) {
+      size_t at = (agf_row_at(j->t, c / AGF_CB, r) + (size_t)p) * AGF_CB + (size_t)(c % AGF_CB);
+      double w = j->weighing == AGF_BY_MEAN ? j->mean[c] : (double)j->g[at];
+      if (j->weighing == AGF_BY_POSITIVE && w <= 0) w = 0;
+      sum += (double)agf_row_x(s, j->t, c / AGF_CB, r)[p * AGF_CB + c % AGF_CB] * w;
+    }
     j->plane[r * j->t->w + p] = (float)(sum <= 0 ? 0 : sum);
   }
 }
@@ -7424,9 +7474,9 @@ static const agf_step *agf_step_around(const agf_session *s, int edge) {
   return NULL;
 }
 
-static agf_status agf_explain_gradcam(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+static agf_status agf_explain_weighed(agf_session *s, agf_explanation *e, agf_weighing weighing, float *map, agf_error *err) {
   const agf_step *inside = NULL;
-  agf_status status = agf_gradcam_edge(s, e->request->layer, &e->edge, err);
+  agf_status status = agf_gradcam_edge(s, e, &e->edge, err);
   agf_cam_job j;
   agf_flow f;
   float max = 0.0f;
@@ -7435,7 +7485,9 @@ static agf_status agf_explain_gradcam(agf_session *s, agf_explanation *e, float 
   if (status != AGF_OK) return status;
   inside = agf_step_around(s, e->edge);
   j.t = &s->plan->tensor[inside ? inside->out : s->plan->tensor_of[e->edge]];
+  j.weighing = weighing;
   j.mean = (const double *)agf_at(s, s->plan->channel);
+  j.g = e->found; /* of a moment at which no forward pass writes: a step made anew leaves it */
   j.plane = agf_floats(s, s->plan->plane);
   if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     f = agf_flow_of(s, inside, 0);
@@ -7461,6 +7513,18 @@ static agf_status agf_explain_gradcam(agf_session *s, agf_explanation *e, float 
   for (i = 0; max > 0 && i < j.t->h * j.t->w; i++) j.plane[i] /= max;
   agf_spread(s, j.t, NULL, map);
   return AGF_OK;
+}
+
+static agf_status agf_explain_gradcam(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  return agf_explain_weighed(s, e, AGF_BY_MEAN, map, err);
+}
+
+static agf_status agf_explain_layercam(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  return agf_explain_weighed(s, e, AGF_BY_POSITIVE, map, err);
+}
+
+static agf_status agf_explain_hirescam(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  return agf_explain_weighed(s, e, AGF_BY_OWN, map, err);
 }
 
 /* --- FullGrad --- */
@@ -7517,6 +7581,22 @@ static agf_status agf_explain_lrp_a1b0(agf_session *s, agf_explanation *e, float
 
 static agf_status agf_explain_lrp_a2b1(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
   return agf_explain_lrp(s, e, 2, map, err);
+}
+
+/* From agf_lc's seed. */
+static agf_status agf_explain_lrp_lc(agf_session *s, agf_explanation *e, float *map, agf_error *err) {
+  double t0 = agf_now();
+  agf_status status = agf_check_image(s, e, s->plan->steps - 1, err);
+  if (status != AGF_OK) return status;
+  e->alpha = 1;
+  agf_begin_walk_back(s, e);
+  status = agf_seed_local(s, e, err);
+  if (status == AGF_OK) status = agf_end_step(s, e, agf_last_step(s), t0, err);
+  if (status == AGF_OK) status = agf_walk_steps(s, e, s->plan->head - 1, agf_lrp_step, err);
+  if (status != AGF_OK) return status;
+  agf_finish_image(s, e);
+  agf_channel_sum(s, AGF_SUM_PLAIN, map);
+  return AGF_OK;
 }
 
 /* The relevance of the class, seeded with `own`, less that of the others, `others` [classes], which is scaled to the same total. */
@@ -7583,23 +7663,24 @@ static agf_status agf_explain_sglrp(agf_session *s, agf_explanation *e, float *m
 
 /* clang-format off */
 static const agf_method_rules agf_method_table[] = {
-    {AGF_METHOD_AGF, "agf", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
+    {AGF_METHOD_AGF, "agf", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NORMALISED,
      0, 0, agf_explain_agf},
-    {AGF_METHOD_AGF_A, "agf_a", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_NORMALISED,
+    {AGF_METHOD_AGF_A, "agf_a", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_DIFFERENCE | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NORMALISED,
      0, AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX, agf_explain_agf},
-    {AGF_METHOD_AGF_LC, "agf_lc", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_NORMALISED,
+    {AGF_METHOD_AGF_LC, "agf_lc", AGF_METHOD_TAKES_OPTIONS | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NORMALISED,
      AGF_NEEDS_LOCAL, AGF_OPT_NO_M | AGF_OPT_NO_FX | AGF_OPT_NO_FDX, agf_explain_local},
-    {AGF_METHOD_GRADIENT, "gradient", AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+    {AGF_METHOD_GRADIENT, "gradient", AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT, 0, AGF_BUILT(agf_explain_gradient)},
-    {AGF_METHOD_GRADIENT_X_INPUT, "gradient_x_input", AGF_METHOD_PLANNED,
+    {AGF_METHOD_GRADIENT_X_INPUT, "gradient_x_input", AGF_METHOD_TAKES_AGAINST | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT, 0, AGF_BUILT(agf_explain_gradient_x_input)},
-    {AGF_METHOD_SMOOTHGRAD, "smoothgrad", AGF_METHOD_TAKES_SAMPLES | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+    {AGF_METHOD_SMOOTHGRAD, "smoothgrad",
+     AGF_METHOD_TAKES_SAMPLES | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT | AGF_NEEDS_IMAGE, 0, AGF_BUILT(agf_explain_smoothgrad)},
-    {AGF_METHOD_INTEGRATED_GRADIENTS, "integrated_gradients", AGF_METHOD_TAKES_STEPS | AGF_METHOD_PLANNED,
+    {AGF_METHOD_INTEGRATED_GRADIENTS, "integrated_gradients", AGF_METHOD_TAKES_STEPS | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT | AGF_NEEDS_IMAGE, 0, AGF_BUILT(agf_explain_integrated_gradients)},
-    {AGF_METHOD_GRADCAM, "gradcam", AGF_METHOD_TAKES_LAYER | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+    {AGF_METHOD_GRADCAM, "gradcam", AGF_METHOD_TAKES_LAYER | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT | AGF_NEEDS_OWN_BIAS, 0, AGF_BUILT(agf_explain_gradcam)},
-    {AGF_METHOD_FULLGRAD, "fullgrad", AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+    {AGF_METHOD_FULLGRAD, "fullgrad", AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
      AGF_NEEDS_GRADIENT | AGF_NEEDS_TOTAL, 0, AGF_BUILT(agf_explain_fullgrad)},
     {AGF_METHOD_LRP_A1B0, "lrp_a1b0", AGF_METHOD_PLANNED,
      AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_lrp_a1b0)},
@@ -7608,7 +7689,13 @@ static const agf_method_rules agf_method_table[] = {
     {AGF_METHOD_CLRP, "clrp", AGF_METHOD_PLANNED,
      AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_clrp)},
     {AGF_METHOD_SGLRP, "sglrp", AGF_METHOD_PLANNED,
-     AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_sglrp)}};
+     AGF_NEEDS_LRP, 0, AGF_BUILT(agf_explain_sglrp)},
+    {AGF_METHOD_LAYERCAM, "layercam", AGF_METHOD_TAKES_LAYER | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_OWN_BIAS, 0, AGF_BUILT(agf_explain_layercam)},
+    {AGF_METHOD_HIRESCAM, "hirescam", AGF_METHOD_TAKES_LAYER | AGF_METHOD_TAKES_AGAINST | AGF_METHOD_NOT_NEGATIVE | AGF_METHOD_PLANNED,
+     AGF_NEEDS_GRADIENT | AGF_NEEDS_OWN_BIAS, 0, AGF_BUILT(agf_explain_hirescam)},
+    {AGF_METHOD_LRP_LC, "lrp_lc", AGF_METHOD_TAKES_AGAINST | AGF_METHOD_PLANNED,
+     AGF_NEEDS_LRP | AGF_NEEDS_LOCAL, 0, AGF_BUILT(agf_explain_lrp_lc)}};
 /* clang-format on */
 
 /* The row of a method; NULL: there is no such method. */
@@ -7695,6 +7782,11 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
     all.z = agf_floats(s, plan->logits_difference);
     agf_rank(all.z, classes, order);
   }
+  all.against = q->against - 1;
+  for (i = 0; i < q->count; i++)
+    if ((q->classes ? q->classes[i] : order[i]) == all.against)
+      return agf_fail(err, AGF_ERR_ARGUMENT, "%s: class %d against itself: a map asks why a class rather than another", all.rules->name,
+                      all.against);
   for (i = 0; i < q->count && status == AGF_OK; i++) {
     agf_explanation e = all;
     float *map = maps + (size_t)i * pixels;
@@ -7721,6 +7813,11 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
     return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, rules->name);
   if (q->difference && !(rules->traits & AGF_METHOD_TAKES_DIFFERENCE))
     return agf_fail(err, AGF_ERR_ARGUMENT, "the label-free procedure is for agf and agf_a, not %s", rules->name);
+  if (q->against && !(rules->traits & AGF_METHOD_TAKES_AGAINST))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s cannot explain one class against another", rules->name);
+  if (q->against < 0 || q->against > s->model->classes)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s with against = %d: the network has classes 0 to %d, which are 1 to %d here", rules->name,
+                    q->against, s->model->classes - 1, s->model->classes);
   if ((rules->traits & AGF_METHOD_TAKES_STEPS) && q->steps < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "%s in %d steps", rules->name, q->steps);
   if ((rules->traits & AGF_METHOD_TAKES_SAMPLES) && q->samples < 0)
@@ -8262,6 +8359,64 @@ AGF_API agf_status agf_map_box(const float *map, int height, int width, double s
   agf_status status;
   agf_clear(err);
   status = agf_find_box(map, height, width, share, box, err);
+  agf_fp_leave(fp);
+  return status;
+}
+
+/* The largest deviation of agf_map_smooth, in pixels, and how many of its Gaussian's weights that takes: floor(4 sigma + 1/2) and the
+ * middle one. */
+enum { AGF_SMOOTH_MOST = 256, AGF_SMOOTH_WEIGHTS = 4 * AGF_SMOOTH_MOST + 1 };
+
+/* The pixel of n in a line that stands for place i, which may be beyond its ends: d c b a | a b c d | d c b a, again and again. */
+static int agf_reflected(int i, int n) {
+  int64_t period = 2 * (int64_t)n, at = i % period;
+  if (at < 0) at += period;
+  return (int)(at < n ? at : period - 1 - at);
+}
+
+/* out = the convolution of each line of n floats, `step` apart, by the weights; of `lines` lines, which begin `next` apart. */
+static void agf_blur(const float *from, float *out, int lines, size_t next, int n, size_t step, const double *weight, int r) {
+  int line, i, k;
+  for (line = 0; line < lines; line++) {
+    const float *v = from + (size_t)line * next;
+    for (i = 0; i < n; i++) {
+      double sum = weight[0] * (double)v[(size_t)i * step];
+      for (k = 1; k <= r; k++)
+        sum += weight[k] * ((double)v[(size_t)agf_reflected(i - k, n) * step] + (double)v[(size_t)agf_reflected(i + k, n) * step]);
+      out[(size_t)line * next + (size_t)i * step] = (float)sum;
+    }
+  }
+}
+
+static agf_status agf_smooth(float *map, int height, int width, double sigma, float *scratch, agf_error *err) {
+  double weight[AGF_SMOOTH_WEIGHTS], sum = 1;
+  int overflow = 0, r, k;
+  size_t pixels, bytes, i;
+  if (!map || !scratch || height < 1 || width < 1 || !agf_aligned4(map) || !agf_aligned4(scratch))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_smooth: a map of %d x %d pixels, a NULL or misaligned argument", width, height);
+  if (!(sigma >= 0 && sigma <= AGF_SMOOTH_MOST))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_smooth: a deviation of %g pixels; 0 to %d can be had", sigma, AGF_SMOOTH_MOST);
+  pixels = agf_mul_size((size_t)height, (size_t)width, &overflow);
+  bytes = agf_mul_size(pixels, sizeof *map, &overflow);
+  if (overflow || agf_overlap(map, bytes, scratch, bytes))
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_smooth: the map and scratch overlap, or do not fit this machine's memory");
+  for (i = 0; i < pixels; i++)
+    if (!agf_finite(map[i])) return agf_fail(err, AGF_ERR_NUMERIC, "agf_map_smooth: the map holds an infinity or NaN");
+  r = (int)(4 * sigma + 0.5);
+  if (r == 0) return AGF_OK;
+  weight[0] = 1;
+  for (k = 1; k <= r; k++) sum += 2 * (weight[k] = agf_exp_double(-((double)k * k) / (2 * sigma * sigma)));
+  for (k = 0; k <= r; k++) weight[k] /= sum;
+  agf_blur(map, scratch, height, (size_t)width, width, 1, weight, r);
+  agf_blur(scratch, map, width, 1, height, (size_t)width, weight, r);
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_map_smooth(float *map, int height, int width, double sigma, float *scratch, agf_error *err) {
+  agf_fp_state fp = agf_fp_enter();
+  agf_status status;
+  agf_clear(err);
+  status = agf_smooth(map, height, width, sigma, scratch, err);
   agf_fp_leave(fp);
   return status;
 }

@@ -243,6 +243,9 @@ typedef enum agf_method {
   AGF_METHOD_LRP_A2B1,            /* alpha 2, beta 1; 5 to 9 */
   AGF_METHOD_CLRP,                /* contrastive LRP: against all other classes alike; twice lrp_a1b0 */
   AGF_METHOD_SGLRP,               /* softmax gradient LRP: against the others by their probability; twice lrp_a1b0 */
+  AGF_METHOD_LAYERCAM,            /* LayerCAM: as gradcam, each pixel by its own gradient where that is above 0; finer; less than 2 */
+  AGF_METHOD_HIRESCAM,            /* HiResCAM: as gradcam, each pixel by its own gradient; less than 2 */
+  AGF_METHOD_LRP_LC,              /* LRP from agf_lc's local contrast, for the networks that agf_lc takes; as lrp_a1b0 */
   AGF_METHODS                     /* their number */
 } agf_method;
 
@@ -262,7 +265,8 @@ enum {
   AGF_METHOD_TAKES_LAYER = 32,      /* agf_request.layer */
   AGF_METHOD_NORMALISED = 64,       /* its maps are divided by their strongest evidence; the others' are raw */
   AGF_METHOD_NOT_NEGATIVE = 128,    /* no value of its maps is below 0 */
-  AGF_METHOD_PLANNED = 256          /* a session makes its maps only if its config names it in methods */
+  AGF_METHOD_PLANNED = 256,         /* a session makes its maps only if its config names it in methods */
+  AGF_METHOD_TAKES_AGAINST = 512    /* agf_request.against */
 };
 
 /* AGF_METHOD_* above, or-ed together; 0 for a method that is unknown or was not built. */
@@ -278,7 +282,8 @@ typedef struct agf_observation {
   int class_index;   /* the class being explained */
   int shape[3];      /* [C, H, W] */
   const float *cam;  /* attribution of the output's elements; NULL for the methods that are gradients */
-  const float *g;    /* gradient of the seed's probability (the gradients: of the logit); NULL where no rule below needs it */
+  const float *g;    /* gradient of the seed's probability (the gradients: of the logit, or of the difference of two); NULL where no
+                      * rule below needs it */
   ptrdiff_t block_stride, row_stride, pixel_stride; /* in floats */
 } agf_observation;
 
@@ -368,9 +373,12 @@ typedef struct agf_request {
   int steps;          /* integrated_gradients: images between the zero image and this one; 0: 50 */
   int samples;        /* smoothgrad: noisy images; 0: 50 */
   uint64_t seed;      /* smoothgrad: of the noise; the same seed gives the same map on every machine */
-  int layer;          /* gradcam: n + 1 for the output of layer n (as agf_model_layer_input counts); 0: the default: back from
-                       * the logits along first inputs, the input of the first pooling to a size, else the first tensor of
-                       * more than one pixel */
+  int layer;          /* gradcam, layercam, hirescam: n + 1 for the output of layer n (as agf_model_layer_input counts); 0: the
+                       * default: back from the logits along first inputs, the input of the first pooling to a size, else the
+                       * first tensor of more than one pixel */
+  int against;        /* u + 1: why each class rather than class u (agf-spec, "One class against another"); 0: the method's
+                       * ordinary question. u may not be among the classes (AGF_ERR_ARGUMENT); for agf_lc and lrp_lc its logit
+                       * may not equal the class's (AGF_ERR_NUMERIC). A method without AGF_METHOD_TAKES_AGAINST refuses it */
 } agf_request;
 
 /* Explain the last run: maps[i][h][w], i < request->count, row-major, in the caller's memory; for AGF, agf_a and agf_lc positive =
@@ -462,6 +470,11 @@ typedef struct agf_box {
 /* The box of a map's positive evidence: beyond each of its four sides lies at most (1 - share) / 2 of it, share in (0, 1]. A map without
  * positive evidence is AGF_ERR_NUMERIC. */
 AGF_API agf_status agf_map_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err);
+
+/* Blurs a finished map of any method in place: a Gaussian of deviation sigma pixels, 0 (nothing happens) to 256, edges reflected
+ * (agf-spec, "Smoothed maps"): the map's sum stays what it was, its largest value becomes smaller. scratch: [height][width] floats of
+ * the caller's, beside the map. A map that is not finite is AGF_ERR_NUMERIC, and stays as it is. */
+AGF_API agf_status agf_map_smooth(float *map, int height, int width, double sigma, float *scratch, agf_error *err);
 
 /* map [map_height][map_width] to a picture of out_width x out_height, bilinear. channels 3: RGB8; 4: RGBA8 whose alpha is the
  * magnitude, transparent where there is no evidence. vmax: the value at the end of the colormap; 0: agf_map_scale(). The scale is

@@ -13,7 +13,7 @@ squeezenet=${2:-}
 out=build/results
 # Two methods run the network once for each sample or step: fewer than by default, so that the tables take minutes.
 methods="-m agf -m agf_a -m agf_lc -m gradient -m gradient_x_input -m smoothgrad:samples=10 -m integrated_gradients:steps=10
-  -m gradcam -m fullgrad -m lrp_a1b0 -m lrp_a2b1 -m clrp -m sglrp"
+  -m gradcam -m fullgrad -m lrp_a1b0 -m lrp_a2b1 -m clrp -m sglrp -m layercam -m hirescam -m lrp_lc"
 ablations="-m agf:no_a -m agf:no_fx -m agf:no_fdx -m agf:no_m -m agf:no_reg -m agf:fx_gradcam"
 
 scenes() { # FOLDER OBJECTS SEED
@@ -50,8 +50,8 @@ demo=tests/demo/demo.agf
     evaluate imagenet-perturb "Perturbation: SqueezeNet 1.1, ImageNet" perturb "$squeezenet" "$pictures" --limit 25 $methods
     # The grid is four times the network's size: the methods that matter most there, over more grids.
     evaluate imagenet-grid2 "Grid pointing 2x2: SqueezeNet 1.1, ImageNet" grid "$squeezenet" "$pictures" --grids 30 --cells 2 \
-      -m agf -m gradcam -m sglrp -m agf_a -m agf_lc
+      -m agf -m gradcam -m sglrp -m agf_a -m agf_lc -m lrp_lc -m layercam -m hirescam
     evaluate imagenet-insert-delete "Insertion and deletion: SqueezeNet 1.1, ImageNet" insert-delete "$squeezenet" "$pictures" \
-      --limit 10 -m agf -m agf_a -m agf_lc -m gradcam -m sglrp
+      --limit 10 -m agf -m agf_a -m agf_lc -m gradcam -m sglrp -m lrp_lc -m layercam -m hirescam
   fi
 }

@@ -3,6 +3,8 @@
 
     make_extra.py             every case -> tests/golden-extra/CASE/
     make_extra.py CASE ...    these cases only
+    make_extra.py --add METHOD,...    to every case of tests/golden and tests/golden-extra, as it is, what it lacks of
+                              these methods' maps, also of one class against another
 
 The networks are drawn from fixed seeds, their maps are tests/oracle.py's in float64. The same command gives the same
 networks and images; the maps may differ in their last bits where NumPy's linear algebra does. A directory holds what
@@ -11,7 +13,9 @@ tests/make_golden.py describes, without node tensors (`oracle.py --nodes` writes
     errors.txt        METHOD TARGET STATUS: there is no map, the engine answers with this agf_status
     label_free.txt    FILE TARGET REL_L2 DIFFERENCE: an AGF map by the label-free procedure, with the latent vectors'
                       difference in the .npy file DIFFERENCE; TARGET is the classifier's prediction for it
-    layers.txt        FILE LAYER TARGET REL_L2: gradcam at LAYER's output, for every layer that has a height and width
+    layers.txt        FILE METHOD LAYER TARGET REL_L2: gradcam and its like at LAYER's output, for every layer that has a
+                      height and width
+    against.txt       FILE METHOD TARGET AGAINST STEPS REL_L2: one class against another
 
 In methods.txt, STEPS is integrated_gradients' number of steps and smoothgrad's number of samples (its seed is 0).
 
@@ -378,7 +382,7 @@ LABEL_FREE = ("linear_middle", "pooled_logits", "conv_logits")
 NOMINAL = {"relu6_inverted": (3, 14, 16)}                            # where the image is not of the nominal size
 FLAT = {"black_image": 0, "flat_image": np.float32(0.3)}
 BACKGROUND = np.float32([-0.4242, 1.7])                              # its values where nothing is, and at most
-USE_THE_BOX_RULE = ("agf", "agf_a", "agf_lc", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp")
+USE_THE_BOX_RULE = ("agf", "agf_a", "agf_lc", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp", "lrp_lc")
 ERRORS = {**{name: [(method, 1, "AGF_ERR_NUMERIC") for method in USE_THE_BOX_RULE] for name in FLAT},
           "one_class": [("agf", 0, "AGF_ERR_UNSUPPORTED")]}
 
@@ -453,7 +457,7 @@ def unfair(exact, single, classes):
 
 
 def errors_of(directory):
-    for file, column in (("maps.txt", 2), ("methods.txt", 4), ("label_free.txt", 2), ("layers.txt", 3)):
+    for file, column in (("maps.txt", 2), ("methods.txt", 4), ("label_free.txt", 2), ("layers.txt", 4), ("against.txt", 5)):
         path = Path(directory) / file
         if path.exists():
             yield from (float(line.split()[column]) for line in path.read_text().splitlines())
@@ -473,19 +477,53 @@ def write_label_free(directory, exact, single):
                       [f"heat_difference.npy {t} {error!r} difference.npy\n"])
 
 
-def write_layers(directory, exact, single, t):
-    """gradcam at every layer that it can look at, inside of what an engine may compute in one step too."""
+def add_layers(directory, exact, single, methods, t):
+    """gradcam, or its like, at every layer that it can look at, inside of what an engine may compute in one step too;
+    at the end of layers.txt."""
     lines = []
-    for node in exact.nodes:
+    for method, node in ((method, node) for method in methods for node in exact.nodes):
         try:
-            heat = exact.explain(t, "gradcam", layer=node.name)
+            heat = exact.explain(t, method, layer=node.name)
         except oracle.OracleError:
             continue
-        file = f"gradcam_{t}_at_{node.name}.npy"
+        file = f"{method}_{t}_at_{node.name}.npy"
         oracle.save(os.path.join(directory, file), heat)
-        error = oracle.relative_error(single.explain(t, "gradcam", layer=node.name), heat)
-        lines.append(f"{file} {node.name} {t} {error!r}\n")
-    oracle.write_text(os.path.join(directory, "layers.txt"), lines)
+        error = oracle.relative_error(single.explain(t, method, layer=node.name), heat)
+        lines.append(f"{file} {method} {node.name} {t} {error!r}\n")
+    oracle.write_text(os.path.join(directory, "layers.txt"), lines, "a")
+
+
+def complete(directory, methods):
+    """What a case lacks of these methods' maps: of the classes that methods.txt has, of its first class against its
+    second (by rank, where it has one), and at every layer where it has layers.txt."""
+    directory = Path(directory)
+    stored = directory / f"{directory.name}.agf"
+    model = oracle.read_case(directory) if (directory / "case.json").exists() else stored
+    image = np.load(directory / "input.npy")
+    exact, single = (oracle.Network(of, dtype).run(image) for of, dtype in ((model, np.float64), (stored, np.float32)))
+
+    def listed(name):
+        path = directory / name
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    found = listed("methods.txt")
+    if not found:
+        return
+    classes, made = list(dict.fromkeys(int(line[2]) for line in found)), {line[1] for line in found}
+    for t in classes:
+        oracle.add_methods(directory, exact, single, [m for m in methods if m not in made], t, largest=LARGEST_ERROR)
+    t, others = classes[0], classes[1:] or [k for k in map(exact.ranked, range(2)) if k != classes[0]]
+    made |= {"agf", *methods}   # methods of several images want branches that no noise decides: where the case has them
+    steps = [m for m in oracle.CASE_STEPS if m not in {line[1] for line in found}]
+    done = {line[1] for line in listed("against.txt")}
+    wanted = [m for m in oracle.METHODS if m in made and m not in (*oracle.NOT_AGAINST, *steps, *done)]
+    oracle.add_methods(directory, exact, single, wanted, t, others[0], LARGEST_ERROR)
+    layered = listed("layers.txt")
+    if layered:
+        done = {line[1] for line in layered}
+        wanted = [m for m in methods if m in oracle.TAKE_LAYER and m not in done]
+        add_layers(directory, exact, single, wanted, int(layered[0][3]))
+    print(f"{directory.name}: largest float32 error {max(errors_of(directory)):.1e}")
 
 
 def make(build, out):
@@ -517,7 +555,7 @@ def make(build, out):
                     if name in LABEL_FREE:
                         write_label_free(directory, exact, single)
                     if name in GRADCAM_LAYERS:
-                        write_layers(directory, exact, single, classes[0])
+                        add_layers(directory, exact, single, oracle.TAKE_LAYER, classes[0])
             except oracle.OracleError as error:
                 reason = str(error)
             worst = max(errors_of(directory), default=0)
@@ -539,11 +577,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [build.__name__ for build in CASES]
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(names)}")
+    parser.add_argument("--add", metavar="METHOD,...", help="to the cases that there are, these methods' maps")
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "golden-extra")
     a = parser.parse_args()
     unknown = set(a.cases) - set(names)
-    if unknown:
+    if unknown and a.add is None:
         parser.error(f"no case {', '.join(sorted(unknown))}")
+    if a.add is not None:
+        unknown = set(a.add.split(",")) - set(oracle.METHODS)
+        if unknown:
+            parser.error(f"no method {', '.join(sorted(unknown))}")
+        for root in ("golden", "golden-extra"):
+            for name in (ROOT / "tests" / root / "cases.txt").read_text().split():
+                if not a.cases or name in a.cases:
+                    complete(ROOT / "tests" / root / name, a.add.split(","))
+        return
     a.out.mkdir(parents=True, exist_ok=True)
     for build in CASES:
         if not a.cases or build.__name__ in a.cases:

@@ -947,17 +947,27 @@ def seed_gradient(z, t):
     return dz.astype(z.dtype)
 
 
-def local_contrast(l_h, z, t):
+def pair_gradient(z, t, u):
+    """dz of class t against u alone: "P(1-P) (e_t - e_u), P = softmax of z / |z_t - z_u| over the two classes"; "where
+    z_t = z_u it is the limit": P is 1/(1+1/e) or 1/(1+e)."""
+    apart = (z[t] - z[u]) / np.abs(z[t] - z[u]) if z[t] != z[u] else 1.0
+    P = 1 / (1 + np.exp(-apart))
+    dz = np.zeros_like(z)
+    dz[t], dz[u] = P * (1 - P), -P * (1 - P)
+    return dz
+
+
+def local_contrast(l_h, z, t, against=None):
     """The gradient in one position's logits l_h of "T * softplus(L_t - log sum_{j != t} exp L_j)", L = l_h / T,
     T = max_i |z_i - z_t| held fixed: P * (e_t - q), P = softmax(L)_t, q = softmax of L over the classes other than
-    t."""
-    T = np.abs(z - z[t]).max()
-    if len(z) == 1 or T == 0:
+    t, or over `against` alone."""
+    others = np.arange(len(z)) != t if against is None else np.arange(len(z)) == against
+    T = np.abs(z[others] - z[t]).max(initial=0)
+    if T == 0:
         raise OracleError("agf_lc needs two classes whose logits differ")
-    others = np.arange(len(z)) != t
     s = np.zeros_like(l_h)
     s[t], s[others] = 1, -softmax(l_h[others] / T)
-    return softmax(l_h / T)[t] * s
+    return softmax(np.append(l_h[others], l_h[t]) / T)[-1] * s
 
 
 # Heads as they are stored
@@ -1090,8 +1100,23 @@ def psi(v):
     return a / a.max() if a.max() > 0 else a
 
 
+def smoothed(heat, sigma):
+    """"out = A map B, A and B the convolutions by the Gaussian; beyond an edge the map is reflected" """
+    def blur(size):
+        rows, r = np.zeros((size, size), heat.dtype), int(np.floor(4 * sigma + 0.5))
+        weights = np.exp(-np.arange(-r, r + 1) ** 2 / (2 * sigma ** 2)) if r else np.ones(1)
+        for i in range(size):
+            at = np.arange(i - r, i + r + 1) % (2 * size)   # d c b a | a b c d | d c b a repeats after 2 * size
+            np.add.at(rows[i], np.minimum(at, 2 * size - 1 - at), weights / weights.sum())
+        return rows
+
+    return blur(heat.shape[0]) @ heat @ blur(heat.shape[1]).T
+
+
 METHODS = ("agf", "agf_a", "agf_lc", "gradient", "gradient_x_input", "smoothgrad", "integrated_gradients", "gradcam",
-           "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp")
+           "fullgrad", "lrp_a1b0", "lrp_a2b1", "clrp", "sglrp", "layercam", "hirescam", "lrp_lc")
+TAKE_LAYER = ("gradcam", "layercam", "hirescam")
+NOT_AGAINST = ("lrp_a1b0", "lrp_a2b1", "clrp", "sglrp")   # they have "seeds of their own"
 
 
 class Network:
@@ -1138,12 +1163,13 @@ class Network:
         return self.values[self.nodes[-1].inputs[0]]
 
     def explain(self, t=None, method="agf", options=(), difference=None, nodes=None, steps=50, samples=50, seed=0,
-                layer=None):
+                layer=None, against=None):
         """A map [H, W] of class t (None: the prediction) for the image of the last run().
 
         options: of OPTIONS, for agf, agf_a and agf_lc. difference: label-free procedure, shaped as .latent or flat, for
         agf and agf_a. nodes: a dict that receives cam/NAME and g/NAME at every node (gradients: g alone, LRP: cam
-        alone). steps: of integrated_gradients. samples, seed: of smoothgrad. layer: gradcam at this node's output."""
+        alone). steps: of integrated_gradients. samples, seed: of smoothgrad. layer: of TAKE_LAYER, at this node's output.
+        against: the other class of "One class against another"."""
         if self.values is None:
             raise OracleError("explain() before run()")
         if method not in METHODS:
@@ -1162,20 +1188,25 @@ class Network:
         t = int(np.argmax(z)) if t is None else t
         if not 0 <= t < len(z):
             raise OracleError(f"no class {t}; there are {len(z)}")
+        if against is not None:
+            if method in NOT_AGAINST:
+                raise OracleError(f"{method} takes no class against which it explains")
+            if not 0 <= against < len(z) or against == t:
+                raise OracleError(f"class {t} against {against}: there are {len(z)} classes")
         seen = {} if nodes is None else nodes
         if method in ("agf", "agf_a", "agf_lc"):
-            return self._agf(t, method, options, difference, seen)
+            return self._agf(t, method, options, difference, seen, against)
         if method == "integrated_gradients":
-            return self._integrated_gradients(t, steps)
+            return self._integrated_gradients(t, steps, against)
         if method == "smoothgrad":
-            return self._smoothgrad(t, samples, seed)
-        if method == "gradcam":
-            return self._gradcam(t, layer)
+            return self._smoothgrad(t, samples, seed, against)
+        if method in TAKE_LAYER:
+            return self._gradcam(t, method, layer, against)
         if method == "fullgrad":
-            return self._fullgrad(t, seen)
+            return self._fullgrad(t, seen, against)
         if method in ("gradient", "gradient_x_input"):
-            return self._gradient(t, method, seen)
-        return self._lrp(t, method, seen)
+            return self._gradient(t, method, seen, against)
+        return self._lrp(t, method, seen, against)
 
     # The two directions
 
@@ -1216,14 +1247,12 @@ class Network:
         """The task classifier's logits of a latent vector; None: of the image's own."""
         return self.logits if difference is None else forward(self.nodes[-1], [difference]).reshape(-1)
 
-    def _agf(self, t, method, options, difference, seen):
+    def _agf(self, t, method, options, difference, seen, against):
         options = set(options)
         if method != "agf":
             options |= {"no_m", "no_fx", "no_fdx"}
         if method == "agf_lc":
-            pool = self.pooled_head()
-            tensor = self.nodes[pool].inputs[0]
-            x, g = self.values[tensor], self._local_seed(pool, t)
+            tensor, x, g = self._local_seed(t, against)
         else:
             head = self.nodes[-1]
             tensor = head.inputs[0]
@@ -1232,7 +1261,8 @@ class Network:
                 raise OracleError(f"node {head.name} ({head.op}) makes {list(self.values[-1].shape)}: no seed there")
             x = self.latent if difference is None else difference
             # "g at that node's input = gradient of p_t there; cam at its input = input * g"
-            dz = seed_gradient(self._logits_of(difference), t)
+            z = self._logits_of(difference)
+            dz = seed_gradient(z, t) if against is None else pair_gradient(z, t, against)
             g = adjoint(head, [self.latent], dz.reshape(self.values[-1].shape))[0]
 
         def rule(node, xs, cam, g):
@@ -1273,25 +1303,28 @@ class Network:
             raise OracleError("agf_lc needs a global average pool behind which the logits depend on nothing else")
         return found[0]
 
-    def _local_seed(self, pool, t):
-        """agf_lc's g at X [C,H,W], which the pool reads: the mean over positions h of the contrast of l(h) =
-        head(X(h)), the head being all that is behind the pool."""
+    def _local_seed(self, t, against):
+        """agf_lc's tensor X [C,H,W], which the pool reads: its number, its values, and g there: the gradient of the
+        mean over positions h of the contrast of l(h) = head(X(h)), the head being all that is behind the pool."""
+        pool = self.pooled_head()
         X = self.values[self.nodes[pool].inputs[0]]
         g, values = np.empty_like(X), list(self.values)
         for h in np.ndindex(*X.shape[1:]):
             values[pool + 1] = X[(slice(None), *h)].reshape(-1, 1, 1)
             for n in range(pool + 1, len(self.nodes)):
                 values[n + 1] = forward(self.nodes[n], [values[i] for i in self.nodes[n].inputs])
-            s = local_contrast(values[-1].reshape(-1), self.logits, t) / X[0].size
+            s = local_contrast(values[-1].reshape(-1), self.logits, t, against) / X[0].size
             g[(slice(None), *h)] = self._gradients_of(values, s, last=pool + 1)[pool + 1].reshape(-1)
-        return g
+        return self.nodes[pool].inputs[0], X, g
 
     # Gradients
 
-    def gradients(self, values, t, seen=None):
-        """{tensor: dz_t / dtensor}"""
+    def gradients(self, values, t, seen=None, against=None):
+        """{tensor: dz_t / dtensor}, or of z_t - z_u where u = against is given."""
         e = np.zeros(values[-1].size, self.dtype)
         e[t] = 1
+        if against is not None:
+            e[against] = -1
         return self._gradients_of(values, e, seen)
 
     def _gradients_of(self, values, s, seen=None, last=0):
@@ -1302,37 +1335,39 @@ class Network:
         seeds = {len(self.nodes): (None, s.reshape(values[-1].shape))}
         return {tensor: g for tensor, (_, g) in self._backward(values, seeds, rule, seen, last).items()}
 
-    def _gradient(self, t, method, seen):
-        g = self.gradients(self.values, t, seen)[0]
+    def _gradient(self, t, method, seen, against):
+        g = self.gradients(self.values, t, seen, against)[0]
         return np.abs(g).sum(axis=0) if method == "gradient" else (self.values[0] * g).sum(axis=0)
 
-    def _integrated_gradients(self, t, steps):
+    def _integrated_gradients(self, t, steps, against):
         """"baseline 0, m steps at (k + 0.5)/m, x * mean gradient\""""
         x = self.values[0]
-        total = sum(self.gradients(self.activations(x * self.dtype((k + 0.5) / steps)), t)[0] for k in range(steps))
+        images = (x * self.dtype((k + 0.5) / steps) for k in range(steps))
+        total = sum(self.gradients(self.activations(image), t, None, against)[0] for image in images)
         return (x * total / steps).sum(axis=0)
 
-    def _smoothgrad(self, t, samples, seed):
+    def _smoothgrad(self, t, samples, seed, against):
         """"mean over n of the signed gradient at x + noise, then |.| summed over channels; deviation
         0.15 * (max x - min x)\""""
         x = self.values[0]
         deviation = self.dtype(0.15) * (x.max() - x.min())
         noise = (deviation * standard_normal(seed, n, x.shape, self.dtype) for n in range(samples))
-        total = sum(self.gradients(self.activations(x + noise_n), t)[0] for noise_n in noise)
+        total = sum(self.gradients(self.activations(x + noise_n), t, None, against)[0] for noise_n in noise)
         return np.abs(total / samples).sum(axis=0)
 
-    def _gradcam(self, t, layer):
+    def _gradcam(self, t, method, layer, against):
         """"relu(sum_c act_c * mean_hw grad_c), divided by its max where that is > 0, then bilinear to the image's
-        size\""""
-        gradients = self.gradients(self.values, t)
+        size"; layercam, hirescam: "the gradient of each pixel in place of its mean", of the former what is above 0."""
+        gradients = self.gradients(self.values, t, None, against)
         names = [self.name(n) for n in range(len(self.values))]
         if layer is not None and layer not in names:
-            raise OracleError(f"gradcam: no layer {layer}")
+            raise OracleError(f"{method}: no layer {layer}")
         tensor = self.gradcam_layer() if layer is None else names.index(layer)
         if tensor not in gradients or self.values[tensor].ndim != 3:
-            raise OracleError(f"gradcam: the logits do not depend on {self.name(tensor)}, or it is no [C,H,W] tensor")
+            raise OracleError(f"{method}: the logits do not depend on {self.name(tensor)}, or it is no [C,H,W] tensor")
         x, g = self.values[tensor], gradients[tensor]
-        heat = relu((x * g.mean(axis=(1, 2), keepdims=True)).sum(axis=0))
+        weights = {"gradcam": g.mean(axis=(1, 2), keepdims=True), "layercam": relu(g), "hirescam": g}[method]
+        heat = relu((x * weights).sum(axis=0))
         return bilinear(heat / heat.max() if heat.max() > 0 else heat, *self.values[0].shape[1:])
 
     def gradcam_layer(self):
@@ -1349,38 +1384,42 @@ class Network:
                 return tensor
         raise OracleError("gradcam: no pooling to a size and no tensor of more than one pixel before the logits")
 
-    def fullgrad_terms(self, t, seen=None):
+    def fullgrad_terms(self, t, seen=None, against=None):
         """x * grad_x and, for every conv with a bias and every BatchNorm that the logits depend on, bias_c * gradient
         at its output: the terms of FullGrad before psi. With those of the linear layers' biases they add up to z_t."""
-        gradients = self.gradients(self.values, t, seen)
+        gradients = self.gradients(self.values, t, seen, against)
         terms = [self.values[0] * gradients[0]]
         for n, node in enumerate(self.nodes):
             if node.op in ("conv", "batchnorm") and node.b is not None and n + 1 in gradients:
                 terms.append(per_channel(node.b, gradients[n + 1]) * gradients[n + 1])
         return terms
 
-    def _fullgrad(self, t, seen):
+    def _fullgrad(self, t, seen, against):
         height, width = self.values[0].shape[1:]
         heat = np.zeros((height, width), self.dtype)
-        for term in self.fullgrad_terms(t, seen):
+        for term in self.fullgrad_terms(t, seen, against):
             heat += bilinear(psi(term.reshape((len(term),) + (term.shape[1:] or (1, 1)))), height, width).sum(axis=0)
         return heat
 
     # LRP
 
-    def _relevance(self, seed, alpha, seen=None):
-        """The finished map, summed over channels, for relevance `seed` [K] at the logits."""
+    def _relevance(self, seed, alpha, seen=None, tensor=None):
+        """The finished map, summed over channels, for relevance `seed` at a tensor, by default the logits."""
         def rule(node, xs, R, g):
             return [(R_i, None) for R_i in lrp_rule(node, xs, R, alpha)]
 
-        seeds = {len(self.nodes): (seed.reshape(self.values[-1].shape), None)}
+        tensor = len(self.nodes) if tensor is None else tensor
+        seeds = {tensor: (seed.reshape(self.values[tensor].shape), None)}
         return self._backward(self.values, seeds, rule, seen)[0][0].sum(axis=0)
 
-    def _lrp(self, t, method, seen):
+    def _lrp(self, t, method, seen, against):
         z = self.logits
         e = (np.arange(len(z)) == t).astype(self.dtype)
         if method in ("lrp_a1b0", "lrp_a2b1"):
             return self._relevance(z * e, 1 if method == "lrp_a1b0" else 2, seen)
+        if method == "lrp_lc":   # "R = X * g at agf_lc's tensor X"
+            tensor, X, g = self._local_seed(t, against)
+            return self._relevance(X * g, 1, seen, tensor)
         if len(z) == 1:
             raise OracleError(f"{method} needs two classes")
         if method == "clrp":
@@ -1424,7 +1463,8 @@ def save(path, array):
 def write_case(directory, model_path, x, classes, option_classes=None, method_classes=None, with_nodes=True):
     """A test case: the files that tests/make_golden.py describes. maps.txt has every class, and every option for
     option_classes (default: all); methods.txt every method that the network allows for method_classes (default: all),
-    smoothgrad with seed 0 and its number of samples as STEPS. Node tensors for the first class."""
+    smoothgrad with seed 0 and its number of samples as STEPS; against.txt the first class against the second. Node
+    tensors for the first class."""
     name = os.path.basename(os.path.abspath(directory))
     os.makedirs(directory, exist_ok=True)
     model_copy = os.path.join(directory, f"{name}.agf")
@@ -1448,18 +1488,11 @@ def write_case(directory, model_path, x, classes, option_classes=None, method_cl
             lines.append(f"{file} {t} {error!r} {option or '-'}\n")
     write_text(os.path.join(directory, "maps.txt"), lines)
 
-    lines = []
+    write_text(os.path.join(directory, "methods.txt"), [])
     for t in classes if method_classes is None else method_classes:
-        for method in [m for m in METHODS if m != "agf"]:
-            steps = CASE_STEPS.get(method, 0)
-            file = f"{method}_{steps}_{t}.npy" if steps else f"{method}_{t}.npy"
-            try:
-                error = add(file, t, method=method, **({"steps": steps, "samples": steps} if steps else {}))
-            except OracleError as reason:
-                print(f"{name}: no {method}: {reason}")
-                continue
-            lines.append(f"{file} {method} {t} {steps} {error!r}\n")
-    write_text(os.path.join(directory, "methods.txt"), lines)
+        add_methods(directory, exact, single, [m for m in METHODS if m != "agf"], t)
+    if len(classes) > 1:
+        add_methods(directory, exact, single, [m for m in METHODS if m not in NOT_AGAINST], classes[0], classes[1])
 
     if with_nodes and classes:
         seen = {}
@@ -1468,8 +1501,38 @@ def write_case(directory, model_path, x, classes, option_classes=None, method_cl
             save(os.path.join(directory, file_name(key) + ".npy"), tensor.astype(np.float32))
 
 
-def write_text(path, lines):
-    with open(path, "w", newline="\n") as f:
+def add_methods(directory, exact, single, methods, t, against=None, largest=np.inf):
+    """Maps of class t by methods, those that the network allows, at the end of a case's methods.txt; of class t
+    against another one at the end of its against.txt. exact, single: the network in both precisions, run. Maps whose
+    float32 error is above `largest` are left out. Differences of two classes cancel, and one float32 run may be exact by
+    luck: their error is the largest of several, at images that rounding could have made of this one."""
+    name, lines, singles = os.path.basename(os.path.abspath(directory)), [], [single]
+    if against is not None:
+        random, image = np.random.RandomState(0), exact.values[0]
+        singles += [Network(single.model, np.float32) for _ in range(4)]
+        for network in singles[1:]:   # the image that the rules speak of, behind an affine map of the input
+            network.values = network.activations(
+                np.float32(image * (1 + 2.0 ** -24 * random.uniform(-1, 1, image.shape))))
+    for method in methods:
+        steps = CASE_STEPS.get(method, 0)
+        request = {"method": method, "against": against, **({"steps": steps, "samples": steps} if steps else {})}
+        file = f"{method}{f'_{steps}' if steps else ''}_{t}{'' if against is None else f'_against_{against}'}.npy"
+        try:
+            heat = exact.explain(t, **request)
+            error = max(relative_error(network.explain(t, **request), heat) for network in singles)
+            if not error <= largest:
+                raise OracleError(f"float32 is off by {error:.1e}")
+        except OracleError as reason:
+            print(f"{name}: no {method}: {reason}")
+            continue
+        save(os.path.join(directory, file), heat)
+        classes = t if against is None else f"{t} {against}"
+        lines.append(f"{file} {method} {classes} {steps} {error!r}\n")
+    write_text(os.path.join(directory, "methods.txt" if against is None else "against.txt"), lines, "a")
+
+
+def write_text(path, lines, mode="w"):
+    with open(path, mode, newline="\n") as f:
         f.writelines(lines)
 
 
@@ -1498,7 +1561,9 @@ def main():
     parser.add_argument("--steps", type=int, default=50, help="of integrated_gradients (default 50)")
     parser.add_argument("--samples", type=int, default=50, help="of smoothgrad (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of smoothgrad, 0 to 2^64 - 1 (default 0)")
-    parser.add_argument("--layer", help="gradcam at this node's output")
+    parser.add_argument("--layer", help=f"of {', '.join(TAKE_LAYER)}: at this node's output")
+    parser.add_argument("--against", type=int, metavar="CLASS", help="why that class rather than this one")
+    parser.add_argument("--smooth", type=float, default=0, metavar="SIGMA", help="blur the map, in pixels (default 0)")
     parser.add_argument("--float32", action="store_true", help="the same code in single precision")
     parser.add_argument("-o", "--output", metavar="OUT.npy", help="the map, [H,W]")
     parser.add_argument("--nodes", metavar="DIR", help="cam_NAME.npy and g_NAME.npy of every node")
@@ -1519,7 +1584,10 @@ def main():
         nodes = {} if a.nodes else None
         options = [option for option in a.options.split(",") if option]
         difference = np.load(a.difference, allow_pickle=False) if a.difference else None
-        heat = network.explain(t, a.method, options, difference, nodes, a.steps, a.samples, a.seed, a.layer)
+        heat = network.explain(t, a.method, options, difference, nodes, a.steps, a.samples, a.seed, a.layer,
+                               a.against)
+        if a.smooth:
+            heat = smoothed(heat, a.smooth)
         if a.nodes:
             os.makedirs(a.nodes, exist_ok=True)
             for key, tensor in nodes.items():

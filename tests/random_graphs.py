@@ -598,9 +598,12 @@ def requests_of(g, exact):
     options = tuple(option for option in oracle.OPTIONS if g.chance(0.4))
     asked.append(dict(t=other, method=g.choose(("agf", "agf_lc")), options=options))
     layers = [node.name for node, value in zip(g.nodes, g.values[1:]) if value.ndim == 3]
-    asked.append(dict(t=other, method="gradcam", layer=g.choose(layers)))
+    asked += [dict(t=other, method=method, layer=g.choose(layers)) for method in oracle.TAKE_LAYER]
     difference = g.normal(exact.latent.size).astype(np.float32)
     asked.append(dict(t=other, method=g.choose(("agf", "agf_a")), difference=difference))
+    for method in oracle.METHODS:
+        if method not in oracle.NOT_AGAINST and len(exact.logits) > 1:
+            asked.append(dict(t=best, method=method, against=exact.ranked(1), **SHORT.get(method, {})))
     return asked
 
 
@@ -634,7 +637,7 @@ def distance(found, expected):
 
 def describe(request):
     words = [request["method"], f"class {request['t']}", *request.get("options", ())]
-    words += [f"layer {request['layer']}"] if "layer" in request else []
+    words += [f"{key} {request[key]}" for key in ("against", "layer") if key in request]
     return " ".join(words + (["label-free"] if "difference" in request else []))
 
 

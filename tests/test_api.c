@@ -662,6 +662,40 @@ static void test_pixel_formats(void) {
         "what is no format");
 }
 
+/* A smoothed map keeps its sum, spreads as a Gaussian, and looks the same from every side; what cannot be smoothed stays as it is. */
+static void test_smoothing(void) {
+  static float map[21 * 34], scratch[21 * 34], before[21 * 34];
+  agf_error err;
+  double sum[2] = {0, 0}, spread = 0;
+  int x, y, i;
+  map[10 * 34 + 16] = 3;
+  CHECK(agf_map_smooth(map, 21, 34, 2, scratch, &err) == AGF_OK, "%s", err.message);
+  for (y = 0; y < 21; y++)
+    for (x = 0; x < 34; x++) {
+      sum[0] += (double)map[y * 34 + x];
+      spread += (double)map[y * 34 + x] * ((x - 16) * (x - 16) + (y - 10) * (y - 10)) / 3;
+    }
+  /* float32 rounds each of a few hundred pixels by 6e-8 of it; what is cut off beyond four deviations has 3e-4 of the variance */
+  CHECK(fabs(sum[0] - 3) <= 1e-6 && fabs(spread - 2 * 2 * 2) <= 0.01, "one pixel of 3 becomes %.9g, variance %.9g", sum[0], spread);
+  CHECK(map[10 * 34 + 14] == map[10 * 34 + 18] && map[8 * 34 + 16] == map[12 * 34 + 16], "it leans to a side");
+  for (i = 0; i < 21 * 34; i++) map[i] = 0.7f;
+  CHECK(agf_map_smooth(map, 21, 34, 40.5, scratch, &err) == AGF_OK, "%s", err.message);
+  for (i = 0; i < 21 * 34; i++) sum[1] = fmax(sum[1], fabs((double)map[i] - (double)0.7f));
+  CHECK(sum[1] <= 2e-7, "a map of one value, smoothed beyond its size, is off by %g", sum[1]);
+  for (i = 0; i < 21 * 34; i++) map[i] = before[i] = (float)(i % 7) - 3;
+  CHECK(agf_map_smooth(map, 21, 34, 0, scratch, &err) == AGF_OK && !memcmp(map, before, sizeof map), "no deviation: %s", err.message);
+  CHECK(refused(agf_map_smooth(map, 21, 34, -1, scratch, &err), &err, AGF_ERR_ARGUMENT, "-1"), "negative: %s", err.message);
+  CHECK(refused(agf_map_smooth(map, 21, 34, NAN, scratch, &err), &err, AGF_ERR_ARGUMENT, "nan"), "NaN: %s", err.message);
+  CHECK(refused(agf_map_smooth(map, 21, 34, 256.5, scratch, &err), &err, AGF_ERR_ARGUMENT, "256"), "too much: %s", err.message);
+  CHECK(refused(agf_map_smooth(map, 0, 34, 1, scratch, &err), &err, AGF_ERR_ARGUMENT, "34 x 0"), "no rows: %s", err.message);
+  CHECK(refused(agf_map_smooth(NULL, 21, 34, 1, scratch, &err), &err, AGF_ERR_ARGUMENT, "NULL"), "no map: %s", err.message);
+  CHECK(refused(agf_map_smooth(map, 21, 34, 1, map + 34, &err), &err, AGF_ERR_ARGUMENT, "overlap"), "one memory: %s", err.message);
+  CHECK(!memcmp(map, before, sizeof map), "a refused map was changed");
+  map[5] = INFINITY;
+  CHECK(refused(agf_map_smooth(map, 21, 34, 1, scratch, &err), &err, AGF_ERR_NUMERIC, "infinity"), "infinite: %s", err.message);
+  CHECK(map[4] == before[4] && map[6] == before[6], "a map that cannot be smoothed was changed");
+}
+
 /* Calls from a session's own callbacks: each must be refused, and what was under way must not notice. */
 typedef struct intruder {
   agf_session *s;
@@ -1090,5 +1124,6 @@ int main(int argc, char **argv) {
   RUN(test_box_of_a_map);
   RUN(test_finding_a_class);
   RUN(test_pixel_formats);
+  RUN(test_smoothing);
   return tests_end();
 }

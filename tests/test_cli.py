@@ -1520,6 +1520,33 @@ def test_gradcam_layer():
     refused("explain", "m.agf", "photo.png", "--layer", "layer1", says="gradcam")
 
 
+def test_against():
+    """--against: another map, said in the text, the figure's foot and JSON; a method that cannot take it is named."""
+    setup()
+    good("explain", "m.agf", "photo.png", "-c", 0, "--npy", "alone.npy")
+    text = good("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "--npy", "against.npy", "-o", "a.png").out
+    check("map of class 0 rather than class 1" in text, text)
+    check(everything(".")["./alone.npy"] != everything(".")["./against.npy"], "the same map")
+    result = explain_json("m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "gradcam")
+    check(result["maps"][0]["against"]["class"] == 1, result["maps"])
+    refused("explain", "m.agf", "photo.png", "-c", 1, "--against", 1, says=["-c 1", "--against 1", "same class"])
+    refused("explain", "m.agf", "photo.png", "--against", 99, says="99")
+    refused("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "clrp", says=["--against", "agf_lc"])
+    done = Run("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "agf,clrp", "--json")
+    check(done.code == 0 and "clrp" in done.err, "clrp is left out aloud: %s" % (done,))
+    check([m["method"] for m in json.loads(done.out)["maps"]] == ["agf"], done.out)
+
+
+def test_smooth():
+    setup()
+    good("explain", "m.agf", "photo.png", "--npy", "m.npy")
+    good("explain", "m.agf", "photo.png", "--npy", "s.npy", "--smooth", 2)
+    (shape, values), (smooth_shape, smooth) = read_npy("m.npy"), read_npy("s.npy")
+    check(shape == smooth_shape and max(smooth) - min(smooth) < max(values) - min(values), "smoother")
+    check(abs(sum(smooth) - sum(values)) <= 1e-4 * sum(map(abs, values)), "the sum stays")
+    refused("explain", "m.agf", "photo.png", "--smooth", -1, says="--smooth -1")
+
+
 def test_bank():
     setup()
     os.mkdir("bank")

@@ -11,7 +11,7 @@
 #include "../agf.h"
 #include <dirent.h>
 
-static int compared_methods[AGF_METHODS]; /* how many maps of each */
+static int compared_methods[AGF_METHODS], compared_against[AGF_METHODS]; /* how many maps of each */
 
 static const struct {
   const char *name;
@@ -177,15 +177,15 @@ static void compare_map(const char *root, const char *name, const char *file, in
   e = st == AGF_OK ? relative_error(map, expected.data, expected.elements) : INFINITY;
   CHECK(e <= limit, "%s %s: off by %.3g, limit %.3g%s%s", name, file, e, limit, st ? ": " : "", st ? err.message : "");
   if (full) printf("  %s %s: relative error %.3g (tight limit %.3g)\n", name, file, e, 4 * rel + 2e-6);
-  if (st == AGF_OK) compared_methods[q->method]++;
+  if (st == AGF_OK) (q->against ? compared_against : compared_methods)[q->method]++;
   free(expected.data);
 }
 
-/* methods.txt: `FILE METHOD TARGET STEPS REL_L2`; STEPS: of integrated_gradients, samples of smoothgrad. Then layers.txt: `FILE
- * LAYER TARGET REL_L2`, gradcam at a layer's output. */
+/* methods.txt: `FILE METHOD TARGET STEPS REL_L2`; STEPS: of integrated_gradients, samples of smoothgrad. against.txt: `FILE METHOD
+ * TARGET AGAINST STEPS REL_L2`. Then layers.txt: `FILE METHOD LAYER TARGET REL_L2`, gradcam and its like at a layer's output. */
 static void run_methods(const char *root, const char *name, int full, const agf_model *model, agf_session *session, float *map,
                         size_t pixels) {
-  char path[1024], file[256], word[64];
+  char path[1024], file[256], word[64], at[64];
   agf_layer layer;
   agf_request q;
   double rel;
@@ -202,11 +202,21 @@ static void run_methods(const char *root, const char *name, int full, const agf_
     compare_map(root, name, file, full, session, &q, rel, map, pixels);
   }
   if (list) close_list(list, path);
+  snprintf(path, sizeof path, "%s/%s/against.txt", root, name);
+  list = fopen(path, "r");
+  while (list && fscanf(list, "%255s %63s %d %d %d %lf", file, word, &target, &q.against, &q.steps, &rel) == 6) {
+    q.method = (agf_method)agf_method_find(word);
+    q.samples = q.steps;
+    q.against++;
+    compare_map(root, name, file, full, session, &q, rel, map, pixels);
+  }
+  if (list) close_list(list, path);
+  q.against = 0;
   snprintf(path, sizeof path, "%s/%s/layers.txt", root, name); /* of few cases */
   list = fopen(path, "r");
-  q.method = AGF_METHOD_GRADCAM;
-  while (list && fscanf(list, "%255s %63s %d %lf", file, word, &target, &rel) == 4) {
-    for (q.layer = 1; agf_model_layer(model, q.layer - 1, 0, 0, &layer, NULL) == AGF_OK && strcmp(layer.name, word); q.layer++)
+  while (list && fscanf(list, "%255s %63s %63s %d %lf", file, word, at, &target, &rel) == 5) {
+    q.method = (agf_method)agf_method_find(word);
+    for (q.layer = 1; agf_model_layer(model, q.layer - 1, 0, 0, &layer, NULL) == AGF_OK && strcmp(layer.name, at); q.layer++)
       continue;
     compare_map(root, name, file, full, session, &q, rel, map, pixels);
   }
@@ -355,6 +365,10 @@ int main(int argc, char **argv) {
   run_folder(root, 0);
   if (tests_chosen) return tests_end();
   CHECK(compared > 0, "no node's cam or g was compared");
-  for (m = 0; m < AGF_METHODS; m++) CHECK(compared_methods[m], "no map of %s was compared", agf_method_name((agf_method)m));
+  for (m = 0; m < AGF_METHODS; m++) {
+    CHECK(compared_methods[m], "no map of %s was compared", agf_method_name((agf_method)m));
+    CHECK(!!compared_against[m] == !!(agf_method_traits((agf_method)m) & AGF_METHOD_TAKES_AGAINST),
+          "%d maps of %s against another class were compared", compared_against[m], agf_method_name((agf_method)m));
+  }
   return tests_end();
 }

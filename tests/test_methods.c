@@ -249,14 +249,19 @@ static void test_contrast(const char *name) {
 
 /* --- bits --- */
 
-/* Every method's map of one class, one after the other; a method that the network does not allow says so, and leaves zeros. */
+enum { MAPS = 2 * AGF_METHODS }; /* of every method, and of one class against another */
+
+/* Every method's map of one class, one after the other, then of that class against the next one; a method that the network does not
+ * allow says so, and leaves zeros. */
 static float *all_maps(const fixture *f, agf_session *s, uint64_t seed, const float *difference) {
-  float *maps = (float *)calloc((size_t)f->pixels * AGF_METHODS, sizeof *maps);
+  float *maps = (float *)calloc((size_t)f->pixels * MAPS, sizeof *maps);
   int m, target = agf_ranked(s, 0);
-  for (m = 0; m < AGF_METHODS; m++) {
+  for (m = 0; m < MAPS; m++) {
     float *map = maps + (size_t)m * (size_t)f->pixels;
-    agf_request q = request_of((agf_method)m, &target);
+    agf_request q = request_of((agf_method)(m % AGF_METHODS), &target);
     agf_error err;
+    q.against = m < AGF_METHODS ? 0 : agf_ranked(s, 1) + 1;
+    if (q.against && !(agf_method_traits(q.method) & AGF_METHOD_TAKES_AGAINST)) continue;
     if (difference) { /* what it leaves behind must not be seen */
       agf_request label_free = request_of(AGF_METHOD_AGF, &target);
       label_free.difference = difference;
@@ -273,9 +278,9 @@ static float *all_maps(const fixture *f, agf_session *s, uint64_t seed, const fl
 
 static void compare_all(const fixture *f, const char *name, const float *a, const float *b, const char *what) {
   int m;
-  for (m = 0; m < AGF_METHODS; m++)
+  for (m = 0; m < MAPS; m++)
     CHECK(!memcmp(a + (size_t)m * (size_t)f->pixels, b + (size_t)m * (size_t)f->pixels, sizeof *a * (size_t)f->pixels),
-          "%s %s: other bits with %s", name, agf_method_name((agf_method)m), what);
+          "%s %s%s: other bits with %s", name, agf_method_name((agf_method)(m % AGF_METHODS)), m < AGF_METHODS ? "" : " against", what);
 }
 
 static void observe_nothing(void *ctx, const agf_observation *o) {
@@ -489,6 +494,62 @@ static void expect(agf_session *s, const agf_request *q, float *map, agf_status 
         agf_status_name(st), err.message, agf_status_name(code), word);
 }
 
+/* One class against another: who takes it, what is refused, and that exchanging the two turns signed gradients around. */
+static void test_against(const char *name) {
+  fixture f = open_case(name);
+  agf_session_config config = config_of(&f, AGF_METHODS_ALL);
+  agf_session *s = begin(&f, &config);
+  float *map = (float *)malloc(3 * sizeof *map * (size_t)f.pixels), *other = map + f.pixels, *again = other + f.pixels;
+  int pair[2], classes = agf_model_classes(f.model), m, i, all[2];
+  char text[32];
+  agf_error err;
+  agf_request q;
+  pair[0] = agf_ranked(s, 0);
+  pair[1] = agf_ranked(s, 1);
+  for (m = 0; m < AGF_METHODS; m++) {
+    q = request_of((agf_method)m, pair);
+    q.steps = 3;
+    if (agf_explain(s, &q, map, &err) != AGF_OK) continue;
+    q.against = pair[1] + 1;
+    if (!(agf_method_traits((agf_method)m) & AGF_METHOD_TAKES_AGAINST)) {
+      expect(s, &q, other, AGF_ERR_ARGUMENT, agf_method_name((agf_method)m));
+      continue;
+    }
+    CHECK(agf_explain(s, &q, other, &err) == AGF_OK, "%s %s: %s", name, agf_method_name(q.method), err.message);
+    /* layercam may: where a pool makes the logits, only its own class's channel has a gradient above 0 */
+    CHECK(q.method == AGF_METHOD_LAYERCAM || memcmp(map, other, sizeof *map * (size_t)f.pixels), "%s %s: a class against another is the class alone", name,
+          agf_method_name(q.method));
+    q.against = 0;
+    CHECK(agf_explain(s, &q, again, &err) == AGF_OK && !memcmp(map, again, sizeof *map * (size_t)f.pixels),
+          "%s %s: against another class leaves something behind", name, agf_method_name(q.method));
+    if (q.method != AGF_METHOD_GRADIENT && q.method != AGF_METHOD_GRADIENT_X_INPUT) continue;
+    q.classes = pair + 1;
+    q.against = pair[0] + 1;
+    agf_explain(s, &q, again, &err);
+    for (i = 0; i < f.pixels && again[i] == (q.method == AGF_METHOD_GRADIENT ? other[i] : -other[i]); i++) continue;
+    CHECK(i == f.pixels, "%s %s: %g, the classes exchanged %g", name, agf_method_name(q.method), (double)other[i], (double)again[i]);
+  }
+  q = request_of(AGF_METHOD_AGF, pair);
+  q.against = pair[0] + 1;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "itself");
+  all[0] = all[1] = -7; /* no map is made where one of them cannot be */
+  q.count = 2;
+  q.classes = NULL;
+  q.explained = all;
+  q.against = pair[1] + 1;
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "itself");
+  CHECK(all[0] == -7 && all[1] == -7, "%s: classes %d and %d were explained", name, all[0], all[1]);
+  q = request_of(AGF_METHOD_AGF, pair);
+  for (i = 0; i < 4; i++) {
+    q.against = i == 0 ? -1 : i == 1 ? INT32_MIN : i == 2 ? classes + 1 : INT32_MAX;
+    snprintf(text, sizeof text, "against = %d:", q.against);
+    expect(s, &q, map, AGF_ERR_ARGUMENT, text);
+  }
+  agf_session_destroy(s);
+  close_case(&f);
+  free(map);
+}
+
 static void test_errors(void) {
   fixture f = open_case("corners"), one = open_case("one_class");
   agf_session_config config = config_of(&f, 0);
@@ -500,7 +561,7 @@ static void test_errors(void) {
   agf_error err;
   expect(s, &q, map, AGF_ERR_ARGUMENT, "sglrp");
   q.method = (agf_method)AGF_METHODS;
-  expect(s, &q, map, AGF_ERR_ARGUMENT, "13");
+  expect(s, &q, map, AGF_ERR_ARGUMENT, "unknown method");
   q.method = AGF_METHOD_AGF_LC; /* corners has a flatten and linear layers, no global pooling */
   expect(s, &q, map, AGF_ERR_UNSUPPORTED, "global average pool");
   agf_session_destroy(s);
@@ -558,6 +619,7 @@ int main(int argc, char **argv) {
     RUN_ON(test_full_gradients, golden[i]);
     RUN_ON(test_contrast, golden[i]);
     RUN_ON(test_bits, golden[i]);
+    RUN_ON(test_against, golden[i]);
     RUN_ON(test_variant, golden[i]);
     RUN_ON(test_session, golden[i]);
   }

@@ -147,11 +147,50 @@ def test_options_of_methods():
             (lambda: session.explain(method="gradcam", layer="nowhere"), ValueError, "nowhere"),
             (lambda: session.explain(method="gradcam", layer=10**6), ValueError, "layer"),
             (lambda: session.explain(method="gradcam", steps=3), TypeError, "layer"),
-            (lambda: session.explain(method="gradient", no_a=True), TypeError, "none"),
+            (lambda: session.explain(method="gradient", no_a=True), TypeError, "against"),
+            (lambda: session.explain(method="clrp", no_a=True), TypeError, "none"),
             (lambda: session.explain(method="integrated_gradients", steps=0), ValueError, "steps"),
             (lambda: session.explain(method="smoothgrad", seed=-1), ValueError, "seed"),
         ):
             raises(kind, call, text)
+
+
+def test_against():
+    """One class against another: by number in a session, by label where labels are; what it is on a gradient."""
+    with agf.Model(path_of("squeeze_tiny")) as model, model.session(threads=1, methods=agf.METHODS) as session:
+        session.run(load("squeeze_tiny", "input.npy"))
+        best, next_best = session.ranked(0), session.ranked(1)
+        both = session.explain([best, next_best], method="gradient_x_input").astype(np.float64)
+        against = session.explain(best, method="gradient_x_input", against=next_best)[0]
+        # Two float32 sums of a few thousand terms each.
+        close_to(against, both[0] - both[1], 1e-5)
+        for method in ("agf", "agf_lc", "lrp_lc", "hirescam"):
+            alone, other = session.explain(best, method=method), session.explain(best, method=method, against=next_best)
+            check(np.isfinite(other).all() and not np.array_equal(alone, other), f"{method} against another class")
+        for call, kind, text in (
+            (lambda: session.explain(best, method="lrp_a1b0", against=next_best), TypeError, "lrp_a1b0"),
+            (lambda: session.explain(best, against=best), agf.Error, "itself"),
+            (lambda: session.explain(best, against=10**4), ValueError, "class"),
+            (lambda: session.explain(best, against="cup"), ValueError, "labels"),
+        ):
+            raises(kind, call, text)
+        x = load("squeeze_tiny", "input.npy")
+        why = model.explain(x, [best], against=next_best)
+        check(np.array_equal(why.map, session.explain(best, against=next_best)[0]), "Model.explain against")
+        check(why.against == f"class {next_best}" and f"against class {next_best}" in repr(why), repr(why))
+
+
+def test_smoothing():
+    x = load("squeeze_tiny", "input.npy")
+    with agf.Model(path_of("squeeze_tiny")) as model:
+        plain, smooth = model.explain(x, top=2), model.explain(x, top=2, smooth=1.5)
+        check(plain.classes == smooth.classes and plain.maps.shape == smooth.maps.shape, "the same classes")
+        for before, after in zip(plain.maps, smooth.maps):
+            check(np.array_equal(agf.smooth_map(before, 1.5), after) and np.ptp(after) < np.ptp(before), "each map")
+            close_to(np.array([after.sum()]), np.array([before.sum()], np.float64), 1e-4)
+        check(np.array_equal(agf.smooth_map(plain.map, 0), plain.map), "0 changes nothing")
+        for sigma in (-1, float("nan"), 257):
+            raises(agf.Error, lambda: agf.smooth_map(plain.map, sigma), "deviation")
 
 
 def test_several_classes():

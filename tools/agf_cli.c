@@ -83,8 +83,8 @@ typedef struct options {
   text_list classes, masks, methods;
   int top;
   const char *out, *npy, *logits;
-  const char *layer, *ablations, *cmap, *layout, *isa, *bank, *font, *frames;
-  double alpha, vmax;
+  const char *against, *layer, *ablations, *cmap, *layout, *isa, *bank, *font, *frames;
+  double alpha, vmax, smooth;
   int overlay, colour, panel_width, show, html, raw, count, json, low_memory, verbose, quiet, help;
   int width, height; /* 0: the model's own */
   int threads;
@@ -117,6 +117,8 @@ static const option options_known[] = {
   {"class", 'c', EXPLAIN | WATCH, LIST, FIELD(classes), 0, 0, "CLASS",
    "explain this class: its index, its label, or a part of the\nlabel that no other has; may be given several times"},
   {"top", 0, EXPLAIN | WATCH, COUNT, FIELD(top), 1, INT_MAX, "K", "explain the K best classes (without -c and --top: the best)"},
+  {"against", 0, EXPLAIN | WATCH, TEXT, FIELD(against), 0, 0, "CLASS",
+   "explain why each class rather than this one, named as for -c"},
   {"out", 'o', EXPLAIN, TEXT, FIELD(out), 0, 0, "OUT",
    "write a PNG: OUT.png, or into a folder, which a '/' at its end makes, or to a name with %s (a file for each class) and %p (the "
    "picture's name); - is standard output; without -o only the text is printed"},
@@ -153,16 +155,19 @@ static const option options_known[] = {
    "print JSON: one object, on one line, for each picture or model"},
   {"method", 'm', EXPLAIN | WATCH, LIST, FIELD(methods), 0, 0, "METHOD",
    "several times, or a list divided by commas; agf (default): Attribution Guided Factorization; agf_a, agf_lc: its variants; "
-   "gradient, gradient_x_input, smoothgrad, integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1, clrp, sglrp: other methods, "
-   "to compare; all: a contact sheet"},
+   "gradient, gradient_x_input, smoothgrad, integrated_gradients, gradcam, fullgrad, lrp_a1b0, lrp_a2b1, clrp, sglrp, layercam, "
+   "hirescam, lrp_lc: other methods, to compare; all: a contact sheet"},
   {"layer", 0, EXPLAIN | WATCH, TEXT, FIELD(layer), 0, 0, "NAME",
-   "the layer whose output gradcam weighs, by its name or number\nin `agf info` (default: the last before the classifier)"},
+   "the layer whose output gradcam, layercam and hirescam weigh, by its name or number in `agf info` (default: the last before the "
+   "classifier)"},
   {"steps", 0, EXPLAIN | WATCH, COUNT, FIELD(steps), 1, 100000, "N",
    "images on the way to this one, for integrated_gradients (default 50)"},
   {"samples", 0, EXPLAIN | WATCH, COUNT, FIELD(samples), 1, 100000, "N", "noisy images, for smoothgrad (default 50)"},
   {"seed", 0, EXPLAIN | WATCH, COUNT, FIELD(seed), 0, 2147483647, "N", "of smoothgrad's noise (default 0)"},
   {"options", 0, EXPLAIN | WATCH, TEXT, FIELD(ablations), 0, 0, "LIST",
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
+  {"smooth", 0, EXPLAIN | WATCH, REAL, FIELD(smooth), 0, 256, "SIGMA",
+   "blur the finished maps: a Gaussian of SIGMA pixels of the map (default 0: as they are)"},
   {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
    "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in DIR"},
   {"size", 0, EXPLAIN | WATCH | INFO | BENCH, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
@@ -438,7 +443,7 @@ typedef struct explainer {
   int ranks;         /* how many of the best classes to explain besides */
   agf_method methods[AGF_METHODS];
   int method_count;
-  int layer;         /* gradcam's, as agf_request has it */
+  int layer, against; /* as agf_request has them */
   unsigned ablations;
   int cmap;          /* -1: by the method */
   style style;
@@ -717,7 +722,7 @@ static void check_taken(const explainer *e, bool given, const char *shown, unsig
   fatal("%s is for the method %s: give it with -m", shown, *list ? list : "(none in this engine)");
 }
 
-/* gradcam's layer, as agf_request has it; 0: the default. */
+/* The layer of gradcam and its like, as agf_request has it; 0: the default. */
 static int find_layer(const explainer *e) {
   const char *text = e->asked->layer;
   int layers = agf_model_layers(e->model), i, index;
@@ -742,6 +747,10 @@ static void choose_classes(explainer *e) {
   e->classes = allocate((size_t)e->class_count, sizeof *e->classes);
   for (i = 0; i < e->class_count; i++)
     e->classes[i] = find_class(e->model, o->classes.items[i]);
+  e->against = o->against ? find_class(e->model, o->against) + 1 : 0;
+  for (i = 0; e->against && i < e->class_count; i++)
+    if (e->classes[i] == e->against - 1)
+      fatal("-c %s --against %s: the same class", o->classes.items[i], o->against);
   e->ranks = o->top ? o->top : !e->class_count;
   if (e->ranks > agf_model_classes(e->model))
     fatal("--top %d: the model has %d classes", e->ranks, agf_model_classes(e->model));
@@ -919,7 +928,7 @@ static double *probabilities(const agf_session *session, int classes) {
 static bool explain_run(explainer *e, const subject *s, result *r, problem *why) {
   size_t map_size = (size_t)e->height * (size_t)e->width;
   int latents = agf_latent_size(e->session), i, m;
-  float *difference = NULL;
+  float *difference = NULL, *scratch;
   agf_request request;
   agf_error error;
 
@@ -938,6 +947,7 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   memset(&request, 0, sizeof request);
   request.count = r->per_method;
   request.classes = r->explained;
+  request.against = e->against; /* a method that cannot is left out aloud: beside the others its map would mean something else */
   if (s->nearest) {
     difference = allocate((size_t)latents, sizeof *difference);
     for (i = 0; i < latents; i++)
@@ -970,6 +980,11 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
     }
   }
   free(difference);
+  scratch = allocate(map_size, sizeof *scratch);
+  for (i = 0; i < r->count; i++)
+    if (agf_map_smooth(r->maps + (size_t)i * map_size, r->height, r->width, e->asked->smooth, scratch, &error))
+      fatal("%s: %s", s->path, error.message);
+  free(scratch);
   return r->count > 0;
 }
 
@@ -996,7 +1011,7 @@ static void take_notes(const explainer *e, const prepared *p, result *r) {
       text_list_add(&r->notes, text_of("the picture is nearly black: its brightest value is %d of 255 (fewer bits than its file says?)",
                                        brightest));
   }
-  if (r->classes == 2 && (has_method(e, AGF_METHOD_AGF) || has_method(e, AGF_METHOD_AGF_A)))
+  if (r->classes == 2 && !e->against && (has_method(e, AGF_METHOD_AGF) || has_method(e, AGF_METHOD_AGF_A)))
     text_list_add(&r->notes, text_of("of two classes agf and agf_a hardly tell one from the other (their seed has no contrast): "
                                      "-m agf_lc does"));
   for (i = 0; i < r->count; i++)
@@ -1161,6 +1176,14 @@ static char *methods_text(const explainer *e) {
   }
   if (e->asked->ablations) {
     longer = text_of("%s (%s)", text, e->asked->ablations);
+    free(text);
+    text = longer;
+  }
+  if (e->against) {
+    char *name = class_name(e->model, e->against - 1);
+
+    longer = text_of("%s, rather than %s", text, name);
+    free(name);
     free(text);
     text = longer;
   }
@@ -1378,6 +1401,13 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     range_of(r, i, &low, &high);
     printf("  map of ");
     print_clean(name);
+    if (e->against) {
+      char *other = class_name(e->model, e->against - 1);
+
+      printf(" rather than ");
+      print_clean(other);
+      free(other);
+    }
     if (e->method_count > 1)
       printf(" by %s", agf_method_name(r->method[i]));
     printf(", %s: %s to %s", share_text(e, r, r->explained[i], share), scale_number(low, low_text),
@@ -1459,6 +1489,11 @@ static void print_json(const explainer *e, const subject *s, const prepared *p, 
     printf("%s", i ? ", " : "");
     print_json_class(e, r, r->explained[i]);
     printf(", \"method\": \"%s\"", agf_method_name(r->method[i]));
+    if (e->against) {
+      printf(", \"against\": {\"class\": %d, \"label\": ", e->against - 1);
+      json_string(agf_model_label(e->model, e->against - 1));
+      printf("}");
+    }
     printf(", \"min\": %.9g, \"max\": %.9g", low, high);
     if (!agf_map_box(r->maps + (size_t)i * (size_t)r->height * (size_t)r->width, r->height, r->width, BOX_SHARE, &box, NULL))
       print_json_box(p, r, &box);
@@ -1711,6 +1746,7 @@ static void choose_all(explainer *e) {
   if (!*e->model_name)
     e->model_name = base_name(asked->arguments.items[0]);
   agf_model_input(e->model, &e->input);
+  check_taken(e, asked->against, "--against", AGF_METHOD_TAKES_AGAINST);
   check_taken(e, asked->layer, "--layer", AGF_METHOD_TAKES_LAYER);
   check_taken(e, asked->ablations, "--options", AGF_METHOD_TAKES_OPTIONS);
   check_taken(e, asked->bank, "--bank", AGF_METHOD_TAKES_DIFFERENCE);

@@ -107,7 +107,7 @@ class Method(namedtuple("Method", "text name options")):
     @property
     def centred(self):
         """Whether foreground is where a map of this method is above its mean, and not above 0."""
-        return self.name in ("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam")
+        return self.name in ("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam", "layercam", "hirescam")
 
 
 # What is measured. Pure functions of arrays, which tests/test_eval.py checks against cases that can be done by hand.
@@ -729,7 +729,7 @@ class Segment(Experiment):
     help = "maps as segmentations, against masks"
     note = (
         "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, "
-        "fullgrad, smoothgrad, integrated_gradients, gradcam), where it is above its mean. Pixel accuracy and"
+        "fullgrad, smoothgrad, integrated_gradients, gradcam and its like), where it is above its mean. Pixel accuracy and"
         " mIoU (mean over foreground and background) pool the pixels of all pictures; average precision takes"
         " the map itself as a ranking, a mean over pictures. Energy is the share of the map's positive part that lies "
         "in the mask (the energy-based pointing game), a mean over pictures; chance is the mask's share of the picture."

@@ -28,7 +28,7 @@ at the next layer.
 from .arrays import as_picture, frame
 from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
 from .explanation import Box, Explanation, read_picture
-from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render
+from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render, smooth_map
 
 METHODS: tuple[str, ...]
 COLORMAPS: tuple[str, ...]
@@ -65,5 +65,6 @@ __all__ = [
     "printable",
     "read_picture",
     "render",
+    "smooth_map",
     "version",
 ]

@@ -39,6 +39,7 @@ TRAITS = {
     "normalised": 64,
     "not_negative": 128,
     "planned": 256,
+    "takes_against": 512,
 }
 RUN_EXPLAIN = 1
 
@@ -131,6 +132,7 @@ class CRequest(ctypes.Structure):
         ("samples", c_int),
         ("seed", c_uint64),
         ("layer", c_int),
+        ("against", c_int),
     ]
 
 
@@ -206,6 +208,7 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_colormap_find": (c_int, [c_char_p]),
     "agf_colormap_name": (c_char_p, [c_int]),
     "agf_map_scale": (c_float, [c_void_p, c_int, c_int]),
+    "agf_map_smooth": (c_int, [c_void_p, c_int, c_int, c_double, c_void_p, POINTER(CError)]),
     "agf_map_box": (c_int, [c_void_p, c_int, c_int, c_double, POINTER(CBox), POINTER(CError)]),
     "agf_render": (
         c_int,
@@ -325,7 +328,7 @@ def method_has(method: str, trait: str) -> bool:
 def options_of(method: str) -> tuple[str, ...]:
     """The options that Session.explain() takes for a method."""
     asked = {"takes_options": tuple(ABLATIONS), "takes_samples": ("samples", "seed")}
-    asked.update(takes_steps=("steps",), takes_layer=("layer",))
+    asked.update(takes_steps=("steps",), takes_layer=("layer",), takes_against=("against",))
     return tuple(option for trait, options in asked.items() if method_has(method, trait) for option in options)
 
 

@@ -75,6 +75,7 @@ class Explanation:
     picture: NDArray[np.uint8] | None  #: [height, width, 3]; None if a tensor was explained
     seen: Any  #: the Rect of the picture that the network saw
     path: str = ""  #: where the picture was read from, if that was given
+    against: str = ""  #: the label of the class that the others are explained against, if there is one
 
     @property
     def map(self) -> NDArray[np.float32]:
@@ -94,7 +95,8 @@ class Explanation:
 
     def __repr__(self) -> str:
         found = ", ".join(f"{label} {p:.3g}" for label, p in zip(self.labels, self.probabilities))
-        return printable(f"<agf.Explanation {self.method}{' of ' + self.path if self.path else ''}: {found}>")
+        of, other = f" of {self.path}" if self.path else "", f", against {self.against}" if self.against else ""
+        return printable(f"<agf.Explanation {self.method}{of}: {found}{other}>")
 
     def __len__(self) -> int:
         return len(self.classes)

@@ -287,6 +287,7 @@ class Model(_Uncopyable):
         *,
         size: tuple[int, int] | None = None,
         threads: int = 0,
+        smooth: float = 0.0,
         **options: Any,
     ) -> Explanation | list[Explanation]:
         """Why the network sees a class in a picture: an Explanation. A list of pictures: a list of them.
@@ -295,12 +296,14 @@ class Model(_Uncopyable):
         [height, width, 3] in RGB, or a preprocessed tensor, floats [C, H, W]. A batch is any iterable of these, or an
         array with one more dimension in front.
         classes: labels or numbers; or top=n: the n highest logits (default: the prediction).
-        method, options: as in Session.explain(). size: (height, width) of the network's input (None: nominal, or the
+        method, options: as in Session.explain(). smooth: smooth_map()'s deviation in pixels, for the maps (0: as they
+        are). size: (height, width) of the network's input (None: nominal, or the
         tensor's). threads: 0 for all cores.
         The session behind it is kept for the next call in the same thread.
         """
         if is_batch(photo):
-            more = {"classes": classes, "top": top, "method": method, "size": size, "threads": threads, **options}
+            more = {"classes": classes, "top": top, "method": method, "size": size, "threads": threads, "smooth": smooth}
+            more |= options
             return [self.explain(one, **more) for one in photo]
         if classes is not None:
             single = isinstance(classes, str) or (hasattr(classes, "__index__") and np.ndim(classes) == 0)
@@ -319,6 +322,8 @@ class Model(_Uncopyable):
             x, seen = self.to_input(picture, *session.input_shape[1:])
         logits = session.run(x)
         maps = session.explain(classes=classes, top=top, method=method, **options)  # type: ignore[arg-type]
+        if smooth:
+            maps = np.stack([smooth_map(heat, smooth) for heat in maps])
         p = self.probabilities(logits)
         return Explanation(
             maps=maps,
@@ -330,6 +335,7 @@ class Model(_Uncopyable):
             picture=picture,
             seen=seen,
             path=path,
+            against=self.class_name(self.class_index(options["against"])) if "against" in options else "",
         )
 
     def _session_of_thread(self, method: str, height: int, width: int, threads: int) -> Session:
@@ -451,6 +457,17 @@ def map_scale(map: ArrayLike) -> float:
     """Where a colour scale for a map [H, W] should end: the magnitude that 0.5 % of its pixels exceed (agf.h)."""
     values = as_map(map)
     return float(library().agf_map_scale(values.ctypes.data, *values.shape))
+
+
+def smooth_map(map: ArrayLike, sigma: float) -> NDArray[np.float32]:
+    """A map [H, W] blurred by a Gaussian of deviation sigma pixels, 0 to 256, its edges reflected (agf_map_smooth)."""
+    values, error = as_map(map).copy(), CError()
+    scratch = np.empty_like(values)
+    check(
+        library().agf_map_smooth(values.ctypes.data, *values.shape, sigma, scratch.ctypes.data, byref(error)),
+        error,
+    )
+    return values
 
 
 def overlay(map: ArrayLike, over: Any, seen: Rect, cmap: str = "rdbu", vmax: float = 0.0, alpha: float = 0.8) -> Picture:
@@ -629,9 +646,11 @@ class Session(_Uncopyable):
         method: one of METHODS.
         difference: [len(latent())] floats, for the label-free procedure: this picture's latent vector minus a
         neighbour's.
-        options: of smoothgrad, samples=n (noisy images) and seed=n; of integrated_gradients, steps=n; of gradcam,
-        layer=the name of the node whose output is weighted, or its index in model.layers(); of agf, agf_a and agf_lc,
-        the paper's ablations, True or False: no_fx, no_fdx, no_m, no_a, no_reg, fx_gradcam.
+        options: against=a class, by its label or number: why each class rather than that one, of all methods but
+        lrp_a1b0, lrp_a2b1, clrp and sglrp; of smoothgrad, samples=n (noisy images) and seed=n; of integrated_gradients,
+        steps=n; of gradcam, layercam and hirescam, layer=the name of the node whose output is weighted, or its index in
+        model.layers(); of agf, agf_a and agf_lc, the paper's ablations, True or False: no_fx, no_fdx, no_m, no_a,
+        no_reg, fx_gradcam.
         """
         if classes is not None and top is not None:
             raise ValueError("classes or top, not both")
@@ -654,6 +673,8 @@ class Session(_Uncopyable):
                 request.seed = as_int(value, name, most=2**64 - 1)
             elif name == "layer":
                 request.layer = self.model.layer_index(value) + 1
+            elif name == "against":
+                request.against = self.model.class_index(value) + 1
             else:
                 setattr(request, name, as_int(value, name, 1))
         explained = (c_int * request.count)()
