@@ -1508,11 +1508,12 @@ def add_methods(directory, exact, single, methods, t, against=None, largest=np.i
     luck: their error is the largest of several, at images that rounding could have made of this one."""
     name, lines, singles = os.path.basename(os.path.abspath(directory)), [], [single]
     if against is not None:
-        random, image = np.random.RandomState(0), exact.values[0]
-        singles += [Network(single.model, np.float32) for _ in range(4)]
-        for network in singles[1:]:   # the image that the rules speak of, behind an affine map of the input
-            network.values = network.activations(
-                np.float32(image * (1 + 2.0 ** -24 * random.uniform(-1, 1, image.shape))))
+        random, image = np.random.RandomState(0), exact.values[0]   # behind an affine map of the input
+        values, which = np.unique(image, return_inverse=True)       # what is equal stays equal: a tie in a max pool
+        for _ in range(4):
+            moved = values * (1 + 2.0 ** -24 * random.uniform(-1, 1, len(values)))
+            singles.append(Network(single.model, np.float32))
+            singles[-1].values = singles[-1].activations(np.float32(moved[which].reshape(image.shape)))
     for method in methods:
         steps = CASE_STEPS.get(method, 0)
         request = {"method": method, "against": against, **({"steps": steps, "samples": steps} if steps else {})}

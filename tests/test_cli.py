@@ -1525,7 +1525,7 @@ def test_against():
     setup()
     good("explain", "m.agf", "photo.png", "-c", 0, "--npy", "alone.npy")
     text = good("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "--npy", "against.npy", "-o", "a.png").out
-    check("map of class 0 rather than class 1" in text, text)
+    check("map of cat (0) rather than polecat (1)" in text, text)
     check(everything(".")["./alone.npy"] != everything(".")["./against.npy"], "the same map")
     result = explain_json("m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "gradcam")
     check(result["maps"][0]["against"]["class"] == 1, result["maps"])

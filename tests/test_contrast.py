@@ -300,7 +300,8 @@ def test_equal_logits():
     def normal(*shape):
         return random.standard_normal(shape).astype(np.float32)
 
-    nodes = [agf_convert.Node("conv", "c", [agf_convert.IMAGE], kernel=(3, 3), pad=(1,) * 4, weights=normal(6, 3, 3, 3)),
+    nodes = [agf_convert.Node("conv", "c", [agf_convert.IMAGE], kernel=(3, 3), stride=(1, 1), pad=(1,) * 4,
+                              dilation=(1, 1), groups=1, weights=normal(6, 3, 3, 3)),
              agf_convert.Node("relu", "r", ["c"]), agf_convert.Node("global_avgpool", "p", ["r"]),
              agf_convert.Node("flatten", "f", ["p"]), agf_convert.Node("linear", "l", ["f"], weights=normal(3, 6))]
     nodes[-1].weights[2] = nodes[-1].weights[0]
