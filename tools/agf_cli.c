@@ -1187,6 +1187,11 @@ static char *methods_text(const explainer *e) {
     free(text);
     text = longer;
   }
+  if (e->asked->smooth > 0) {
+    longer = text_of("%s, smoothed by %g pixels", text, e->asked->smooth);
+    free(text);
+    text = longer;
+  }
   return text;
 }
 
