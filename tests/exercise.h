@@ -66,6 +66,8 @@ static inline void exercise_session(const agf_model *model, ledger *l, agf_sessi
     q.method = (agf_method)((flags >> 12 & 15) % AGF_METHODS);
     q.steps = q.samples = 2;
     if (agf_explain(s, &q, map, &err) != AGF_OK && !err.message[0]) r->broken = "agf_explain refuses without a message";
+    q.against = agf_model_classes(model); /* against the last class, which may be the one that is explained */
+    if (agf_explain(s, &q, map, &err) != AGF_OK && !err.message[0]) r->broken = "agf_explain refuses without a message";
     memset(&q, 0, sizeof q);
     q.count = 1;
   }

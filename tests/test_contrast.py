@@ -164,7 +164,7 @@ def lrp_node(node, xs, R):
         return pulled(lambda *a: TORCH[node.op](node, *a), [a.abs() if node.cancels else a for a in xs], R)
     if node.op == "mul":
         return [R, torch.zeros_like(xs[1])]
-    if node.op in ("flatten", "concat", "slice", "shuffle", "pad"):
+    if node.op in ("flatten", "concat", "slice", "shuffle", "pad", "resize"):
         xs = [x.detach().requires_grad_() for x in xs]
         y = TORCH[node.op](node, *xs)
         return list(torch.autograd.grad(y, xs, R.reshape(y.shape)))
