@@ -6317,9 +6317,7 @@ typedef struct agf_local_job {
 } agf_local_job;
 
 /* Whether class k is one of those that the target is contrasted with. */
-static inline int agf_is_other(const agf_local_job *j, int k) {
-  return k != j->target && (j->against < 0 || k == j->against);
-}
+static inline int agf_is_other(const agf_local_job *j, int k) { return k != j->target && (j->against < 0 || k == j->against); }
 
 /* A block of columns of V X at every position; X is read where it lies, AGF_LINEAR_WIDE_ROWS channels at a time. */
 static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -6340,8 +6338,8 @@ static void agf_local_logits_task(agf_session *s, const void *arg, int i, unsign
   }
 }
 
-/* u = P * (1 for the class, -q_k for the others, 0 for those beside them) / pixels, the gradient of one position's contrast in its logits: element k of l (plus
- * bias[k], where it is not NULL) and u stands at [k / 16 * block + k % 16]. u may be l. */
+/* u = P * (1 for the class, -q_k for the others, 0 for those beside them) / pixels, the gradient of one position's contrast in its
+ * logits: element k of l (plus bias[k], where it is not NULL) and u stands at [k / 16 * block + k % 16]. u may be l. */
 static void agf_contrast_of(const agf_local_job *j, int classes, const float *l, const float *bias, ptrdiff_t block, float *u,
                             ptrdiff_t u_block) {
   double max = -DBL_MAX, sum = 0, own = 0, share;
@@ -6360,7 +6358,7 @@ static void agf_contrast_of(const agf_local_job *j, int classes, const float *l,
   share = 1 / (1 + agf_exp_double((max - own) / j->spread) * sum) / ((double)j->t->h * (double)j->t->w);
   for (k = 0; k < classes; k++) {
     double v = (double)l[k / AGF_CB * block + k % AGF_CB] + (bias ? (double)bias[k] : 0);
-    u[k / AGF_CB * u_block + k % AGF_CB] = (float)(k == j->target        ? share
+    u[k / AGF_CB * u_block + k % AGF_CB] = (float)(k == j->target       ? share
                                                    : agf_is_other(j, k) ? -share * (agf_exp_double((v - max) / j->spread) / sum)
                                                                         : 0);
   }
@@ -6433,7 +6431,8 @@ static agf_status agf_local_head(agf_session *s, agf_explanation *e, const agf_l
     plan->step[r].rules->forward(s, &plan->step[r], &f);
   }
   if (i)
-    return agf_fail(err, AGF_ERR_NUMERIC, "%s: an activation of the head is infinite or NaN at one of the positions", e->rules->name);
+    return agf_fail(err, AGF_ERR_NUMERIC, "%s: an activation of the head is infinite or NaN at one of the positions",
+                    e->rules->name);
   return AGF_OK;
 }
 
@@ -6478,7 +6477,8 @@ static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *
   j.target = e->target;
   j.against = e->against;
   for (i = 0; i < s->model->classes; i++)
-    if (agf_is_other(&j, i) && fabs((double)e->z[i] - e->z[e->target]) > j.spread) j.spread = fabs((double)e->z[i] - e->z[e->target]);
+    if (agf_is_other(&j, i) && fabs((double)e->z[i] - e->z[e->target]) > j.spread)
+      j.spread = fabs((double)e->z[i] - e->z[e->target]);
   if (!(j.spread > 0) && e->against >= 0)
     return agf_fail(err, AGF_ERR_NUMERIC, "%s: the logits of class %d and of class %d, against which it is, are equal: %g",
                     e->rules->name, e->target, e->against, (double)e->z[e->target]);
@@ -7785,8 +7785,8 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   all.against = q->against - 1;
   for (i = 0; i < q->count; i++)
     if ((q->classes ? q->classes[i] : order[i]) == all.against)
-      return agf_fail(err, AGF_ERR_ARGUMENT, "%s: class %d against itself: a map asks why a class rather than another", all.rules->name,
-                      all.against);
+      return agf_fail(err, AGF_ERR_ARGUMENT, "%s: class %d against itself: a map asks why a class rather than another",
+                      all.rules->name, all.against);
   for (i = 0; i < q->count && status == AGF_OK; i++) {
     agf_explanation e = all;
     float *map = maps + (size_t)i * pixels;
@@ -7816,8 +7816,8 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
   if (q->against && !(rules->traits & AGF_METHOD_TAKES_AGAINST))
     return agf_fail(err, AGF_ERR_ARGUMENT, "%s cannot explain one class against another", rules->name);
   if (q->against < 0 || q->against > s->model->classes)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "%s with against = %d: the network has classes 0 to %d, which are 1 to %d here", rules->name,
-                    q->against, s->model->classes - 1, s->model->classes);
+    return agf_fail(err, AGF_ERR_ARGUMENT, "%s with against = %d: the network has classes 0 to %d, which are 1 to %d here",
+                    rules->name, q->against, s->model->classes - 1, s->model->classes);
   if ((rules->traits & AGF_METHOD_TAKES_STEPS) && q->steps < 0)
     return agf_fail(err, AGF_ERR_ARGUMENT, "%s in %d steps", rules->name, q->steps);
   if ((rules->traits & AGF_METHOD_TAKES_SAMPLES) && q->samples < 0)

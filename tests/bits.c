@@ -151,9 +151,12 @@ static void add_maps(sha256 *sha, agf_session *session, agf_request *q, float *m
 /* What came after the first hash was settled: the second class against the first by every method that has it (a later one may join
  * only with a hash of its own), the later methods, the last map smoothed. */
 static void hash_later(const test_case *c, const agf_session_config *config, agf_session *session, float *maps, char text[65]) {
-  static const agf_method methods[] = {AGF_METHOD_AGF, AGF_METHOD_AGF_A, AGF_METHOD_AGF_LC, AGF_METHOD_GRADIENT_X_INPUT,
-                                       AGF_METHOD_SMOOTHGRAD, AGF_METHOD_INTEGRATED_GRADIENTS, AGF_METHOD_FULLGRAD,
-                                       AGF_METHOD_GRADCAM, AGF_METHOD_LAYERCAM, AGF_METHOD_HIRESCAM, AGF_METHOD_LRP_LC};
+  static const agf_method methods[] = {AGF_METHOD_AGF,        AGF_METHOD_AGF_A,
+                                       AGF_METHOD_AGF_LC,     AGF_METHOD_GRADIENT_X_INPUT,
+                                       AGF_METHOD_SMOOTHGRAD, AGF_METHOD_INTEGRATED_GRADIENTS,
+                                       AGF_METHOD_FULLGRAD,   AGF_METHOD_GRADCAM,
+                                       AGF_METHOD_LAYERCAM,   AGF_METHOD_HIRESCAM,
+                                       AGF_METHOD_LRP_LC};
   int target = agf_model_classes(c->model) > 1 ? agf_ranked(session, 1) : 0, against;
   size_t i;
   agf_request q;

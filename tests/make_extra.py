@@ -13,8 +13,8 @@ tests/make_golden.py describes, without node tensors (`oracle.py --nodes` writes
     errors.txt        METHOD TARGET STATUS: there is no map, the engine answers with this agf_status
     label_free.txt    FILE TARGET REL_L2 DIFFERENCE: an AGF map by the label-free procedure, with the latent vectors'
                       difference in the .npy file DIFFERENCE; TARGET is the classifier's prediction for it
-    layers.txt        FILE METHOD LAYER TARGET REL_L2: gradcam and its like at LAYER's output, for every layer that has a
-                      height and width
+    layers.txt        FILE METHOD LAYER TARGET REL_L2: gradcam and its like at LAYER's output, for every layer that has
+                      a height and width
     against.txt       FILE METHOD TARGET AGAINST STEPS REL_L2: one class against another
 
 In methods.txt, STEPS is integrated_gradients' number of steps and smoothgrad's number of samples (its seed is 0).

@@ -1168,7 +1168,7 @@ class Network:
 
         options: of OPTIONS, for agf, agf_a and agf_lc. difference: label-free procedure, shaped as .latent or flat, for
         agf and agf_a. nodes: a dict that receives cam/NAME and g/NAME at every node (gradients: g alone, LRP: cam
-        alone). steps: of integrated_gradients. samples, seed: of smoothgrad. layer: of TAKE_LAYER, at this node's output.
+        alone). steps: of integrated_gradients. samples, seed: of smoothgrad. layer: of TAKE_LAYER, this node's output.
         against: the other class of "One class against another"."""
         if self.values is None:
             raise OracleError("explain() before run()")
@@ -1504,8 +1504,8 @@ def write_case(directory, model_path, x, classes, option_classes=None, method_cl
 def add_methods(directory, exact, single, methods, t, against=None, largest=np.inf):
     """Maps of class t by methods, those that the network allows, at the end of a case's methods.txt; of class t
     against another one at the end of its against.txt. exact, single: the network in both precisions, run. Maps whose
-    float32 error is above `largest` are left out. Differences of two classes cancel, and one float32 run may be exact by
-    luck: their error is the largest of several, at images that rounding could have made of this one."""
+    float32 error is above `largest` are left out. Differences of two classes cancel, and one float32 run may be exact
+    by luck: their error is the largest of several, at images that rounding could have made of this one."""
     name, lines, singles = os.path.basename(os.path.abspath(directory)), [], [single]
     if against is not None:
         random, image = np.random.RandomState(0), exact.values[0]   # behind an affine map of the input

@@ -683,7 +683,8 @@ static void test_smoothing(void) {
   for (i = 0; i < 21 * 34; i++) sum[1] = fmax(sum[1], fabs((double)map[i] - (double)0.7f));
   CHECK(sum[1] <= 2e-7, "a map of one value, smoothed beyond its size, is off by %g", sum[1]);
   for (i = 0; i < 21 * 34; i++) map[i] = before[i] = (float)(i % 7) - 3;
-  CHECK(agf_map_smooth(map, 21, 34, 0, scratch, &err) == AGF_OK && !memcmp(map, before, sizeof map), "no deviation: %s", err.message);
+  CHECK(agf_map_smooth(map, 21, 34, 0, scratch, &err) == AGF_OK && !memcmp(map, before, sizeof map), "no deviation: %s",
+        err.message);
   CHECK(refused(agf_map_smooth(map, 21, 34, -1, scratch, &err), &err, AGF_ERR_ARGUMENT, "-1"), "negative: %s", err.message);
   CHECK(refused(agf_map_smooth(map, 21, 34, NAN, scratch, &err), &err, AGF_ERR_ARGUMENT, "nan"), "NaN: %s", err.message);
   CHECK(refused(agf_map_smooth(map, 21, 34, 256.5, scratch, &err), &err, AGF_ERR_ARGUMENT, "256"), "too much: %s", err.message);

@@ -107,9 +107,10 @@ def fullgrad(network, t, u):
             wanted[n + 1] = tensor(node.b)
     found = torch.autograd.grad(score(values, t, u), [values[i] for i in wanted], allow_unused=True)
     total = 0
-    for (i, bias), g in zip(wanted.items(), found):
+    for bias, g in zip(wanted.values(), found):
         if g is not None:
-            total = total + added(values[0].detach()[0] * g[0] if bias is None else g[0] * bias.reshape(-1, *[1] * (g.ndim - 2)))
+            factor = values[0].detach()[0] if bias is None else bias.reshape(-1, *[1] * (g.ndim - 2))
+            total = total + added(factor * g[0])
     return total
 
 
@@ -292,7 +293,7 @@ def test_smoothing():
 
 
 def test_equal_logits():
-    """Two classes whose logits are equal to the bit: agf's limit makes a map, agf_lc and lrp_lc say why there is none."""
+    """Two classes whose logits are equal to the bit: agf has a limit there, agf_lc and lrp_lc say they have none."""
     if harness.missing_library(agf_engine):
         raise harness.Skip(harness.missing_library(agf_engine))
     random = np.random.RandomState(1)

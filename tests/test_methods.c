@@ -280,7 +280,8 @@ static void compare_all(const fixture *f, const char *name, const float *a, cons
   int m;
   for (m = 0; m < MAPS; m++)
     CHECK(!memcmp(a + (size_t)m * (size_t)f->pixels, b + (size_t)m * (size_t)f->pixels, sizeof *a * (size_t)f->pixels),
-          "%s %s%s: other bits with %s", name, agf_method_name((agf_method)(m % AGF_METHODS)), m < AGF_METHODS ? "" : " against", what);
+          "%s %s%s: other bits with %s", name, agf_method_name((agf_method)(m % AGF_METHODS)), m < AGF_METHODS ? "" : " against",
+          what);
 }
 
 static void observe_nothing(void *ctx, const agf_observation *o) {
@@ -517,8 +518,8 @@ static void test_against(const char *name) {
     }
     CHECK(agf_explain(s, &q, other, &err) == AGF_OK, "%s %s: %s", name, agf_method_name(q.method), err.message);
     /* layercam may: where a pool makes the logits, only its own class's channel has a gradient above 0 */
-    CHECK(q.method == AGF_METHOD_LAYERCAM || memcmp(map, other, sizeof *map * (size_t)f.pixels), "%s %s: a class against another is the class alone", name,
-          agf_method_name(q.method));
+    CHECK(q.method == AGF_METHOD_LAYERCAM || memcmp(map, other, sizeof *map * (size_t)f.pixels),
+          "%s %s: a class against another is the class alone", name, agf_method_name(q.method));
     q.against = 0;
     CHECK(agf_explain(s, &q, again, &err) == AGF_OK && !memcmp(map, again, sizeof *map * (size_t)f.pixels),
           "%s %s: against another class leaves something behind", name, agf_method_name(q.method));
@@ -527,7 +528,8 @@ static void test_against(const char *name) {
     q.against = pair[0] + 1;
     agf_explain(s, &q, again, &err);
     for (i = 0; i < f.pixels && again[i] == (q.method == AGF_METHOD_GRADIENT ? other[i] : -other[i]); i++) continue;
-    CHECK(i == f.pixels, "%s %s: %g, the classes exchanged %g", name, agf_method_name(q.method), (double)other[i], (double)again[i]);
+    CHECK(i == f.pixels, "%s %s: %g, the classes exchanged %g", name, agf_method_name(q.method), (double)other[i],
+          (double)again[i]);
   }
   q = request_of(AGF_METHOD_AGF, pair);
   q.against = pair[0] + 1;
