@@ -538,7 +538,8 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
  *       72  u32    tensor 1: bias of conv, linear, BatchNorm; its index + 1, 0: none. Since 2: beta of norm
  *       76  u32    0. Since 2: act: the function, 1 leaky_relu, 2 prelu, 3 elu, 4 silu, 5 hardswish, 6 gelu, 7 gelu_tanh, 8 mish,
  *                 9 sigmoid, 10 hardsigmoid, 11 tanh, 12 softplus, 13 clip; norm: 1 over the pixels too, 0 at each pixel, 2 global response
- *                 norm (groups 1); lrn: channels of its window; slice: the first channel; pad: 0 zeros, 1 the image reflected at its outermost pixels, 2 those repeated;
+ *                 norm (groups 1); lrn: channels of its window; slice: the first channel; pad: 0 zeros, 1 the image reflected at its
+ *                 outermost pixels, 2 those repeated;
  *                 resize (output row i of n is input row floor(i * m / n) of m, columns likewise): 0 the kernel is how often each is
  *                 repeated, 1 it is the output's size
  *       80  f32[4] since 2: act: alpha (leaky_relu, elu), alpha and beta (hardsigmoid), lo and hi (clip; no bound: -FLT_MAX, FLT_MAX);
