@@ -670,7 +670,7 @@ def copied(node, size):
         if node.op == "resize":  # "output row i of n copies input row floor(i*m/n) of m"
             count = node.kernel[axis] if node.to_size else node.kernel[axis] * length
             sources.append(np.arange(count) * length // count)
-            copies.append(np.ones(count))
+            copies.append(np.ones(count, bool))
             continue
         at = np.arange(-node.pad[axis], length + node.pad[2 + axis])
         within = (at >= 0) & (at < length)

@@ -737,6 +737,9 @@ def check(seed, version, scratch):
 def check_engine(g, path, image, exact):
     """The engine against the oracle. Returns (maps compared, maps excused)."""
     single = Network(path, np.float32).run(image)
+    for name, value in zip(["input"] + [node.name for node in single.nodes], single.values):
+        if value.dtype != np.float32:   # then its error would not be that of float32
+            raise Failure(f"{name}: the oracle computes in {value.dtype} where it was asked for float32")
     requests = requests_of(g, exact)
     expected = [oracle_map(exact, request) for request in requests]
     excused = 0
