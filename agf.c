@@ -1421,6 +1421,7 @@ typedef struct agf_run_facts {
   int ran;
   unsigned flags; /* agf_run's */
   float lo, hi;   /* of the image */
+  double exp_sum; /* of the logits, each less the largest: what a softmax divides by */
   agf_tensor_facts *tensor;
   agf_step_facts *step;
 } agf_run_facts;
@@ -6791,8 +6792,8 @@ static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags
   const agf_plan *plan = s->plan;
   const agf_tensor *image = &plan->tensor[0], *last = agf_out(s, agf_last_step(s));
   float *z = agf_floats(s, plan->logits), *x;
+  int *order = (int *)agf_at(s, plan->order), i;
   agf_status status;
-  int i;
   s->run.ran = 0;
   if (agf_import(s, chw, affine ? &m->weight[m->input_scale] : NULL, affine ? &m->weight[m->input_bias] : NULL, image,
                  agf_x(s, image), (uint16_t *)agf_at(s, image->mask)))
@@ -6806,7 +6807,8 @@ static agf_status agf_run_steps(agf_session *s, const float *chw, unsigned flags
   for (i = 0; i < s->model->classes; i++) z[i] = x[i / AGF_CB * last->xb + i % AGF_CB];
   for (i = 0; i < s->model->classes; i++)
     if (!agf_finite(z[i])) return agf_fail(err, AGF_ERR_NUMERIC, "logit %d is infinite or NaN", i);
-  agf_rank(z, s->model->classes, (int *)agf_at(s, plan->order));
+  agf_rank(z, s->model->classes, order);
+  for (s->run.exp_sum = 0, i = 0; i < s->model->classes; i++) s->run.exp_sum += agf_exp_double((double)z[i] - z[order[0]]);
   s->run.ran = 1;
   return AGF_OK;
 }
@@ -6841,13 +6843,9 @@ AGF_API int agf_ranked(const agf_session *session, int r) {
 
 AGF_API double agf_probability(const agf_session *session, int k) {
   const float *z = session ? agf_logits(session) : NULL;
-  double max, sum = 0;
-  int i;
   if (!z || k < 0 || k >= session->model->classes || session->model->input.head == AGF_HEAD_NONE) return -1;
   if (session->model->input.head == AGF_HEAD_SIGMOID) return 1 / (1 + agf_exp_double(-(double)z[k]));
-  max = z[agf_ranked(session, 0)];
-  for (i = 0; i < session->model->classes; i++) sum += agf_exp_double((double)z[i] - max);
-  return agf_exp_double((double)z[k] - max) / sum;
+  return agf_exp_double((double)z[k] - z[agf_ranked(session, 0)]) / session->run.exp_sum;
 }
 
 /* What the last step reads. */

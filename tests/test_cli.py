@@ -1005,6 +1005,30 @@ def test_folder_with_a_bad_picture():
     check(len(os.listdir("out")) == 3, "a folder for one picture")
 
 
+def test_pictures_at_a_time():
+    """Several threads explain pictures of a folder side by side; what comes out is as if one did, in the same order."""
+    setup()
+    os.mkdir("in")
+    for i in range(12):
+        save("in/%02d.png" % i, png_bytes(scene(200 if i % 3 == 0 else 20, 30, seed=i)))  # some take longer
+    save("in/05.bad.png", png_bytes(scene(30, 20))[:100])
+    results = []
+    for threads in (1, 3, 16):
+        out = "out%d" % threads
+        os.mkdir(out)
+        run = Run("explain", "m.agf", "in", "-o", out + "/", "--json", "--threads", threads, "--npy", out + "/%p.npy", "-m", "agf,gradcam")
+        check(run.code == 1 and run.err.count("\n") == 1, str(run))
+        files = {}
+        for name in os.listdir(out):
+            with open(os.path.join(out, name), "rb") as f:
+                files[name] = f.read()
+        check(len(files) == 24, "written: %s" % sorted(files))
+        results.append((re.sub(r'"seconds": [^,}]*', "", run.out.replace(out + "/", "")), run.err, files))
+    check(len(results[0][0].splitlines()) == 13, results[0][0])
+    for other in results[1:]:
+        check(other == results[0], "%s\n%s" % (other[0], results[0][0]))
+
+
 def test_what_a_folder_holds_besides():
     """Pictures of kinds that are not read are counted, once a kind; what is no picture is passed over in silence."""
     setup()

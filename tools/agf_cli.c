@@ -438,6 +438,7 @@ typedef struct explainer {
   bool to_stdout;    /* a file goes to standard output: nothing else does */
   page *page;        /* --html; NULL: not asked for */
   bool some_failed;
+  bool in_parallel;  /* others explain other pictures at the same time, each with a session of its own */
   int *classes;      /* [class_count]: the classes asked for with -c */
   int class_count;
   int ranks;         /* how many of the best classes to explain besides */
@@ -833,25 +834,33 @@ static bool prepare(const explainer *e, const char *path, prepared *p, problem *
   return load_picture(path, &p->source, why) && prepare_source(e, path, p, why);
 }
 
+static agf_session_config session_config(const explainer *e, int height, int width) {
+  agf_session_config config;
+  int i;
+
+  memset(&config, 0, sizeof config);
+  config.height = height;
+  config.width = width;
+  config.threads = e->in_parallel ? 1 : e->asked->threads;
+  config.low_memory = e->asked->low_memory;
+  config.isa = e->asked->isa;
+  for (i = 0; i < e->method_count; i++)
+    config.methods |= AGF_METHOD_BIT(e->methods[i]);
+  config.progress = e->in_parallel ? progress_ignored : progress_update;
+  return config;
+}
+
 /* A session of this size. */
 static bool need_session(explainer *e, int height, int width, problem *why) {
-  agf_session_config config;
+  agf_session_config config = session_config(e, height, width);
   agf_error error;
-  int i;
 
   if (e->session && e->height == height && e->width == width)
     return true;
   agf_session_destroy(e->session);
   e->session = NULL;
-  memset(&config, 0, sizeof config);
-  config.height = e->height = height;
-  config.width = e->width = width;
-  config.threads = e->asked->threads;
-  config.low_memory = e->asked->low_memory;
-  config.isa = e->asked->isa;
-  for (i = 0; i < e->method_count; i++)
-    config.methods |= AGF_METHOD_BIT(e->methods[i]);
-  config.progress = progress_update;
+  e->height = height;
+  e->width = width;
   if (agf_session_create(e->model, &config, &e->session, &error))
     return failed(why, "%s", error.message);
   return true;
@@ -894,7 +903,10 @@ typedef struct result {
   double seconds;       /* forward pass and explanation */
   char **files;         /* [count]: the picture with this map, NULL: none */
   char *npy, *logits;   /* NULL: not written */
+  text_list refused;    /* methods among several that did not fit, and why */
   text_list notes;      /* what a reader of the maps should know */
+  text_list drawn;      /* pictures to be written, by name */
+  encoded *drawn_files; /* [drawn.count] */
 } result;
 
 static void result_free(result *r) {
@@ -911,7 +923,12 @@ static void result_free(result *r) {
   free(r->area);
   free(r->npy);
   free(r->logits);
+  for (i = 0; i < r->drawn.count; i++)
+    free(r->drawn_files[i].bytes);
+  free(r->drawn_files);
+  text_list_free(&r->drawn);
   text_list_free(&r->notes);
+  text_list_free(&r->refused);
 }
 
 /* The probabilities of all classes, as the network's head makes them; -1 each where it is not known. */
@@ -971,7 +988,7 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
       stop_if_interrupted();
       failed(why, "%s: %s", s->path, error.message);
       if (e->method_count > 1) /* among many, a method that does not fit this network or class is left out, aloud */
-        complain("%s: %s", agf_method_name(e->methods[m]), why->text);
+        text_list_add(&r->refused, text_of("%s: %s", agf_method_name(e->methods[m]), why->text));
       continue;
     }
     for (i = 0; i < r->per_method; i++) {
@@ -1152,16 +1169,18 @@ static text_list classes_in_file_names(const explainer *e, const result *r) {
   return names;
 }
 
-static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, problem *why) {
+/* A picture of `panels`, to be written as `path`. */
+static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, result *r, problem *why) {
   problem detail;
   canvas c;
-  bool written;
 
   if (!(e->bare ? compose_bare : compose_figure)(&c, f, panels, count, &e->style, &detail))
     return failed(why, "%s: %.600s", path, detail.text);
-  written = write_png(path, &c, why);
+  text_list_add(&r->drawn, text_of("%s", path));
+  r->drawn_files = grow(r->drawn_files, (size_t)r->drawn.count, sizeof *r->drawn_files);
+  r->drawn_files[r->drawn.count - 1] = encode_png(&c);
   free(c.rgb);
-  return written;
+  return true;
 }
 
 /* The methods and their options, for a figure's foot. */
@@ -1287,17 +1306,22 @@ static void drawing_free(drawing *d) {
   text_list_free(&d->texts);
 }
 
-/* The picture or, with %s, pictures that -o asks for. */
-static bool write_pictures(const explainer *e, const subject *s, const drawing *d, result *r, problem *why) {
+/* The picture or, with %s, pictures that -o asks for, in memory. */
+static bool draw_pictures(const explainer *e, const subject *s, const prepared *p, const drawing *d, result *r, problem *why) {
   const char *out = e->asked->out;
   figure f = d->figure;
   bool done = true;
   int i;
 
+  r->files = allocate((size_t)r->count, sizeof *r->files);
+  if (e->asked->overlay && (out || e->asked->show) && !p->source.rgb)
+    return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
+  if (!out)
+    return true;
   if (e->out_is_folder) {
     char *path = picture_name(e, s);
 
-    done = draw_panels(e, &f, d->panels, r->count, path, why);
+    done = draw_panels(e, &f, d->panels, r->count, path, r, why);
     for (i = 0; i < r->count; i++)
       r->files[i] = text_of("%s", path);
     free(path);
@@ -1310,7 +1334,7 @@ static bool write_pictures(const explainer *e, const subject *s, const drawing *
     for (i = 0; i < r->count && done; i++) {
       r->files[i] = fill_in(out, classes.items[i], s->flat);
       if (each || i == 0)
-        done = draw_panels(e, &f, d->panels + i, each ? 1 : r->count, r->files[i], why);
+        done = draw_panels(e, &f, d->panels + i, each ? 1 : r->count, r->files[i], r, why);
     }
     text_list_free(&classes);
   }
@@ -1318,15 +1342,13 @@ static bool write_pictures(const explainer *e, const subject *s, const drawing *
 }
 
 /* Everything that was asked to be written about one picture: all of it, or nothing. */
-static bool write_results(const explainer *e, const subject *s, const prepared *p, const drawing *d, result *r, problem *why) {
+static bool write_results(const explainer *e, const subject *s, result *r, problem *why) {
   const options *o = e->asked;
-  int shape[3];
-  bool done;
+  bool done = true;
+  int shape[3], i;
 
-  if (o->overlay && (o->out || o->show) && !p->source.rgb)
-    return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
-  r->files = allocate((size_t)r->count, sizeof *r->files);
-  done = !o->out || write_pictures(e, s, d, r, why);
+  for (i = 0; i < r->drawn.count && done; i++)
+    done = write_encoded(r->drawn.items[i], &r->drawn_files[i], why);
   shape[0] = r->count;
   shape[1] = r->height;
   shape[2] = r->width;
@@ -1600,7 +1622,47 @@ static void give_up(explainer *e, const char *path, const problem *why) {
 /* The engine's work on a picture in units of a forward pass: the forward pass, and about 1.5 for every map. */
 static const double RUN_WORK = 1, MAP_WORK = 1.5;
 
-static void explain_subject(explainer *e, const subject *s) {
+/* Pictures that several threads explain at a time. Each is written and reported in its turn, so that all output is as one thread
+ * would make it. */
+typedef struct queue {
+  explainer *e;
+  pthread_cond_t passed; /* with whole_program */
+  int next, turn;        /* pictures: the next to be begun, and to be reported */
+} queue;
+
+/* The rest of the program is this picture's from here on, until the thread gives whole_program back. */
+static void begin_turn(queue *q, const subject *s) {
+  pthread_mutex_lock(&whole_program);
+  while (q && q->turn != (int)(s - q->e->subjects))
+    pthread_cond_wait(&q->passed, &whole_program);
+}
+
+static double work_of(const explainer *e) {
+  return RUN_WORK + MAP_WORK * (e->class_count + e->ranks);
+}
+
+static void report_refused(const result *r) {
+  int i;
+
+  for (i = 0; i < r->refused.count; i++)
+    complain("%s", r->refused.items[i]);
+}
+
+static void report_subject(explainer *e, const subject *s, const prepared *p, const drawing *d, result *r) {
+  progress_clear();
+  if (e->asked->json)
+    print_json(e, s, p, r);
+  else if (!e->asked->quiet && !e->to_stdout)
+    print_text(e, s, r);
+  if (e->asked->show && !e->asked->json && !e->to_stdout)
+    show_maps(e, d);
+  if (e->page)
+    page_add(e->page, s, d, r, e);
+  fflush(stdout);
+}
+
+/* `q` NULL: this picture is the only one at work. */
+static void explain_subject(explainer *e, const subject *s, queue *q) {
   double before;
   prepared p;
   drawing d;
@@ -1610,36 +1672,124 @@ static void explain_subject(explainer *e, const subject *s) {
 
   memset(&r, 0, sizeof r);
   memset(&d, 0, sizeof d);
-  progress_step(RUN_WORK, s->path);
+  if (!q)
+    progress_step(RUN_WORK, s->path);
   before = seconds_now();
   done = run_picture(e, s->path, &p, AGF_RUN_EXPLAIN, &why);
   if (done) {
-    progress_step(MAP_WORK * (e->class_count + e->ranks), s->path);
+    if (!q)
+      progress_step(work_of(e) - RUN_WORK, s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
     if (done) {
       take_notes(e, &p, &r);
       drawing_make(&d, e, s, &p, &r);
     }
-    done = done && measure_masks(e, &p, &r, &why) && write_results(e, s, &p, &d, &r, &why);
+    done = done && measure_masks(e, &p, &r, &why) && draw_pictures(e, s, &p, &d, &r, &why);
   }
-  if (!done) {
+  begin_turn(q, s);
+  report_refused(&r);
+  if (done && write_results(e, s, &r, &why))
+    report_subject(e, s, &p, &d, &r);
+  else
     give_up(e, s->path, &why);
-  } else {
-    progress_clear();
-    if (e->asked->json)
-      print_json(e, s, &p, &r);
-    else if (!e->asked->quiet && !e->to_stdout)
-      print_text(e, s, &r);
-    if (e->asked->show && !e->asked->json && !e->to_stdout)
-      show_maps(e, &d);
-    if (e->page)
-      page_add(e->page, s, &d, &r, e);
-    fflush(stdout);
-  }
+  pthread_mutex_unlock(&whole_program);
   drawing_free(&d);
   prepared_free(&p);
   result_free(&r);
+}
+
+/* A picture of the list, or why there is nothing to explain. */
+static void explain_listed(explainer *e, const subject *s, queue *q) {
+  problem why;
+
+  if (!e->asked->bank || s->nearest) {
+    explain_subject(e, s, q);
+    return;
+  }
+  begin_turn(q, s);
+  if (s->latent) { /* else it is reported already */
+    failed(&why, "%s: no other picture in %s to compare it with", s->path, e->asked->bank);
+    give_up(e, s->path, &why);
+  }
+  pthread_mutex_unlock(&whole_program);
+}
+
+/* A thread's part of the queue, with a session of its own. */
+static void *explain_queue(void *shared) {
+  queue *q = shared;
+  explainer own = *q->e;
+
+  own.session = NULL;
+  own.some_failed = false;
+  pthread_mutex_lock(&whole_program);
+  while (q->next < own.count && !interrupted) {
+    const subject *s = &own.subjects[q->next++];
+
+    pthread_mutex_unlock(&whole_program);
+    explain_listed(&own, s, q);
+    pthread_mutex_lock(&whole_program);
+    q->turn++;
+    progress_step(work_of(&own), s->path);
+    progress_update(NULL, 1);
+    pthread_cond_broadcast(&q->passed);
+  }
+  q->e->some_failed |= own.some_failed;
+  pthread_mutex_unlock(&whole_program);
+  agf_session_destroy(own.session);
+  return NULL;
+}
+
+/* How many pictures to explain at a time, each with one thread: of several pictures one a core, which leaves no core idle while another
+ * reads a picture or draws one; 1: all threads on one picture, where that many sessions would take too much memory or where a run's
+ * layers are timed. */
+static int pictures_at_a_time(explainer *e) {
+  const size_t most_bytes = (size_t)1 << 29;
+  int height = e->asked->height ? e->asked->height : e->input.height, width = e->asked->width ? e->asked->width : e->input.width;
+  agf_session_config config;
+  size_t bytes;
+  problem why;
+  int threads;
+
+  if (e->count < 2 || e->to_stdout || e->asked->verbose || height <= 0 || !need_session(e, height, width, &why))
+    return 1;
+  threads = agf_session_threads(e->session);
+  config = session_config(e, height, width);
+  config.threads = 1;
+  if (agf_session_bytes(e->model, &config, &bytes, NULL) || bytes > most_bytes / (size_t)threads)
+    return 1;
+  return threads < e->count ? threads : e->count;
+}
+
+/* All pictures of the list. */
+static void explain_all(explainer *e) {
+  int at_a_time = pictures_at_a_time(e), started, i;
+  pthread_t *thread;
+  queue q;
+
+  if (at_a_time < 2) {
+    for (i = 0; i < e->count; i++) {
+      stop_if_interrupted();
+      explain_listed(e, &e->subjects[i], NULL);
+    }
+    return;
+  }
+  agf_session_destroy(e->session);
+  e->session = NULL;
+  e->in_parallel = true;
+  q.e = e;
+  q.next = q.turn = 0;
+  pthread_cond_init(&q.passed, NULL);
+  thread = allocate((size_t)at_a_time, sizeof *thread);
+  for (started = 0; started < at_a_time - 1; started++)
+    if (pthread_create(&thread[started], NULL, explain_queue, &q))
+      break; /* those that there are do the work */
+  explain_queue(&q);
+  for (i = 0; i < started; i++)
+    pthread_join(thread[i], NULL);
+  free(thread);
+  pthread_cond_destroy(&q.passed);
+  stop_if_interrupted();
 }
 
 /* The latent vector of a picture, in memory of its own; NULL: *why. */
@@ -1806,23 +1956,11 @@ static int run_explain(const options *asked) {
   reserve_outputs(&e);
   choose_all(&e);
 
-  progress_begin(e.count * (RUN_WORK + MAP_WORK * (e.class_count + e.ranks)) +
+  progress_begin(e.count * work_of(&e) +
                    (asked->bank ? RUN_WORK * (e.count + bank.count) : 0), asked->quiet);
   if (asked->bank)
     find_neighbours(&e, &bank);
-  for (i = 0; i < e.count; i++) {
-    subject *s = &e.subjects[i];
-
-    stop_if_interrupted();
-    if (asked->bank && !s->latent)
-      continue; /* reported already */
-    if (asked->bank && !s->nearest) {
-      failed(&why, "%s: no other picture in %s to compare it with", s->path, asked->bank);
-      give_up(&e, s->path, &why);
-      continue;
-    }
-    explain_subject(&e, s);
-  }
+  explain_all(&e);
   progress_clear();
   if (e.page)
     page_write(&html, e.model_name);
@@ -1984,6 +2122,7 @@ static int run_watch(const options *asked) {
     done = done && prepare_source(&e, name, &p, &why) && run_prepared(&e, name, &p, AGF_RUN_EXPLAIN, &why) &&
            explain_run(&e, &s, &r, &why);
     r.seconds = seconds_now() - before;
+    report_refused(&r);
     if (done) {
       r.files = allocate((size_t)r.count, sizeof *r.files);
       drawing_make(&d, &e, &s, &p, &r);
@@ -2467,6 +2606,7 @@ int main(int argc, char **argv) {
   const char *first = argc > 1 ? argv[1] : NULL;
   int code = EXIT_SUCCESS;
 
+  whole_program_begin();
   catch_signals();
   if (!first)
     fatal("no command; `agf --help` lists the commands");

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -34,6 +35,21 @@ static volatile sig_atomic_t interrupted; /* the signal that asks the program to
 
 static void progress_clear(void);
 static void outputs_discard(void);
+
+/* ---- Several threads ------------------------------------------------------------------------------------------------------ */
+
+/* Held by the thread that writes, prints or ends the program; what several pictures share is changed by nobody else. Recursive: what
+ * fails in the middle of that ends the program. */
+static pthread_mutex_t whole_program;
+
+static void whole_program_begin(void) {
+  pthread_mutexattr_t recursive;
+
+  pthread_mutexattr_init(&recursive);
+  pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+  pthread_mutex_init(&whole_program, &recursive);
+  pthread_mutexattr_destroy(&recursive);
+}
 
 /* Bytes of the UTF-8 sequence at `text`, 0: not one. */
 static int utf8_length(const char *text) {
@@ -107,6 +123,7 @@ static void complain(const char *format, ...) {
 static void fatal(const char *format, ...) {
   va_list arguments;
 
+  pthread_mutex_lock(&whole_program); /* for good: the others end with the program */
   va_start(arguments, format);
   report(format, arguments);
   va_end(arguments);
@@ -319,6 +336,7 @@ static void catch_signals(void) {
 
 static void stop_if_interrupted(void) {
   if (interrupted) {
+    pthread_mutex_lock(&whole_program); /* for good: the others end with the program */
     progress_clear();
     outputs_discard();
     exit(EXIT_SIGNAL + interrupted);
@@ -386,6 +404,13 @@ static int progress_update(void *unused, double done) {
   progress.visible = true;
   progress.drawn = now;
   return 0;
+}
+
+/* The same where several pictures are at work at a time: progress is a picture then. */
+static int progress_ignored(void *unused, double done) {
+  (void)unused;
+  (void)done;
+  return interrupted != 0;
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------------------------- */

@@ -205,22 +205,29 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, bo
   return failed(why, "truncated JPEG (no end marker)");
 }
 
+static uint32_t crc_table[256];
+
+static void fill_crc_table(void) {
+  uint32_t i;
+
+  for (i = 0; i < 256; i++) {
+    uint32_t c = i;
+    int bit;
+
+    for (bit = 0; bit < 8; bit++)
+      c = c & 1 ? 0xEDB88320 ^ c >> 1 : c >> 1;
+    crc_table[i] = c;
+  }
+}
+
 static uint32_t crc32_of(const uint8_t *data, size_t size) {
-  static uint32_t table[256];
+  static pthread_once_t filled = PTHREAD_ONCE_INIT;
   uint32_t crc = 0xFFFFFFFF;
   size_t i;
 
-  if (!table[1])
-    for (i = 0; i < 256; i++) {
-      uint32_t c = (uint32_t)i;
-      int bit;
-
-      for (bit = 0; bit < 8; bit++)
-        c = c & 1 ? 0xEDB88320 ^ c >> 1 : c >> 1;
-      table[i] = c;
-    }
+  pthread_once(&filled, fill_crc_table);
   for (i = 0; i < size; i++)
-    crc = table[(crc ^ data[i]) & 255] ^ crc >> 8;
+    crc = crc_table[(crc ^ data[i]) & 255] ^ crc >> 8;
   return ~crc;
 }
 
