@@ -960,7 +960,7 @@ def test_input_size():
     )
     refused("explain", "m.agf", "photo.png", "--size", "1x1", says="layer")
     write_model("tensor.agf", is_picture=False)
-    refused("explain", "tensor.agf", "photo.png", says="photo.png")
+    refused("explain", "tensor.agf", "photo.png", "photo.png", says=["tensor.agf", "how pictures are prepared", "--mean"])
 
 
 def test_pictures_of_several_sizes():

@@ -1917,6 +1917,18 @@ static void choose_all(explainer *e) {
     fatal("%s", why.text);
 }
 
+/* A model without preprocessing takes tensors alone; where none can be among what is to be explained, one message is enough. */
+static void need_preprocessing(const explainer *e) {
+  int i;
+
+  for (i = 0; i < e->count; i++)
+    if (ends_with(e->subjects[i].path, ".npy") || !strcmp(e->subjects[i].path, "-"))
+      return;
+  if (!e->input.is_picture)
+    fatal("%s: the model file does not say how pictures are prepared for it: convert it with --mean and --std, or give tensors (.npy)",
+          e->asked->arguments.items[0]);
+}
+
 static int run_explain(const options *asked) {
   text_list bank = {0};
   explainer e;
@@ -1955,6 +1967,7 @@ static int run_explain(const options *asked) {
   }
   reserve_outputs(&e);
   choose_all(&e);
+  need_preprocessing(&e);
 
   progress_begin(e.count * work_of(&e) +
                    (asked->bank ? RUN_WORK * (e.count + bank.count) : 0), asked->quiet);
@@ -2098,8 +2111,7 @@ static int run_watch(const options *asked) {
   protect_input(asked->arguments.items[0]);
   protect_input(asked->arguments.items[1]);
   choose_all(&e);
-  if (!e.input.is_picture)
-    fatal("%s: the model file does not say how pictures are prepared for it", asked->arguments.items[0]);
+  need_preprocessing(&e);
   sink_open(&to, asked);
   source_open(&from, asked->arguments.items[1], &raw);
   while ((!asked->count || explained < asked->count) && next_frame(&from, &frame, &name, &why)) {
