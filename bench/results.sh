@@ -31,12 +31,17 @@ mkdir -p $out
 scenes build/scenes1 1 8
 scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
+[ -f build/two/scenes/labels.csv ] || $python bench/two_classes.py $demo build/two
 # shellcheck disable=SC2086 # the methods are words
 {
   evaluate demo-segment "Segmentation: demo network, scenes with two objects" segment $demo build/scenes2 \
     --explain target $methods $ablations
   evaluate demo-grid2 "Grid pointing 2x2: demo network" grid $demo build/scenes1 --grids 20 --cells 2 --probability sigmoid \
     $methods $ablations
+  for which in "target mask" "second second_mask"; do
+    evaluate "two-segment-${which%% *}" "Two classes, ${which%% *} object explained" segment build/two/two.agf build/two/scenes \
+      --explain "${which%% *}" --mask-column "${which##* }" -m agf -m agf_a -m agf_lc -m gradcam -m sglrp -m clrp
+  done
   evaluate demo-perturb "Perturbation, predicted class: demo network, scenes with two objects" perturb $demo build/scenes2 \
     --limit 60 $methods $ablations
   evaluate demo-perturb-second "Perturbation, second object's class: demo network, scenes with two objects" perturb $demo \

@@ -392,8 +392,8 @@ def place_object(rng, picture, patch, radius):
     return coverage
 
 
-def draw_scene(rng, objects):
-    """A scene with `objects` objects of different classes.
+def draw_scene(rng, objects, among=None):
+    """A scene with `objects` objects of different classes; among: indices of LABELS to choose from (default all).
 
     Returns the picture, uint8 [SIZE, SIZE, 3], and a list of (class index, mask), largest visible area first; mask:
     uint8 [SIZE, SIZE], the share of each pixel that the object's visible part covers.
@@ -403,7 +403,7 @@ def draw_scene(rng, objects):
         picture = random_background(rng)
         background = picture.mean((0, 1))
         masks, areas = [], []
-        classes = rng.permutation(len(LABELS))[:objects]
+        classes = rng.permutation(len(LABELS) if among is None else among)[:objects]
         for k in classes:
             radius = rng.uniform(*radii)
             patch = draw_object(rng, LABELS[k], radius, random_palette(rng, background))
@@ -601,13 +601,13 @@ def write_demo(directory, seed):
     write_text(os.path.join(directory, "demo.txt"), "\n".join(lines) + "\n")
 
 
-def write_labelled_scenes(directory, count, objects, seed):
-    """--scenes: see the head of this file."""
+def write_labelled_scenes(directory, count, objects, seed, among=None):
+    """--scenes: see the head of this file. among: indices of LABELS to choose from (default all)."""
     rng = stream(seed, "scenes", objects)
     rows = [["file", "label", "second", "third", "mask", "second_mask", "third_mask"]]
     for i in range(count):
         name = f"{i:05d}"
-        classes, masks = write_scene(directory, name, *draw_scene(rng, objects))
+        classes, masks = write_scene(directory, name, *draw_scene(rng, objects, among))
         empty = [""] * (3 - objects)
         rows.append([name + ".png"] + classes + empty + masks + empty)
     text = io.StringIO()
