@@ -38,9 +38,9 @@ demo=tests/demo/demo.agf
     --explain target $methods $ablations
   evaluate demo-grid2 "Grid pointing 2x2: demo network" grid $demo build/scenes1 --grids 20 --cells 2 --probability sigmoid \
     $methods $ablations
-  for which in "target mask" "second second_mask"; do
-    evaluate "two-segment-${which%% *}" "Two classes, ${which%% *} object explained" segment build/two/two.agf build/two/scenes \
-      --explain "${which%% *}" --mask-column "${which##* }" -m agf -m agf_a -m agf_lc -m gradcam -m sglrp -m clrp
+  for outputs in one two; do
+    evaluate two-classes-$outputs "Two classes, $outputs output(s): demo network, scenes with an object of each" segment \
+      build/two/$outputs.agf build/two/scenes --explain target -m agf -m agf_a -m agf_lc -m gradcam -m sglrp -m clrp
   done
   evaluate demo-perturb "Perturbation, predicted class: demo network, scenes with two objects" perturb $demo build/scenes2 \
     --limit 60 $methods $ablations

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""A network of two classes made of the demo's, as people fine-tune networks: its features under a new last layer.
+"""Networks of two classes made of the demo's, as people fine-tune networks: its features under a new last layer.
 
-    two_classes.py tests/demo/demo.agf OUT     OUT/two.agf; OUT/scenes: pictures that show an object of either class
+    two_classes.py tests/demo/demo.agf OUT     OUT/one.agf, two.agf; OUT/scenes: pictures that show an object of either
+                                               class
 
 The layer is a logistic regression on the features of scenes with one object. Its accuracy on other such scenes is
-printed. Needs numpy, Pillow, scikit-learn and build/libagf.so.
+printed. one.agf is what the converter makes of a layer with one output, two.agf of one with two outputs under a
+softmax: their difference is trained, their sum stays what the layer began with, since a softmax's gradient does not
+move it. Probabilities are the same. Needs numpy, Pillow, scikit-learn and build/libagf.so.
 """
 import argparse
 import os
@@ -39,7 +42,7 @@ def single_objects(rng, count):
     return [picture for picture, _ in drawn], np.array([PAIR.index(found[0][0]) for _, found in drawn])
 
 
-def with_head(path, weights, bias):
+def with_head(path, name, weights, bias):
     """The Network of a model file under another last layer, of two classes."""
     model = oracle.read_model(path)
     names = [IMAGE] + [node.name for node in model.nodes]
@@ -47,7 +50,7 @@ def with_head(path, weights, bias):
                   dilation=node.dilation, groups=node.groups, flat=node.flat, ceil_mode=node.ceil,
                   count_include_pad=node.include_pad, weights=node.w, bias=node.b) for node in model.nodes]
     nodes[-1].weights, nodes[-1].bias = weights.astype(np.float32), bias.astype(np.float32)
-    return Network(tuple(model.input_shape), nodes, "two", "bench/two_classes.py", [train_demo.LABELS[k] for k in PAIR],
+    return Network(tuple(model.input_shape), nodes, name, "bench/two_classes.py", [train_demo.LABELS[k] for k in PAIR],
                    Preprocessing((train_demo.MEAN,) * 3, (train_demo.STD,) * 3))
 
 
@@ -64,8 +67,11 @@ def main():
         pictures, labels = single_objects(rng, HELD_OUT)
         print(f"{100 * fitted.score(features(session, model, pictures), labels):.1f} % of {HELD_OUT} held-out scenes")
     weights, bias = fitted.coef_[0], fitted.intercept_[0]
-    network = with_head(a.demo, np.stack([-weights / 2, weights / 2]), np.array([-bias / 2, bias / 2]))
-    ModelFile(network, f16=True).write(os.path.join(a.out, "two.agf"))
+    half = np.stack([-weights / 2, weights / 2])
+    started = rng.uniform(-1, 1, half.shape).mean(0) / np.sqrt(len(weights))  # as torch draws a linear layer
+    for name, common in (("one", 0), ("two", started)):
+        network = with_head(a.demo, name, half + common, np.array([-bias / 2, bias / 2]))
+        ModelFile(network, f16=True).write(os.path.join(a.out, f"{name}.agf"))
     train_demo.write_labelled_scenes(os.path.join(a.out, "scenes"), SCENES, 2, 9, PAIR)
 
 

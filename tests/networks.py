@@ -109,13 +109,14 @@ def maps_of(path, image, small):
                     found[method] = str(problem)
     except (agf.Error, OSError) as problem:
         return {"maps": str(problem)}
-    bad = [found[method] if isinstance(found[method], str) else f"{method} is not finite" for method in METHODS
-           if isinstance(found[method], str) or not np.isfinite(found[method]).all()]
-    if bad or not small:
-        return {"maps": "; ".join(bad) or "finite"}
+    refused = [f"{method}: {found.pop(method)}" for method in METHODS if isinstance(found[method], str)]
+    infinite = [f"{method} is not finite" for method in found if not np.isfinite(found[method]).all()]
+    said = "; ".join((infinite or ["finite"]) + refused)
+    if infinite or not small:
+        return {"maps": said}
     exact = oracle.Network(path).run(image)
-    return {"maps": "finite", "oracle": max(float(oracle.relative_error(found[method], exact.explain(chosen, method)))
-                                            for method in METHODS)}
+    return {"maps": said, "oracle": max(float(oracle.relative_error(found[method], exact.explain(chosen, method)))
+                                        for method in found)}
 
 
 def times_of(path, module, size, folder):
@@ -192,8 +193,9 @@ def table(rows):
     lines = ["# Networks that convert", "",
              f"Made by tests/networks.py. Random weights, pictures of {SIZE} x {SIZE} pixels where the network takes them. Logits: the",
              "distance of the engine's from torch's for one random tensor, relative. Maps: whether agf, agf_a and agf_lc of the predicted",
-             f"class are finite. Oracle: their largest distance from float64's, relative, for networks of up to {SMALL / 1e6:g} million",
-             "parameters; two correct float32 orders differ by up to 5e-3 where a ReLU's input lies that near 0 (agf-spec.md).",
+             "class are finite; -: not made yet. Oracle: their largest distance from float64's, relative, for networks of up to",
+             f"{SMALL / 1e6:g} million parameters; two correct float32 orders differ by up to 5e-3 where a ReLU's input lies that near 0",
+             "(agf-spec.md).",
              *(["Times: milliseconds on one thread of the engine's forward pass, of that and one class, of ONNX Runtime's forward pass."]
                if timed else ["Times are not in this table: `--times` measures them, on a machine that does nothing else."]), ""]
     for library in ("torchvision", "timm"):
@@ -207,15 +209,16 @@ def table(rows):
         lines += ["| network | size | million parameters | format | nodes | logits | maps | oracle |" + (" times |" if timed else ""),
                   "| --- " * (9 if timed else 8) + "|"]
         for row in others:
-            size = "x".join(map(str, row.get("size", "?")))
-            start = f"| {row['name']} | {size} | {row.get('parameters', 0) / 1e6:.1f} | "
+            size = "x".join(map(str, row.get("size", "-")))
+            millions = f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else "-"
+            start = f"| {row['name']} | {size} | {millions} | "
             if "refused" in row:
                 lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} | - | - |" + (" - |" if timed else ""))
             else:
                 check = row["checked"].rsplit(" to ", 1)[-1].split()[0] if row["checked"].startswith("checked") else row["checked"]
                 distance = f"{row['oracle']:.0e}" if "oracle" in row else "-"
                 numbers = f" {' / '.join(f'{number:g}' for number in row['times'])} |" if "times" in row else " - |"
-                lines.append(start + f"{row['format']} | {row['nodes']} | {check} | {row['maps']} | {distance} |" +
+                lines.append(start + f"{row['format']} | {row['nodes']} | {check} | {row.get('maps', '-')} | {distance} |" +
                              (numbers if timed else ""))
         lines.append("")
     return "\n".join(lines)

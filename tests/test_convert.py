@@ -1316,6 +1316,11 @@ def test_what_goes_beside():
         refused(directory, ["std 0"], path, "--std", "0")
         refused(directory, ["resize squash"], path, "--resize", "squash")
         refused(directory, ["crop:5", "smaller"], path, "--resize", "crop:5")
+        for lines, expected in ((["0 cat", "1 sea lion", "2  dog", "3 2 dogs", "4 crane"], ["cat", "sea lion", "dog", "2 dogs", "crane"]),
+                                (["0 cat", "1 dog", "3 cats", "7 up", "9 lives"], ["0 cat", "1 dog", "3 cats", "7 up", "9 lives"])):
+            with open(labels, "w", encoding="utf-8") as f:
+                f.write("\n".join(lines) + "\n")
+            check(Written(converted(directory, path, "--labels", labels)).labels == expected, lines)
         with open(labels, "a") as f:
             f.write("one too many\n")
         refused(directory, ["6 labels", "5 classes"], path, "--labels", labels)

@@ -42,7 +42,8 @@ def parse_resize(text, size):
 
 
 def read_labels(path):
-    """One label per line, UTF-8."""
+    """One label per line, UTF-8. Where every line begins with its own number, as Teachable Machine and Coral write
+    them, the numbers go."""
     try:
         with open(path, encoding="utf-8-sig") as f:
             labels = f.read().rstrip("\n").split("\n")
@@ -50,6 +51,9 @@ def read_labels(path):
         raise ConvertError(f"{path}: {problem.strerror}") from None
     except UnicodeDecodeError:
         raise ConvertError(f"{path}: not UTF-8 text") from None
+    numbered = [label.split(maxsplit=1) for label in labels]
+    if all(len(parts) == 2 and parts[0] == str(number) for number, parts in enumerate(numbered)):
+        labels = [parts[1] for parts in numbered]
     for number, label in enumerate(labels):
         check_text(f"{path}, line {number + 1}: the label", label)
     return labels
