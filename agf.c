@@ -127,6 +127,28 @@ AGF_API const char *agf_version(void) {
   return AGF_STR(AGF_VERSION_MAJOR) "." AGF_STR(AGF_VERSION_MINOR) "." AGF_STR(AGF_VERSION_PATCH);
 }
 
+AGF_API size_t agf_struct_bytes(const char *name) {
+  static const struct {
+    const char *name;
+    size_t bytes;
+  } structs[] = {{"agf_error", sizeof(agf_error)},
+                 {"agf_allocator", sizeof(agf_allocator)},
+                 {"agf_model_config", sizeof(agf_model_config)},
+                 {"agf_input", sizeof(agf_input)},
+                 {"agf_layer", sizeof(agf_layer)},
+                 {"agf_observation", sizeof(agf_observation)},
+                 {"agf_session_config", sizeof(agf_session_config)},
+                 {"agf_request", sizeof(agf_request)},
+                 {"agf_times", sizeof(agf_times)},
+                 {"agf_rect", sizeof(agf_rect)},
+                 {"agf_box", sizeof(agf_box)},
+                 {"agf_picture", sizeof(agf_picture)}};
+  size_t i;
+  for (i = 0; name && i < sizeof structs / sizeof *structs; i++)
+    if (!strcmp(name, structs[i].name)) return structs[i].bytes;
+  return 0;
+}
+
 /* Bytes of the UTF-8 character at p; 0 for what must not stand in a message: a control character, or what is no UTF-8. */
 static int agf_character(const unsigned char *p) {
   int i, n = p[0] < 0x80 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
@@ -536,8 +558,8 @@ struct agf_op_rules {
 
   /* In *out, which holds the first input's shape, the shape of the output; or an error that says why the input has none. */
   agf_status (*shape)(const agf_inputs *in, agf_shape *out, agf_error *err);
-  /* Whether its tensors are those that its (first) input asks for. NULL: it has none. */
-  int (*weights)(const agf_model *m, const agf_node *n, const agf_shape *in);
+  /* AGF_OK where its tensors are those that its (first) input asks for, else an error that says why not. NULL: it has none. */
+  agf_status (*weights)(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err);
   agf_sign (*sign)(const agf_node *n);
 
   /* The plan, in this order. connect, first step to last: what it asks of its input tensors (border, mask), whether its rule reads g.
@@ -860,25 +882,30 @@ static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_erro
   return m->source ? AGF_OK : AGF_ERR_FORMAT;
 }
 
+/* For ops whose tensors need nothing but their sizes. */
+static agf_status agf_weights_fit(const agf_model *m, const agf_node *n, const agf_shape *in, int fit, agf_error *err) {
+  if (fit) return AGF_OK;
+  return agf_fail(err, AGF_ERR_FORMAT,
+                  "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
+                  "[%d, %d, %d] asks for",
+                  (int)(n - m->node), n->name, agf_op_name(n->op), in->c, in->h, in->w);
+}
+
 /* The weights of every node against its shape. */
 static agf_status agf_check_weights(agf_model *m, agf_error *err) {
   int i;
   for (i = 0; i < m->nodes; i++) {
     const agf_node *n = &m->node[i];
     const agf_op_rules *rules = agf_rules_of(n->op);
-    const agf_shape *in;
+    agf_status status = AGF_OK;
     agf_shape image;
     int from = m->edge[n->edge];
     image.c = m->input.channels;
     image.h = m->input.height;
     image.w = m->input.width;
     image.flattened = 0;
-    in = from ? &m->nominal[from - 1] : &image;
-    if (rules->weights && !rules->weights(m, n, in))
-      return agf_fail(err, AGF_ERR_FORMAT,
-                      "model file: the tensors of node %d (%s, %s) do not have the sizes that its input "
-                      "[%d, %d, %d] asks for",
-                      i, n->name, rules->name, in->c, in->h, in->w);
+    if (rules->weights) status = rules->weights(m, n, from ? &m->nominal[from - 1] : &image, err);
+    if (status != AGF_OK) return status;
   }
   return AGF_OK;
 }
@@ -3252,11 +3279,12 @@ static agf_status agf_conv_shape_of(const agf_inputs *in, agf_shape *out, agf_er
   return AGF_OK;
 }
 
-static int agf_conv_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+static agf_status agf_conv_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
   const agf_weight *w = &m->weight[n->w];
-  return w->layout == (n->groups > 1 ? AGF_LAYOUT_GROUPED : AGF_LAYOUT_CONV) && w->dim[0] == n->channels &&
-         w->dim[1] == in->c / n->groups && w->dim[2] == n->kernel[0] && w->dim[3] == n->kernel[1] &&
-         agf_is_vector(m, n->b, n->channels);
+  int fit = w->layout == (n->groups > 1 ? AGF_LAYOUT_GROUPED : AGF_LAYOUT_CONV) && w->dim[0] == n->channels &&
+            w->dim[1] == in->c / n->groups && w->dim[2] == n->kernel[0] && w->dim[3] == n->kernel[1] &&
+            agf_is_vector(m, n->b, n->channels);
+  return agf_weights_fit(m, n, in, fit, err);
 }
 
 /* Scratch of one task of one convolution in one direction. */
@@ -4365,10 +4393,11 @@ static agf_status agf_linear_shape(const agf_inputs *in, agf_shape *out, agf_err
   return AGF_OK;
 }
 
-static int agf_linear_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+static agf_status agf_linear_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
   const agf_weight *w = &m->weight[n->w];
-  return w->layout == AGF_LAYOUT_LINEAR && w->dim[0] == n->channels && w->dim[1] == in->c && w->dim[2] == in->h &&
-         w->dim[3] == in->w && agf_is_vector(m, n->b, n->channels);
+  int fit = w->layout == AGF_LAYOUT_LINEAR && w->dim[0] == n->channels && w->dim[1] == in->c && w->dim[2] == in->h &&
+            w->dim[3] == in->w && agf_is_vector(m, n->b, n->channels);
+  return agf_weights_fit(m, n, in, fit, err);
 }
 
 static void agf_linear_connect(agf_planner *p, agf_step *st) {
@@ -4652,8 +4681,8 @@ static void agf_linear_lrp(agf_session *s, const agf_step *st, int slot, int alp
  * moves with the input. Most are part of the step before them (agf_make_steps); these are the steps of those that are not. LRP
  * passes R. */
 
-static int agf_norm_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
-  return agf_is_vector(m, n->w, in->c) && agf_is_vector(m, n->b, in->c);
+static agf_status agf_norm_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
+  return agf_weights_fit(m, n, in, agf_is_vector(m, n->w, in->c) && agf_is_vector(m, n->b, in->c), err);
 }
 
 static agf_status agf_norm_plan(agf_planner *p, agf_step *st, agf_error *err) {
@@ -5243,8 +5272,8 @@ static agf_status agf_activation_shape(const agf_inputs *in, agf_shape *out, agf
   return AGF_OK;
 }
 
-static int agf_activation_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
-  return (agf_activation_of(n) == AGF_PRELU) == (n->w >= 0) && agf_is_vector(m, n->w, in->c);
+static agf_status agf_activation_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
+  return agf_weights_fit(m, n, in, (agf_activation_of(n) == AGF_PRELU) == (n->w >= 0) && agf_is_vector(m, n->w, in->c), err);
 }
 
 static agf_sign agf_activation_sign(const agf_node *n) {
@@ -5735,9 +5764,13 @@ static agf_status agf_lrn_shape(const agf_inputs *in, agf_shape *out, agf_error 
   return AGF_OK;
 }
 
+/* A window that reaches beyond all channels on either side of any of them sees no more where it is wider. */
+static int agf_lrn_window(const agf_node *n, const agf_tensor *t) { return agf_imin(n->argument, 2 * t->c); }
+
 static agf_status agf_lrn_plan(agf_planner *p, agf_step *st, agf_error *err) {
+  const agf_tensor *t = agf_plan_out(p, st);
   (void)err;
-  agf_need_scratch(p, ((uint64_t)agf_plan_out(p, st)->cb * AGF_CB + (uint64_t)p->model->node[st->node].argument) * 2 * 4);
+  agf_need_scratch(p, (uint64_t)(t->cb * AGF_CB + agf_lrn_window(&p->model->node[st->node], t)) * 2 * 4);
   return AGF_OK;
 }
 
@@ -5748,7 +5781,7 @@ static agf_lrn_row agf_lrn_row_of(const agf_session *s, const agf_step *st, cons
   q.x = x + r * t->xr;
   q.xb = t->xb;
   q.blocks = t->cb;
-  q.size = n->argument;
+  q.size = agf_lrn_window(n, t);
   q.alpha = n->parameter[0] / (float)n->argument;
   q.beta = n->parameter[1];
   q.k = n->parameter[2];
@@ -5837,21 +5870,27 @@ static agf_status agf_resize_shape(const agf_inputs *in, agf_shape *out, agf_err
 }
 
 /* A permutation of the channels: every one of them once. */
-static int agf_shuffle_weights(const agf_model *m, const agf_node *n, const agf_shape *in) {
+static agf_status agf_shuffle_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
   const agf_weight *w = &m->weight[n->w];
+  agf_status status = agf_weights_fit(m, n, in, agf_is_vector(m, n->w, in->c), err);
   unsigned char *seen;
-  int i, good = 1;
-  if (!agf_is_vector(m, n->w, in->c)) return 0;
+  int i;
+  if (status != AGF_OK) return status;
   seen = (unsigned char *)m->allocator.alloc(m->allocator.ctx, (size_t)in->c);
-  if (!seen) return 0;
+  if (!seen) return agf_fail(err, AGF_ERR_MEMORY, "no memory to check layer %s (shuffle): %d bytes", n->name, in->c);
   memset(seen, 0, (size_t)in->c);
-  for (i = 0; i < in->c && good; i++) {
+  for (i = 0; i < in->c && status == AGF_OK; i++) {
     float v = agf_weight_at(w, (size_t)i);
-    good = v >= 0 && v < (float)in->c && v == (float)(int)v && !seen[(int)v];
-    if (good) seen[(int)v] = 1;
+    if (v >= 0 && v < (float)in->c && v == (float)(int)v && !seen[(int)v])
+      seen[(int)v] = 1;
+    else
+      status =
+          agf_fail(err, AGF_ERR_FORMAT,
+                   "model file: node %d (%s, shuffle) takes its channel %d from channel %g: it has to take each of 0 to %d once",
+                   (int)(n - m->node), n->name, i, (double)v, in->c - 1);
   }
   m->allocator.free(m->allocator.ctx, seen, (size_t)in->c);
-  return good;
+  return status;
 }
 
 static agf_status agf_shuffle_plan(agf_planner *p, agf_step *st, agf_error *err) {

@@ -96,6 +96,11 @@ AGF_API const char *agf_status_name(agf_status status);
 /* "1.0.0": the version of the engine that is linked. */
 AGF_API const char *agf_version(void);
 
+/* sizeof the struct of this header that is called `name`, such as "agf_request", as the linked engine was compiled; 0: there is none.
+ * For programs that were not compiled with this very header, such as bindings of other languages: a struct that has another size
+ * there is read or written beyond its end. */
+AGF_API size_t agf_struct_bytes(const char *name);
+
 /* ---- Memory ------------------------------------------------------------------------------------------------------------ */
 
 /* Where the engine gets memory. alloc returns 64-byte aligned memory (malloc does not; what is not aligned is given back and

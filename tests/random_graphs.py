@@ -646,7 +646,9 @@ class Noisy(np.ndarray):
     (1997), the CESTAC method of Vignes (1993), whose spread estimates how far a correct float32 program may be off. A
     number that is odd in its last bit becomes one of its two neighbours. Which one depends on its size and on the run
     alone: equal numbers stay equal, opposite ones opposite, and what needs no rounding (a maximum, a copy, a factor of
-    -1 or 2) leaves even numbers even, so ties are ties and sums that cancel exactly still do."""
+    -1 or 2) leaves even numbers even, so ties are ties and what cancels exactly still does. Sums of many terms depend
+    on their order: even ones become one of their even neighbours, or the mean of equal numbers would be known to be
+    exact, and with it what a normalisation makes of them."""
 
     run = 0
 
@@ -660,9 +662,10 @@ class Noisy(np.ndarray):
         result = getattr(ufunc, method)(*inputs, **options)
         if result is None or result.dtype != np.float32:   # ufunc.at works in place; comparisons
             return result
+        summed = ufunc is np.matmul or ufunc is np.add and method == "reduce"
         if out is None:
-            return noisy(result, self.run)
-        result[...] = noisy(result, self.run)
+            return noisy(result, self.run, summed)
+        result[...] = noisy(result, self.run, summed)
         return out[0]
 
     def __array_function__(self, function, types, arguments, options):
@@ -670,12 +673,14 @@ class Noisy(np.ndarray):
         return noisy(result, self.run) if type(result) is np.ndarray and result.dtype == np.float32 else result
 
 
-def noisy(t, run):
+def noisy(t, run, summed=False):
     bits = np.asarray(t, np.float32, order="C").view(np.uint32)
     size = bits & np.uint32(0x7fffffff)
     with np.errstate(over="ignore"):   # of scalars: an integer hash is taken modulo 2^32
         up = (size * np.uint32(2654435761) + np.uint32(run * 0x9e3779b9 % 2 ** 32)) * np.uint32(2246822519)
         up = (up ^ up >> np.uint32(15)) * np.uint32(3266489917) >> np.uint32(31)
+        if summed:
+            size = np.where((size % 2 == 0) & (size > 2) & (size < 0x7f000000), size + 4 * up - 2, size)
     rounded = (size + (size & up) & np.uint32(0x7ffffffe)) | bits & np.uint32(0x80000000)
     result = np.asarray(np.where(size < 0x7f800000, rounded, bits)).view(np.float32).view(Noisy)
     result.run = run

@@ -1100,6 +1100,14 @@ static void test_fork(void) {
 #endif
 }
 
+/* What a binding asks before it hands over a struct of its own. */
+static void test_struct_bytes(void) {
+  CHECK(agf_struct_bytes("agf_request") == sizeof(agf_request) && agf_struct_bytes("agf_error") == sizeof(agf_error) &&
+            agf_struct_bytes("agf_session_config") == sizeof(agf_session_config),
+        "the sizes of structs");
+  CHECK(!agf_struct_bytes("agf_reques") && !agf_struct_bytes("") && !agf_struct_bytes(NULL), "no struct has no size");
+}
+
 int main(int argc, char **argv) {
   static const char *const cases[] = {"vgg_tiny", "squeeze_tiny", "resnet_bottleneck", "grouped_dilated", "corners", "dense_tiny"};
   size_t i;
@@ -1126,5 +1134,6 @@ int main(int argc, char **argv) {
   RUN(test_finding_a_class);
   RUN(test_pixel_formats);
   RUN(test_smoothing);
+  RUN(test_struct_bytes);
   return tests_end();
 }

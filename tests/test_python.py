@@ -873,6 +873,49 @@ def test_library_search():
     check(run(AGF_LIBRARY="mine.so").stdout.split()[0] == os.path.abspath("mine.so"), "a relative AGF_LIBRARY")
 
 
+def test_other_library():
+    """A library of another version, or whose structs have other sizes, is refused before anything of it is called."""
+    compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
+    if not compiler:
+        raise Skip("no C compiler")
+    names = [name for name in engine.FUNCTIONS if name not in ("agf_version", "agf_struct_bytes")]
+    sizes = "".join(f'if (!strcmp(n, "{n}")) return {ctypes.sizeof(m)} + MORE({n});' for n, m in engine.STRUCTS.items())
+    with open("stub.c", "w", encoding="utf-8") as f:
+        f.write(
+            '#include <string.h>\n#define MORE(s) (!strcmp(#s, STRUCT) ? BYTES : 0)\n'
+            f"const char *agf_version(void) {{ return VERSION; }}\n"
+            f"size_t agf_struct_bytes(const char *n) {{ {sizes} return 0; }}\n"
+            + "".join(f"void {name}(void) {{ *(volatile char *)0 = 1; }}\n" for name in names)
+        )
+    major, minor = engine.VERSION
+    for at, (found, struct, more, words) in enumerate(
+        (
+            (f"{major}.{minor}.7", "", 0, ()),
+            (f"{major}.{minor + 1}.0", "", 0, ()),
+            (f"{major + 1}.0.0", "", 0, (f"version {major + 1}.0.0", f"version {major},")),
+            (f"{major - 1}.9.0", "", 0, (f"version {major - 1}.9.0",)),
+            ("unknown", "", 0, ("version unknown",)),
+            (f"{major}.{minor}.0", "agf_request", 8, ("agf_request has", "bytes", "one release")),
+            (f"{major}.{minor}.0", "agf_error", -16, ("agf_error has",)),
+        )
+    ):
+        library = os.path.abspath(f"stub{at}.so")
+        flags = [f'-DVERSION="{found}"', f'-DSTRUCT="{struct}"', f"-DBYTES=({more})"]
+        subprocess.run([compiler, "-shared", "-fPIC", "-w", *flags, "stub.c", "-o", library], check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", "import agf; print(agf.version())"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "AGF_LIBRARY": library, "PYTHONPATH": os.path.join(ROOT, "tools")},
+            check=False,
+        )
+        if words:
+            refused = done.returncode == 1 and all(word in done.stderr for word in (library, *words))
+            check(refused, f"{found}, {struct} {more}: {done.stderr[-300:]}")
+        else:
+            check(done.stdout.strip() == found, f"{found} is taken: {done.stderr[-300:]}")
+
+
 def test_installed_library():
     """A copy of the package by itself finds what `make install` has put below a prefix."""
     os.mkdir("prefix")
@@ -897,18 +940,8 @@ def test_struct_layouts():
     compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
     if not compiler:
         raise Skip("no C compiler")
-    structs = {
-        "agf_error": engine.CError,
-        "agf_input": engine.CInput,
-        "agf_layer": engine.CLayer,
-        "agf_session_config": engine.CConfig,
-        "agf_request": engine.CRequest,
-        "agf_rect": engine.CRect,
-        "agf_times": engine.CTimes,
-        "agf_box": engine.CBox,
-    }
     lines, expected = [], []
-    for name, mirror in structs.items():
+    for name, mirror in engine.STRUCTS.items():
         lines.append(f'printf("{name} %d\\n", (int)sizeof({name}));')
         expected.append(f"{name} {ctypes.sizeof(mirror)}")
         for field in mirror._fields_:

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TINY_HEADER = 64, TINY_INPUT = 80, TINY_NODE = 80, TINY_TENSOR = 40 };
+enum { TINY_HEADER = 64, TINY_INPUT = 80, TINY_NODE = 80, TINY_NODE2 = 96, TINY_TENSOR = 40 }; /* TINY_NODE2: since version 2 */
 enum { TINY_F32 = 1, TINY_F16 = 2 };
 enum { TINY_VECTOR, TINY_CONV, TINY_GROUPED, TINY_LINEAR };
 
@@ -57,14 +57,24 @@ static inline void tiny_seal(unsigned char *data, size_t bytes) {
   tiny_put32(data + 24, tiny_crc(0, data, header));
 }
 
+/* How many ops the engine knows: their numbers are 1 to that. */
+static inline int tiny_ops(void) {
+  int op = 1;
+  while (strcmp(agf_op_name((agf_op)op), agf_op_name((agf_op)0)) != 0) op++;
+  return op - 1;
+}
+
 typedef struct tiny {
-  unsigned char input[TINY_INPUT], node[64 * TINY_NODE], tensor[64 * TINY_TENSOR], edge[4 * 128], label[4 * 64];
+  unsigned char input[TINY_INPUT], node[64 * TINY_NODE2], tensor[64 * TINY_TENSOR], edge[4 * 128], label[4 * 64];
   char strings[2048];
   unsigned char weights[1 << 16];
   size_t string_bytes, weight_bytes;
-  int nodes, edges, tensors, labels;
+  int version, nodes, edges, tensors, labels;
   uint32_t random;
 } tiny;
+
+/* Length of a node's record in a file. */
+static inline size_t tiny_node_bytes(int version) { return version == 2 ? TINY_NODE2 : TINY_NODE; }
 
 static inline uint32_t tiny_random(uint32_t *state) {
   *state = *state * 1664525u + 1013904223u;
@@ -83,6 +93,7 @@ static inline void tiny_begin(tiny *t, const char *name, int channels, int heigh
   static const float range_mean_std[9] = {1, 0.5f, 0.4f, 0.3f, 0, 0.2f, 0.25f, 0.3f, 0};
   int i, picture = channels == 1 || channels == 3;
   memset(t, 0, sizeof *t);
+  t->version = 1;
   t->string_bytes = 1;
   t->random = 12345;
   tiny_put32(t->input, (uint32_t)channels);
@@ -151,7 +162,7 @@ static inline int tiny_tensor(tiny *t, int type, int layout, int d0, int d1, int
 
 /* A node without window or weights that reads edges a and, unless negative, b. Returns its edge. */
 static inline int tiny_node(tiny *t, agf_op op, int a, int b) {
-  unsigned char *p = t->node + TINY_NODE * t->nodes;
+  unsigned char *p = t->node + TINY_NODE2 * t->nodes;
   char name[32];
   snprintf(name, sizeof name, "%s%d", agf_op_name(op), t->nodes);
   tiny_put32(p, (uint32_t)op);
@@ -163,7 +174,7 @@ static inline int tiny_node(tiny *t, agf_op op, int a, int b) {
   return ++t->nodes;
 }
 
-static inline unsigned char *tiny_last(tiny *t) { return t->node + TINY_NODE * (t->nodes - 1); }
+static inline unsigned char *tiny_last(tiny *t) { return t->node + TINY_NODE2 * (t->nodes - 1); }
 
 static inline int tiny_window(tiny *t, agf_op op, int a, uint32_t flags, int kernel, int stride, int pad) {
   unsigned char *p;
@@ -213,6 +224,111 @@ static inline int tiny_adaptive(tiny *t, int a, int height, int width) {
   return edge;
 }
 
+/* What version 2 says of the last node: its argument and numbers. Returns its edge. */
+static inline int tiny_set(tiny *t, int argument, float p0, float p1, float p2) {
+  const float p[3] = {p0, p1, p2};
+  int i;
+  t->version = 2;
+  tiny_put32(tiny_last(t) + 76, (uint32_t)argument);
+  for (i = 0; i < 3; i++) {
+    uint32_t bits;
+    memcpy(&bits, &p[i], 4);
+    tiny_put32(tiny_last(t) + 80 + 4 * i, bits);
+  }
+  return t->nodes;
+}
+
+/* Activation number `kind` of the format, of `channels` channels. */
+static inline int tiny_act(tiny *t, int a, int kind, int channels) {
+  tiny_node(t, AGF_OP_ACT, a, -1);
+  if (kind == 2) tiny_put32(tiny_last(t) + 68, (uint32_t)tiny_tensor(t, TINY_F32, TINY_VECTOR, channels, 1, 1, 1)); /* prelu */
+  return tiny_set(t, kind,
+                  kind == 1    ? 0.1f
+                  : kind == 3  ? 0.7f
+                  : kind == 10 ? 0.2f
+                  : kind == 13 ? -0.75f
+                               : 0,
+                  kind == 10   ? 0.5f
+                  : kind == 13 ? 0.5f
+                               : 0,
+                  0);
+}
+
+/* mode 0: over the channels of each pixel, 1: over the pixels too, 2: global response norm. */
+static inline int tiny_normalise(tiny *t, int a, int channels, int mode, int groups) {
+  int edge = tiny_norm(t, a, channels);
+  tiny_put32(tiny_last(t), AGF_OP_NORM);
+  tiny_put32(tiny_last(t) + 60, (uint32_t)groups);
+  tiny_set(t, mode, 1e-3f, 0, 0);
+  return edge;
+}
+
+static inline int tiny_lrn(tiny *t, int a, int size) {
+  tiny_node(t, AGF_OP_LRN, a, -1);
+  return tiny_set(t, size, 0.5f, 0.75f, 1);
+}
+
+static inline int tiny_slice(tiny *t, int a, int first, int channels) {
+  tiny_node(t, AGF_OP_SLICE, a, -1);
+  tiny_put32(tiny_last(t) + 64, (uint32_t)channels);
+  return tiny_set(t, first, 0, 0, 0);
+}
+
+/* Output channel c is input channel channels - 1 - c. */
+static inline int tiny_shuffle(tiny *t, int a, int channels) {
+  unsigned char *w = t->weights + t->weight_bytes;
+  int edge = tiny_node(t, AGF_OP_SHUFFLE, a, -1), c;
+  tiny_put32(tiny_last(t) + 68, (uint32_t)tiny_tensor(t, TINY_F32, TINY_VECTOR, channels, 1, 1, 1));
+  for (c = 0; c < channels; c++) {
+    float from = (float)(channels - 1 - c);
+    uint32_t bits;
+    memcpy(&bits, &from, 4);
+    tiny_put32(w + 4 * c, bits);
+  }
+  t->version = 2;
+  return edge;
+}
+
+/* border 0: zeros, 1: reflected, 2: repeated. */
+static inline int tiny_pad(tiny *t, int a, int top, int left, int bottom, int right, int border) {
+  const int pad[4] = {top, left, bottom, right};
+  int i;
+  tiny_node(t, AGF_OP_PAD, a, -1);
+  for (i = 0; i < 4; i++) tiny_put32(tiny_last(t) + 36 + 4 * i, (uint32_t)pad[i]);
+  return tiny_set(t, border, 0, 0, 0);
+}
+
+/* to_size 0: height and width say how often each pixel is repeated, 1: they are the output's. */
+static inline int tiny_resize(tiny *t, int a, int height, int width, int to_size) {
+  int edge = tiny_adaptive(t, a, height, width);
+  tiny_put32(tiny_last(t), AGF_OP_RESIZE);
+  tiny_set(t, to_size, 0, 0, 0);
+  return edge;
+}
+
+static inline int tiny_dilated_pool(tiny *t, int a, int kernel, int stride, int pad, int dilation) {
+  int edge = tiny_window(t, AGF_OP_MAXPOOL, a, 0, kernel, stride, pad);
+  tiny_put32(tiny_last(t) + 52, (uint32_t)dilation);
+  tiny_put32(tiny_last(t) + 56, (uint32_t)dilation);
+  t->version = 2;
+  return edge;
+}
+
+/* One more input of the last node, an add or a concat. */
+static inline void tiny_also(tiny *t, int a) {
+  tiny_put32(tiny_last(t) + 16, tiny_u32(tiny_last(t) + 16) + 1);
+  tiny_put32(t->edge + 4 * t->edges++, (uint32_t)a);
+}
+
+/* The input's affine map and the head, 0 softmax, 1 sigmoid, 2 none. */
+static inline void tiny_ends(tiny *t, int head) {
+  int channels = (int)tiny_u32(t->input);
+  t->version = 2;
+  tiny_put32(t->input + 12, tiny_u32(t->input + 12) | (uint32_t)head << 8);
+  tiny_put32(t->input + 72, (uint32_t)tiny_tensor(t, TINY_F32, TINY_VECTOR, channels, 1, 1, 1));
+  tiny_put32(t->input + 76, (uint32_t)tiny_tensor(t, TINY_F32, TINY_VECTOR, channels, 1, 1, 1));
+}
+
 /* Labels "class 0" and so on. */
 static inline void tiny_labels(tiny *t, int n) {
   char text[32];
@@ -223,12 +339,12 @@ static inline void tiny_labels(tiny *t, int n) {
 }
 
 /* A file of zeros, 64-byte aligned, with its header but for the CRCs. *header: where the weights begin; *bytes: its size. */
-static inline unsigned char *tiny_header(int nodes, int edges, int tensors, int labels, size_t string_bytes, size_t weight_bytes,
-                                         size_t *header, size_t *bytes) {
+static inline unsigned char *tiny_header(int version, int nodes, int edges, int tensors, int labels, size_t string_bytes,
+                                         size_t weight_bytes, size_t *header, size_t *bytes) {
   unsigned char *data;
   void *memory;
-  *header = tiny_up(TINY_HEADER + TINY_INPUT + (size_t)nodes * TINY_NODE + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR +
-                    (size_t)labels * 4 + string_bytes);
+  *header = tiny_up(TINY_HEADER + TINY_INPUT + (size_t)nodes * tiny_node_bytes(version) + (size_t)edges * 4 +
+                    (size_t)tensors * TINY_TENSOR + (size_t)labels * 4 + string_bytes);
   *bytes = *header + weight_bytes;
   if (posix_memalign(&memory, 64, *bytes)) exit(2);
   data = (unsigned char *)memory;
@@ -237,7 +353,7 @@ static inline unsigned char *tiny_header(int nodes, int edges, int tensors, int 
          "\x89"
          "AGF\r\n\x1a\n",
          8);
-  tiny_put32(data + 8, 1);
+  tiny_put32(data + 8, (uint32_t)version);
   tiny_put32(data + 12, (uint32_t)*header);
   tiny_put64(data + 16, *bytes);
   tiny_put32(data + 32, (uint32_t)nodes);
@@ -251,7 +367,8 @@ static inline unsigned char *tiny_header(int nodes, int edges, int tensors, int 
 /* The file, 64-byte aligned, for the caller to free; *bytes its size. */
 static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
   size_t header;
-  unsigned char *data = tiny_header(t->nodes, t->edges, t->tensors, t->labels, t->string_bytes, t->weight_bytes, &header, bytes);
+  unsigned char *data =
+      tiny_header(t->version, t->nodes, t->edges, t->tensors, t->labels, t->string_bytes, t->weight_bytes, &header, bytes);
   unsigned char *p;
   int i;
   for (i = 0; i < t->tensors; i++) {
@@ -260,7 +377,7 @@ static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
   }
   p = data + TINY_HEADER;
   memcpy(p, t->input, TINY_INPUT), p += TINY_INPUT;
-  memcpy(p, t->node, (size_t)t->nodes * TINY_NODE), p += t->nodes * TINY_NODE;
+  for (i = 0; i < t->nodes; i++, p += tiny_node_bytes(t->version)) memcpy(p, t->node + TINY_NODE2 * i, tiny_node_bytes(t->version));
   memcpy(p, t->edge, (size_t)t->edges * 4), p += t->edges * 4;
   memcpy(p, t->tensor, (size_t)t->tensors * TINY_TENSOR), p += t->tensors * TINY_TENSOR;
   memcpy(p, t->label, (size_t)t->labels * 4), p += t->labels * 4;
@@ -270,8 +387,10 @@ static inline unsigned char *tiny_end(tiny *t, size_t *bytes) {
   return data;
 }
 
-enum { TINY_MODELS = 4 };
-static const char *const tiny_names[TINY_MODELS] = {"all_ops", "plain", "conv_logits", "pool_logits"};
+/* From TINY_NEWER on: of version 2. */
+enum { TINY_NEWER = 4, TINY_MODELS = 10 };
+static const char *const tiny_names[TINY_MODELS] = {"all_ops", "plain", "conv_logits", "pool_logits", "acts",
+                                                    "gates",   "norms", "moves",       "one_pixel",   "deep_head"};
 
 static inline int tiny_find(const char *name) {
   int i;
@@ -312,6 +431,65 @@ static inline unsigned char *tiny_model(int which, size_t *bytes) {
     a = tiny_node(t, AGF_OP_RELU, tiny_norm(t, 0, 2), -1);
     a = tiny_conv(t, a, 2, 2, TINY_F32, 0, 3, 2, 2, 1, 2);
     tiny_conv(t, tiny_node(t, AGF_OP_GLOBAL_AVGPOOL, a, -1), 2, 3, TINY_F32, 0, 1, 1, 0, 1, 1);
+  } else if (which == 4) { /* every activation, and a sum of all of them; what is done to the input, a sigmoid's head */
+    int all, k;
+    tiny_begin(t, tiny_names[which], 3, 3, 2);
+    b = tiny_conv(t, 0, 3, 2, TINY_F32, 0, 1, 1, 0, 1, 1);
+    for (all = k = 1; k <= 13; k++) all = tiny_act(t, b, k, 2);
+    a = tiny_node(t, AGF_OP_ADD, all - 12, all - 11);
+    for (k = 10; k >= 0; k--) tiny_also(t, all - k);
+    a = tiny_act(t, tiny_node(t, AGF_OP_FLATTEN, a, -1), 6, 2);
+    tiny_linear(t, a, TINY_F32, 2, 3, 2, 3);
+    tiny_ends(t, 1);
+  } else if (which == 5) { /* products: with a channel's gate, a pixel's, a whole tensor, a vector */
+    tiny_begin(t, tiny_names[which], 1, 3, 3);
+    a = tiny_act(t, tiny_conv(t, 0, 1, 3, TINY_F32, 0, 2, 1, 1, 1, 1), 4, 3);
+    b = tiny_conv(t, tiny_node(t, AGF_OP_GLOBAL_AVGPOOL, a, -1), 3, 3, TINY_F32, 1, 1, 1, 0, 1, 1);
+    a = tiny_node(t, AGF_OP_MUL, a, tiny_act(t, b, 9, 3));
+    b = tiny_act(t, tiny_conv(t, a, 3, 1, TINY_F32, 1, 1, 1, 0, 1, 1), 10, 1);
+    a = tiny_node(t, AGF_OP_MUL, a, b);
+    a = tiny_node(t, AGF_OP_MUL, a, tiny_act(t, a, 11, 3));
+    b = tiny_node(t, AGF_OP_FLATTEN, a, -1);
+    b = tiny_node(t, AGF_OP_MUL, b, tiny_act(t, b, 9, 3));
+    a = tiny_linear(t, b, TINY_F32, 3, 4, 4, 5);
+    a = tiny_node(t, AGF_OP_MUL, a, a);
+    tiny_linear(t, a, TINY_F32, 5, 1, 1, 2);
+    t->version = 2;
+  } else if (which == 6) { /* normalisations of each kind, of pixels and of a vector */
+    tiny_begin(t, tiny_names[which], 3, 3, 2);
+    a = tiny_normalise(t, tiny_conv(t, 0, 3, 4, TINY_F32, 0, 1, 1, 0, 1, 1), 4, 0, 1);
+    a = tiny_lrn(t, tiny_normalise(t, a, 4, 1, 2), 3);
+    a = tiny_normalise(t, tiny_act(t, tiny_conv(t, a, 4, 4, TINY_F32, 0, 2, 1, 1, 1, 2), 6, 4), 4, 1, 4);
+    a = tiny_normalise(t, tiny_lrn(t, tiny_normalise(t, a, 4, 0, 2), 1), 4, 2, 1);
+    a = tiny_lrn(t, a, 1 << 20); /* a window far wider than the channels */
+    a = tiny_node(t, AGF_OP_FLATTEN, tiny_node(t, AGF_OP_GLOBAL_AVGPOOL, a, -1), -1);
+    tiny_linear(t, tiny_normalise(t, a, 4, 0, 1), TINY_F32, 4, 1, 1, 3);
+  } else if (which == 7) { /* what copies and leaves out */
+    tiny_begin(t, tiny_names[which], 2, 4, 3);
+    a = tiny_node(t, AGF_OP_RELU, tiny_conv(t, 0, 2, 4, TINY_F32, 0, 2, 1, 1, 1, 1), -1);
+    b = tiny_slice(t, a, 1, 3);
+    a = tiny_shuffle(t, tiny_node(t, AGF_OP_CONCAT, b, tiny_slice(t, a, 0, 1)), 4);
+    a = tiny_pad(t, tiny_pad(t, tiny_pad(t, a, 1, 0, 0, 2, 0), 1, 1, 0, 1, 1), 0, 1, 2, 0, 2);
+    a = tiny_dilated_pool(t, tiny_resize(t, tiny_resize(t, a, 2, 1, 0), 5, 4, 1), 2, 1, 1, 2);
+    b = tiny_node(t, AGF_OP_FLATTEN, tiny_node(t, AGF_OP_GLOBAL_MAXPOOL, a, -1), -1);
+    tiny_conv(t, b, 4, 3, TINY_F32, 0, 1, 1, 0, 1, 1); /* of a vector */
+  } else if (which == 8) {                             /* an image of one pixel */
+    tiny_begin(t, tiny_names[which], 4, 1, 1);
+    a = tiny_conv(t, 0, 4, 4, TINY_F32, 0, 1, 1, 0, 1, 2);
+    a = tiny_shuffle(t, tiny_lrn(t, tiny_normalise(t, a, 4, 1, 1), 2), 4);
+    a = tiny_node(t, AGF_OP_MUL, a, tiny_act(t, tiny_node(t, AGF_OP_GLOBAL_MAXPOOL, a, -1), 9, 4));
+    a = tiny_pad(t, tiny_resize(t, a, 1, 1, 1), 0, 0, 0, 0, 0);
+    a = tiny_act(t, tiny_dilated_pool(t, tiny_slice(t, a, 1, 3), 1, 1, 0, 3), 12, 3);
+    tiny_linear(t, tiny_node(t, AGF_OP_FLATTEN, a, -1), TINY_F32, 3, 1, 1, 2);
+    tiny_ends(t, 2);
+  } else if (which == 9) { /* much behind the last global pool */
+    tiny_begin(t, tiny_names[which], 3, 4, 4);
+    a = tiny_act(t, tiny_conv(t, 0, 3, 4, TINY_F32, 0, 3, 1, 1, 1, 1), 5, 4);
+    a = tiny_node(t, AGF_OP_GLOBAL_AVGPOOL, tiny_conv(t, a, 4, 4, TINY_F32, 0, 3, 1, 1, 1, 1), -1);
+    a = tiny_act(t, tiny_conv(t, tiny_normalise(t, a, 4, 0, 1), 4, 5, TINY_F32, 1, 1, 1, 0, 1, 1), 4, 5);
+    a = tiny_normalise(t, tiny_linear(t, tiny_node(t, AGF_OP_FLATTEN, a, -1), TINY_F32, 5, 1, 1, 6), 6, 0, 2);
+    b = tiny_act(t, tiny_linear(t, a, TINY_F32, 6, 1, 1, 6), 6, 6);
+    tiny_linear(t, tiny_node(t, AGF_OP_ADD, a, b), TINY_F32, 6, 1, 1, 4);
   } else { /* as SqueezeNet ends */
     tiny_begin(t, tiny_names[which], 3, 6, 7);
     a = tiny_node(t, AGF_OP_RELU, tiny_conv(t, 0, 3, 3, TINY_F32, 0, 2, 1, 0, 1, 1), -1);

@@ -39,7 +39,7 @@ static uint32_t interesting(uint32_t *state) {
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed) {
   uint32_t state = seed, nodes, edges, tensors, labels, header, at, i;
-  size_t start[6], count[6], width[6];
+  size_t start[6], count[6], width[6], record;
   if (size < TINY_HEADER + TINY_INPUT || tiny_random(&state) % 64 == 0) {
     size_t bytes;
     unsigned char *model = tiny_model((int)(tiny_random(&state) % TINY_MODELS), &bytes);
@@ -52,17 +52,17 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
   edges = tiny_u32(data + 36);
   tensors = tiny_u32(data + 40);
   labels = tiny_u32(data + 44);
+  record = tiny_node_bytes((int)(tiny_u32(data + 8) & 3));
   if (nodes > 4096 || edges > 65536 || tensors > 8192 || labels > 65536 || header > size ||
-      TINY_HEADER + TINY_INPUT + (size_t)nodes * TINY_NODE + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR +
-              (size_t)labels * 4 >
+      TINY_HEADER + TINY_INPUT + (size_t)nodes * record + (size_t)edges * 4 + (size_t)tensors * TINY_TENSOR + (size_t)labels * 4 >
           header) {
     size = LLVMFuzzerMutate(data, size, max_size); /* not a structure any more */
     if (tiny_random(&state) % 4) tiny_seal(data, size);
     return size;
   }
   start[0] = TINY_HEADER, count[0] = TINY_INPUT / 4, width[0] = 4;
-  start[1] = start[0] + TINY_INPUT, count[1] = nodes, width[1] = TINY_NODE;
-  start[2] = start[1] + (size_t)nodes * TINY_NODE, count[2] = edges, width[2] = 4;
+  start[1] = start[0] + TINY_INPUT, count[1] = nodes, width[1] = record;
+  start[2] = start[1] + (size_t)nodes * record, count[2] = edges, width[2] = 4;
   start[3] = start[2] + (size_t)edges * 4, count[3] = tensors, width[3] = TINY_TENSOR;
   start[4] = start[3] + (size_t)tensors * TINY_TENSOR, count[4] = labels, width[4] = 4;
   start[5] = header, count[5] = (size - header) / 4, width[5] = 4;
@@ -82,14 +82,23 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     } else if (how == 6) {
       LLVMFuzzerMutate(p, width[t], width[t]);
     } else if (t == 1) { /* another op, with the fields that it needs cleared or set */
-      uint32_t op = 1 + tiny_random(&state) % 12, k;
+      uint32_t op = 1 + tiny_random(&state) % (record == TINY_NODE2 ? (uint32_t)tiny_ops() : AGF_OP_CONCAT), k;
       tiny_put32(p, op);
-      if (op != AGF_OP_CONV && op != AGF_OP_LINEAR && op != AGF_OP_BATCHNORM)
+      if (op != AGF_OP_CONV && op != AGF_OP_LINEAR && op != AGF_OP_BATCHNORM && op != AGF_OP_NORM)
         for (k = 60; k < 76; k += 4) tiny_put32(p + k, 0);
-      if (op != AGF_OP_CONV) memset(p + 52, 0, 8);
-      if (op != AGF_OP_CONV && op != AGF_OP_MAXPOOL && op != AGF_OP_AVGPOOL) memset(p + 20, 0, 32);
-      if (op == AGF_OP_MAXPOOL || op == AGF_OP_AVGPOOL || op == AGF_OP_CONV || op == AGF_OP_ADAPTIVE_AVGPOOL)
-        for (k = 20; k < (op == AGF_OP_ADAPTIVE_AVGPOOL ? 28u : 36u); k += 4)
+      if (op != AGF_OP_CONV && op != AGF_OP_MAXPOOL) memset(p + 52, 0, 8);
+      if (op != AGF_OP_CONV && op != AGF_OP_MAXPOOL && op != AGF_OP_AVGPOOL && op != AGF_OP_PAD) memset(p + 20, 0, 32);
+      if (op == AGF_OP_PAD) memset(p + 20, 0, 16);
+      for (k = 76; k < record; k += 4) tiny_put32(p + k, 0);
+      if (op > AGF_OP_CONCAT) { /* an argument and numbers from 0.5 up */
+        tiny_put32(p + 76, tiny_random(&state) % 14);
+        for (k = 80; k < 92; k += 4)
+          if (tiny_random(&state) % 2) tiny_put32(p + k, 0x3f000000 + (tiny_random(&state) % 3 << 23));
+      }
+      if (op == AGF_OP_SLICE) tiny_put32(p + 64, 1 + tiny_random(&state) % 4);
+      if (op == AGF_OP_NORM) tiny_put32(p + 60, 1 + tiny_random(&state) % 4);
+      if (op == AGF_OP_MAXPOOL || op == AGF_OP_AVGPOOL || op == AGF_OP_CONV || op == AGF_OP_ADAPTIVE_AVGPOOL || op == AGF_OP_RESIZE)
+        for (k = 20; k < (op == AGF_OP_ADAPTIVE_AVGPOOL || op == AGF_OP_RESIZE ? 28u : 36u); k += 4)
           if (!tiny_u32(p + k)) tiny_put32(p + k, 1 + tiny_random(&state) % 3);
       tiny_put32(p + 4, tiny_random(&state) % 4 ? 0 : tiny_random(&state) % 8);
     } else if (t == 3) { /* the dimensions, with the size that belongs to them */
@@ -100,22 +109,22 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
   }
   /* one more node before the last, reading any edge; every table behind it moves */
   if (tiny_random(&state) % 8 == 0 && nodes && size + 128 + 64 <= max_size) {
-    size_t grown = tiny_up(header + TINY_NODE + 4), old = header;
+    size_t grown = tiny_up(header + record + 4), old = header;
     uint8_t *last;
     memmove(data + grown, data + old, size - old);
     memset(data + old, 0, grown - old);
-    memmove(data + start[3] + TINY_NODE + 4, data + start[3], old - start[3]);
-    memmove(data + start[2] + TINY_NODE, data + start[2], edges * 4);
-    last = data + start[2] - TINY_NODE;
-    memmove(last + TINY_NODE, last, TINY_NODE);
-    memset(last, 0, TINY_NODE);
+    memmove(data + start[3] + record + 4, data + start[3], old - start[3]);
+    memmove(data + start[2] + record, data + start[2], edges * 4);
+    last = data + start[2] - record;
+    memmove(last + record, last, record);
+    memset(last, 0, record);
     tiny_put32(last, AGF_OP_RELU);
-    tiny_put32(last + 12, tiny_u32(last + TINY_NODE + 12));
+    tiny_put32(last + 12, tiny_u32(last + record + 12));
     tiny_put32(last + 16, 1);
-    tiny_put32(last + TINY_NODE + 12, tiny_u32(last + 12) + 1);
+    tiny_put32(last + record + 12, tiny_u32(last + 12) + 1);
     at = tiny_u32(last + 12);
     if (at < edges) {
-      uint8_t *e = data + start[2] + TINY_NODE + at * 4;
+      uint8_t *e = data + start[2] + record + at * 4;
       memmove(e + 4, e, (edges - at) * 4);
       tiny_put32(e, tiny_random(&state) % nodes);
       if (tiny_random(&state) % 2) tiny_put32(e + 4, nodes);
@@ -125,7 +134,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     tiny_put32(data + 12, (uint32_t)grown);
     size += grown - old;
     for (i = 0; i < tensors; i++) {
-      uint8_t *p = data + start[3] + TINY_NODE + 4 + (size_t)i * TINY_TENSOR + 24;
+      uint8_t *p = data + start[3] + record + 4 + (size_t)i * TINY_TENSOR + 24;
       tiny_put32(p, tiny_u32(p) + (uint32_t)(grown - old));
     }
     tiny_put64(data + 16, size);

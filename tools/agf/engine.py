@@ -165,8 +165,21 @@ class CTimes(ctypes.Structure):
     _fields_ = [("forward", c_double), ("explain", c_double)]
 
 
+STRUCTS: dict[str, type[ctypes.Structure]] = {
+    "agf_error": CError,
+    "agf_input": CInput,
+    "agf_layer": CLayer,
+    "agf_session_config": CConfig,
+    "agf_request": CRequest,
+    "agf_rect": CRect,
+    "agf_box": CBox,
+    "agf_picture": CPicture,
+    "agf_times": CTimes,
+}
+
 FUNCTIONS = {  # name: (result, arguments)
     "agf_version": (c_char_p, []),
+    "agf_struct_bytes": (c_size_t, [c_char_p]),
     "agf_op_name": (c_char_p, [c_int]),
     "agf_method_name": (c_char_p, [c_int]),
     "agf_method_find": (c_int, [c_char_p]),
@@ -281,11 +294,28 @@ def library() -> ctypes.CDLL:
                 except AttributeError:
                     raise OSError(f"{path} has no function {name}: not the engine, or another version of it") from None
                 function.restype, function.argtypes = result, arguments
-            found = loaded.agf_version().decode()
-            if found.split(".")[0] != "1":
-                raise OSError(f"{path} is version {found} of the engine; this file is written for version 1")
+            check_version(loaded, path)
             _library = loaded
         return _library
+
+
+VERSION = (1, 0)  # of agf.h, major and minor, as the structs and functions above are written
+
+
+def check_version(loaded: ctypes.CDLL, path: str) -> None:
+    """OSError where a library cannot be called through what stands above, which would read or write beyond a struct."""
+    advice = "take the engine and the binding from one release, or build the engine beside this file with make"
+    found = loaded.agf_version().decode()
+    numbers = re.match(r"(\d+)\.(\d+)\.", found)
+    if not numbers or int(numbers[1]) != VERSION[0] or int(numbers[2]) < VERSION[1]:
+        raise OSError(
+            f"{path} is version {found} of the engine; this binding is written for version {VERSION[0]}, "
+            f"from {VERSION[0]}.{VERSION[1]} on: {advice}"
+        )
+    for name, mirror in STRUCTS.items():
+        size, wanted = loaded.agf_struct_bytes(name.encode()), ctypes.sizeof(mirror)
+        if size != wanted:
+            raise OSError(f"{path}: its {name} has {size} bytes, this binding's has {wanted}: {advice}")
 
 
 def version() -> str:
