@@ -68,12 +68,27 @@
 #include <unistd.h>
 #endif
 
-/* Kernels are optimised in a build without optimisation too: as written they are the slowest part of it by far, and compile to
- * megabytes. */
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE__)
-#define AGF_OPTIMIZED
-#pragma GCC push_options
-#pragma GCC optimize("O2", "fp-contract=off")
+/* The kernels are made for speed, in a build without optimisation too: as written they are the slowest part of it by far, and compile to
+ * megabytes. The rest, which has little to do beside them, is made for size where the build optimises: that costs the compiler a quarter
+ * less. What does loop over pixels itself stands between AGF_FAST_BEGIN and AGF_FAST_END. (gcc alone; others do as their flags say.) */
+#if defined(__GNUC__) && !defined(__clang__)
+#define AGF_PRAGMA(text) _Pragma(#text)
+#define AGF_OPTIMIZE(level) AGF_PRAGMA(GCC push_options) AGF_PRAGMA(GCC optimize(level, "fp-contract=off"))
+#define AGF_OPTIMIZE_END AGF_PRAGMA(GCC pop_options)
+#else
+#define AGF_OPTIMIZE(level)
+#define AGF_OPTIMIZE_END
+#endif
+#if defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define AGF_FAST_BEGIN AGF_OPTIMIZE("O2")
+#define AGF_FAST_END AGF_OPTIMIZE_END
+#else
+#define AGF_FAST_BEGIN
+#define AGF_FAST_END
+#endif
+
+#if !defined(__OPTIMIZE__)
+AGF_OPTIMIZE("O2")
 #endif
 #include "kernels/kernels.h"
 
@@ -81,9 +96,10 @@
 #include "kernels/x86.h"
 #include "kernels/arm.h"
 #include "kernels/crc32.h"
-#if defined(AGF_OPTIMIZED)
-#undef AGF_OPTIMIZED
-#pragma GCC pop_options
+#if !defined(__OPTIMIZE__)
+AGF_OPTIMIZE_END
+#else
+AGF_OPTIMIZE("Os")
 #endif
 
 /* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
@@ -516,6 +532,7 @@ enum {
   AGF_RESHAPES = 32, /* its output is its input's tensor under another shape: it makes no step and needs no functions but shape */
   AGF_POOLS_TO_SIZE = 64, /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
   AGF_IS_MAXIMUM = 256,   /* a pool that takes the largest element, not the average */
+  AGF_IS_LINEAR = 512,    /* agf_lc forms its logits at every position at once */
   AGF_HAS_BIAS_TERM = 128 /* FullGrad has a term for its tensor b */
 };
 
@@ -1240,7 +1257,20 @@ static agf_status agf_infer_node(const agf_inputs *in, agf_shape *out, agf_error
   return status;
 }
 
+/* " conv linear ...": the names of the ops that have a trait. */
+static const char *agf_ops_with(unsigned trait, char *names, size_t room) {
+  const agf_op_rules *rules;
+  size_t used = 0;
+  int op;
+  names[0] = 0;
+  for (op = 1; (rules = agf_rules_of((agf_op)op)) != NULL; op++)
+    if ((rules->traits & trait) && used + strlen(rules->name) + 2 <= room)
+      used += (size_t)snprintf(names + used, room - used, " %s", rules->name);
+  return names;
+}
+
 static agf_status agf_infer_shapes(const agf_model *m, int height, int width, agf_shape *shape, agf_error *err) {
+  char names[128];
   agf_shape image;
   agf_inputs in;
   const agf_shape *last = &shape[m->nodes - 1];
@@ -1263,10 +1293,8 @@ static agf_status agf_infer_shapes(const agf_model *m, int height, int width, ag
     if (status != AGF_OK) return status;
   }
   if (!(agf_rules_of(n->op)->traits & AGF_MAKES_LOGITS))
-    return agf_fail(err, AGF_ERR_UNSUPPORTED,
-                    "layer %s (%s) makes the logits: a linear layer, a convolution or an average pool "
-                    "must be last",
-                    n->name, agf_op_name(n->op));
+    return agf_fail(err, AGF_ERR_UNSUPPORTED, "layer %s (%s) makes the logits: the last layer must be one of%s", n->name,
+                    agf_op_name(n->op), agf_ops_with(AGF_MAKES_LOGITS, names, sizeof names));
   if (last->h * last->w != 1)
     return agf_fail(err, AGF_ERR_SHAPE,
                     "layer %s (%s) makes the logits, but at %d x %d pixels its output is [%d, %d, %d]: one "
@@ -1923,7 +1951,7 @@ static void agf_find_head(agf_planner *p) {
     for (j = 0; j < st->inputs; j++) lowest = agf_imin(lowest, p->in[st->in + j]);
   }
   i = plan->steps - 1;
-  plan->head_linear = plan->head >= 0 && plan->head == i - 1 && p->step[i].rules->op == AGF_OP_LINEAR ? i : -1;
+  plan->head_linear = plan->head >= 0 && plan->head == i - 1 && (p->step[i].rules->traits & AGF_IS_LINEAR) ? i : -1;
 }
 
 /* What methods need planned, beside what AGF does. */
@@ -3699,6 +3727,7 @@ static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char 
     q.g = j->g ? j->g + at * AGF_CB : NULL;
     q.y = agf_row_x(s, t, p.b, p.r);
     q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
+    q.quotients = j->kind == AGF_GATE_PASS ? 0 : j->kind == AGF_GATE_C_AND_A ? 2 : 1;
     q.d = q.b = NULL;
     q.column_class = column_class;
     q.b_stride = own->co;
@@ -4607,6 +4636,7 @@ static void agf_linear_rule(agf_session *s, const agf_step *st, agf_explanation 
     q.cam = cam_y + b * AGF_CB;
     q.g = g_y ? g_y + b * AGF_CB : NULL;
     q.y = agf_row_x(s, to, b, 0);
+    q.quotients = 1;
     q.d = agf_floats(s, own->d) + b * AGF_CB;
     q.act = st->act;
     q.rhs = pair;
@@ -6120,7 +6150,7 @@ static const agf_op_rules agf_op_table[] = {
      agf_global_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
      agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_LINEAR, "linear", {1, 1, 0, 0, 0, 0, 0, 1, 1, 2, 1, 1, 0, 0, 0},
-     AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_linear_step),
+     AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT | AGF_IS_LINEAR, AGF_ACT_NONE, sizeof(agf_linear_step),
      agf_linear_shape, agf_linear_weights, agf_sign_any, agf_linear_connect, NULL, agf_linear_plan, agf_fill_bias,
      agf_linear_forward, agf_linear_rule, agf_linear_gradient, AGF_LRP(agf_linear_lrp)},
     {AGF_OP_FLATTEN, "flatten", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
@@ -7925,6 +7955,7 @@ AGF_API agf_status agf_layer_times(const agf_session *session, int i, agf_times 
   return AGF_OK;
 }
 
+AGF_FAST_BEGIN
 /* MARK: pictures --------------------------------------------------------------------------------------------------------------
  * Pixels to network input, maps to pixels. Integers and doubles in a fixed order: the same bytes everywhere. */
 
@@ -8560,6 +8591,10 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
   return status;
 }
 
+AGF_FAST_END
+#if defined(__OPTIMIZE__)
+AGF_OPTIMIZE_END
+#endif
 #ifdef AGF_API_OWN
 #pragma GCC diagnostic pop
 #endif

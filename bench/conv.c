@@ -205,6 +205,8 @@ int main(int argc, char **argv) {
              {"forward 1x1 s2 256->512 56", AGF_RHS_W, 0, 1, 2, 256, 512, 56},
              {"forward any 5x5 64->64 56", AGF_RHS_W, 0, 5, 1, 64, 64, 56},
              {"flat any 5x5 64->64 56", AGF_RHS_FLAT, 1, 5, 1, 64, 64, 56},
+             {"pair of magnitudes 3x3 256 14", AGF_RHS_APAIR, 1, 3, 1, 256, 256, 14},
+             {"pair of magnitudes 1x1 256->1024 14", AGF_RHS_APAIR, 1, 1, 1, 256, 1024, 14},
              {"box adjoint 3x3", AGF_RHS_W, 1, 3, 1, 9, 64, 224}};
     static const double shares[] = {1, 0.5, 0.25, 0.1};
     size_t i, k;

@@ -197,14 +197,15 @@ typedef struct agf_lrn_row {
 } agf_lrn_row;
 
 /* From (cam, g) behind an activation and a BatchNorm to what the adjoint reads: cam' and g' are the rule ReLU applied where `act`
- * says so (y: the activation's output), g' *= scale. With D: rhs = [g',] sdiv(cam', D) [, sdiv(cam', B)] side by side per pixel;
- * without D: rhs = cam' [, g'] (in that order). */
+ * says so (y: the activation's output), g' *= scale. rhs, side by side per pixel, by the number of quotients:
+ *   0: cam' [, g']    1: [g',] sdiv(cam', D)    2: [g',] sdiv(cam', D), sdiv(cam', B) */
 typedef struct agf_gate_row {
   const float *cam, *g; /* [n][16]; g NULL: no gradient is asked for */
   const float *y;       /* [n][16], read where act is not NONE */
   const float *scale;   /* [16] or NULL */
-  const float *d;       /* [n][16] or NULL */
-  const float *b;       /* [classes][b_stride]: conv(1, |w|) by border class; NULL: no third right-hand side */
+  int quotients;
+  const float *d;       /* [n][16], read where there is a quotient */
+  const float *b;       /* [classes][b_stride]: conv(1, |w|) by border class, read where there are two */
   const uint8_t *column_class; /* [n], the row of b */
   ptrdiff_t b_stride;
   float *rhs;           /* [n][right-hand sides][16]; one right-hand side: may be cam */

@@ -66,17 +66,17 @@ static inline float agf_exp(float x) {
   float t, n, r, p;
   x = x < -104.0f ? -104.0f : x;
   x = x > 89.0f ? 89.0f : x;
-  t = agf_fmaf(x, 1.44269502f, 12582912.0f);
+  t = agf_fmaf_call(x, 1.44269502f, 12582912.0f);
   n = t - 12582912.0f;
-  r = agf_fmaf(n, -0.693145752f, x);
-  r = agf_fmaf(n, -1.42860677e-6f, r);
-  p = agf_fmaf(r, 1.98412701e-4f, 1.38888892e-3f);
-  p = agf_fmaf(p, r, 8.33333377e-3f);
-  p = agf_fmaf(p, r, 4.16666679e-2f);
-  p = agf_fmaf(p, r, 0.166666672f);
-  p = agf_fmaf(p, r, 0.5f);
-  p = agf_fmaf(p, r, 1.0f);
-  p = agf_fmaf(p, r, 1.0f);
+  r = agf_fmaf_call(n, -0.693145752f, x);
+  r = agf_fmaf_call(n, -1.42860677e-6f, r);
+  p = agf_fmaf_call(r, 1.98412701e-4f, 1.38888892e-3f);
+  p = agf_fmaf_call(p, r, 8.33333377e-3f);
+  p = agf_fmaf_call(p, r, 4.16666679e-2f);
+  p = agf_fmaf_call(p, r, 0.166666672f);
+  p = agf_fmaf_call(p, r, 0.5f);
+  p = agf_fmaf_call(p, r, 1.0f);
+  p = agf_fmaf_call(p, r, 1.0f);
   p *= agf_power(t, 0);
   return p * agf_power(t, 1);
 }
@@ -111,6 +111,11 @@ static inline float agf_half(uint16_t h) {
   if (e) return agf_from_bits(sign | (e + 112) << 23 | m << 13);
   return agf_from_bits(sign | agf_bits((float)m * 0x1p-24f));
 }
+
+/* Where vector kernels take their place, these are left for processors that lack them. */
+#if !defined(AGF_NO_SIMD) && (defined(__x86_64__) || defined(__aarch64__))
+AGF_OPTIMIZE("Os")
+#endif
 
 /* ---- Convolutions ---- */
 
@@ -346,7 +351,7 @@ static inline float agf_act_g(float g, float y, agf_act act) {
 }
 
 static int agf_gate__ref(const agf_gate_row *r, int n) {
-  int p, l, k = 1 + (r->g != NULL) + (r->b != NULL), outside = 0;
+  int p, l, k = (r->quotients ? r->quotients : 1) + (r->g != NULL), outside = 0;
   for (p = 0; p < n; p++) {
     unsigned m = 0, mc = 0;
     for (l = 0; l < AGF_CB; l++) {
@@ -360,12 +365,12 @@ static int agf_gate__ref(const agf_gate_row *r, int n) {
       if (r->scale) g *= r->scale[l];
       outside |= g != 0 && cam == 0;
       mc |= (unsigned)(cam != 0) << l;
-      if (r->d) {
+      if (r->quotients) {
         float s = agf_sdiv(cam, r->d[p * AGF_CB + l]);
         if (r->g) m |= (unsigned)(g != 0) << l, *o = g, o += AGF_CB;
         *o = s;
         m |= (unsigned)(s != 0) << l;
-        if (r->b) {
+        if (r->quotients == 2) {
           s = agf_sdiv(cam, r->b[r->column_class[p] * r->b_stride + l]);
           o[AGF_CB] = s;
           m |= (unsigned)(s != 0) << l;
@@ -658,4 +663,7 @@ static void agf_kernels_ref(agf_kernels *k) {
   k->linear_back = agf_linear_back__ref;
 }
 
+#if !defined(AGF_NO_SIMD) && (defined(__x86_64__) || defined(__aarch64__))
+AGF_OPTIMIZE_END
+#endif
 #endif /* AGF_KERNELS_REF_H */

@@ -25,30 +25,26 @@
 #define AGF_TARGET __attribute__((target("avx2,fma,f16c,bmi,popcnt"), AGF_UNCHECKED))
 #include "conv.inc"
 
+#define AGF_ISA avx2
+#define AGF_ISA_AVX2
+#define AGF_TARGET __attribute__((target("avx2,fma,f16c"), AGF_UNCHECKED))
+#include "elementwise.inc"
+
+#define AGF_ISA avx2
+#define AGF_ISA_AVX2
+#define AGF_TARGET __attribute__((target("avx2,fma,f16c"), AGF_UNCHECKED))
+#include "generic.inc"
+
+/* AVX-512 has kernels of its own where time is spent: what it does not overwrite stays AVX2's. */
 #define AGF_ISA avx512
 #define AGF_ISA_AVX512
 #define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c,bmi,popcnt"), AGF_UNCHECKED))
 #include "conv.inc"
 
-#define AGF_ISA avx2
-#define AGF_ISA_AVX2
-#define AGF_TARGET __attribute__((target("avx2,fma,f16c"), AGF_UNCHECKED))
-#include "elementwise.inc"
-
-#define AGF_ISA avx2
-#define AGF_ISA_AVX2
-#define AGF_TARGET __attribute__((target("avx2,fma,f16c"), AGF_UNCHECKED))
-#include "generic.inc"
-
 #define AGF_ISA avx512
 #define AGF_ISA_AVX512
 #define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"), AGF_UNCHECKED))
 #include "elementwise.inc"
-
-#define AGF_ISA avx512
-#define AGF_ISA_AVX512
-#define AGF_TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c"), AGF_UNCHECKED))
-#include "generic.inc"
 
 /* 0: neither; 2: AVX2 and what goes with it; 512: AVX-512 as well. */
 static int agf_x86_level(void) {
@@ -68,21 +64,17 @@ static int agf_x86_level(void) {
 /* The kernels of `isa`, NULL: the best that there is. Returns 0 and leaves k alone if there are none of that name here. */
 static int agf_kernels_x86(agf_kernels *k, const char *isa) {
   int level = agf_x86_level();
-  if (level >= 512 && (!isa || !strcmp(isa, "avx512"))) {
+  int wide = level >= 512 && (!isa || !strcmp(isa, "avx512"));
+  if (!wide && (level < 2 || (isa && strcmp(isa, "avx2")))) return 0;
+  agf_conv_fill__avx2(k);
+  agf_elementwise_fill__avx2(k);
+  agf_generic_fill__avx2(k);
+  if (wide) {
     agf_conv_fill__avx512(k);
     agf_elementwise_fill__avx512(k);
-    agf_generic_fill__avx512(k);
-    k->isa = "avx512";
-    return 1;
   }
-  if (level >= 2 && (!isa || !strcmp(isa, "avx2"))) {
-    agf_conv_fill__avx2(k);
-    agf_elementwise_fill__avx2(k);
-    agf_generic_fill__avx2(k);
-    k->isa = "avx2";
-    return 1;
-  }
-  return 0;
+  k->isa = wide ? "avx512" : "avx2";
+  return 1;
 }
 
 #undef AGF_UNCHECKED

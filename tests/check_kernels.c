@@ -257,13 +257,14 @@ static void setup_gate(operands *o) {
   q->act = rnd_act();
   q->y = q->act == AGF_ACT_NONE ? NULL : row(POSITIVE, o);
   q->scale = rnd_below(2) ? in_floats(AGF_CB, FINITE) : NULL;
-  q->d = rnd_below(4) ? row(ANY, o) : NULL;
-  if (q->d && rnd_below(2)) {
+  q->quotients = rnd_below(4) ? rnd_from(1, 2) : 0;
+  q->d = q->quotients ? row(ANY, o) : NULL;
+  if (q->quotients == 2) {
     q->b_stride = 32;
     q->b = in_floats(5 * 32, POSITIVE);
     q->column_class = in_bytes((size_t)o->n, 5);
   }
-  vectors = 1 + (q->g != NULL) + (q->b != NULL);
+  vectors = (q->quotients ? q->quotients : 1) + (q->g != NULL);
   q->rhs = vectors == 1 && rnd_below(2) ? cam : out_floats((size_t)o->n * AGF_CB * (size_t)vectors);
   q->mask = rnd_below(4) ? out_masks((size_t)o->n) : NULL;
   q->cam_mask = rnd_below(2) ? out_masks((size_t)o->n) : NULL;

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined"]
 # flags, seconds of user time, MB of memory, KB of text (None: sanitizers add what they like)
-LIMITS = [(["-O2"], 45, 450, 570), (["-O0"], 45, 420, 570), (SANITIZED, 180, 800, None)]
+LIMITS = [(["-O2"], 40, 430, 410), (["-O0"], 40, 420, 440), (SANITIZED, 180, 800, None)]
 
 
 def compile_cost(flags: list[str], target: Path) -> tuple[float, float]:

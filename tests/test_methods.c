@@ -460,30 +460,51 @@ static int cancel(void *ctx, double done) {
   return cancel_at > 0 && done > 0.4 && --cancel_at == 0;
 }
 
-/* Cancelled in the middle of its other images, smoothgrad leaves the session at the caller's image. */
-static void test_cancel(const char *name) {
+/* Smoothgrad and integrated gradients run the network on other images; ended or cancelled in their middle, they leave the session at the
+ * caller's: the same logits, and the same maps of what comes after, those of AGF too, which reads what the run kept. */
+static void test_other_images(const char *name) {
+  static const agf_method before_and_after[] = {AGF_METHOD_GRADIENT, AGF_METHOD_AGF};
+  static const agf_method others[] = {AGF_METHOD_SMOOTHGRAD, AGF_METHOD_INTEGRATED_GRADIENTS};
   fixture f = open_case(name);
   agf_session_config config = config_of(&f, AGF_METHODS_ALL);
   agf_session *s;
-  float *a = (float *)malloc(sizeof *a * (size_t)f.pixels), *b = (float *)malloc(sizeof *b * (size_t)f.pixels);
-  int target;
+  size_t map = sizeof(float) * (size_t)f.pixels, logits;
+  float *before[2], *after = (float *)malloc(map), *z;
+  int target, i, k, cancelled;
   agf_request q;
   agf_error err;
   config.progress = cancel;
   s = begin(&f, &config);
   target = agf_ranked(s, 0);
+  logits = sizeof(float) * (size_t)agf_model_classes(f.model);
+  z = (float *)malloc(logits);
+  memcpy(z, agf_logits(s), logits);
   q = request_of(AGF_METHOD_GRADIENT, &target);
-  CHECK(agf_explain(s, &q, a, &err) == AGF_OK, "%s: %s", name, err.message);
-  q.method = AGF_METHOD_SMOOTHGRAD;
-  cancel_at = 1;
-  CHECK(agf_explain(s, &q, b, &err) == AGF_ERR_CANCELLED, "%s: a cancelled smoothgrad is %s", name, agf_status_name(err.code));
-  q.method = AGF_METHOD_GRADIENT;
-  CHECK(agf_explain(s, &q, b, &err) == AGF_OK && !memcmp(a, b, sizeof *a * (size_t)f.pixels),
-        "%s: the gradient after a cancelled smoothgrad is another image's", name);
+  for (k = 0; k < 2; k++) {
+    before[k] = (float *)malloc(map);
+    q.method = before_and_after[k];
+    CHECK(agf_explain(s, &q, before[k], &err) == AGF_OK, "%s: %s", name, err.message);
+  }
+  for (i = 0; i < 2; i++)
+    for (cancelled = 0; cancelled < 2; cancelled++) {
+      const char *other = agf_method_name(others[i]);
+      q.method = others[i];
+      cancel_at = cancelled;
+      CHECK(agf_explain(s, &q, after, &err) == (cancelled ? AGF_ERR_CANCELLED : AGF_OK), "%s: %s, cancelled %d: %s", name, other,
+            cancelled, agf_status_name(err.code));
+      CHECK(!memcmp(z, agf_logits(s), logits), "%s: the logits after %s, cancelled %d, are another image's", name, other,
+            cancelled);
+      for (k = 0; k < 2; k++) {
+        q.method = before_and_after[k];
+        CHECK(agf_explain(s, &q, after, &err) == AGF_OK && !memcmp(before[k], after, map),
+              "%s: %s after %s, cancelled %d, is another image's", name, agf_method_name(q.method), other, cancelled);
+      }
+    }
+  for (k = 0; k < 2; k++) free(before[k]);
+  free(after);
+  free(z);
   agf_session_destroy(s);
   close_case(&f);
-  free(a);
-  free(b);
 }
 
 /* --- errors --- */
@@ -633,7 +654,7 @@ int main(int argc, char **argv) {
   RUN_ON(test_relevance_of_both, "vgg_tiny");
   RUN_ON(test_relevance_of_both, "vgg_bn_nonsquare");
   RUN_ON(test_relevance_of_a1b0, "squeeze_tiny");
-  RUN_ON(test_cancel, "vgg_tiny");
+  RUN_ON(test_other_images, "vgg_tiny");
   RUN(test_errors);
   return tests_end();
 }
