@@ -7213,6 +7213,7 @@ static const float *agf_gradient_inside(agf_session *s, agf_explanation *e, cons
   if (watched && behind_act != st->last) {
     agf_slope(s, t, act, NULL, agf_floats(s, t->cam), NULL);
     agf_gradient_seen(s, e, t, behind_act, agf_floats(s, t->cam));
+    if (e->found) return e->found; /* as it is: going on would scale it by the BatchNorm where it lies */
     act = AGF_ACT_NONE;
   }
   g = agf_before_tail(s, st, act);

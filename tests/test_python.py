@@ -10,6 +10,7 @@ Pillow.
 import copy
 import ctypes
 import gc
+import itertools
 import os
 import pathlib
 import pickle
@@ -30,6 +31,7 @@ from PIL import Image  # noqa: E402
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 import agf  # noqa: E402
+import oracle  # noqa: E402
 from agf import engine  # noqa: E402
 from agf.arrays import as_floats  # noqa: E402
 
@@ -871,6 +873,28 @@ def test_library_search():
     # A relative name without a slash is a file here, not one that the loader knows.
     shutil.copy(real, "mine.so")
     check(run(AGF_LIBRARY="mine.so").stdout.split()[0] == os.path.abspath("mine.so"), "a relative AGF_LIBRARY")
+
+
+def test_inner_layers():
+    """Grad-CAM and its relatives at every layer, also where the engine fuses it with what stands behind it."""
+    for folder, case in (("golden", "corners"), ("golden", "dense_tiny"), ("golden-extra", "relu6_inverted")):
+        path = os.path.join(ROOT, "tests", folder, case)
+        x = np.load(os.path.join(path, "input.npy"))
+        path = os.path.join(path, f"{case}.agf")
+        exact, single = (oracle.Network(path, dtype).run(x) for dtype in (np.float64, np.float32))
+        methods = [m for m in agf.methods() if engine.method_has(m, "takes_layer")]
+        with agf.Model(path) as model, model.session(height=x.shape[1], width=x.shape[2], methods=methods) as session:
+            session.run(x)
+            for method, node in itertools.product(methods, exact.nodes):
+                try:
+                    expected = exact.explain(0, method, layer=node.name)
+                except oracle.OracleError:
+                    continue
+                found = session.explain(0, method=method, layer=node.name)[0]
+                rounding = np.linalg.norm(single.explain(0, method, layer=node.name) - expected)
+                error = np.linalg.norm(found - expected)  # as in random_graphs.py
+                limit = 8 * rounding + 1e-5 * np.linalg.norm(expected)
+                check(error <= limit, f"{case}: {method} at {node.name}: {error}")
 
 
 def test_other_library():
