@@ -5284,6 +5284,8 @@ typedef struct agf_activation_step {
 
 static const char *const agf_activation_names[] = {"leaky_relu", "prelu",   "elu",         "silu", "hardswish", "gelu", "gelu_tanh",
                                                    "mish",       "sigmoid", "hardsigmoid", "tanh", "softplus",  "clip"};
+typedef char
+    agf_every_activation_has_a_name[sizeof agf_activation_names / sizeof *agf_activation_names == AGF_ACTIVATIONS ? 1 : -1];
 
 static agf_activation agf_activation_of(const agf_node *n) { return (agf_activation)(n->argument - 1); }
 
