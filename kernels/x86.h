@@ -48,7 +48,7 @@
 
 /* 0: neither; 2: AVX2 and what goes with it; 512: AVX-512 as well. */
 static int agf_x86_level(void) {
-  enum { FMA = 1 << 12, POPCNT = 1 << 23, OSXSAVE = 1 << 27, F16C = 1 << 29 };            /* leaf 1, ecx */
+  enum { FMA = 1 << 12, POPCNT = 1 << 23, OSXSAVE = 1 << 27, F16C = 1 << 29 };                     /* leaf 1, ecx */
   enum { BMI = 1 << 3, AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* leaf 7, ebx */
   const unsigned vl = 1u << 31;
   unsigned a, b, c, d, low, high, one = FMA | POPCNT | OSXSAVE | F16C, seven = BMI | AVX2;
