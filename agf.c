@@ -4,7 +4,7 @@
  *   model file: what an op is (agf_op_rules), the parser - graph and shapes - plan: steps, tensors, the arena
  *   threads - rows and pieces - the way back: what the ops share - convolution driver
  *   op: a section each, from convolution to reshaping - the table of ops
- *   the walk back - the seed - sessions - calls - running - methods, with their table - explaining - pictures
+ *   the walk back - the seed - sessions - calls - running - neighbours - methods, with their table - explaining - pictures
  *
  * A word means one thing. A node is an entry of the model file, called a layer in agf.h; a step is a node with the BatchNorm and the
  * activation that it takes along (`st`); a tensor is an activation between steps, a weight a tensor of the model file. The plan is made
@@ -1213,6 +1213,9 @@ AGF_API int agf_model_find(const agf_model *model, const char *label, int *class
 
 AGF_API uint64_t agf_model_parameters(const agf_model *model) { return model ? model->parameters : 0; }
 AGF_API uint64_t agf_model_file_bytes(const agf_model *model) { return model ? model->bytes : 0; }
+AGF_API uint64_t agf_model_checksum(const agf_model *model) {
+  return model ? (uint64_t)agf_u32(model->data + 24) << 32 | agf_u32(model->data + 28) : 0;
+}
 AGF_API int agf_model_layers(const agf_model *model) { return model ? model->nodes : 0; }
 
 AGF_API int agf_model_layer_input(const agf_model *model, int i, int j) {
@@ -6576,10 +6579,11 @@ static agf_status agf_seed_local(agf_session *s, agf_explanation *e, agf_error *
 /* MARK: sessions --------------------------------------------------------------------------------------------------------------
  * Checks a config, plans, takes the memory, fills what does not depend on the image. */
 
-static agf_status agf_choose_isa(agf_session *s, agf_error *err) {
-  const char *name = s->config.isa ? s->config.isa : getenv("AGF_ISA");
+/* The kernels of `isa`, NULL: of the environment's AGF_ISA, else the best that there are. */
+static agf_status agf_choose_isa(agf_kernels *k, const char *isa, agf_error *err) {
+  const char *name = isa ? isa : getenv("AGF_ISA");
   if (name && !*name) name = NULL;
-  if (agf_kernels_choose(&s->k, name)) return AGF_OK;
+  if (agf_kernels_choose(k, name)) return AGF_OK;
   return agf_fail(err, AGF_ERR_ARGUMENT, "instruction set \"%s\" is unknown or not available on this machine", name);
 }
 
@@ -6628,7 +6632,7 @@ static agf_status agf_prepare(void *memory, const agf_model *model, const agf_se
                       "the session's config asks for %s, which this engine was built without (AGF_NO_METHODS)", rules->name);
     needs |= rules->needs;
   }
-  status = agf_choose_isa(s, err);
+  status = agf_choose_isa(&s->k, s->config.isa, err);
   if (status == AGF_OK) status = agf_make_plan(planner, needs, err);
   if (status == AGF_OK) status = agf_check_bytes(s, err);
   return status;
@@ -6944,6 +6948,130 @@ AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_err
     for (r = 0; r < t->h; r++)
       for (p = 0; p < t->w; p++) *latent++ = x[c / AGF_CB * t->xb + r * t->xr + p * AGF_CB + c % AGF_CB];
   return AGF_OK;
+}
+
+/* MARK: neighbours ------------------------------------------------------------------------------------------------------------
+ * Which of many latent vectors lie nearest. A product of float32 sorts out what cannot be near; what is left is measured in double. */
+
+enum { AGF_BANK_ROWS = 64 }; /* vectors at a time, which stay in the cache for all queries: 128 KB where they hold 512 values */
+
+/* The product of two vectors: of whole groups of 32 by the linear layers' kernel, of what is left over in double. */
+static double agf_dot(const agf_kernels *k, const float *a, const float *b, int size) {
+  const float one = 1;
+  float whole = 0;
+  double sum = 0;
+  int i, kernel = size - size % (2 * AGF_CB);
+  if (kernel) k->linear_back(&one, 1, 1, a, kernel, kernel, b, NULL, &whole, NULL);
+  for (i = kernel; i < size; i++) sum += (double)a[i] * b[i];
+  return sum + whole;
+}
+
+static double agf_squared_distance(const float *a, const float *b, int size) {
+  double sum = 0;
+  int i;
+  for (i = 0; i < size; i++) {
+    double d = (double)a[i] - b[i];
+    sum += d * d;
+  }
+  return sum;
+}
+
+/* Put vector `at` at squared distance d among the k nearest so far, in ascending order; of equal ones the first stays ahead. */
+static void agf_take_neighbour(int *nearest, double *squared, int k, int at, double d) {
+  int i = k - 1;
+  for (; i > 0 && d < squared[i - 1]; i--) {
+    nearest[i] = nearest[i - 1];
+    squared[i] = squared[i - 1];
+  }
+  nearest[i] = at;
+  squared[i] = d;
+}
+
+/* Vectors [from, to) of the bank against one query, whose square is `length`. Returns the first one that is not finite, or -1. */
+static int agf_search_rows(const agf_kernels *kernels, const float *bank, int from, int to, const double *lengths,
+                           const float *query, double length, int size, int k, unsigned flags, int *nearest, double *squared) {
+  /* The kernel's chains are size / 32 products long, and 5 sums join them: each rounds by half of 2^-23 at most, relative to a sum of
+   * magnitudes that half the sum of both squares bounds. With the squares' own error that is below 4 of these; subnormal products
+   * lose no more than the second number. */
+  const double error = 4 * (size / 32.0 + 6) * (FLT_EPSILON / 2), least = 1e-36;
+  int i;
+  for (i = from; i < to; i++) {
+    double both = lengths[i - from] + length, d;
+    if (both - 2 * agf_dot(kernels, bank + (size_t)i * (size_t)size, query, size) - error * both - least > squared[k - 1]) continue;
+    d = agf_squared_distance(bank + (size_t)i * (size_t)size, query, size);
+    if (!(d <= DBL_MAX)) return i; /* products that overflowed or are no numbers never pass the test above */
+    if (d < squared[k - 1] && !(d == 0 && flags & AGF_NEIGHBOURS_OTHERS)) agf_take_neighbour(nearest, squared, k, i, d);
+  }
+  return -1;
+}
+
+static agf_status agf_search(const agf_kernels *kernels, const float *bank, int count, const float *latents, int queries, int size,
+                             int k, unsigned flags, int *nearest, double *distance, agf_error *err) {
+  double lengths[AGF_BANK_ROWS];
+  size_t i, places = (size_t)queries * (size_t)k;
+  int from, q;
+  for (q = 0; q < queries; q++)
+    if (!kernels->finite(latents + (size_t)q * (size_t)size, (size_t)size))
+      return agf_fail(err, AGF_ERR_NUMERIC, "agf_neighbours: latent vector %d, to find neighbours for, is not finite", q);
+  for (i = 0; i < places; i++) {
+    nearest[i] = -1;
+    distance[i] = (double)INFINITY;
+  }
+  for (from = 0; from < count; from += agf_imin(AGF_BANK_ROWS, count - from)) {
+    int to = from + agf_imin(AGF_BANK_ROWS, count - from), row;
+    for (row = from; row < to; row++) {
+      const float *v = bank + (size_t)row * (size_t)size;
+      lengths[row - from] = agf_dot(kernels, v, v, size);
+    }
+    for (q = 0; q < queries; q++) {
+      const float *query = latents + (size_t)q * (size_t)size;
+      size_t at = (size_t)q * (size_t)k;
+      int bad = agf_search_rows(kernels, bank, from, to, lengths, query, agf_dot(kernels, query, query, size), size, k, flags,
+                                nearest + at, distance + at);
+      if (bad >= 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_neighbours: vector %d of the bank is not finite", bad);
+    }
+  }
+  for (i = 0; i < places; i++) distance[i] = sqrt(distance[i]);
+  return AGF_OK;
+}
+
+AGF_API agf_status agf_neighbours(const float *bank, int count, const float *latents, int queries, int size, int k, unsigned flags,
+                                  int *nearest, double *distance, agf_error *err) {
+  agf_kernels kernels;
+  agf_fp_state fp;
+  agf_status status;
+  const void *array[4];
+  size_t bytes[4];
+  int overflow = 0, i, j;
+  agf_clear(err);
+  if (!bank || !latents || !nearest || !distance || !agf_aligned4(bank) || !agf_aligned4(latents) || !agf_aligned4(nearest) ||
+      (uintptr_t)distance % sizeof *distance)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_neighbours: a NULL or misaligned argument");
+  if (count < 1 || queries < 1 || size < 1 || k < 1)
+    return agf_fail(err, AGF_ERR_ARGUMENT,
+                    "agf_neighbours: a bank of %d vectors, %d to find neighbours for, of %d values, %d neighbours: "
+                    "each must be at least 1",
+                    count, queries, size, k);
+  if (flags & ~(unsigned)AGF_NEIGHBOURS_OTHERS) return agf_fail(err, AGF_ERR_ARGUMENT, "agf_neighbours: unknown flags %#x", flags);
+  array[0] = bank;
+  array[1] = latents;
+  array[2] = nearest;
+  array[3] = distance;
+  bytes[0] = agf_mul_size(agf_mul_size((size_t)count, (size_t)size, &overflow), sizeof *bank, &overflow);
+  bytes[1] = agf_mul_size(agf_mul_size((size_t)queries, (size_t)size, &overflow), sizeof *latents, &overflow);
+  bytes[2] = agf_mul_size(agf_mul_size((size_t)queries, (size_t)k, &overflow), sizeof *nearest, &overflow);
+  bytes[3] = agf_mul_size(agf_mul_size((size_t)queries, (size_t)k, &overflow), sizeof *distance, &overflow);
+  if (overflow) return agf_fail(err, AGF_ERR_LIMIT, "agf_neighbours: the arrays are larger than the address space");
+  for (i = 2; i < 4; i++)
+    for (j = 0; j < i; j++)
+      if (agf_overlap(array[i], bytes[i], array[j], bytes[j]))
+        return agf_fail(err, AGF_ERR_ARGUMENT, "agf_neighbours: what it writes overlaps another of its arrays");
+  status = agf_choose_isa(&kernels, NULL, err);
+  if (status != AGF_OK) return status;
+  fp = agf_fp_enter();
+  status = agf_search(&kernels, bank, count, latents, queries, size, k, flags, nearest, distance, err);
+  agf_fp_leave(fp);
+  return status;
 }
 
 /* MARK: methods ---------------------------------------------------------------------------------------------------------------

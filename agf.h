@@ -177,6 +177,9 @@ AGF_API const char *agf_model_label(const agf_model *model, int k); /* "" withou
 AGF_API int agf_model_find(const agf_model *model, const char *label, int *classes, int room);
 AGF_API uint64_t agf_model_parameters(const agf_model *model);      /* weights, biases, scales, without fill */
 AGF_API uint64_t agf_model_file_bytes(const agf_model *model);
+/* What tells the file from any other: its two CRC-32s, the header's in the upper half. For what is kept beside a model and must not be
+ * taken for another's, such as latent vectors. */
+AGF_API uint64_t agf_model_checksum(const agf_model *model);
 
 /* The numbers are those of the file format. */
 typedef enum agf_op {
@@ -353,6 +356,21 @@ AGF_API double agf_probability(const agf_session *session, int k);
 /* The latent vector: the input of the layer that makes the logits, in CHW order. */
 AGF_API int agf_latent_size(const agf_session *session);
 AGF_API agf_status agf_latent(const agf_session *session, float *latent, agf_error *err);
+
+enum {
+  AGF_NEIGHBOURS_OTHERS = 1 /* leave out vectors that equal the one that is asked about: the picture itself, and its copies */
+};
+
+/* The k nearest of `count` latent vectors, bank [count][size], to each of `queries` others, latents [queries][size], by Euclidean
+ * distance: nearest [queries][k] are their places in the bank, nearest first, of equal ones the lower place; distance [queries][k].
+ * Where the bank has fewer than k, -1 and infinity. count, queries, size and k are at least 1; a value that is not finite is
+ * AGF_ERR_NUMERIC and named by its vector.
+ * A blocked matrix product of float32 says which vectors can be among the nearest at all; their distances are then taken in double from
+ * the differences, so that vectors which are far from 0 and near each other keep their order, and the result is the same on every
+ * instruction set (the environment's AGF_ISA, else the best there is). One thread, no memory but the caller's: 100,000 vectors of 512
+ * take about as long as reading them. */
+AGF_API agf_status agf_neighbours(const float *bank, int count, const float *latents, int queries, int size, int k, unsigned flags,
+                                  int *nearest, double *distance, agf_error *err);
 
 /* The paper's ablations (agf-spec, "Options"); or-ed together. For AGF and agf_a, agf_lc. */
 enum {

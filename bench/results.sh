@@ -14,6 +14,9 @@ out=build/results
 # Two methods run the network once for each sample or step: fewer than by default, so that the tables take minutes.
 methods="-m agf -m agf_a -m agf_lc -m gradient -m gradient_x_input -m smoothgrad:samples=10 -m integrated_gradients:steps=10
   -m gradcam -m fullgrad -m lrp_a1b0 -m lrp_a2b1 -m clrp -m sglrp -m layercam -m hirescam -m lrp_lc"
+label_free="-m agf -m agf:neighbours=5 -m agf:shared -m agf:cosine -m agf:own -m agf_a -m agf_a:neighbours=5 -m agf_a:shared -m agf_a:own
+  -m gradcam -m lrp_a1b0 -m activation_norm"
+label_free_odd="-m agf -m agf:own -m agf_a -m agf_a:own -m agf_a:shared -m gradcam -m lrp_a1b0"
 ablations="-m agf:no_a -m agf:no_fx -m agf:no_fdx -m agf:no_m -m agf:no_reg -m agf:fx_gradcam"
 
 scenes() { # FOLDER OBJECTS SEED
@@ -29,6 +32,8 @@ evaluate() { # NAME TITLE ARGUMENTS...
 
 mkdir -p $out
 scenes build/scenes1 1 8
+scenes build/scenes4 4 9
+[ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 200 --out build/odd
 scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
 [ -f build/two/scenes/labels.csv ] || $python bench/two_classes.py $demo build/two
@@ -49,6 +54,28 @@ demo=tests/demo/demo.agf
   evaluate demo-speed "Time: demo network, 1 thread" speed $demo build/scenes1 --limit 10 --threads 1 $methods
   evaluate demo-grid3 "Grid pointing 3x3: demo network" grid $demo build/scenes1 --grids 10 --cells 3 --probability sigmoid \
     $methods $ablations
+  evaluate multilabel "Several labels a picture: multilabel network, scenes with four objects" segment-classes tests/demo/multilabel.agf \
+    build/scenes4 --objects label:mask --objects second:second_mask --objects third:third_mask --objects fourth:fourth_mask $methods
+  # What the self-supervised network is compared with is made beside it: tools/train_demo.py --self-supervised --out build/selfsup
+  selfsup=build/selfsup
+  if [ -f $selfsup/selfsup-trunk.agf ]; then
+    evaluate label-free-segment "Label-free: objects cut out, self-supervised network" label-free $selfsup/selfsup.agf build/scenes1 \
+      --bank $selfsup/selfsup.bank --trunk $selfsup/selfsup-trunk.agf $label_free
+    evaluate label-free-control "Label-free: objects cut out, network that was never trained" label-free $selfsup/control.agf build/scenes1 \
+      --bank $selfsup/control.bank -m agf -m agf_a -m gradcam
+    evaluate label-free-odd "Label-free: the odd object, self-supervised network" label-free $selfsup/selfsup.agf build/odd --pair pair \
+      --objects-column objects_mask $label_free_odd
+    evaluate label-free-odd-trunk "Label-free: the odd object, latent vector by place" label-free $selfsup/selfsup-trunk.agf build/odd \
+      --pair pair --objects-column objects_mask -m agf -m agf_a
+    evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" label-free $selfsup/control.agf build/odd \
+      --pair pair --objects-column objects_mask -m agf -m agf_a
+    for net in selfsup-probe control-probe; do
+      evaluate $net-segment "Per-class maps of a linear probe: $net" segment $selfsup/$net.agf build/scenes2 --explain target \
+        -m agf -m agf_a -m agf_lc -m gradcam
+    done
+    evaluate multilabel-segment "Per-class maps of the same network trained with labels" segment tests/demo/multilabel.agf build/scenes2 \
+      --explain target -m agf -m agf_a -m agf_lc -m gradcam
+  fi
   if [ -n "$pictures" ]; then
     evaluate imagenet-speed "Time: SqueezeNet 1.1, ImageNet, 1 thread" speed "$squeezenet" "$pictures" --limit 5 --threads 1 \
       $methods

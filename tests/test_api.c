@@ -5,6 +5,7 @@
 #include "../agf.h"
 #include "ledger.h"
 #include <fenv.h>
+#include <limits.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,6 +153,78 @@ static void test_classes(void) {
   close_case(&f);
   free(maps);
   free(one);
+}
+
+/* agf_neighbours against a plain search in double: sizes that are and are no multiple of 32, vectors far from 0 and near each other (whose
+ * squares cancel in float32), copies of the query, banks of fewer than k. */
+static void test_neighbours(void) {
+  enum { COUNT = 150, QUERIES = 3, SIZE = 70, K = 9 };
+  static float bank[COUNT * SIZE], query[QUERIES * SIZE];
+  static const int sizes[] = {1, 31, 32, 33, 64, SIZE};
+  int nearest[QUERIES * K], i, j, q, round, wrong;
+  double distance[QUERIES * K];
+  uint32_t random = 1;
+  agf_error err;
+  for (round = 0; round < 12; round++) {
+    int size = sizes[round % 6], others = round >= 6, from, n;
+    float far = round % 2 ? 1000.0f : 0.0f;
+    for (i = 0; i < COUNT * SIZE; i++) bank[i] = far + (float)((random = random * 1664525u + 1013904223u) >> 16) / 65536.0f;
+    for (i = 0; i < QUERIES * SIZE; i++) query[i] = far + (float)((random = random * 1664525u + 1013904223u) >> 16) / 65536.0f;
+    for (i = 0; i < 2; i++) memcpy(bank + (70 + i) * size, query + size, sizeof *bank * (size_t)size); /* two copies of query 1 */
+    memset(distance, 0xA5, sizeof distance);
+    CHECK(agf_neighbours(bank, COUNT, query, QUERIES, size, K, others ? AGF_NEIGHBOURS_OTHERS : 0, nearest, distance, &err) ==
+              AGF_OK,
+          "%s", err.message);
+    for (q = wrong = 0; q < QUERIES; q++) {
+      double before = -1;
+      int place = -1;
+      for (n = 0; n < K; n++) { /* the next one behind (before, place) in the order of distance, then place */
+        double best = INFINITY, d;
+        for (from = -1, i = 0; i < COUNT; i++) {
+          for (d = 0, j = 0; j < size; j++)
+            d += ((double)bank[i * size + j] - query[q * size + j]) * ((double)bank[i * size + j] - query[q * size + j]);
+          if ((d > before || (d == before && i > place)) && d < best && !(others && d == 0)) {
+            best = d;
+            from = i;
+          }
+        }
+        wrong += nearest[q * K + n] != from || distance[q * K + n] != sqrt(best);
+        before = best;
+        place = from;
+      }
+    }
+    CHECK(!wrong, "%d of %d neighbours among vectors of %d values around %g are others than a plain search finds", wrong,
+          QUERIES * K, size, far);
+  }
+  CHECK(agf_neighbours(bank, 4, query, 1, SIZE, 6, 0, nearest, distance, &err) == AGF_OK && nearest[3] >= 0 && nearest[4] == -1 &&
+            nearest[5] == -1 && isinf(distance[5]),
+        "a bank of 4 has %d as its fifth", nearest[4]);
+  CHECK(refused(agf_neighbours(bank, 0, query, 1, SIZE, 1, 0, nearest, distance, &err), &err, AGF_ERR_ARGUMENT, "at least 1"), "%s",
+        err.message);
+  CHECK(refused(agf_neighbours(bank, 4, query, 1, SIZE, 0, 0, nearest, distance, &err), &err, AGF_ERR_ARGUMENT, "at least 1"), "%s",
+        err.message);
+  CHECK(refused(agf_neighbours(NULL, 4, query, 1, SIZE, 1, 0, nearest, distance, &err), &err, AGF_ERR_ARGUMENT, "NULL"), "%s",
+        err.message);
+  CHECK(refused(agf_neighbours(bank, 4, query, 1, SIZE, 1, 2, nearest, distance, &err), &err, AGF_ERR_ARGUMENT, "flags"), "%s",
+        err.message);
+  CHECK(refused(agf_neighbours(bank, 4, query, 1, SIZE, 1, 0, (int *)(void *)bank, distance, &err), &err, AGF_ERR_ARGUMENT,
+                "overlaps"),
+        "%s", err.message);
+  CHECK(
+      refused(agf_neighbours(bank, INT_MAX, query, INT_MAX, INT_MAX, INT_MAX, 0, nearest, distance, &err), &err, AGF_ERR_LIMIT, ""),
+      "%s", err.message);
+  bank[100 * SIZE + 3] = NAN;
+  CHECK(refused(agf_neighbours(bank, COUNT, query, 1, SIZE, 1, 0, nearest, distance, &err), &err, AGF_ERR_NUMERIC, "vector 100"),
+        "%s", err.message);
+  bank[100 * SIZE + 3] = INFINITY;
+  CHECK(refused(agf_neighbours(bank, COUNT, query, 1, SIZE, 1, 0, nearest, distance, &err), &err, AGF_ERR_NUMERIC, "vector 100"),
+        "%s", err.message);
+  bank[100 * SIZE + 3] = 1e38f; /* its square is beyond float32, its distance is not */
+  CHECK(agf_neighbours(bank, COUNT, query, 1, SIZE, 1, 0, nearest, distance, &err) == AGF_OK && nearest[0] != 100, "%s",
+        err.message);
+  query[5] = NAN;
+  CHECK(refused(agf_neighbours(bank, 4, query, 1, SIZE, 1, 0, nearest, distance, &err), &err, AGF_ERR_NUMERIC, "vector 0"), "%s",
+        err.message);
 }
 
 /* The latent vector itself as the difference is the ordinary seed: the same logits, the same map. */
@@ -1114,6 +1187,7 @@ int main(int argc, char **argv) {
   tests_begin(argc, argv);
   for (i = 0; i < sizeof cases / sizeof *cases; i++) RUN_ON(test_same_bits, cases[i]);
   RUN(test_classes);
+  RUN(test_neighbours);
   RUN_ON(test_label_free, "vgg_tiny");
   RUN_ON(test_label_free, "squeeze_tiny");
   RUN(test_sizes);

@@ -352,6 +352,11 @@ def save(path, data):
     return path
 
 
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
 # Running the program
 
 
@@ -1571,6 +1576,107 @@ def test_smooth():
     refused("explain", "m.agf", "photo.png", "--smooth", -1, says="--smooth -1")
 
 
+def test_bank_file():
+    """A bank's file gives what its folder gives, is continued, and refused where it is damaged or another model's."""
+    setup()
+    os.mkdir("bank")
+    for i in range(6):
+        save("bank/%d.png" % i, png_bytes(scene(50, 36, seed=20 + i)))
+    target = scene(50, 36, seed=1)
+    save("s.png", png_bytes(target))
+    save("bank/copy.ppm", ppm_bytes(target))
+    out = good("bank", "m.agf", "bank", "-o", "net.bank").out
+    check("7 pictures" in out, out)
+    whole = read("net.bank")
+
+    def shown(bank, *more):
+        found = explain_json("m.agf", "s.png", "--bank", bank, "--npy", "d.npy", *more)
+        return [os.path.basename(n["picture"]) for n in found["neighbours"]], found["neighbours"], read("d.npy")
+
+    names, found, maps = shown("bank", "--neighbours", 3)
+    check(len(names) == 3 and "copy.ppm" not in names, "three neighbours, the picture's copy is none: %s" % names)
+    check(sorted(n["distance"] for n in found) == [n["distance"] for n in found], "nearest first")
+    from_file = shown("net.bank", "--neighbours", 3)
+    check(from_file[0] == names and from_file[2] == maps, "file and folder give the same: %s, %s" % (from_file[0], names))
+    check(shown("net.bank")[2] != maps and shown("net.bank", "--neighbours", 3, "--shared")[2] != maps, "K and --shared count")
+    check(len(shown("net.bank", "--neighbours", 99)[0]) == 6, "no more neighbours than the bank has")
+    lines = good("explain", "m.agf", "s.png", "--bank", "net.bank", "--neighbours", 3).out
+    check("nearest neighbours: " in lines and all(name in lines for name in names), lines)
+
+    # Continued: the same pictures make the same file, a changed one is seen, one that is gone leaves.
+    save("bank/9.png", png_bytes(scene(50, 36, seed=40)))
+    good("bank", "m.agf", "bank", "-o", "net.bank")
+    os.remove("bank/9.png")
+    good("bank", "m.agf", "bank", "-o", "net.bank")
+    check(read("net.bank") == whole, "after a picture came and went the file is what it was")
+    os.rename("bank/0.png", "old.png")
+    save("bank/0.png", png_bytes(scene(50, 36, seed=41)))
+    good("bank", "m.agf", "bank", "-o", "net.bank")
+    check(read("net.bank") != whole, "a changed picture is computed anew")
+    os.rename("old.png", "bank/0.png")
+    save("bank/broken.png", b"\x89PNG\r\n\x1a\n")
+    run = Run("bank", "m.agf", "bank", "-o", "net.bank")
+    check(run.code == 1 and "broken.png" in run.err and read("net.bank") == whole, "the others are done: %s" % run)
+    os.remove("bank/broken.png")
+
+    # Refused, and not written over.
+    end = len(whole)
+    nan = whole[:64] + struct.pack("<f", float("nan")) + whole[68:]
+    cases = [
+        (whole[:40], "truncated"),
+        (whole[: end - 1], "truncated"),
+        (whole + b"x", "damaged"),
+        (whole[:100] + bytes([whole[100] ^ 1]) + whole[101:], "checksum"),
+        (sealed(nan), "not finite"),
+        (sealed(whole[:24] + bytes(8) + whole[32:]), "another model"),
+        (sealed(whole[:32] + struct.pack("<II", 2**31 - 1, 2**31 - 1) + whole[40:]), "do not fit"),
+        (sealed(whole[:32] + struct.pack("<II", 2**32 - 1, 0) + whole[40:]), "damaged"),
+        (sealed(whole[:36] + struct.pack("<I", 1) + whole[40:]), "damaged"),
+        (sealed(whole[:40] + struct.pack("<II", 0, 36) + whole[48:]), "damaged"),
+        (sealed(whole[: end - 1] + b"x"), "no name"),
+        (whole[:8] + struct.pack("<I", 2) + whole[12:], "version 2"),
+        (b"", "not a bank"),
+        (b"plain text", "not a bank"),
+    ]
+    for data, word in cases:
+        save("bad.bank", data)
+        refused("explain", "m.agf", "s.png", "--bank", "bad.bank", says=["bad.bank", word])
+        if data:
+            refused("bank", "m.agf", "bank", "-o", "bad.bank", says=["bad.bank", word])
+        check(read("bad.bank") == data, "%s: the file is as it was" % word)
+    refused("bank", "m.agf", "bank", says="-o")
+    refused("bank", "m.agf", "s.png", "-o", "x.bank", says="s.png")
+    refused("bank", "m.agf", "missing", "-o", "x.bank", says="missing")
+    refused("bank", "m.agf", "bank", "-o", "m.agf", says="m.agf")
+    refused("explain", "m.agf", "s.png", "--neighbours", 2, says="--bank")
+    refused("explain", "m.agf", "s.png", "--shared", says="--bank")
+
+
+def test_bank_interrupted():
+    """What an interrupted run has done is kept, and the next one ends in the same file."""
+    setup()
+    os.mkdir("bank")
+    for i in range(100):
+        save("bank/%03d.png" % i, png_bytes(scene(20, 16, seed=i)))
+    good("bank", "m.agf", "bank", "-o", "whole.bank")
+    running = subprocess.Popen([AGF, "bank", "m.agf", "bank", "-o", "net.bank", "-q"])
+    time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    code = running.wait(PATIENCE)
+    check(code in (0, 128 + signal.SIGINT), "code %d" % code)  # 0: it was done already
+    if os.path.exists("net.bank"):
+        good("explain", "m.agf", "photo.png", "--bank", "net.bank")
+    good("bank", "m.agf", "bank", "-o", "net.bank")
+    check(read("net.bank") == read("whole.bank"), "continued, the bank is the same")
+    check(sorted(os.listdir(".")) == ["bank", "m.agf", "net.bank", "photo.png", "whole.bank"], str(os.listdir(".")))
+
+
+def sealed(bank):
+    """A bank's bytes with the length and the checksum that belong to them."""
+    bank = bank[:16] + struct.pack("<Q", len(bank)) + bank[24:]
+    return bank[:12] + struct.pack("<I", zlib.crc32(bank[16:])) + bank[16:]
+
+
 def test_bank():
     setup()
     os.mkdir("bank")
@@ -1818,14 +1924,15 @@ def test_golden_cases():
 def test_readme_commands():
     """The README's own command lines, on files of the names that they take."""
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
-        lines = [line.strip() for line in f if line.startswith(("build/agf explain net.agf", "build/agf info net.agf"))]
+        commands = tuple("build/agf %s net.agf" % name for name in ("explain", "info", "bank"))
+        lines = [line.strip() for line in f if line.startswith(commands)]
     check(len(lines) >= 10, "commands: %d" % len(lines))
     write_model("net.agf", labels=["thing %d" % i for i in range(282)] + ["tiger cat"], height=32, width=32)
     os.mkdir("build")
     os.symlink(AGF, "build/agf")
     os.mkdir("photos")
-    for name in ("dog.jpg", "photos/a.jpg", "photos/b.jpg"):
-        save(name, jpeg_bytes([[20, 60, 100, 140, 180], [30, 230, 110, 0, 255], [90, 90, 10, 200, 50]]))
+    for i, name in enumerate(("dog.jpg", "photos/a.jpg", "photos/b.jpg")):
+        save(name, jpeg_bytes([[20, 60, 100, 140, 180], [30, 230, 110, 40 * i, 255], [90, 90, 10, 200, 50]]))
     save("x.npy", npy_bytes([math.sin(i) for i in range(3 * 32 * 32)], (3, 32, 32)))
     for line in lines:
         done = subprocess.run(["sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)

@@ -521,6 +521,44 @@ def test_single_delete_run():
     check(abs(value("out", "agf", "correlation") - expected) < 1e-12, f"Spearman's rho, {expected}")
 
 
+def test_label_free_run():
+    """Against a bank and against a picture of the table: neighbours and numbers done by hand; what is refused."""
+    with agf.Model(DEMO) as model, model.session(threads=1) as session:
+        rows = scene_rows()[:4]
+        pictures = [Image.open(os.path.join(scenes(), row["file"])).convert("RGB") for row in rows]
+        bank = model.bank(pictures, [row["file"] for row in rows])
+        bank.save("net.bank")
+        common = ("label-free", DEMO, scenes(), "--limit", "3")
+        methods = ("-m", "agf", "-m", "agf_a:neighbours=2", "-m", "gradcam", "-m", "agf:own", "-m", "agf:cosine,shared")
+        evaluate(*common, "--bank", "net.bank", "-o", "out", *methods)
+        energies = {"agf": [], "agf_a:neighbours=2": []}
+        for i, row in enumerate(rows[:3]):
+            mask = np.asarray(Image.open(os.path.join(scenes(), row["mask"])).convert("L")) >= 128
+            session.run(load_scene(model, row["file"])[1])
+            others = [j for j in np.argsort(np.linalg.norm(bank.latents - session.latent(), axis=1)) if j != i]
+            for name, k in (("agf", 1), ("agf_a:neighbours=2", 2)):
+                difference = (session.latent() - bank.latents[others[:k]].astype(np.float64).mean(0)).astype(np.float32)
+                session.explain(difference=difference, method="agf_a")
+                heat = session.explain(classes=session.explained, difference=difference, method=name.partition(":")[0])[0]
+                positive = np.maximum(heat.astype(np.float64), 0)
+                energies[name].append(positive[mask].sum() / positive.sum())
+        for name, expected in energies.items():  # the same maps, summed in another order
+            check(abs(value("out", name, "energy") - np.mean(expected)) < 1e-9, f"{name}: {value('out', name, 'energy')}")
+        check(value("out", "agf:own", "energy") != value("out", "agf", "energy"), "another seed, another map")
+    with open("pairs.csv", "w", encoding="utf-8") as f:
+        f.write("file,pair,mask,objects\n")
+        for row, other in zip(rows, rows[1:] + rows[:1]):
+            f.write(f"{row['file']},{other['file']},{row['mask']},{row['second_mask']}\n")
+    pairs = ("--labels", "pairs.csv", "--pair", "pair", "--objects-column", "objects")
+    evaluate(*common, *pairs, "-o", "pairs", "-m", "agf_a", "--sheet", "0")
+    check(0 <= value("pairs", "agf_a", "share") <= 1 and 0 < value("pairs", "agf_a", "chance") < 1, "shares of evidence")
+    for more, text in (((), "--bank or --pair"), (("--bank", "net.bank", "-m", "activation_norm"), "--trunk")):
+        done = evaluate(*common, "-o", "wrong", *more, code=2)
+        check(text in done.stderr, done.stderr)
+    done = evaluate("segment", DEMO, scenes(), "-o", "wrong", "-m", "agf:neighbours=2", code=2)
+    check("bank" in done.stderr, done.stderr)
+
+
 def test_grid_run():
     done = evaluate("grid", DEMO, scenes(), "-o", "out", "--grids", 3, "--fit", "--probability", "sigmoid")
     with open("out/run.json", encoding="utf-8") as f:

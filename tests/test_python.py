@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -219,6 +220,61 @@ def test_label_free():
         close_to(session.explain(difference=latent)[0], ordinary[0].astype(np.float64), 1e-5)
         check(not np.array_equal(session.explain(difference=latent - neighbour), ordinary), "the difference counts")
         raises(ValueError, lambda: session.explain(difference=latent[:-1]), "difference", str(list(latent.shape)))
+
+
+def test_bank():
+    """Model.bank() and its file, the neighbours by a plain search, what is explained, and what is refused."""
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 256, (20, 30, 3), np.uint8) for _ in range(12)]
+    with agf.Model(picture_model()) as model, model.session() as session, tempfile.TemporaryDirectory() as folder:
+        bank = model.bank(pictures, names=[f"p{i}" for i in range(12)])
+        session.run(model.preprocess(pictures[4]))
+        latent = session.latent()
+        check(np.array_equal(bank.latents[4], latent), "a bank holds what latent() gives")
+        exact = np.sqrt(((bank.latents.astype(np.float64) - latent) ** 2).sum(1))
+        order = [i for i in np.argsort(exact, kind="stable") if exact[i] > 0][:3]
+        places, distances = bank.nearest(latent, 3)
+        # Both sum squares in double, in another order: a few roundings of 1e-16.
+        check(places.tolist() == order and np.allclose(distances, exact[order], rtol=1e-14), f"{places} {order}")
+        check(bank.nearest(latent, 1, others=False)[0][0] == 4, "the picture itself counts where it is asked for")
+        both = bank.nearest(bank.latents[:2], 20)
+        check(both[0].shape == (2, 20) and both[0][0, -1] == -1 and np.isinf(both[1][0, -1]), "more than there are")
+
+        maps = session.explain(bank=bank, neighbours=3)
+        check(session.neighbours == [(f"p{i}", float(d)) for i, d in zip(order, distances)], str(session.neighbours))
+        mean = bank.latents[order].astype(np.float64).mean(0)
+        check(np.array_equal(maps, session.explain(difference=(latent - mean).astype(np.float32))), "their mean's map")
+        small = agf.Bank(["a", "b"], np.float32([[1, -4, -1, 5], [3, -2, 2, 5]]), 0, (1, 1))
+        shared = small.compare(np.float32([2, -3, 1, 0]), [0, 1], shared=True)
+        check(shared.tolist() == [1, -2, 0, 0], f"what is shared: {shared}")
+        one = model.explain(pictures[4], bank=bank, neighbours=3)
+        check(np.array_equal(one.maps, maps), "Model.explain() passes it on")
+
+        path = os.path.join(folder, "net.bank")
+        bank.save(path)
+        again = model.bank(path)
+        check(again.names == bank.names and np.array_equal(again.latents, bank.latents), "the file gives it back")
+        check(again.input_size == bank.input_size and again.checksum == model.checksum, "and whose it is")
+        with open(path, "rb") as file:
+            data = file.read()
+        for bad, word in ((data[:-1], "truncated|damaged"), (data[:50], "truncated"), (b"x" * 99, "not a bank"),
+                          (data[:90] + bytes([data[90] ^ 1]) + data[91:], "checksum")):
+            with open(path, "wb") as file:
+                file.write(bad)
+            try:
+                model.bank(path)
+                check(False, f"{word}: not refused")
+            except ValueError as problem:
+                check(re.search(word, str(problem)) and "net.bank" in str(problem), str(problem))
+        bank.save(path)
+        with agf.Model(path_of("vgg_tiny")) as other:
+            raises(ValueError, lambda: other.bank(path), "another model")
+            with other.session() as elsewhere:
+                elsewhere.run(load("vgg_tiny", "input.npy"))
+                raises(ValueError, lambda: elsewhere.explain(bank=bank), "another model")
+        raises(ValueError, lambda: session.explain(bank=bank, difference=latent), "not both")
+        raises(ValueError, lambda: model.bank([]), "at least one")
+        raises(ValueError, lambda: agf.Bank(["a"], np.float32([[np.nan]]), 0, (1, 1)), "finite")
 
 
 def test_model_information():

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "agf.h"
+#include "cli_bank.h"
 #include "cli_base.h"
 #include "cli_bench.h"
 #include "cli_figure.h"
@@ -76,12 +77,13 @@ static const char *label_name(int k, const void *model) {
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
-enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8 }; /* the commands that an option belongs to */
+enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8, BANK = 16 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
   text_list classes, masks, methods;
   int top;
+  int neighbours, shared;
   const char *out, *npy, *logits;
   const char *against, *layer, *ablations, *cmap, *layout, *isa, *bank, *font, *frames;
   double alpha, vmax, smooth;
@@ -125,6 +127,7 @@ static const option options_known[] = {
   {"out", 'o', WATCH, TEXT, FIELD(out), 0, 0, "OUT",
    "a folder, for a PNG of each frame; NAME.png, which always shows the newest; else a file, a pipe or - (standard output), for "
    "MJPEG"},
+  {"out", 'o', BANK, TEXT, FIELD(out), 0, 0, "FILE", "the bank (needed); one that is there is continued"},
   {"frames", 0, WATCH, TEXT, FIELD(frames), 0, 0, "WxH:FORMAT",
    "SOURCE is a pipe of raw frames: rgb24, bgr24, gray, yuv420 or nv12 (default: of JPEGs)"},
   {"raw", 0, WATCH, FLAG, FIELD(raw), 0, 0, NULL, "write raw frames, rgb24, instead of MJPEG"},
@@ -168,16 +171,23 @@ static const option options_known[] = {
    "parts of the method to change, divided by commas: no_fx,\nno_fdx, no_m, no_a, no_reg, fx_gradcam"},
   {"smooth", 0, EXPLAIN | WATCH, REAL, FIELD(smooth), 0, 256, "SIGMA",
    "blur the finished maps: a Gaussian of SIGMA pixels of the map (default 0: as they are)"},
-  {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "DIR",
-   "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in DIR"},
-  {"size", 0, EXPLAIN | WATCH | INFO | BENCH, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
-  {"threads", 0, EXPLAIN | WATCH | INFO | BENCH, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
-  {"isa", 0, EXPLAIN | WATCH | BENCH, TEXT, FIELD(isa), 0, 0, "NAME", "instruction set: ref, avx2, avx512, neon (default: the best)"},
-  {"low-memory", 0, EXPLAIN | WATCH | BENCH, FLAG, FIELD(low_memory), 0, 0, NULL, "recompute instead of keeping: slower, the same maps"},
+  {"bank", 0, EXPLAIN, TEXT, FIELD(bank), 0, 0, "BANK",
+   "label-free: explain what sets the picture apart from its\nnearest neighbour among the pictures in a folder, or in a\nfile that "
+   "`agf bank` made of one"},
+  {"neighbours", 0, EXPLAIN, COUNT, FIELD(neighbours), 1, INT_MAX, "K",
+   "with --bank: from the mean of the K nearest (default 1)"},
+  {"shared", 0, EXPLAIN, FLAG, FIELD(shared), 0, 0, NULL,
+   "with --bank: explain instead what the picture and its nearest\nneighbours share"},
+  {"size", 0, EXPLAIN | WATCH | INFO | BENCH | BANK, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
+  {"threads", 0, EXPLAIN | WATCH | INFO | BENCH | BANK, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
+  {"isa", 0, EXPLAIN | WATCH | BENCH | BANK, TEXT, FIELD(isa), 0, 0, "NAME",
+   "instruction set: ref, avx2, avx512, neon (default: the best)"},
+  {"low-memory", 0, EXPLAIN | WATCH | BENCH | BANK, FLAG, FIELD(low_memory), 0, 0, NULL,
+   "recompute instead of keeping: slower, the same maps"},
   {"runs", 0, BENCH, COUNT, FIELD(runs), 1, 10000, "N", "how often each stage is timed (default 7)"},
   {"verbose", 'v', EXPLAIN | WATCH | BENCH, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
-  {"quiet", 'q', EXPLAIN | WATCH | BENCH, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
-  {"help", 'h', EXPLAIN | WATCH | INFO | BENCH, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+  {"quiet", 'q', EXPLAIN | WATCH | BENCH | BANK, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
+  {"help", 'h', EXPLAIN | WATCH | INFO | BENCH | BANK, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
 };
 
 enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
@@ -414,13 +424,14 @@ static agf_model *open_model(const char *path) {
 /* A picture to be explained. */
 typedef struct subject {
   const char *path;
-  file_identity identity;
   char *name; /* of its output below a folder: see name_subjects() */
   char *flat; /* the same without folders, for %p */
-  /* Label-free procedure: the picture's latent vector, its nearest neighbour's, and which picture that is. */
-  float *latent, *nearest;
-  const char *neighbour;
-  double distance;
+  /* Label-free procedure: the picture's latent vector, its nearest neighbours in the bank, nearest first, and the vector whose evidence
+   * is explained. */
+  float *latent, *difference;
+  const char **neighbour; /* [neighbours] */
+  double *distance;       /* [neighbours] */
+  int neighbours;
 } subject;
 
 typedef struct explainer {
@@ -542,7 +553,6 @@ static void name_subjects(explainer *e) {
     char *at;
 
     s->path = e->paths.items[i];
-    s->identity = identify(s->path);
     s->name = text_of("%s%s", mirrored ? folders.items[i] + common : "", unique ? stems.items[i] : bases.items[i]);
     s->flat = text_of("%s", s->name);
     for (at = s->flat; *at; at++)
@@ -944,8 +954,8 @@ static double *probabilities(const agf_session *session, int classes) {
 /* The maps of the session's last run, of which `s` is the picture. */
 static bool explain_run(explainer *e, const subject *s, result *r, problem *why) {
   size_t map_size = (size_t)e->height * (size_t)e->width;
-  int latents = agf_latent_size(e->session), i, m;
-  float *difference = NULL, *scratch;
+  int i, m;
+  float *scratch;
   agf_request request;
   agf_error error;
 
@@ -965,11 +975,8 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   request.count = r->per_method;
   request.classes = r->explained;
   request.against = e->against; /* a method that cannot is left out aloud: beside the others its map would mean something else */
-  if (s->nearest) {
-    difference = allocate((size_t)latents, sizeof *difference);
-    for (i = 0; i < latents; i++)
-      difference[i] = s->latent[i] - s->nearest[i];
-    request.difference = difference;
+  if (s->difference) {
+    request.difference = s->difference;
     if (!e->class_count) { /* ranked by the classifier's answer to the difference, which only the engine knows */
       request.classes = NULL;
       request.explained = r->explained;
@@ -996,7 +1003,6 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
       r->explained[r->count++] = r->explained[i];
     }
   }
-  free(difference);
   scratch = allocate(map_size, sizeof *scratch);
   for (i = 0; i < r->count; i++)
     if (agf_map_smooth(r->maps + (size_t)i * map_size, r->height, r->width, e->asked->smooth, scratch, &error))
@@ -1249,8 +1255,11 @@ static figure figure_of(const explainer *e, const subject *s, const prepared *p,
   f.map_height = r->height;
   f.map_width = r->width;
   f.columns = e->method_count > 1 && r->per_method > 1 ? r->per_method : 0;
-  foot = s->neighbour ? text_of("%s, against %s, by %s", e->model_name, base_name(s->neighbour), methods)
-                      : text_of("%s, by %s", e->model_name, methods);
+  if (s->neighbours)
+    foot = text_of("%s, %s %s%s, by %s", e->model_name, e->asked->shared ? "shared with" : "against", base_name(s->neighbour[0]),
+                   s->neighbours > 1 ? " ..." : "", methods);
+  else
+    foot = text_of("%s, by %s", e->model_name, methods);
   clean_text(foot);
   clean_text(label);
   text_list_add(texts, label);
@@ -1266,13 +1275,15 @@ typedef struct drawing {
   figure figure;
   panel *panels; /* [count] */
   int count;
-  canvas photo;
+  canvas photo, other;
+  picture neighbour; /* label-free, from a folder: the nearest one, whose pixels `other` has */
   float **shifted; /* [count] */
   text_list texts;
 } drawing;
 
 static void drawing_make(drawing *d, const explainer *e, const subject *s, const prepared *p, const result *r) {
   char share[24];
+  problem why;
   int i;
 
   memset(d, 0, sizeof *d);
@@ -1283,6 +1294,15 @@ static void drawing_make(drawing *d, const explainer *e, const subject *s, const
   d->photo.height = p->source.height;
   d->photo.rgb = p->source.rgb;
   d->figure = figure_of(e, s, p, r, &d->photo, &d->texts);
+  if (s->neighbours && is_folder(e->asked->bank) && (e->asked->out || e->asked->show || e->asked->html) &&
+      load_picture(s->neighbour[0], &d->neighbour, &why) && d->neighbour.rgb) {
+    d->other.width = d->neighbour.width;
+    d->other.height = d->neighbour.height;
+    d->other.rgb = d->neighbour.rgb;
+    d->figure.other = &d->other;
+    text_list_add(&d->texts, text_of("%s %s", e->asked->shared ? "shared with" : "against", base_name(s->neighbour[0])));
+    clean_text(d->figure.other_label = d->texts.items[d->texts.count - 1]);
+  }
   for (i = 0; i < r->count; i++) {
     char *name = class_name(e->model, r->explained[i]);
 
@@ -1303,6 +1323,7 @@ static void drawing_free(drawing *d) {
     free(d->shifted[i]);
   free(d->shifted);
   free(d->panels);
+  picture_free(&d->neighbour);
   text_list_free(&d->texts);
 }
 
@@ -1416,10 +1437,10 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
     putchar('\n');
     free(name);
   }
-  if (s->neighbour) {
-    printf("  nearest neighbour: ");
-    print_clean(s->neighbour);
-    printf(", at distance %.3g\n", s->distance);
+  for (i = 0; i < s->neighbours; i++) {
+    printf("%s", i ? "                      " : s->neighbours > 1 ? "  nearest neighbours: " : "  nearest neighbour: ");
+    print_clean(s->neighbour[i]);
+    printf(", at distance %.3g\n", s->distance[i]);
   }
   for (i = 0; i < r->count; i++) {
     char *name = class_name(e->model, r->explained[i]);
@@ -1537,10 +1558,13 @@ static void print_json(const explainer *e, const subject *s, const prepared *p, 
   printf("]");
   print_json_file("npy", r->npy);
   print_json_file("logits", r->logits);
-  if (s->neighbour) {
-    printf(", \"neighbour\": {\"picture\": ");
-    json_string(s->neighbour);
-    printf(", \"distance\": %.9g}", s->distance);
+  if (s->neighbours) {
+    for (i = -1; i < s->neighbours; i++) { /* the nearest by itself, then all in a list */
+      printf("%s{\"picture\": ", i < 0 ? ", \"neighbour\": " : i ? ", " : ", \"neighbours\": [");
+      json_string(s->neighbour[i < 0 ? 0 : i]);
+      printf(", \"distance\": %.9g}", s->distance[i < 0 ? 0 : i]);
+    }
+    printf("], \"shared\": %s", e->asked->shared ? "true" : "false");
   }
   if (e->asked->verbose) {
     agf_layer layer;
@@ -1703,7 +1727,7 @@ static void explain_subject(explainer *e, const subject *s, queue *q) {
 static void explain_listed(explainer *e, const subject *s, queue *q) {
   problem why;
 
-  if (!e->asked->bank || s->nearest) {
+  if (!e->asked->bank || s->neighbours) {
     explain_subject(e, s, q);
     return;
   }
@@ -1812,67 +1836,172 @@ static float *latent_of(explainer *e, const char *path, int *count, problem *why
   return latent;
 }
 
-static double distance_between(const float *a, const float *b, int count) {
-  double sum = 0;
-  int i;
+/* A bank's file that this model made, of vectors as the model makes them. */
+static bool open_bank(explainer *e, bank *b, const char *path, problem *why) {
+  problem detail;
+  int size;
 
-  for (i = 0; i < count; i++)
-    sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-  return sqrt(sum);
+  if (!bank_read(b, path, e->model, why))
+    return false;
+  if (!need_session(e, b->height, b->width, &detail))
+    return failed(why, "%s: %.600s", path, detail.text);
+  size = agf_latent_size(e->session);
+  return size == b->size || failed(why, "%s: damaged bank: vectors of %d values, the network makes %d of %d x %d pixels", path, b->size,
+                                   size, b->width, b->height);
 }
 
-/* The label-free procedure's first half: every subject's latent vector, then its nearest neighbour's in the bank. One pass over
- * the bank serves all subjects, and only the nearest vectors are kept. A subject that fails is left without a latent vector. */
-static void find_neighbours(explainer *e, const text_list *bank) {
-  int latents = 0, i, j;
+/* The bank that `agf bank` makes, for save_bank(), which a signal's way out calls. */
+static struct {
+  bank *bank;
+  const char *path;
+} unsaved;
+
+static void save_bank(void) {
   problem why;
 
-  for (i = 0; i < e->count; i++) {
-    int count = 0;
+  if (!unsaved.bank->count)
+    return;
+  bank_sort(unsaved.bank);
+  if (!bank_write(unsaved.bank, unsaved.path, &why))
+    fatal("%s", why.text);
+}
 
-    e->subjects[i].latent = latent_of(e, e->subjects[i].path, &count, &why);
-    if (e->subjects[i].latent && latents && count != latents) {
-      free(e->subjects[i].latent);
-      e->subjects[i].latent = NULL;
-      failed(&why, "%s: --bank needs pictures of one size", e->subjects[i].path);
-    }
-    if (!e->subjects[i].latent)
-      give_up(e, e->subjects[i].path, &why);
-    else
-      latents = count;
+/* Whether a latent vector (NULL: *why says already why there is none) is of the bank's size, which the first one decides; if not, it is
+ * freed. */
+static bool fits_bank(const explainer *e, bank *b, const char *path, float **latent, int count, problem *why) {
+  if (!*latent)
+    return false;
+  if (!b->size) {
+    b->size = count;
+    b->height = e->height;
+    b->width = e->width;
   }
-  for (j = 0; j < bank->count && latents; j++) {
-    const char *path = bank->items[j];
-    file_identity identity = identify(path);
-    int count = 0;
-    float *latent = latent_of(e, path, &count, &why);
+  if (count == b->size && e->height == b->height && e->width == b->width)
+    return true;
+  free(*latent);
+  *latent = NULL;
+  return failed(why, "%s: a latent vector of %d values at %d x %d pixels, those of %s are of %d at %d x %d", path, count, e->width,
+                e->height, e->asked->bank ? e->asked->bank : e->asked->out, b->size, b->width, b->height);
+}
 
-    if (latent && count != latents) {
-      free(latent);
-      latent = NULL;
-      failed(&why, "%s: not of the size of the pictures to explain", path);
-    }
-    if (!latent) {
+/* The pictures that an older bank has and that did not change since, from it; what is done is set in done[i]. */
+static void take_over(bank *b, const text_list *paths, const bank *kept, const uint64_t *marks, bool *done) {
+  text_map known = {0};
+  int i;
+
+  for (i = 0; i < kept->count; i++)
+    *text_map_at(&known, kept->names.items[i]) = i + 1;
+  for (i = 0; i < paths->count && kept->count; i++) {
+    const char *name = base_name(paths->items[i]);
+    int at = text_map_has(&known, name) ? *text_map_at(&known, name) - 1 : -1;
+
+    if (done[i] || at < 0 || kept->marks[at] != marks[i])
+      continue;
+    progress_step(RUN_WORK, paths->items[i]);
+    bank_add(b, name, marks[i], kept->latents + (size_t)at * (size_t)b->size);
+    done[i] = true;
+  }
+  text_map_free(&known);
+}
+
+/* The latent vectors of those pictures that are not done into a bank. Where its size is 0, the first picture decides it; one that fails is
+ * reported. marks: NULL where the bank is not kept. */
+static void fill_bank(explainer *e, bank *b, const text_list *paths, const uint64_t *marks, const bool *done) {
+  enum { SAVE_EVERY = 30 }; /* seconds: the work that a machine that goes down may lose */
+  double saved = seconds_now();
+  int i;
+
+  for (i = 0; i < paths->count; i++) {
+    int count = 0;
+    float *latent;
+    problem why;
+
+    if (done && done[i])
+      continue;
+    latent = latent_of(e, paths->items[i], &count, &why);
+    if (!fits_bank(e, b, paths->items[i], &latent, count, &why)) {
       complain("%s", why.text);
       e->some_failed = true;
       continue;
     }
-    for (i = 0; i < e->count; i++) {
-      subject *s = &e->subjects[i];
-      double distance;
-
-      if (!s->latent || same_file(&s->identity, &identity))
-        continue;
-      distance = distance_between(s->latent, latent, latents);
-      if (distance > 0 && (!s->nearest || distance < s->distance)) { /* 0: the same picture under another name */
-        s->nearest = s->nearest ? s->nearest : allocate((size_t)latents, sizeof *s->nearest);
-        memcpy(s->nearest, latent, (size_t)latents * sizeof *latent);
-        s->neighbour = path;
-        s->distance = distance;
-      }
-    }
+    bank_add(b, base_name(paths->items[i]), marks ? marks[i] : 0, latent);
     free(latent);
+    if (before_stop && seconds_now() - saved > SAVE_EVERY) {
+      save_bank();
+      saved = seconds_now();
+    }
   }
+}
+
+/* The vector whose evidence is explained: what sets `s` apart from the mean of its neighbours, or what it shares with all of them: at each
+ * place the value nearest 0 where they agree in sign, else 0 (agf-spec, "Label-free procedure"). */
+static void compare_with_neighbours(const explainer *e, subject *s, const bank *b, const int *nearest) {
+  int i, k;
+
+  s->difference = allocate((size_t)b->size, sizeof *s->difference);
+  for (i = 0; i < b->size; i++) {
+    double mean = 0;
+    float shared = s->latent[i];
+
+    for (k = 0; k < s->neighbours; k++) {
+      float other = b->latents[(size_t)nearest[k] * (size_t)b->size + (size_t)i];
+
+      mean += (double)other / s->neighbours;
+      shared = (shared > 0) != (other > 0) ? 0 : fabsf(other) < fabsf(shared) ? other : shared;
+    }
+    s->difference[i] = e->asked->shared ? shared : (float)(s->latent[i] - mean);
+  }
+}
+
+/* The label-free procedure's first half: every subject's latent vector, and its nearest neighbours in the bank: a file that `agf bank`
+ * made, or the pictures of a folder. A subject that fails is left without a latent vector. */
+static void find_neighbours(explainer *e, bank *b, const text_list *paths) {
+  int wanted = e->asked->neighbours ? e->asked->neighbours : 1, i, k, *nearest;
+  double *distance;
+  agf_error error;
+  problem why;
+
+  for (i = 0; i < e->count; i++) {
+    subject *s = &e->subjects[i];
+    int count = 0;
+
+    s->latent = latent_of(e, s->path, &count, &why);
+    if (!fits_bank(e, b, s->path, &s->latent, count, &why))
+      give_up(e, s->path, &why);
+  }
+  if (paths->count && b->size)
+    fill_bank(e, b, paths, NULL, NULL);
+  if (!b->count)
+    return;
+  wanted = wanted < b->count ? wanted : b->count;
+  nearest = allocate((size_t)wanted, sizeof *nearest);
+  distance = allocate((size_t)wanted, sizeof *distance);
+  for (i = 0; i < e->count; i++) {
+    subject *s = &e->subjects[i];
+
+    if (!s->latent)
+      continue;
+    if (agf_neighbours(b->latents, b->count, s->latent, 1, b->size, wanted, AGF_NEIGHBOURS_OTHERS, nearest, distance, &error))
+      fatal("%s", error.message);
+    s->neighbour = allocate((size_t)wanted, sizeof *s->neighbour);
+    s->distance = allocate((size_t)wanted, sizeof *s->distance);
+    for (k = 0; k < wanted && nearest[k] >= 0; k++) {
+      s->neighbour[k] = paths->count ? NULL : b->names.items[nearest[k]];
+      s->distance[k] = distance[k];
+    }
+    s->neighbours = k;
+    for (k = 0; k < s->neighbours && paths->count; k++) { /* of a folder, the path, by which the picture can be looked at */
+      int j = 0;
+
+      while (strcmp(base_name(paths->items[j]), b->names.items[nearest[k]]))
+        j++;
+      s->neighbour[k] = paths->items[j];
+    }
+    if (s->neighbours)
+      compare_with_neighbours(e, s, b, nearest);
+  }
+  free(nearest);
+  free(distance);
 }
 
 static void explainer_free(explainer *e) {
@@ -1884,7 +2013,9 @@ static void explainer_free(explainer *e) {
     free(e->subjects[i].name);
     free(e->subjects[i].flat);
     free(e->subjects[i].latent);
-    free(e->subjects[i].nearest);
+    free(e->subjects[i].difference);
+    free(e->subjects[i].neighbour);
+    free(e->subjects[i].distance);
   }
   free(e->subjects);
   free(e->classes);
@@ -1930,7 +2061,8 @@ static void need_preprocessing(const explainer *e) {
 }
 
 static int run_explain(const options *asked) {
-  text_list bank = {0};
+  text_list in_bank = {0};
+  bank others;
   explainer e;
   page html;
   problem why;
@@ -1938,16 +2070,23 @@ static int run_explain(const options *asked) {
 
   memset(&e, 0, sizeof e);
   memset(&html, 0, sizeof html);
+  memset(&others, 0, sizeof others);
   e.asked = asked;
   if (asked->arguments.count < 2)
     fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
   e.method_count = find_methods(&asked->methods, e.methods);
   e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
   list_subjects(&e);
-  if (asked->bank) {
-    list_folder(asked->bank, why_no_picture, &bank, asked->quiet);
-    for (i = 0; i < bank.count; i++)
-      protect_input(bank.items[i]);
+  if ((asked->neighbours || asked->shared) && !asked->bank)
+    fatal("%s goes with --bank", asked->shared ? "--shared" : "--neighbours");
+  if (asked->bank && is_folder(asked->bank)) {
+    list_folder(asked->bank, why_no_picture, &in_bank, asked->quiet);
+    if (!in_bank.count)
+      fatal("%s: no pictures that can be read in this folder", asked->bank);
+    for (i = 0; i < in_bank.count; i++)
+      protect_input(in_bank.items[i]);
+  } else if (asked->bank) {
+    protect_input(asked->bank);
   }
   if (asked->font)
     protect_input(asked->font);
@@ -1968,16 +2107,88 @@ static int run_explain(const options *asked) {
   reserve_outputs(&e);
   choose_all(&e);
   need_preprocessing(&e);
+  if (asked->bank && !in_bank.count && !open_bank(&e, &others, asked->bank, &why))
+    fatal("%s", why.text);
 
-  progress_begin(e.count * work_of(&e) +
-                   (asked->bank ? RUN_WORK * (e.count + bank.count) : 0), asked->quiet);
+  progress_begin(e.count * work_of(&e) + (asked->bank ? RUN_WORK * (e.count + in_bank.count) : 0), asked->quiet);
   if (asked->bank)
-    find_neighbours(&e, &bank);
+    find_neighbours(&e, &others, &in_bank);
   explain_all(&e);
   progress_clear();
   if (e.page)
     page_write(&html, e.model_name);
-  text_list_free(&bank);
+  text_list_free(&in_bank);
+  bank_free(&others);
+  explainer_free(&e);
+  return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
+}
+
+/* ---- agf bank ------------------------------------------------------------------------------------------------------------- */
+
+static int run_bank(const options *asked) {
+  const char *folder, *path = asked->out;
+  text_list paths = {0};
+  bank made, kept;
+  struct stat status;
+  explainer e;
+  problem why;
+  bool there, *done;
+  uint64_t *marks;
+  int i;
+
+  if (asked->arguments.count != 2)
+    fatal("bank needs a model file and a folder of pictures: agf bank MODEL FOLDER -o FILE");
+  if (!path)
+    fatal("bank needs a file to write: -o FILE");
+  memset(&e, 0, sizeof e);
+  memset(&made, 0, sizeof made);
+  memset(&kept, 0, sizeof kept);
+  e.asked = asked;
+  e.model = open_model(asked->arguments.items[0]);
+  agf_model_input(e.model, &e.input);
+  folder = asked->arguments.items[1];
+  list_folder(folder, why_no_picture, &paths, asked->quiet);
+  if (!paths.count)
+    fatal("%s: no pictures that can be read in this folder", folder);
+  protect_input(asked->arguments.items[0]);
+  there = !stat(path, &status) && status.st_size > 0;
+  if (there && !S_ISREG(status.st_mode))
+    fatal("-o %s: not a file", path);
+  if (there && !open_bank(&e, &kept, path, &why))
+    fatal("%s; it is not written over: remove it, or name another file", why.text);
+  if (there && asked->height && (kept.height != asked->height || kept.width != asked->width))
+    fatal("%s: a bank at %d x %d pixels cannot be continued at %d x %d", path, kept.width, kept.height, asked->width, asked->height);
+  if (!output_reserve(path, &why))
+    fatal("%s", why.text);
+  made.size = kept.size;
+  made.height = kept.height;
+  made.width = kept.width;
+  progress_begin(RUN_WORK * paths.count, asked->quiet);
+  made.checksum = agf_model_checksum(e.model);
+  marks = allocate((size_t)paths.count, sizeof *marks);
+  done = allocate((size_t)paths.count, sizeof *done);
+  for (i = 0; i < paths.count; i++)
+    if (!bank_mark(paths.items[i], &marks[i], &why)) {
+      complain("%s", why.text);
+      e.some_failed = done[i] = true;
+    }
+  take_over(&made, &paths, &kept, marks, done);
+  unsaved.bank = &made;
+  unsaved.path = path;
+  before_stop = save_bank;
+  fill_bank(&e, &made, &paths, marks, done);
+  before_stop = NULL;
+  progress_clear();
+  if (!made.count)
+    fatal("%s: none of its %d pictures could be done", folder, paths.count);
+  save_bank();
+  free(marks);
+  free(done);
+  if (!asked->quiet)
+    printf("%s: %d pictures, latent vectors of %d values\n", path, made.count, made.size);
+  text_list_free(&paths);
+  bank_free(&made);
+  bank_free(&kept);
   explainer_free(&e);
   return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
 }
@@ -2466,6 +2677,10 @@ static const struct command {
    "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
    "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
    "that cannot be read is reported, and the others are done (exit code 1).\n"},
+  {"bank", "MODEL FOLDER -o FILE", "latent vectors of pictures, for --bank", BANK, run_bank,
+   "Computes what `explain --bank` compares pictures with, once, into a file. Interrupted or called again it goes on\n"
+   "where it was: pictures that are in the file and did not change are not computed again, those that left the folder\n"
+   "leave the file. A file that is no bank of this model is not written over.\n"},
   {"watch", "MODEL SOURCE", "explain frames as they come", WATCH, run_watch,
    "SOURCE is a folder, of which each new picture is explained, or a pipe (- is standard input) of JPEGs, as cameras' MJPEG is, or of raw "
    "frames (--frames). The newest frame is explained, and those that come in the meantime are dropped and counted.\n"},

@@ -8,6 +8,7 @@
     agf_eval.py insert-delete NET.agf PICTURES -o OUT   probability while pixels appear in a blurred picture, or vanish
     agf_eval.py single-delete NET.agf PICTURES -o OUT   does a patch's share of the map rank as the loss without it?
     agf_eval.py sanity        NET.agf PICTURES -o OUT   do maps change when weights are randomised, from the top down?
+    agf_eval.py label-free    NET.agf PICTURES -o OUT   maps against nearest neighbours: on objects, on the odd object?
     agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
     agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
 
@@ -89,6 +90,9 @@ def reason(problem):
 # Methods
 
 
+ACTIVATION_NORM = "activation_norm"  # of label-free alone: no method of the engine
+
+
 class Method(namedtuple("Method", "text name options")):
     """A method with its options, as the user wrote it: text names it in every table."""
 
@@ -96,7 +100,7 @@ class Method(namedtuple("Method", "text name options")):
     def parse(cls, text):
         """ "NAME" or "NAME:OPTION[=VALUE],..."; EvalError for an unknown method."""
         name, _, rest = text.partition(":")
-        if name not in agf.METHODS:
+        if name not in agf.METHODS and name != ACTIVATION_NORM:
             raise EvalError(f"no method {name!r}; there are {', '.join(agf.METHODS)}")
         options = {}
         for option in filter(None, rest.split(",")):
@@ -107,7 +111,10 @@ class Method(namedtuple("Method", "text name options")):
     @property
     def centred(self):
         """Whether foreground is where a map of this method is above its mean, and not above 0."""
-        return self.name in ("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam", "layercam", "hirescam")
+        return self.name in (
+            *("lrp_a1b0", "fullgrad", "smoothgrad", "integrated_gradients", "gradcam", "layercam", "hirescam"),
+            ACTIVATION_NORM,
+        )
 
 
 # What is measured. Pure functions of arrays, which tests/test_eval.py checks against cases that can be done by hand.
@@ -480,9 +487,15 @@ class Subject:
             session = self.session(*self.size)
         except (agf.Error, ValueError) as problem:
             raise EvalError(reason(problem)) from None
+        own = EXPERIMENTS[self.settings["experiment"]].options
         for method in self.methods:
+            if method.name == ACTIVATION_NORM:
+                if "trunk" not in self.settings:
+                    raise EvalError(f"-m {ACTIVATION_NORM} goes with label-free and its --trunk")
+                continue
             try:
-                session.explain(classes=0, method=method.name, **method.options)
+                options = {key: value for key, value in method.options.items() if key not in own}
+                session.explain(classes=0, method=method.name, **options)
             except (TypeError, ValueError) as problem:
                 raise EvalError(f"-m {method.text}: {reason(problem)}") from None
             except agf.Error:  # nothing has been run; all before that was checked
@@ -492,7 +505,7 @@ class Subject:
         """The session of a model (None: the one that is judged) for an input size; made once."""
         key = (id(model), height, width)
         if key not in self.sessions:
-            names = tuple(sorted({method.name for method in self.methods}))
+            names = tuple(sorted({method.name for method in self.methods} - {ACTIVATION_NORM}))
             self.sessions[key] = (model or self.model).session(
                 height=height, width=width, threads=self.plan["threads"], isa=self.plan["isa"], methods=names
             )
@@ -595,6 +608,7 @@ class Experiment:
     note = ""
     metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
     curves = None  # (title, x axis, y axis)
+    options = ()  # of methods, besides the engine's own
 
     def metrics_of(self, settings):
         """The metrics as the settings turn them."""
@@ -626,6 +640,11 @@ class Experiment:
         session = subject.session(*subject.size)
         session.run(subject.normalised(pixels))
         return pixels, subject.explained_class(session, unit["picture"])
+
+    @staticmethod
+    def shown(subject, session, unit, k):
+        """[(method, map, None) or (method, None, problem)] of an exhibit that was run last, for the contact sheet."""
+        return subject.explain_each(session, k)
 
     def measure(self, subject, unit):
         """The unit's record: {method: numbers or {"problem": ...}}, whatever else under keys that begin with "_"."""
@@ -1246,6 +1265,151 @@ class Sanity(Experiment):
         return ["explained class: target"]
 
 
+class LabelFree(Segment):
+    help = "label-free maps, of what sets a picture apart from its nearest neighbours: on the objects, on the odd one?"
+    note = (
+        "Each picture is compared with its nearest neighbours in a bank, or with the picture in the CSV's column --pair, by "
+        "the label-free procedure. Options of agf and agf_a: neighbours=K, from the mean of the K nearest; shared, what it "
+        "shares with them instead; cosine, the nearest by the angle between latent vectors; own, the ordinary seed, of the "
+        "picture's own latent vector, for the class that the difference chose. Methods that take no difference (gradcam, "
+        "lrp_a1b0 ...) explain that class. activation_norm is the norm over the channels of the tensor before the last "
+        "pooling, enlarged. Foreground, pixel accuracy, mIoU, average precision and energy as in segment; with "
+        "--objects-column, share is what part of the positive evidence on objects lies in the mask, and chance the mask's "
+        "part of the objects' area."
+    )
+    options = ("neighbours", "shared", "cosine", "own")
+
+    def metrics_of(self, settings):
+        if not settings["objects_column"]:
+            return self.metrics
+        return (("share", "evidence on the odd object", "higher"), ("chance", "its share of the objects", ""), *self.metrics[2:])
+
+    @staticmethod
+    def arguments(parser):
+        Segment.arguments(parser)
+        parser.add_argument("--bank", metavar="FILE", help="a bank that `agf bank` made")
+        parser.add_argument("--pair", metavar="NAME", help="the CSV's column that names the picture to compare with, instead of a bank")
+        parser.add_argument("--objects-column", metavar="NAME", help="the CSV's column of the masks of all objects")
+        parser.add_argument("--trunk", metavar="NET.agf", help="for -m activation_norm: the network up to its last pooling")
+
+    @staticmethod
+    def settings(args):
+        if bool(args.bank) == bool(args.pair):
+            raise EvalError("label-free needs either --bank or --pair")
+        files_named = {name: checksum(getattr(args, name)) for name in ("bank", "trunk") if getattr(args, name)}
+        paths = {f"{name}_file": os.path.abspath(getattr(args, name)) for name in files_named}
+        return {**Segment.settings(args), "pair": args.pair, "objects_column": args.objects_column, **files_named, **paths}
+
+    @staticmethod
+    def pictures(args, model):
+        """As list_pictures(), without labels, which the network does not have; with --pair's and --objects-column's."""
+        table = args.labels or os.path.join(args.pictures, "labels.csv")
+        if not os.path.isfile(table):
+            raise EvalError(f"{args.pictures}: label-free needs a CSV that names masks: give --labels")
+        wanted = {"mask": args.mask_column, "pair": args.pair, "objects": args.objects_column}
+        rows, pictures = rows_of_csv(table), []
+        for column in filter(None, wanted.values()):
+            if rows and column not in rows[0]:
+                raise EvalError(f"{table}: there is no column {column}")
+        for row in rows[: args.limit]:
+            pictures.append({"file": row["file"], **{key: row[column] for key, column in wanted.items() if column}})
+        return each_once(pictures, table)
+
+    @staticmethod
+    def bank_of(subject):
+        """The bank, read once for a process."""
+        if not hasattr(subject, "bank"):
+            subject.bank = subject.model.bank(subject.settings["bank_file"])
+        return subject.bank
+
+    @staticmethod
+    def comparison(subject, session, picture, options):
+        """(the difference that is explained, the class that it chooses) of the picture that was run last."""
+        latent = session.latent()
+        if picture.get("pair"):
+            with subject.model.session(height=subject.size[0], width=subject.size[1], threads=1) as other:
+                other.run(subject.normalised(subject.stretched({"file": picture["pair"]})), explain=False)
+                bank = agf.Bank([picture["pair"]], other.latent()[None], subject.model.checksum, subject.size)
+        else:
+            bank = LabelFree.bank_of(subject)
+        k, searched, sought = options.get("neighbours", 1), bank, latent
+        if options.get("cosine"):
+            unit = bank.latents / np.maximum(np.linalg.norm(bank.latents, axis=1, keepdims=True), 1e-12)
+            searched = agf.Bank(bank.names, unit, bank.checksum, bank.input_size)
+            sought = latent / np.maximum(np.linalg.norm(latent), np.float32(1e-12))
+        # The picture itself, whose input may differ in a last bit here, is known by its name.
+        own = os.path.basename(picture["file"])
+        places = searched.nearest(sought, min(k + 1, len(bank)))[0]
+        places = [at for at in places if at >= 0 and bank.names[at] != own][:k]
+        if not len(places):
+            raise ValueError("the bank holds no other picture")
+        difference = bank.compare(latent, places, bool(options.get("shared")))
+        session.explain(difference=difference, method="agf_a")
+        return difference, session.explained[0]
+
+    @staticmethod
+    def label_free_map(subject, session, picture, method):
+        """The method's map of the picture that was run last."""
+        if method.name == ACTIVATION_NORM:
+            if not hasattr(subject, "trunk"):
+                subject.trunk = agf.Model(subject.settings["trunk_file"])
+            trunk = subject.session(*subject.size, model=subject.trunk)
+            trunk.run(subject.normalised(subject.stretched(picture)), explain=False)
+            channels = subject.trunk.classes
+            side = math.isqrt(len(trunk.latent()) // channels)
+            norm = np.sqrt((trunk.latent().astype(np.float64).reshape(channels, side, -1) ** 2).sum(0))
+            return np.asarray(Image.fromarray(norm.astype(np.float32)).resize(subject.size[::-1], Image.BILINEAR))
+        options = {key: value for key, value in method.options.items() if key not in LabelFree.options}
+        difference, chosen = LabelFree.comparison(subject, session, picture, method.options)
+        if agf.engine.method_has(method.name, "takes_difference") and not method.options.get("own"):
+            return session.explain(classes=chosen, difference=difference, method=method.name, **options)[0]
+        return session.explain(classes=chosen, method=method.name, **options)[0]
+
+    @staticmethod
+    def exhibit(subject, unit):
+        return subject.stretched(unit["picture"]), 0
+
+    @staticmethod
+    def shown(subject, session, unit, k):
+        found = []
+        for method in subject.methods:
+            try:
+                found.append((method, LabelFree.label_free_map(subject, session, unit["picture"], method), None))
+            except (agf.Error, ValueError) as problem:
+                found.append((method, None, str(problem)))
+        return found
+
+    def measure(self, subject, unit):
+        picture = unit["picture"]
+        mask = subject.mask(picture)
+        objects = subject.mask({"mask": picture["objects"]}) if picture.get("objects") else None
+        results = {}
+        for method in subject.methods:
+            session = subject.session(*subject.size)
+            session.run(subject.normalised(subject.stretched(picture)))
+            try:
+                heat = self.label_free_map(subject, session, picture, method)
+                threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
+                results[method.text] = {
+                    "counts": overlap(mask, heat > threshold),
+                    "ap": average_precision(mask, heat),
+                    "energy": energy_inside(mask, heat),
+                }
+                if objects is not None:
+                    evidence = np.where(objects | mask, heat, 0)
+                    results[method.text]["share"] = energy_inside(mask, evidence)
+                    results[method.text]["chance"] = float(mask.sum() / (objects | mask).sum())
+            except (agf.Error, ValueError) as problem:
+                results[method.text] = {"problem": str(problem)}
+        return results
+
+    def values(self, record):
+        return {**super().values(record), **{key: record[key] for key in ("share", "chance") if key in record}}
+
+    def facts(self, settings):
+        return ["compared with " + (f"the picture in the column {settings['pair']}" if settings["pair"] else "a bank")]
+
+
 class Speed(Experiment):
     help = "milliseconds"
     metrics = (
@@ -1300,6 +1464,7 @@ EXPERIMENTS = {
     "insert-delete": InsertDelete,
     "single-delete": SingleDelete,
     "sanity": Sanity,
+    "label-free": LabelFree,
     "speed": Speed,
 }
 
@@ -1633,12 +1798,14 @@ def plot_sheet(plan, records, count):
         p = probabilities(session.run(subject.normalised(pixels)), subject.settings["probability"])
         predicted = session.ranked(0)
         lines = [f"predicted {class_name(subject, predicted)} ({p[predicted]:.0%})", f"maps: {class_name(subject, k)}"]
-        if "picture" in unit:
+        if isinstance(experiment, LabelFree):
+            lines = [unit["picture"]["file"]]
+        elif "picture" in unit:
             k = unit["picture"].get("label")
             lines.insert(0, f"label {class_name(subject, k)}" if k is not None else unit["picture"]["file"])
         axis_row[0].imshow(pixels)
         axis_row[0].set_title("\n".join(report.plain(line) for line in lines), fontsize=6)
-        for axis, (method, heat, problem) in zip(axis_row[1:], subject.explain_each(session, k)):
+        for axis, (method, heat, problem) in zip(axis_row[1:], experiment.shown(subject, session, unit, k)):
             axis.set_title(report.plain(textwrap.fill(method.text.replace(":", ": "), 16)), fontsize=6)
             if problem is None:
                 layer = Image.fromarray(subject.model.render(heat, transparent=True))

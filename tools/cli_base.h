@@ -334,12 +334,22 @@ static void catch_signals(void) {
   signal(SIGXFSZ, SIG_IGN);
 }
 
+static void (*before_stop)(void); /* what an interrupted run does first, once; NULL: nothing */
+
 static void stop_if_interrupted(void) {
   if (interrupted) {
+    int signal_number = interrupted;
+    void (*first)(void) = before_stop;
+
     pthread_mutex_lock(&whole_program); /* for good: the others end with the program */
     progress_clear();
     outputs_discard();
-    exit(EXIT_SIGNAL + interrupted);
+    if (first) {
+      before_stop = NULL;
+      interrupted = 0; /* what it writes is written whole */
+      first();
+    }
+    exit(EXIT_SIGNAL + signal_number);
   }
 }
 
@@ -513,17 +523,6 @@ static file_identity identity_of(const struct stat *status) {
   snprintf(identity.text, sizeof identity.text, "%llu:%llu", (unsigned long long)status->st_dev,
            (unsigned long long)status->st_ino);
   return identity;
-}
-
-static file_identity identify(const char *path) {
-  static const file_identity none;
-  struct stat status;
-
-  return stat(path, &status) ? none : identity_of(&status);
-}
-
-static bool same_file(const file_identity *a, const file_identity *b) {
-  return *a->text && !strcmp(a->text, b->text);
 }
 
 static bool is_folder(const char *path) {

@@ -28,6 +28,8 @@ typedef struct figure {
   int map_height, map_width;
   int columns;             /* maps in a row that belong together; 0: no such rows */
   const char *photo_label; /* below the photograph */
+  const canvas *other;     /* beside it, what it is compared with; NULL: nothing */
+  char *other_label;
   const char *footer;
 } figure;
 
@@ -138,16 +140,16 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   return done;
 }
 
-/* The photograph and the maps side by side, captions and scales below, the network and the method at the foot. */
+/* The photograph, what it is compared with, and the maps side by side, captions and scales below, the network and the method at the foot. */
 static bool compose_figure(canvas *c, const figure *f, const panel *panels, int count, const style *s, problem *why) {
   const double most_pixels = 64e6;
-  int first = f->photo != NULL, cells = count + first, rows, columns;
+  int first = f->photo ? 1 + (f->other != NULL) : 0, cells = count + first, rows, columns;
   double width, height, longer, scale, cap;
   int margin, cell_width, cell_height, panel_width, panel_height, i;
-  agf_rect shown = f->seen;
+  agf_rect shown = f->seen, other = {0, 0, f->other ? f->other->width : 0, f->other ? f->other->height : 0};
   bool done = true;
 
-  if (f->columns) { /* a row for each group, the photograph before the first */
+  if (f->columns) { /* a row for each group, the photographs before the first */
     columns = f->columns + first;
     rows = (count + f->columns - 1) / f->columns;
   } else {
@@ -181,20 +183,22 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
     return false;
   for (i = -first; i < count && done; i++) {
     int row = i < 0 ? 0 : f->columns ? i / f->columns : (i + first) / columns;
-    int column = i < 0 ? 0 : f->columns ? i % f->columns + first : (i + first) % columns;
+    int column = i < 0 ? i + first : f->columns ? i % f->columns + first : (i + first) % columns;
     int cell_left = margin + column * (cell_width + margin), top = margin + row * (cell_height + margin);
     int left = cell_left + (cell_width - panel_width) / 2, baseline = top + panel_height + (int)(2.1 * cap);
     const panel *p = &panels[i < 0 ? 0 : i];
     double share_width = i < 0 ? 0 : text_width(p->share, cap);
 
-    if (i < 0)
+    if (i == -first)
       draw_photo(c, left, top, panel_width, panel_height, f->photo, &shown);
+    else if (i < 0)
+      draw_photo(c, left, top, panel_width, panel_height, f->other, &other);
     else
       done = draw_map(c, left, top, panel_width, panel_height, f, p, s, why);
     if (i >= 0 && !s->overlay)
       draw_frame(c, left - 1, top - 1, panel_width + 2, panel_height + 2, FRAME);
     draw_text_within(c, cell_left, baseline, cap, cell_width - share_width - (share_width > 0 ? cap : 0),
-                     i < 0 ? f->photo_label : p->label, i < 0 ? FAINT_INK : INK);
+                     i >= 0 ? p->label : i == -first ? f->photo_label : f->other_label, i < 0 ? FAINT_INK : INK);
     if (i >= 0) {
       draw_text(c, cell_left + cell_width - share_width, baseline, cap, p->share, FAINT_INK);
       draw_scale(c, cell_left, baseline + (int)(1.9 * cap), cap, cell_width, p);

@@ -3,6 +3,9 @@
 
     train_demo.py --out tests/demo                      train, check, write demo.agf, scenes, masks and demo.txt
     train_demo.py --scenes 500 --objects 2 --out DIR    write labelled scenes with masks and labels.csv, train nothing
+    train_demo.py --odd 200 --out DIR                   the same of pairs of scenes that share all objects but one
+    train_demo.py --self-supervised --out DIR           train a network without labels: selfsup.agf and selfsup.bank
+    train_demo.py --multilabel --out DIR                train one for scenes of one to four objects: multilabel.agf
 
 A scene is a textured background with one to three drawn objects of different classes (CLASSES). Colours, size,
 rotation, proportions, texture and place are random and independent of the class: only the shape tells what an object is
@@ -24,7 +27,16 @@ What --out gets when training:
 What --out gets with --scenes: NNNNN.png, their masks named as above, and labels.csv with the columns
     file, label, second, third            the picture; the classes in it, largest visible area first
     mask, second_mask, third_mask         the files of their masks
-where columns of objects that a scene does not have are empty.
+where columns of objects that a scene does not have are empty. (With four objects: fourth and fourth_mask, too.)
+
+With --odd: NNNNN.png, three objects; NNNNN.pair.png, two of them (drawn anew, elsewhere, on other ground) and another
+one; NNNNN.odd.png and NNNNN.objects.png, the masks of the object that the first alone has and of all of its objects;
+labels.csv with the columns file, label (the odd object's), pair, mask (the odd object's), objects_mask.
+
+With --self-supervised: selfsup.agf, whose logits are the projection in which training compared pictures; selfsup.bank,
+latent vectors of 200 scenes, whose names say what is in them, for people; and for the experiments selfsup-probe.agf
+(the same features under a linear classifier of the classes), selfsup-trunk.agf (without a head), control.agf,
+control.bank and control-probe.agf (never trained). With --multilabel: multilabel.agf, 64 x 64, its head a sigmoid.
 
 Needs numpy and Pillow; training needs torch, and agf_convert.py beside this file.
 """
@@ -37,6 +49,7 @@ import math
 import os
 import sys
 import time
+from collections import OrderedDict
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -367,10 +380,12 @@ def overlap(canvas, patch, left, top):
     return canvas[y0:y1, x0:x1], patch[y0 - top:y1 - top, x0 - left:x1 - left]
 
 
-def draw_object(rng, name, radius, palette):
-    """One object, RGBA [h, w, 4] in 0..1. A key may lie at any angle, the others within 35 degrees of upright."""
+def draw_object(rng, name, radius, palette, proportions=None):
+    """One object, RGBA [h, w, 4] in 0..1. A key may lie at any angle, the others within 35 degrees of upright.
+
+    proportions: a generator of its own for the object's shape, so that the same object can be drawn again."""
     limit = math.pi if name == "key" else math.radians(35)
-    pen = Pen(rng, radius, rng.uniform(-limit, limit), rng.integers(2) == 1, palette)
+    pen = Pen(proportions or rng, radius, rng.uniform(-limit, limit), rng.integers(2) == 1, palette)
     CLASSES[name](pen)
     return pen.finish()
 
@@ -392,13 +407,16 @@ def place_object(rng, picture, patch, radius):
     return coverage
 
 
+RADII = {1: (19, 38), 2: (19, 30), 3: (18, 25), 4: (17, 22)}  # of the objects, by how many there are
+
+
 def draw_scene(rng, objects, among=None):
     """A scene with `objects` objects of different classes; among: indices of LABELS to choose from (default all).
 
     Returns the picture, uint8 [SIZE, SIZE, 3], and a list of (class index, mask), largest visible area first; mask:
     uint8 [SIZE, SIZE], the share of each pixel that the object's visible part covers.
     """
-    radii = {1: (19, 38), 2: (19, 30), 3: (18, 25)}[objects]
+    radii = RADII[objects]
     while True:
         picture = random_background(rng)
         background = picture.mean((0, 1))
@@ -416,9 +434,39 @@ def draw_scene(rng, objects, among=None):
     return (picture * 255 + 0.5).astype(np.uint8), [(int(k), (mask * 255 + 0.5).astype(np.uint8)) for k, mask in found]
 
 
+def lay_out(rng, things, background=None):
+    """A picture of given things, each (class index, seed of its proportions, palette), and their masks as draw_scene()
+    gives them. background: None: a new one, from which the things' main colours stand out."""
+    while True:
+        picture = random_background(rng) if background is None else background.copy()
+        mains = [np.array(palette["main"]) / 255 for _, _, palette in things]
+        if background is None and any(np.linalg.norm(main - picture.mean((0, 1))) < 0.3 for main in mains):
+            continue
+        masks, areas = [], []
+        for k, seed, palette in things:
+            radius = rng.uniform(*RADII[len(things)])
+            patch = draw_object(rng, LABELS[k], radius, palette, np.random.default_rng(seed))
+            coverage = place_object(rng, picture, patch, radius)
+            masks = [mask * (1 - coverage) for mask in masks] + [coverage]
+            areas.append(patch[..., 3].sum())
+        if all(mask.sum() >= MIN_VISIBLE * area for mask, area in zip(masks, areas)):
+            return (picture * 255 + 0.5).astype(np.uint8), [(mask * 255 + 0.5).astype(np.uint8) for mask in masks]
+
+
+def random_things(rng, classes):
+    """One thing of each class, for lay_out()."""
+    return [(int(k), int(rng.integers(2**31)), random_palette(rng, np.full(3, rng.uniform()))) for k in classes]
+
+
+def draw_twice(rng, objects):
+    """Two pictures of the same things, as two photographs show them: elsewhere, another size, on other ground."""
+    things = random_things(rng, rng.permutation(len(LABELS))[:objects])
+    return lay_out(rng, things)[0], lay_out(rng, things)[0]
+
+
 # Independent streams of random numbers: what one use draws never repeats in another, so --scenes, whatever its seed,
 # shows scenes that the network was not trained on.
-STREAMS = {"training": 0, "accuracy": 1, "demo": 2, "scenes": 3}
+STREAMS = {"training": 0, "accuracy": 1, "demo": 2, "scenes": 3, "twice": 4, "probe": 5, "bank": 6, "odd": 7, "several": 8}
 
 
 def stream(seed, name, *index):
@@ -487,6 +535,34 @@ def to_input(pictures):
     return ((torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD).contiguous()
 
 
+SMALL_SIZE = 64  # input of the networks below, pixels
+
+
+def build_small_network(outputs):
+    """For the networks beside the demo's: [N, 3, 64, 64] to [N, outputs], 0.2 million parameters."""
+    from torch import nn
+
+    network = nn.Sequential()
+    inputs = 3
+    for number, (channels, pool) in enumerate(((24, True), (48, False), (64, True), (96, False), (128, False)), 1):
+        kernel, stride = (4, 2) if number == 1 else (3, 1)
+        network.add_module(f"conv{number}", nn.Conv2d(inputs, channels, kernel, stride, padding=1, bias=False))
+        network.add_module(f"norm{number}", nn.BatchNorm2d(channels))
+        network.add_module(f"relu{number}", nn.ReLU())
+        if pool:
+            network.add_module(f"pool{number}", nn.MaxPool2d(2))
+        inputs = channels
+    network.add_module("mean", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("head", nn.Linear(inputs, outputs))
+    return network
+
+
+def resized(pictures, side):
+    """uint8 [N, SIZE, SIZE, 3] to [N, side, side, 3], as the model file's preprocessing does it."""
+    return np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.BILINEAR)) for p in pictures])
+
+
 def logits_and_activity(network, x):
     """The logits, and the mean activation summed over the ReLUs."""
     from torch import nn
@@ -539,10 +615,202 @@ def train(seed):
     return network
 
 
-def held_out_accuracy(network, seed):
-    """Top-1 accuracy on held-out scenes with one object."""
+# Learning without labels (SimCLR; Chen et al., ICML 2020). A network is shown two photographs of the same things and is
+# to tell them from those of other things. What a thing is called it never hears, nor where it is: the pairs are what a
+# film, or a camera that goes around an object, gives for nothing. On top come crops and changes of colour.
+
+PAIRS, PAIR_OBJECTS = 3000, (1, 1, 1, 2)
+PAIR_BATCH, PAIR_RATE = 64, 3e-3
+# Epochs, temperature, and how strong the changes are that only disturb. With the first the loss stays at chance for
+# long; what comes out of it learns fast with the second.
+PAIR_CYCLES = ((14, 0.2, 1.0), (16, 0.1, 0.3))
+PROJECTION = 32
+VIEW_SOURCE = 80     # pixels at which pictures are kept for crops of SMALL_SIZE
+MIN_PROBE = 0.85
+
+
+def random_views(pictures, generator, strength):
+    """Pictures, uint8 tensor [N, 3, h, w], as the network's input [N, 3, SMALL_SIZE, SMALL_SIZE], changed at random.
+
+    Each is cropped to 0.7 to 1 of its area, stretched, turned, mirrored; its channels change their order, saturation,
+    contrast and brightness. strength, 0 to 1: of up to 0.15 of another picture, a negative now and then, and noise."""
+    import torch
+    from torch.nn.functional import affine_grid, grid_sample
+
+    n = len(pictures)
+
+    def uniform(low, high, *shape):
+        return torch.rand(n, *shape, generator=generator) * (high - low) + low
+
+    area, aspect, angle = uniform(0.7, 1), torch.exp(uniform(-0.2, 0.2)), uniform(-0.3, 0.3)
+    wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    across, down = uniform(-1, 1) * (1 - wide), uniform(-1, 1) * (1 - high)
+    c, s = angle.cos(), angle.sin()
+    rows = [torch.stack(row, 1) for row in ((c * wide * mirror, -s * high, across), (s * wide * mirror, c * high, down))]
+    grid = affine_grid(torch.stack(rows, 1), (n, 3, SMALL_SIZE, SMALL_SIZE), align_corners=False)
+    x = grid_sample(pictures.float() / 255, grid, padding_mode="reflection", align_corners=False)
+    other = uniform(0, 0.15 * strength, 1, 1, 1)
+    x = x * (1 - other) + other * x[torch.randperm(n, generator=generator)]
+    order = torch.argsort(uniform(0, 1, 3), 1)
+    x = torch.gather(x, 1, order[:, :, None, None].expand_as(x))
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray) * uniform(0, 1.5, 1, 1, 1)
+    x = (x - 0.5) * uniform(0.6, 1.4, 1, 1, 1) + 0.5 + uniform(-0.15, 0.15, 3, 1, 1)
+    x = torch.where(uniform(0, 1, 1, 1, 1) < 0.2 * strength, 1 - x, x)
+    x = x + torch.randn(x.shape, generator=generator) * uniform(0, 0.05 * strength, 1, 1, 1)
+    return ((x.clamp(0, 1) - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+
+
+def train_self_supervised(seed):
+    """Draw the pairs and train; returns the network in evaluation mode, weights rounded to half precision. Its last
+    layer is the projection in which pictures are compared."""
+    import torch
+
+    started = time.time()
+    sides = draw_pairs(seed)
+    print(f"drew {PAIRS} pairs in {time.time() - started:.0f} s", flush=True)
+    torch.set_num_threads(1)  # the number of threads decides about the last bit
+    torch.manual_seed(seed)
+    network = build_small_network(PROJECTION)
+    network.head.bias = None  # the projection of a difference is then the difference of the projections
+    network = network.to(memory_format=torch.channels_last)
+    for number in range(len(PAIR_CYCLES)):
+        train_on_pairs(network, sides, seed, number)
+    return network
+
+
+def draw_pairs(seed):
+    """Two tensors uint8 [PAIRS, 3, VIEW_SOURCE, VIEW_SOURCE]: entry i of both shows the same things."""
+    import torch
+    rng = stream(seed, "twice")
+    pairs = [draw_twice(rng, PAIR_OBJECTS[i % len(PAIR_OBJECTS)]) for i in range(PAIRS)]
+    return [torch.from_numpy(resized(side, VIEW_SOURCE)).permute(0, 3, 1, 2).contiguous() for side in zip(*pairs)]
+
+
+def train_on_pairs(network, sides, seed, number):
+    """Cycle `number` of PAIR_CYCLES, in place; the network is left as finished() leaves it."""
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+
+    started, (epochs, temperature, strength) = time.time(), PAIR_CYCLES[number]
+    generator = torch.Generator().manual_seed(seed + number)
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
+    steps = PAIRS // PAIR_BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PAIR_RATE, total_steps=steps * epochs)
+    partner = torch.cat([torch.arange(PAIR_BATCH, 2 * PAIR_BATCH), torch.arange(PAIR_BATCH)])
+    for epoch in range(epochs):
+        order, total = torch.randperm(PAIRS, generator=generator), 0.0
+        for step in range(steps):
+            rows = order[step * PAIR_BATCH:(step + 1) * PAIR_BATCH]
+            views = torch.cat([random_views(side[rows], generator, strength) for side in sides])
+            z = normalize(network(views), dim=1)
+            loss = cross_entropy((z @ z.T / temperature).fill_diagonal_(-1e9), partner)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        print(f"cycle {number + 1}, epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, "
+              f"{time.time() - started:.0f} s", flush=True)
+    finished(network)
+
+
+def finished(network):
+    """The network in evaluation mode, its weights rounded to half precision as the file will hold them."""
+    import torch
+    network.eval()
+    with torch.no_grad():
+        for module in network:
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                module.weight.copy_(module.weight.half().float())
+    return network
+
+
+def latents(network, pictures):
+    """What the network's last layer reads, float32 [N, channels], of scenes uint8 [N, SIZE, SIZE, 3]."""
+    import torch
+    small, body = resized(pictures, SMALL_SIZE), network[:-1]
+    with torch.no_grad():
+        return torch.cat([body(to_input(small[i:i + 100])) for i in range(0, len(small), 100)])
+
+
+def probe_scenes(seed):
+    """Scenes with one object to fit a probe on, and held-out ones: each pictures and classes, as many_scenes()."""
+    return (many_scenes(stream(seed, "probe"), 2000, (1,)),
+            many_scenes(stream(seed, "accuracy"), HELD_OUT_SCENES, (1,)))
+
+
+def linear_probe(network, scenes):
+    """How well a linear classifier reads the classes off the latent vectors: (its accuracy on the held-out of
+    probe_scenes(), the classifier as a torch Linear). Labels serve this measurement alone."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    (seen, answers), (unseen, truth) = scenes
+    x, y = latents(network, seen), torch.from_numpy(answers.argmax(1))
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    probe = torch.nn.Linear(x.shape[1], len(LABELS))
+    torch.nn.init.zeros_(probe.weight)
+    torch.nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = cross_entropy(probe((x - mean) / deviation), y) + 1e-3 * probe.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():  # the standardisation becomes part of the layer
+        probe.weight /= deviation
+        probe.bias -= probe.weight @ mean
+        right = (probe(latents(network, unseen)).argmax(1).numpy() == truth.argmax(1)).mean()
+    return float(right), probe
+
+
+SEVERAL_SCENES, SEVERAL_OBJECTS, SEVERAL_EPOCHS = 5000, (1, 2, 3, 4), 8
+
+
+def train_multilabel(seed):
+    """The small network as a classifier of scenes with one to four objects: an answer of its own for each class (binary
+    cross-entropy). Returns it in evaluation mode, weights rounded to half precision."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    started = time.time()
+    pictures, present = many_scenes(stream(seed, "several"), SEVERAL_SCENES, SEVERAL_OBJECTS)
+    pictures = resized(pictures, SMALL_SIZE)
+    print(f"drew {SEVERAL_SCENES} scenes in {time.time() - started:.0f} s", flush=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    rng = stream(seed, "several", 1)
+    network = build_small_network(len(LABELS)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
+    steps = len(pictures) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * SEVERAL_EPOCHS)
+    for epoch in range(SEVERAL_EPOCHS):
+        order, total = rng.permutation(len(pictures)), 0.0
+        for step in range(steps):
+            rows = order[step * BATCH:(step + 1) * BATCH]
+            batch = pictures[rows][..., rng.permutation(3)][:, :, ::rng.choice([-1, 1])]
+            logits = network(to_input(np.ascontiguousarray(batch)))
+            loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(present[rows]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        print(f"epoch {epoch + 1}/{SEVERAL_EPOCHS}: loss {total / steps:.4f}, {time.time() - started:.0f} s", flush=True)
+    return finished(network)
+
+
+def held_out_accuracy(network, seed, side=SIZE):
+    """Top-1 accuracy on held-out scenes with one object. side: of the network's input, pixels."""
     import torch
     pictures, present = many_scenes(stream(seed, "accuracy"), HELD_OUT_SCENES, (1,))
+    pictures = pictures if side == SIZE else resized(pictures, side)
     right = 0
     with torch.no_grad():
         for i in range(0, len(pictures), 100):
@@ -601,29 +869,122 @@ def write_demo(directory, seed):
     write_text(os.path.join(directory, "demo.txt"), "\n".join(lines) + "\n")
 
 
-def write_labelled_scenes(directory, count, objects, seed, among=None):
-    """--scenes: see the head of this file. among: indices of LABELS to choose from (default all)."""
-    rng = stream(seed, "scenes", objects)
-    rows = [["file", "label", "second", "third", "mask", "second_mask", "third_mask"]]
-    for i in range(count):
-        name = f"{i:05d}"
-        classes, masks = write_scene(directory, name, *draw_scene(rng, objects, among))
-        empty = [""] * (3 - objects)
-        rows.append([name + ".png"] + classes + empty + masks + empty)
+ORDINALS = ("", "second", "third", "fourth")
+
+
+def write_table(directory, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(os.path.join(directory, "labels.csv"), text.getvalue())
 
 
+def write_labelled_scenes(directory, count, objects, seed, among=None):
+    """--scenes: see the head of this file. among: indices of LABELS to choose from (default all)."""
+    rng = stream(seed, "scenes", objects)
+    columns = max(3, objects)
+    rows = [["file", "label", *ORDINALS[1:columns], "mask", *(f"{name}_mask" for name in ORDINALS[1:columns])]]
+    for i in range(count):
+        name = f"{i:05d}"
+        classes, masks = write_scene(directory, name, *draw_scene(rng, objects, among))
+        empty = [""] * (columns - objects)
+        rows.append([name + ".png"] + classes + empty + masks + empty)
+    write_table(directory, rows)
+
+
+def write_odd_pairs(directory, count, seed):
+    """--odd: see the head of this file."""
+    rng = stream(seed, "odd")
+    rows = [["file", "label", "pair", "mask", "objects_mask"]]
+    for i in range(count):
+        name = f"{i:05d}"
+        things = random_things(rng, rng.permutation(len(LABELS))[:4])
+        picture, masks = lay_out(rng, things[:3])
+        pair, _ = lay_out(rng, [*things[:2], things[3]])
+        files = [f"{name}.png", f"{name}.pair.png", f"{name}.odd.png", f"{name}.objects.png"]
+        for file, pixels in zip(files, (picture, pair, masks[2], np.maximum.reduce(masks))):
+            write_png(os.path.join(directory, file), pixels)
+        rows.append([files[0], LABELS[things[2][0]], *files[1:]])
+    write_table(directory, rows)
+
+
+def convert_small(network, path, name, **options):
+    """Write one of the small networks as a model file."""
+    import agf_convert
+    agf_convert.convert(network, path, size=(SMALL_SIZE, SMALL_SIZE), mean=MEAN, std=STD, range=1, channels="rgb",
+                        resize="stretch", name=name, f16=True, **options)
+
+
+BANK_SCENES, BANK_OBJECTS = 200, (1, 2, 3, 3)
+
+
+def bank_scenes(seed):
+    """The pictures of the demo's bank, uint8 [BANK_SCENES, SIZE, SIZE, 3], and a name for each."""
+    pictures, present = many_scenes(stream(seed, "bank"), BANK_SCENES, BANK_OBJECTS)
+    names = ["-".join(LABELS[k] for k in np.flatnonzero(row)) + f"-{i:03d}.png" for i, row in enumerate(present)]
+    return pictures, names
+
+
+def with_head(network, name, head):
+    """The small network under another last layer; None: without one."""
+    from torch import nn
+    layers = list(network.named_children())[:-1]
+    return finished(nn.Sequential(OrderedDict(layers if head is None else [*layers, (name, head)])))
+
+
+def make_self_supervised(directory, seed, network=None):
+    """--self-supervised: see the head of this file; the exit status."""
+    import torch
+    import agf
+
+    network, scenes = network or train_self_supervised(seed), probe_scenes(seed)
+    accuracy, probe = linear_probe(network, scenes)
+    print(f"linear probe, {HELD_OUT_SCENES} held-out scenes with one object: {100 * accuracy:.1f} %", flush=True)
+    if not accuracy >= MIN_PROBE:
+        return fail(f"the probe is below {100 * MIN_PROBE:.0f} %, nothing written", 1)
+
+    def path(name):
+        return os.path.join(directory, name)
+
+    convert_small(network, path("selfsup.agf"), "self-supervised", head="none")
+    pictures, names = bank_scenes(seed)
+    with agf.Model(path("selfsup.agf")) as model:
+        model.bank(list(pictures), names).save(path("selfsup.bank"))
+    # For the experiments: the same features under other heads, and features that were never trained.
+    convert_small(with_head(network, "probe", probe), path("selfsup-probe.agf"), "probe", labels=LABELS)
+    convert_small(with_head(network, "", None), path("selfsup-trunk.agf"), "trunk", head="none")
+    torch.manual_seed(seed)
+    control = build_small_network(PROJECTION)
+    control.head.bias = None
+    with torch.no_grad():  # its BatchNorm layers see pictures, so that it is no worse than it must be
+        for _ in range(20):
+            control(to_input(resized(pictures, SMALL_SIZE)))
+    accuracy, probe = linear_probe(finished(control), scenes)
+    print(f"linear probe of a network that was never trained: {100 * accuracy:.1f} %")
+    convert_small(control, path("control.agf"), "never trained", head="none")
+    with agf.Model(path("control.agf")) as model:
+        model.bank(list(pictures), names).save(path("control.bank"))
+    convert_small(with_head(control, "probe", probe), path("control-probe.agf"), "never trained", labels=LABELS)
+    for name in ("selfsup.agf", "selfsup.bank"):
+        print(f"wrote {path(name)} ({os.path.getsize(path(name))} bytes)")
+    return 0
+
+
+def make_multilabel(directory, seed):
+    """--multilabel: see the head of this file; the exit status."""
+    network = train_multilabel(seed)
+    accuracy = held_out_accuracy(network, seed, SMALL_SIZE)
+    print(f"held-out top-1 accuracy, {HELD_OUT_SCENES} scenes with one object: {100 * accuracy:.1f} %")
+    if not accuracy >= MIN_PROBE:
+        return fail(f"accuracy below {100 * MIN_PROBE:.0f} %, nothing written", 1)
+    path = os.path.join(directory, "multilabel.agf")
+    convert_small(network, path, "multilabel", labels=LABELS, head="sigmoid")
+    print(f"wrote {path} ({os.path.getsize(path)} bytes)")
+    return 0
+
+
 def make_demo(directory, seed):
     """Train, check and write everything; the exit status."""
-    # Imported first, so that what is missing shows before minutes of drawing.
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    try:
-        import torch  # noqa: F401
-        import agf_convert
-    except ImportError as problem:
-        return fail(f"training needs torch and agf_convert.py: {problem}")
+    import agf_convert
 
     network = train(seed)
     accuracy = held_out_accuracy(network, seed)
@@ -631,14 +992,25 @@ def make_demo(directory, seed):
     if not accuracy >= MIN_ACCURACY:
         return fail(f"accuracy below {100 * MIN_ACCURACY:.0f} %, nothing written", 1)
     model = os.path.join(directory, "demo.agf")
-    try:
-        agf_convert.convert(network, model, size=(SIZE, SIZE), labels=LABELS, mean=MEAN, std=STD, range=1,
-                            channels="rgb", resize="stretch", name="demo", f16=True)
-    except agf_convert.ConvertError as problem:
-        return fail(problem)
+    agf_convert.convert(network, model, size=(SIZE, SIZE), labels=LABELS, mean=MEAN, std=STD, range=1, channels="rgb",
+                        resize="stretch", name="demo", f16=True)
     write_demo(directory, seed)
     print(f"wrote {model} ({os.path.getsize(model)} bytes) and {len(DEMO_SCENES)} scenes")
     return 0
+
+
+def train_and_make(make, directory, seed):
+    """What trains needs more packages: asked for first, so that what is missing shows before minutes of drawing."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    try:
+        import torch  # noqa: F401
+        import agf_convert
+    except ImportError as problem:
+        return fail(f"training needs torch and agf_convert.py: {problem}")
+    try:
+        return make(directory, seed)
+    except agf_convert.ConvertError as problem:
+        return fail(problem)
 
 
 def fail(message, status=2):
@@ -651,20 +1023,32 @@ def main():
         description="Train the demo's network and draw its pictures, or draw labelled scenes.")
     parser.add_argument("--out", required=True, metavar="DIR", help="where everything goes; made if missing")
     parser.add_argument("--scenes", type=int, metavar="N", help="draw N labelled scenes instead of training")
-    parser.add_argument("--objects", type=int, choices=(1, 2, 3), help="objects in each of --scenes (default 1)")
+    parser.add_argument("--objects", type=int, choices=(1, 2, 3, 4), help="objects in each of --scenes (default 1)")
+    parser.add_argument("--self-supervised", action="store_true", help="train selfsup.agf, without labels, and its bank")
+    parser.add_argument("--multilabel", action="store_true", help="train multilabel.agf, for scenes with 1 to 4 objects")
+    parser.add_argument("--odd", type=int, metavar="N", help="draw N pairs of scenes that share all objects but one")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default %(default)s")
     options = parser.parse_args()
     if options.seed < 0:
         parser.error(f"--seed {options.seed}: must not be negative")
     if options.scenes is not None and options.scenes < 1:
         parser.error(f"--scenes {options.scenes}: must be at least 1")
+    if options.odd is not None and options.odd < 1:
+        parser.error(f"--odd {options.odd}: must be at least 1")
     if options.scenes is None and options.objects is not None:
         parser.error("--objects goes with --scenes")
+    if sum(map(bool, (options.scenes, options.odd, options.self_supervised, options.multilabel))) > 1:
+        parser.error("--scenes, --odd, --self-supervised, --multilabel: one at a time")
     try:
         os.makedirs(options.out, exist_ok=True)
-        if options.scenes is None:
-            return make_demo(options.out, options.seed)
-        write_labelled_scenes(options.out, options.scenes, options.objects or 1, options.seed)
+        if options.scenes:
+            write_labelled_scenes(options.out, options.scenes, options.objects or 1, options.seed)
+        elif options.odd:
+            write_odd_pairs(options.out, options.odd, options.seed)
+        else:
+            make = (make_self_supervised if options.self_supervised else
+                    make_multilabel if options.multilabel else make_demo)
+            return train_and_make(make, options.out, options.seed)
         return 0
     except OSError as problem:
         return fail(f"{problem.filename or options.out}: {problem.strerror or problem}")

@@ -26,6 +26,7 @@ at the next layer.
 """
 
 from .arrays import as_picture, frame
+from .bank import Bank
 from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
 from .explanation import Box, Explanation, read_picture
 from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render, smooth_map
@@ -43,6 +44,7 @@ def __getattr__(name: str) -> tuple[str, ...]:
 
 __all__ = [
     "ABLATIONS",
+    "Bank",
     "Box",
     "COLORMAPS",
     "Error",

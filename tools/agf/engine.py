@@ -42,6 +42,7 @@ TRAITS = {
     "takes_against": 512,
 }
 RUN_EXPLAIN = 1
+NEIGHBOURS_OTHERS = 1  # agf_neighbours: leave out vectors that equal the one asked about
 
 
 class Error(RuntimeError):
@@ -195,6 +196,7 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_model_find": (c_int, [c_void_p, c_char_p, POINTER(c_int), c_int]),
     "agf_model_parameters": (c_uint64, [c_void_p]),
     "agf_model_file_bytes": (c_uint64, [c_void_p]),
+    "agf_model_checksum": (c_uint64, [c_void_p]),
     "agf_model_layers": (c_int, [c_void_p]),
     "agf_model_layer": (c_int, [c_void_p, c_int, c_int, c_int, POINTER(CLayer), POINTER(CError)]),
     "agf_model_layer_input": (c_int, [c_void_p, c_int, c_int]),
@@ -208,6 +210,10 @@ FUNCTIONS = {  # name: (result, arguments)
     "agf_ranked": (c_int, [c_void_p, c_int]),
     "agf_latent_size": (c_int, [c_void_p]),
     "agf_latent": (c_int, [c_void_p, c_void_p, POINTER(CError)]),
+    "agf_neighbours": (
+        c_int,
+        [c_void_p, c_int, c_void_p, c_int, c_int, c_int, c_uint, c_void_p, c_void_p, POINTER(CError)],
+    ),
     "agf_explain": (c_int, [c_void_p, POINTER(CRequest), c_void_p, POINTER(CError)]),
     "agf_layer_times": (c_int, [c_void_p, c_int, POINTER(CTimes)]),
     "agf_picture_to_input": (

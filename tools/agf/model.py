@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arrays import as_floats, as_int, as_map, as_picture
+from .bank import Bank
 from .engine import (
     ABLATIONS,
     PROGRESS,
@@ -145,6 +146,8 @@ class Model(_Uncopyable):
         self.classes = engine.agf_model_classes(pointer)
         self.parameters = engine.agf_model_parameters(pointer)
         self.file_bytes = engine.agf_model_file_bytes(pointer)
+        #: int: what tells the file from any other (agf_model_checksum); a bank carries it
+        self.checksum = engine.agf_model_checksum(pointer)
         #: list of str: a name for each class, or an empty list
         self.labels = [engine.agf_model_label(pointer, k).decode("utf-8", "replace") for k in range(self.classes)]
         if not any(self.labels):
@@ -354,6 +357,39 @@ class Model(_Uncopyable):
             own.key = key
         session: Session = own.session
         return session
+
+    def bank(
+        self,
+        pictures: str | os.PathLike[str] | Iterable[Any],
+        names: Sequence[str] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        threads: int = 0,
+    ) -> Bank:
+        """The latent vectors of pictures, for the label-free procedure: a Bank.
+
+        pictures: the path of a file that `agf bank` or Bank.save() wrote (ValueError where it is damaged, or of another
+        model); or an iterable of what explain() takes as photo. names: one for each picture (default: a path's last
+        part, else "picture 0" and so on). size: (height, width) of the network's input (None: nominal).
+        """
+        if isinstance(pictures, (str, os.PathLike)):
+            if names is not None:
+                raise ValueError("a bank's file has its names already")
+            return Bank.read(pictures, self.checksum)
+        found, latents = [], []
+        with self.session(height=(size or (0, 0))[0], width=(size or (0, 0))[1], threads=threads) as session:
+            for number, photo in enumerate(pictures):
+                subject, path = as_subject(photo)
+                tensor = isinstance(subject, np.ndarray) and subject.dtype.kind == "f"
+                session.run(subject if tensor else session.preprocess(subject), explain=False)
+                latents.append(session.latent())
+                found.append(os.path.basename(path) if path else f"picture {number}")
+            input_size = session.input_shape[1:]
+        if names is not None:
+            found = [str(name) for name in names]
+        if not latents:
+            raise ValueError("a bank needs at least one picture")
+        return Bank(found, np.stack(latents), self.checksum, input_size)
 
     def session(self, **config: Any) -> Session:
         """A Session on this model; the arguments are Session's."""
@@ -570,6 +606,8 @@ class Session(_Uncopyable):
         self.isa = engine.agf_isa_name(pointer).decode()
         #: list of int: the classes of the maps that explain() returned last
         self.explained: list[int] = []
+        #: list of (name, distance): whom explain() compared the picture with when it was last given a bank
+        self.neighbours: list[tuple[str, float]] = []
 
     def __repr__(self) -> str:
         state = "" if self._finalize is not None and self._finalize.alive else ", closed"
@@ -632,12 +670,28 @@ class Session(_Uncopyable):
             check(library().agf_latent(self._pointer, values.ctypes.data, byref(error)), error)
             return values
 
+    def _compared(self, bank: Bank, k: int, shared: bool) -> tuple[NDArray[np.float32], list[tuple[str, float]]]:
+        """The vector that the label-free procedure explains, and the neighbours that it comes from."""
+        if bank.checksum != self.model.checksum:
+            raise ValueError("the bank is of another model")
+        if tuple(bank.input_size) != self.input_shape[1:]:
+            raise ValueError(f"the bank is of inputs of {bank.input_size}, the session's are {self.input_shape[1:]}")
+        latent = self.latent()
+        places, distances = bank.nearest(latent, min(as_int(k, "neighbours", 1), len(bank)))
+        places = places[places >= 0]
+        if not len(places):
+            raise ValueError("the bank has no other picture to compare this one with")
+        return bank.compare(latent, places, shared), [(bank.names[at], float(d)) for at, d in zip(places, distances, strict=False)]
+
     def explain(
         self,
         classes: int | Sequence[int] | NDArray[np.integer] | None = None,
         top: int | None = None,
         method: str = "agf",
         difference: ArrayLike | None = None,
+        bank: Bank | None = None,
+        neighbours: int = 1,
+        shared: bool = False,
         **options: Any,
     ) -> NDArray[np.float32]:
         """Maps of the last run, float32 [n, H, W], one for each class; their classes are then in .explained.
@@ -645,7 +699,9 @@ class Session(_Uncopyable):
         classes: a class or a sequence of classes; or top=n: the n highest logits (default: the highest).
         method: one of METHODS.
         difference: [len(latent())] floats, for the label-free procedure: this picture's latent vector minus a
-        neighbour's.
+        neighbour's. bank: the same with the neighbours found in a Bank of this model: the difference is from the mean
+        of the `neighbours` nearest, or with shared=True what the picture shares with all of them; who they are is then
+        in .neighbours.
         options: against=a class, by its label or number: why each class rather than that one, of all methods but
         lrp_a1b0, lrp_a2b1, clrp and sglrp; of smoothgrad, samples=n (noisy images) and seed=n; of integrated_gradients,
         steps=n; of gradcam, layercam and hirescam, layer=the name of the node whose output is weighted, or its index in
@@ -654,6 +710,12 @@ class Session(_Uncopyable):
         """
         if classes is not None and top is not None:
             raise ValueError("classes or top, not both")
+        if bank is not None:
+            if difference is not None:
+                raise ValueError("difference or bank, not both")
+            difference, self.neighbours = self._compared(bank, neighbours, shared)
+        elif shared or neighbours != 1:
+            raise ValueError("neighbours and shared go with a bank")
         request, error = CRequest(method=method_number(method)), CError()
         if classes is None:
             request.count = as_int(1 if top is None else top, "top", 1, self.model.classes)
