@@ -33,7 +33,8 @@ evaluate() { # NAME TITLE ARGUMENTS...
 mkdir -p $out
 scenes build/scenes1 1 8
 scenes build/scenes4 4 9
-[ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 200 --out build/odd
+[ -f build/scenes1n/labels.csv ] || $python tools/train_demo.py --scenes 200 --objects 1 --seed 9 --out build/scenes1n
+[ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 120 --out build/odd
 scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
 [ -f build/two/scenes/labels.csv ] || $python bench/two_classes.py $demo build/two
@@ -54,26 +55,29 @@ demo=tests/demo/demo.agf
   evaluate demo-speed "Time: demo network, 1 thread" speed $demo build/scenes1 --limit 10 --threads 1 $methods
   evaluate demo-grid3 "Grid pointing 3x3: demo network" grid $demo build/scenes1 --grids 10 --cells 3 --probability sigmoid \
     $methods $ablations
-  evaluate multilabel "Several labels a picture: multilabel network, scenes with four objects" segment-classes tests/demo/multilabel.agf \
+  # tools/train_demo.py --multilabel --out build/multilabel, which takes minutes
+  multilabel=build/multilabel/multilabel.agf
+  [ -f $multilabel ] || multilabel=$demo
+  evaluate multilabel "Several labels a picture: scenes with four objects" segment-classes $multilabel \
     build/scenes4 --objects label:mask --objects second:second_mask --objects third:third_mask --objects fourth:fourth_mask $methods
   # What the self-supervised network is compared with is made beside it: tools/train_demo.py --self-supervised --out build/selfsup
   selfsup=build/selfsup
   if [ -f $selfsup/selfsup-trunk.agf ]; then
-    evaluate label-free-segment "Label-free: objects cut out, self-supervised network" label-free $selfsup/selfsup.agf build/scenes1 \
-      --bank $selfsup/selfsup.bank --trunk $selfsup/selfsup-trunk.agf $label_free
-    evaluate label-free-control "Label-free: objects cut out, network that was never trained" label-free $selfsup/control.agf build/scenes1 \
-      --bank $selfsup/control.bank -m agf -m agf_a -m gradcam
+    evaluate label-free-segment "Label-free: objects cut out, self-supervised network" label-free $selfsup/selfsup.agf \
+      build/scenes1n --bank $selfsup/selfsup.bank --trunk $selfsup/selfsup-trunk.agf $label_free
+    evaluate label-free-control "Label-free: objects cut out, network that was never trained" label-free $selfsup/control.agf \
+      build/scenes1n --bank $selfsup/control.bank -m agf -m agf_a -m gradcam
     evaluate label-free-odd "Label-free: the odd object, self-supervised network" label-free $selfsup/selfsup.agf build/odd --pair pair \
       --objects-column objects_mask $label_free_odd
     evaluate label-free-odd-trunk "Label-free: the odd object, latent vector by place" label-free $selfsup/selfsup-trunk.agf build/odd \
       --pair pair --objects-column objects_mask -m agf -m agf_a
-    evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" label-free $selfsup/control.agf build/odd \
-      --pair pair --objects-column objects_mask -m agf -m agf_a
+    evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" label-free $selfsup/control.agf \
+      build/odd --pair pair --objects-column objects_mask -m agf -m agf_a
     for net in selfsup-probe control-probe; do
       evaluate $net-segment "Per-class maps of a linear probe: $net" segment $selfsup/$net.agf build/scenes2 --explain target \
         -m agf -m agf_a -m agf_lc -m gradcam
     done
-    evaluate multilabel-segment "Per-class maps of the same network trained with labels" segment tests/demo/multilabel.agf build/scenes2 \
+    evaluate multilabel-segment "Per-class maps of a network trained with labels" segment $multilabel build/scenes2 \
       --explain target -m agf -m agf_a -m agf_lc -m gradcam
   fi
   if [ -n "$pictures" ]; then

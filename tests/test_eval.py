@@ -546,9 +546,9 @@ def test_label_free_run():
             check(abs(value("out", name, "energy") - np.mean(expected)) < 1e-9, f"{name}: {value('out', name, 'energy')}")
         check(value("out", "agf:own", "energy") != value("out", "agf", "energy"), "another seed, another map")
     with open("pairs.csv", "w", encoding="utf-8") as f:
-        f.write("file,pair,mask,objects\n")
+        f.write("file,label,pair,mask,objects\n")
         for row, other in zip(rows, rows[1:] + rows[:1]):
-            f.write(f"{row['file']},{other['file']},{row['mask']},{row['second_mask']}\n")
+            f.write(f"{row['file']},{row['label']},{other['file']},{row['mask']},{row['second_mask']}\n")
     pairs = ("--labels", "pairs.csv", "--pair", "pair", "--objects-column", "objects")
     evaluate(*common, *pairs, "-o", "pairs", "-m", "agf_a", "--sheet", "0")
     check(0 <= value("pairs", "agf_a", "share") <= 1 and 0 < value("pairs", "agf_a", "chance") < 1, "shares of evidence")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-import tempfile
 import zlib
 from ctypes import byref
 from typing import Any
@@ -104,13 +104,14 @@ class Bank:
         head = HEAD.pack(MAGIC, *fields)
         crc = zlib.crc32(head[CHECKED_FROM:] + body)
         path = os.path.abspath(os.fspath(path))
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".agf-", suffix=".tmp")
+        temporary = f"{path}.{os.getpid()}.tmp"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(head[:12] + struct.pack("<I", crc) + head[16:] + body)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
 
     @classmethod
