@@ -277,6 +277,21 @@ def test_bank():
         raises(ValueError, lambda: agf.Bank(["a"], np.float32([[np.nan]]), 0, (1, 1)), "finite")
 
 
+def test_demo_without_labels():
+    """The network that learned without labels: its bank is its own, and of what sets the demo's picture apart
+    from its neighbour most lies where the mushroom is, the upper right quarter, which the neighbour does not have."""
+    demo = os.path.join(ROOT, "tests", "demo")
+    with agf.Model(os.path.join(demo, "selfsup.agf")) as model, model.session(threads=1) as session:
+        bank = model.bank(os.path.join(demo, "selfsup.bank"))
+        check(len(bank) == 200 and all(name.endswith(".png") for name in bank.names), repr(bank))
+        check(max(os.path.getsize(os.path.join(demo, f"selfsup.{kind}")) for kind in ("agf", "bank")) < 10**6, "small")
+        other = model.bank([os.path.join(demo, "neighbours", "house-key-tree.png")])
+        session.run(model.preprocess(agf.read_picture(os.path.join(demo, "odd.png"))))
+        positive = np.maximum(session.explain(method="agf_a", bank=other)[0], 0)
+        check(positive[:32, 32:].sum() > 0.7 * positive.sum(), f"{positive[:32, 32:].sum() / positive.sum():.2f}")
+        check(bank.nearest(session.latent())[1][0] > 0, "the picture is none of the bank's")
+
+
 def test_model_information():
     with agf.Model(picture_model()) as model:
         check((model.name, model.source, model.labels) == ("small", "a test", ["cup", "key", "tree"]), "texts")
