@@ -37,7 +37,7 @@ CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
 PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_tflite test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
-SLOW_TESTS = test_dist compile_cost test_cmake test_package test_hostile_cli test_oracle test_contrast check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
+SLOW_TESTS = test_dist test_page compile_cost test_cmake test_package test_hostile_cli test_oracle test_contrast check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
 
 all: lib $(BUILD)/agf
 
@@ -95,10 +95,10 @@ test-full: $(BUILD)/test_golden
 	for n in vgg19 vgg16_bn resnet50 resnet18; do build/venv/bin/python tests/make_golden.py --full $$n --out $(BUILD)/full && echo $$n; done >$(BUILD)/full/cases.txt
 	$(BUILD)/test_golden --full $(BUILD)/full
 
-# PyTorch, what the battery of experiments needs, and a compiler for Windows and macOS into the tests' environment: then nothing in
+# PyTorch, what the battery of experiments needs, a compiler for Windows, macOS and browsers, and what drives a browser into the tests' environment: then nothing in
 # Python is skipped.
 torch:
-	sh tests/environment.sh torch eval zig
+	sh tests/environment.sh torch eval zig page
 
 # How fast it is here: kernels, stages, whole programs, and beside its peers where they are installed.
 bench: $(BUILD)/agf $(BUILD)/libagf.so $(BUILD)/check_kernels
@@ -107,6 +107,11 @@ bench: $(BUILD)/agf $(BUILD)/libagf.so $(BUILD)/check_kernels
 # An upper bound for the NEON loops on Raspberry Pi's processors.
 mca:
 	sh bench/mca.sh
+
+# The web page, in $(BUILD)/page: the engine as WebAssembly with the demo network, to be hosted anywhere.
+page:
+	sh tests/environment.sh zig
+	sh tools/page/build.sh $(BUILD)/page
 
 # The drop-in pair: dist/agf.h and dist/agf.c.
 dist:
@@ -204,5 +209,5 @@ format:
 clean:
 	rm -rf "$(BUILD)" dist
 
-.PHONY: all lib demo test test-full torch bench mca dist install uninstall clean asan ubsan checked tsan valgrind soak fuzz fuzz-pictures \
+.PHONY: all lib demo test test-full torch bench mca page dist install uninstall clean asan ubsan checked tsan valgrind soak fuzz fuzz-pictures \
   coverage lint format

@@ -6665,6 +6665,11 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   int i;
   if (agf_build_contracts())
     return agf_fail(err, AGF_ERR_BUILD, "this engine was compiled with a * b + c contracted: build it with -ffp-contract=off");
+#if defined(AGF_FMA_RELAXED)
+  if (!agf_fma_is_fused())
+    return agf_fail(err, AGF_ERR_BUILD,
+                    "this WebAssembly was built with -mrelaxed-simd, whose multiply-add is not fused on this processor");
+#endif
   if (config && config->memory) { /* planned where it will live: no other memory is needed */
     if ((uintptr_t)config->memory % AGF_ALIGN)
       return agf_fail(err, AGF_ERR_ARGUMENT, "the session's memory is not 64-byte aligned");

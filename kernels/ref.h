@@ -16,6 +16,8 @@ static inline float agf_from_bits(uint32_t u) {
   return f;
 }
 
+#include "wasm.h"
+
 /* Fused multiply-add, rounded once. Where the target has the instruction the compiler's builtin is it; elsewhere libm's is slow
  * and in places wrong, so: the product of two floats is exact in double, and the double sum rounds to the right float unless its
  * lowest 29 bits, those a float drops, are a tie or the result is subnormal. There the sum is first rounded to odd, which keeps on
@@ -23,6 +25,8 @@ static inline float agf_from_bits(uint32_t u) {
 static inline float agf_fmaf(float a, float b, float c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
+#elif defined(AGF_FMA_RELAXED)
+  return agf_fma1(a, b, c);
 #else
   double p = (double)a * b, s = p + c;
   uint64_t u;
@@ -45,6 +49,23 @@ __attribute__((noinline))
 static float
 agf_fmaf_call(float a, float b, float c) {
   return agf_fmaf(a, b, c);
+}
+
+/* acc[l] = fmaf(x, w[l], acc[l]), of magnitudes with |w[l]|, for l < n, a multiple of 4. */
+static inline void agf_fma_lanes(float *acc, float x, const float *w, int n, int magnitude) {
+  int l;
+#if defined(AGF_FMA4)
+  const v128_t xs = wasm_f32x4_splat(x);
+  for (l = 0; l < n; l += 4) {
+    v128_t v = wasm_v128_load(w + l);
+    wasm_v128_store(acc + l, agf_fma4(xs, magnitude ? wasm_f32x4_abs(v) : v, wasm_v128_load(acc + l)));
+  }
+#else
+  if (magnitude)
+    for (l = 0; l < n; l++) acc[l] = agf_fmaf(x, fabsf(w[l]), acc[l]);
+  else
+    for (l = 0; l < n; l++) acc[l] = agf_fmaf(x, w[l], acc[l]);
+#endif
 }
 
 /* sdiv of agf-spec: 0 where b is 0, else a / (b + 1e-9), with 1e-9 itself where that sum is 0. */
@@ -121,7 +142,7 @@ AGF_OPTIMIZE("Os")
 
 static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int outputs) {
   const agf_rhs_form f = agf_rhs_get(kind);
-  int b, p, t, i, j, l;
+  int b, p, t, i, j;
   for (p = 0; r->fresh && p < r->w_out; p++)
     for (j = 0; j < f.n; j++) memset(r->acc + p * r->ap + j * r->ar, 0, (size_t)outputs * sizeof(float));
   for (b = 0; b < r->blocks; b++)
@@ -137,10 +158,7 @@ static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int ou
           for (j = 0; j < f.n; j++) {
             float v = x[16 * f.in[j] + i], *acc = r->acc + o / r->down * r->ap + j * r->ar;
             if (f.abs_x[j]) v = fabsf(v);
-            if (f.abs_w[j])
-              for (l = 0; l < outputs; l++) acc[l] = agf_fmaf(v, fabsf(w[l]), acc[l]);
-            else
-              for (l = 0; l < outputs; l++) acc[l] = agf_fmaf(v, w[l], acc[l]);
+            agf_fma_lanes(acc, v, w, outputs, f.abs_w[j]);
           }
         }
       }
@@ -148,7 +166,7 @@ static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int ou
 }
 
 static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
-  int o, b, k, t, i, l;
+  int o, b, k, t, i;
   for (o = 0; o < r->n; o++) {
     if (r->fresh) memset(r->acc + o * r->ap, 0, AGF_OCG * sizeof(float));
     for (b = 0; b < r->blocks; b++)
@@ -157,8 +175,7 @@ static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
           for (i = 0; i < r->lanes; i++) {
             const float *w = r->w + b * r->wb + k * r->wr + (i * r->kw + t) * AGF_OCG;
             float x = r->x[b * r->xb + k * r->xr + o * r->xo + t * r->xt + i], *acc = r->acc + o * r->ap;
-            for (l = 0; l < AGF_OCG; l++)
-              acc[l] = magnitude ? agf_fmaf(fabsf(x), fabsf(w[l]), acc[l]) : agf_fmaf(x, w[l], acc[l]);
+            agf_fma_lanes(acc, magnitude ? fabsf(x) : x, w, AGF_OCG, magnitude);
           }
   }
 }

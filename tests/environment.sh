@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh eval` adds what
-# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows and macOS, `environment.sh torch` PyTorch,
+# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows, macOS and browsers, `environment.sh page` what drives a browser, `environment.sh torch` PyTorch,
 # `environment.sh lint` what tests/lint.sh checks with.
 # Exits nonzero, with the reason on one line, where it cannot be made: then those tests are skipped.
 set -u
@@ -18,7 +18,7 @@ fail() { echo "$*"; exit 1; }
 command -v python3 >/dev/null || fail "python3 is not installed"
 mkdir -p build
 [ -x $venv/bin/pip ] || python3 -m venv $venv >build/venv.log 2>&1 || fail "python3 -m venv failed (package python3-venv?), see build/venv.log"
-for l in requirements.txt requirements-eval.txt requirements-zig.txt requirements-lint.txt; do
+for l in requirements.txt requirements-eval.txt requirements-zig.txt requirements-lint.txt requirements-page.txt; do
   extra=${l#requirements-}
   [ "$extra" = "$l" ] || wants "${extra%.txt}" || continue
   $venv/bin/pip install -q --disable-pip-version-check -r tests/$l >>build/venv.log 2>&1 ||

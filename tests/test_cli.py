@@ -472,7 +472,8 @@ def test_help_and_version():
 
 
 def test_help_fits_the_terminal():
-    for args in (["--help"], ["help", "explain"], ["help", "info"], ["help", "bench"]):
+    for args in (["--help"], ["help", "explain"], ["help", "info"], ["help", "bench"],
+                 ["help", "selftest"]):
         for line in good(*args).out.splitlines():
             check(len(line) <= 80, "%s: %d columns: %r" % (args, len(line), line))
     page = good("help", "--man").out
@@ -532,6 +533,19 @@ def watch(*args, data=b"", **options):
                           timeout=PATIENCE)
     check(done.returncode in options.get("codes", [0]), "code %d, %r" % (done.returncode, done.stderr))
     return [json.loads(t) for t in done.stdout.splitlines()] if "--json" in args else [], done.stdout, done.stderr.decode()
+
+
+def test_selftest():
+    """The networks that the program carries have the bits of everywhere here, by each instruction set and by one."""
+    out = good("selftest", "--threads", 2).out
+    check("the same bits as everywhere" in out and "DIFFERS" not in out, out)
+    check(len([line for line in out.splitlines() if line.startswith("| ")]) >= 1, "a row for the table")
+    out = good("selftest", "--isa", "ref", "-v").out
+    listed = re.findall(r"^  (\w+) +(\w+) +([0-9a-f]{64})$", out, re.M)
+    check(len(listed) > 50 and ("squeeze_tiny", "agf_lc") in {(net, method) for net, method, _ in listed}, out)
+    check(len({value for _, _, value in listed}) > 50, "networks and methods have maps of their own")
+    refused("selftest", "m.agf", says="no files")
+    refused("selftest", "--isa", "mips", says="no instruction set mips")
 
 
 def test_watch_raw_frames():

@@ -15,6 +15,7 @@
 #include "cli_output.h"
 #include "cli_page.h"
 #include "cli_picture.h"
+#include "cli_selftest.h"
 #include "cli_watch.h"
 
 /* ---- Did you mean ---------------------------------------------------------------------------------------------------------- */
@@ -77,7 +78,7 @@ static const char *label_name(int k, const void *model) {
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
-enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8, BANK = 16 }; /* the commands that an option belongs to */
+enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8, BANK = 16, SELFTEST = 32 }; /* the commands that an option belongs to */
 
 typedef struct options {
   text_list arguments; /* what is no option */
@@ -179,15 +180,17 @@ static const option options_known[] = {
   {"shared", 0, EXPLAIN, FLAG, FIELD(shared), 0, 0, NULL,
    "with --bank: explain instead what the picture and its nearest\nneighbours share"},
   {"size", 0, EXPLAIN | WATCH | INFO | BENCH | BANK, SIZE, 0, 0, 0, "WxH", "size of the network's input (default: the model's own)"},
-  {"threads", 0, EXPLAIN | WATCH | INFO | BENCH | BANK, COUNT, FIELD(threads), 0, 4096, "N", "threads to use (default: all cores)"},
-  {"isa", 0, EXPLAIN | WATCH | BENCH | BANK, TEXT, FIELD(isa), 0, 0, "NAME",
+  {"threads", 0, EXPLAIN | WATCH | INFO | BENCH | BANK | SELFTEST, COUNT, FIELD(threads), 0, 4096, "N",
+   "threads to use (default: all cores)"},
+  {"isa", 0, EXPLAIN | WATCH | BENCH | BANK | SELFTEST, TEXT, FIELD(isa), 0, 0, "NAME",
    "instruction set: ref, avx2, avx512, neon (default: the best)"},
   {"low-memory", 0, EXPLAIN | WATCH | BENCH | BANK, FLAG, FIELD(low_memory), 0, 0, NULL,
    "recompute instead of keeping: slower, the same maps"},
   {"runs", 0, BENCH, COUNT, FIELD(runs), 1, 10000, "N", "how often each stage is timed (default 7)"},
-  {"verbose", 'v', EXPLAIN | WATCH | BENCH, FLAG, FIELD(verbose), 0, 0, NULL, "also print the time spent in each layer"},
+  {"verbose", 'v', EXPLAIN | WATCH | BENCH | SELFTEST, FLAG, FIELD(verbose), 0, 0, NULL,
+   "also print the time spent in each layer; selftest: each hash"},
   {"quiet", 'q', EXPLAIN | WATCH | BENCH | BANK, FLAG, FIELD(quiet), 0, 0, NULL, "print nothing but errors and JSON, show no progress"},
-  {"help", 'h', EXPLAIN | WATCH | INFO | BENCH | BANK, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+  {"help", 'h', EXPLAIN | WATCH | INFO | BENCH | BANK | SELFTEST, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
 };
 
 enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
@@ -2666,6 +2669,14 @@ static int run_bench(const options *asked) {
   return EXIT_SUCCESS;
 }
 
+/* ---- agf selftest ---------------------------------------------------------------------------------------------------------- */
+
+static int run_selftest(const options *asked) {
+  if (asked->arguments.count)
+    fatal("selftest takes no files: it carries its networks");
+  return selftest_run(asked->isa, asked->threads, asked->verbose);
+}
+
 static const struct command {
   const char *name, *arguments, *summary;
   int bit;
@@ -2689,6 +2700,9 @@ static const struct command {
   {"bench", "MODEL [PICTURE]", "how fast a model runs and explains here", BENCH, run_bench,
    "Times the forward pass, the explanation of one class and of a further one, on a picture or on noise, and sets\n"
    "them beside the machine's peak and bandwidth, probed between the runs. With -v, layer by layer.\n"},
+  {"selftest", "", "whether this machine makes the right maps", SELFTEST, run_selftest,
+   "Runs the small networks that the program carries, by every method and with every instruction set of this machine, and compares\n"
+   "the SHA-256 of the maps with those of all other machines (exit code 1: some differ). The report has the times too.\n"},
 };
 
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -25,8 +25,13 @@ def picture_size(text):
     return size
 
 
+def called() -> str:
+    """The command's name as it was called: agf_convert.py, or agf-convert where it is installed."""
+    return "agf-convert" if os.path.basename(sys.argv[0]).startswith("agf-convert") else "agf_convert.py"
+
+
 def parser():
-    result = argparse.ArgumentParser(prog="agf_convert.py", description=DESCRIPTION,
+    result = argparse.ArgumentParser(prog=called(), description=DESCRIPTION,
                                      epilog="Exit code 2, and no file, if the network or an option is not understood.")
     result.add_argument("net", nargs="?", metavar="NET", help="an ONNX file, opset 7 to 25, or a .tflite file")
     result.add_argument("-o", dest="path", metavar="NET.agf", required=True, help="the file to write")
@@ -166,5 +171,5 @@ def main(argv=None):
 
 def fail(text, code=2):
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    print(f"agf_convert.py: error: {text}", file=sys.stderr)
+    print(f"{called()}: error: {text}", file=sys.stderr)
     return code

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""The web page (tools/page) in a real Chromium: its maps are the library's, bit for bit, and its controls work.
+
+    python3 tests/test_page.py [-k TEXT]
+
+Leaves screenshots in $BUILD/page-shots for who wants to look. Needs Chromium, playwright and ziglang.
+"""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+from harness import ROOT, Skip, check, missing_library, needs, run_tests
+
+needs("numpy", "PIL.Image", "playwright.sync_api", "ziglang")
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+import agf  # noqa: E402
+
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+SHOTS = os.path.join(BUILD, "page-shots")
+DEMO = os.path.join(ROOT, "tests", "demo")
+MOST_BYTES = 1_500_000
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@functools.cache
+def site() -> str:
+    """The page, made once; served until the tests end. Its address."""
+    if not CHROMIUM:
+        raise Skip("chromium is not installed")
+    folder = os.path.join(BUILD, "page")
+    zig = sys.executable + " -m ziglang"
+    done = subprocess.run(
+        ["sh", os.path.join(ROOT, "tools", "page", "build.sh"), folder],
+        capture_output=True, text=True, env={**os.environ, "ZIG": zig}, check=False,
+    )  # fmt: skip
+    check(done.returncode == 0, done.stderr[-2000:])
+    os.makedirs(SHOTS, exist_ok=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+@contextlib.contextmanager
+def browser_page(without: str = "", width: int = 1200, **options):
+    """The page in a browser, ready. without: a file that is not served. Errors of its scripts are failures."""
+    address, errors = site(), []
+    flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        try:
+            page = browser.new_page(viewport={"width": width, "height": 900}, accept_downloads=True, **options)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.set_default_timeout(120_000)
+            if without:
+                page.route("**/" + without, lambda route: route.abort())
+            page.goto(address)
+            ready(page)
+            yield page
+            check(not errors, errors)
+        finally:
+            browser.close()
+
+
+def ready(page) -> None:
+    page.wait_for_function("window.agf.idle")
+
+
+def status(page) -> str:
+    return page.text_content("#status")
+
+
+def shoot(page, name: str) -> None:
+    page.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=True)
+
+
+def map_of(page) -> str:
+    """The SHA-256 of the map that is shown, as the browser computes it."""
+    return page.evaluate(
+        """async () => {
+          const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", agf.result.map));
+          return [...hash].map(byte => byte.toString(16).padStart(2, "0")).join("");
+        }"""
+    )
+
+
+def test_size():
+    """All of it is small enough to be sent to a telephone."""
+    site()
+    folder = os.path.join(BUILD, "page")
+    total = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+    check(total <= MOST_BYTES, f"{total} bytes")
+
+
+def same_maps(page, names, methods):
+    """Clicks through scenes and methods; each map's hash must be that of the library on this machine."""
+    with agf.Model(os.path.join(DEMO, "demo.agf")) as model, model.session(threads=1, methods=list(methods)) as session:
+        for name in names:
+            page.click(f"#scenes button:has(img[src='{name}.png'])")
+            ready(page)
+            with Image.open(os.path.join(DEMO, name + ".png")) as image:
+                logits = session.run(session.preprocess(np.asarray(image.convert("RGB"))))
+            order = page.evaluate("agf.ranked.map(entry => entry.logit)")
+            check(np.array_equal(np.array(order, np.float32), np.sort(logits)[::-1]), f"{name}: logits")
+            for method in methods:
+                page.select_option("#method", label=method)
+                ready(page)
+                check(page.locator("#status.failed").count() == 0, f"{name}, {method}: {status(page)}")
+                k = page.evaluate("agf.chosen")
+                wanted = hashlib.sha256(session.explain(classes=[k], method=method)[0].tobytes()).hexdigest()
+                check(map_of(page) == wanted, f"{name}, class {k}, {method}: {map_of(page)}, not {wanted}")
+
+
+def test_same_bits():
+    """With the browser's fused multiply-add, where it has one: every method."""
+    with browser_page() as page:
+        methods = page.evaluate("agf.model.methods")
+        check(tuple(methods) == agf.methods(), methods)
+        quick = [m for m in methods if m not in ("smoothgrad", "integrated_gradients")]
+        same_maps(page, ["butterfly-cup"], methods)
+        same_maps(page, ["mushroom-tree-fish", "house-sailboat-umbrella"], quick[:3])
+        print("relaxed multiply-add:", page.evaluate("agf.model.relaxed"))
+
+
+def test_same_bits_without_relaxed_simd():
+    """The exact engine, which every other browser gets."""
+    with browser_page(without="agf-relaxed.wasm") as page:
+        check(page.evaluate("agf.model.relaxed") is False, "the other engine was loaded")
+        same_maps(page, ["butterfly-key"], ["agf", "agf_lc", "gradcam", "lrp_a1b0", "fullgrad"])
+
+
+def test_clicks():
+    """Classes, search, opacity, colours, download; a phone's width; what is neither picture nor network."""
+    with browser_page() as page:
+        shoot(page, "start")
+        check(page.evaluate("document.documentElement.scrollWidth") <= 1200, "the page fits its window")
+        first = status(page)
+        check("house" in first or "sailboat" in first or "umbrella" in first, first)
+        check(page.locator("#classes button").count() == 10, "ten classes")
+        page.fill("#search", "SAIL")
+        check(page.locator("#classes button").all_inner_texts()[0].startswith("sailboat"), "the class that was looked for")
+        page.click("#classes button")
+        ready(page)
+        check(status(page).startswith("sailboat:"), status(page))
+        before = page.evaluate("document.getElementById('figure').toDataURL()")
+        page.fill("#opacity", "0")
+        ready(page)
+        plain = page.evaluate("document.getElementById('figure').toDataURL()")
+        page.check("#colour")
+        ready(page)
+        check(len({before, plain, page.evaluate("document.getElementById('figure').toDataURL()")}) == 3, "slider and colours")
+        difference = page.evaluate(
+            """() => {
+              const shown = document.getElementById("figure").getContext("2d").getImageData(0, 0, agf.picture.width, agf.picture.height);
+              return Math.max(...shown.data.map((v, i) => Math.abs(v - agf.picture.rgba[i])));
+            }"""
+        )
+        check(difference == 0, f"opacity 0 in colours is the photograph: {difference}")
+        page.fill("#opacity", "0.85")
+        page.fill("#search", "")
+        page.select_option("#method", label="gradcam")
+        ready(page)
+        shoot(page, "gradcam")
+        with page.expect_download() as waits:
+            page.click("#download")
+        check(waits.value.suggested_filename == "sailboat-gradcam.png", waits.value.suggested_filename)
+        waits.value.save_as(os.path.join(SHOTS, "download.png"))
+        with Image.open(os.path.join(SHOTS, "download.png")) as image:
+            check(image.size == (512, 552), f"four times the picture of 128 x 128, and a caption: {image.size}")
+        page.set_input_files("#picture", {"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"})
+        ready(page)
+        check("notes.png" in status(page) and page.locator("#status.failed").count() == 1, status(page))
+        page.set_input_files("#model", {"name": "broken.agf", "mimeType": "", "buffer": b"no network" * 40})
+        ready(page)
+        check("not a" in status(page), status(page))
+        page.click("#scenes button:nth-child(2)")  # goes on with the network before
+        ready(page)
+        check(page.locator("#status.failed").count() == 0, status(page))
+    with browser_page(width=390) as page:
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        check(wide <= 390, f"{wide} pixels wide on a telephone")
+        shoot(page, "phone")
+
+
+def test_files():
+    """A picture and a network of one's own: large, gray, transparent, and a network that takes no pictures."""
+    with browser_page() as page:
+        large = os.path.join(SHOTS, "large.png")
+        Image.linear_gradient("L").resize((3000, 1500)).save(large)
+        page.set_input_files("#picture", large)
+        ready(page)
+        check(page.evaluate("[agf.picture.width, agf.picture.height]") == [1280, 640], status(page))
+        with open(os.path.join(DEMO, "demo.agf"), "rb") as file:
+            data = file.read()
+        page.set_input_files("#model", {"name": "mine.agf", "mimeType": "", "buffer": data})
+        ready(page)
+        check(page.locator("#status.failed").count() == 0 and page.evaluate("agf.model.classes") == 10, status(page))
+        golden = os.path.join(ROOT, "tests", "golden", "vgg_tiny", "model.agf")
+        if os.path.exists(golden):
+            page.set_input_files("#model", golden)
+            ready(page)
+            check("--mean" in status(page), status(page))
+
+
+def test_camera():
+    """Frames of a camera one after the other, until it is stopped."""
+    with browser_page(permissions=["camera"]) as page:
+        page.click("#camera")
+        page.wait_for_function("agf.live && agf.picture.width === 640")
+        page.wait_for_timeout(3000)
+        check(page.locator("#status.failed").count() == 0, status(page))
+        shoot(page, "camera")
+        page.click("#camera")
+        page.wait_for_function("!agf.live && agf.idle")
+        check(page.text_content("#camera") == "Camera", "stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests(dict(globals()), sys.argv[1:], missing_library(agf)))
