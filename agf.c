@@ -70,7 +70,8 @@
 
 /* The kernels are made for speed, in a build without optimisation too: as written they are the slowest part of it by far, and compile to
  * megabytes. The rest, which has little to do beside them, is made for size where the build optimises: that costs the compiler a quarter
- * less. What does loop over pixels itself stands between AGF_FAST_BEGIN and AGF_FAST_END. (gcc alone; others do as their flags say.) */
+ * less. What does loop over pixels or weights itself stands between AGF_FAST_BEGIN and AGF_FAST_END. (gcc alone; others do as their
+ * flags say.) */
 #if defined(__GNUC__) && !defined(__clang__)
 #define AGF_PRAGMA(text) _Pragma(#text)
 #define AGF_OPTIMIZE(level) AGF_PRAGMA(GCC push_options) AGF_PRAGMA(GCC optimize(level, "fp-contract=off"))
@@ -117,8 +118,15 @@ static int agf_kernels_choose(agf_kernels *k, const char *isa) {
 
 #define AGF_ALIGN 64
 
-static inline int agf_imin(int a, int b) { return a < b ? a : b; }
-static inline int agf_imax(int a, int b) { return a > b ? a : b; }
+/* gcc inlines across its optimisation levels only what it must. */
+#if defined(__GNUC__)
+#define AGF_INLINE static inline __attribute__((always_inline))
+#else
+#define AGF_INLINE static inline
+#endif
+
+AGF_INLINE int agf_imin(int a, int b) { return a < b ? a : b; }
+AGF_INLINE int agf_imax(int a, int b) { return a > b ? a : b; }
 static inline int agf_ceil_div(int a, int b) { return (a + b - 1) / b; }
 /* Outputs of a layer, filled up to whole weight panels. */
 static inline int agf_filled(int outputs) { return agf_ceil_div(outputs, AGF_OCG) * AGF_OCG; }
@@ -2746,6 +2754,7 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 
 #endif
 
+AGF_FAST_BEGIN
 /* MARK: convolution driver ----------------------------------------------------------------------------------------------------
  * The loops around the convolution kernels, forward and adjoint. A task holds the accumulators of some rows of one group of
  * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
@@ -3221,6 +3230,8 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
   j->tiles = agf_ceil_div(j->ho, j->th);
   agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
 }
+
+AGF_FAST_END
 
 /* MARK: op: convolution -------------------------------------------------------------------------------------------------------
  * Convolutions, grouped and depthwise ones too, with the BatchNorm and activation behind them. agf-spec, "Rules, per node":
@@ -8598,7 +8609,7 @@ static agf_status agf_smooth(float *map, int height, int width, double sigma, fl
   size_t pixels, bytes, i;
   if (!map || !scratch || height < 1 || width < 1 || !agf_aligned4(map) || !agf_aligned4(scratch))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_smooth: a map of %d x %d pixels, a NULL or misaligned argument", width, height);
-  if (!(sigma >= 0 && sigma <= AGF_SMOOTH_MOST))
+  if (!(sigma >= 0 && sigma <= (double)AGF_SMOOTH_MOST))
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_map_smooth: a deviation of %g pixels; 0 to %d can be had", sigma, AGF_SMOOTH_MOST);
   pixels = agf_mul_size((size_t)height, (size_t)width, &overflow);
   bytes = agf_mul_size(pixels, sizeof *map, &overflow);
