@@ -926,6 +926,15 @@ def test_damaged_graphs_are_one_line():
         spoilt(shrink, ["initializer c0"])
         spoilt(lambda graph: graph.initializer[1].dims.__setitem__(0, 5), ["c1"])
         spoilt(lambda graph: graph.node[0].attribute.append(onnx.helper.make_attribute("strides", [0, 0])), ["conv0", "positive"])
+        g = Graph()
+        refuses(g, g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), kernel_shape=[5, 5]), 6), ["conv", "[5, 5]", "[6,3,3,3]"])
+        for at in ("strides", "dilations"):
+            for numbers in ([0, 1], [1, -2]):
+                g = Graph()
+                attributes = {"kernel_shape": [2, 2], at: numbers}
+                refuses(g, g.head(g.add("MaxPool", g.conv("x", 6, 3), **attributes), 6), ["maxpool", "positive"])
+                g = Graph()
+                refuses(g, g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), **{at: numbers}), 6), ["conv", "positive"])
         spoilt(lambda graph: graph.node[0].ClearField("output"), ["relu1", "conv0"])
         spoilt(lambda graph: graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), "c3")), ["gemm4", "bias"])
         g = Graph()
@@ -940,6 +949,11 @@ def test_damaged_graphs_are_one_line():
         with open(path, "wb") as f:
             f.write(data)
         refused(directory, ["net.onnx"], path)
+        g = Graph()
+        model = g.model(g.head(g.add("Conv", "x", g.weights(6, 3, 3, 3), strides=[1, 1], zzzz=1), 6))
+        with open(path, "wb") as f:   # an attribute's name that is no text, which onnx's checker quotes
+            f.write(model.SerializeToString().replace(b"zzzz", b"z\xeez\xff"))
+        refused(directory, ["conv0", "not valid"], path)
 
 
 def test_limits_of_the_engine():

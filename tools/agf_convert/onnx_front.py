@@ -167,7 +167,7 @@ class Walk:
         context.ir_version, context.opset_imports = onnx.IR_VERSION, {"": node.opset, "ai.onnx": node.opset}
         try:
             onnx.checker.check_node(node.proto, context)
-        except onnx.checker.ValidationError as problem:
+        except (onnx.checker.ValidationError, UnicodeDecodeError) as problem:  # its text quotes the file, UTF-8 or not
             raise node.error(f"not valid in opset {node.opset} ({first_line(problem)})") from None
 
     def _branch(self, node, condition):

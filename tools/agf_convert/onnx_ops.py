@@ -32,6 +32,8 @@ def window(node, x, kernel):
         raise node.error("reads a constant where it should read a tensor that depends on the image")
     if (len(x.dims), len(kernel), len(stride), len(dilation)) != (4, 2, 2, 2):
         raise node.error(f"needs two dimensional windows over a [1,C,H,W] tensor, its input is {describe([x.dims])}")
+    if min(stride + dilation + tuple(kernel)) < 1:
+        raise node.error(f"kernel {list(kernel)}, stride {list(stride)} and dilation {list(dilation)} must be positive")
     if auto_pad == "NOTSET":
         pad = tuple(node.attribute("pads", [0, 0, 0, 0]))
     elif auto_pad == "VALID":
@@ -49,6 +51,9 @@ def window(node, x, kernel):
 def conv(node, x, weights, bias=None):
     weights = node.weights(weights, "weights")
     bias = None if bias is None else node.weights(bias, "bias")
+    kernel = node.attribute("kernel_shape")
+    if kernel is not None and tuple(kernel) != weights.shape[2:]:
+        raise node.error(f"has kernel_shape {list(kernel)} and weights {describe([weights.shape])}")
     if weights.ndim == 3 and node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID"):
         (stride,), (dilation,) = node.attribute("strides", [1]), node.attribute("dilations", [1])
         return node.b.conv1d(x, weights, bias, stride, tuple(node.attribute("pads", [0, 0])), dilation,
