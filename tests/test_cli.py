@@ -548,6 +548,35 @@ def test_selftest():
     refused("selftest", "--isa", "mips", says="no instruction set mips")
 
 
+def test_watch_memory():
+    """Thousands of frames, each explained before the next one comes, in the memory of the first hundreds."""
+    setup()
+    frames, settled = 1200, 300
+    frame = bytes(v for row in scene(24, 24) for p in row for v in p)
+    process = subprocess.Popen([AGF, "watch", "m.agf", "-", "--frames", "24x24:rgb24", "--json", "--threads", "1", "-o", "last.png"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def resident():
+        with open("/proc/%d/status" % process.pid) as status:
+            return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1))
+
+    before = 0
+    for i in range(frames):
+        process.stdin.write(frame)
+        process.stdin.flush()
+        line = process.stdout.readline()
+        check(line.startswith(b"{"), "frame %d: %r" % (i, line))
+        if i == settled:
+            before = resident()
+    after = resident()
+    process.stdin.close()
+    error = process.stderr.read().decode()
+    check(process.wait(PATIENCE) == 0 and "%d frames explained, 0 dropped" % frames in error, error)
+    # a leak of a frame each would be 1.5 MB, of a map more; the heap's own pages come and go
+    print("memory of watch: %d KB, then %d KB" % (before, after))
+    check(after - before <= 256, "%d frames take %d KB more" % (frames - settled, after - before))
+
+
 def test_watch_raw_frames():
     """Every format gives the map of the same picture; one that ends within a frame is said."""
     setup()
