@@ -450,7 +450,8 @@ def contents_of(pictures, plan):
 
 def masks_of(picture):
     """The names of a picture's masks."""
-    return ([picture["mask"]] if "mask" in picture else []) + [name for _, name in picture.get("objects", ())]
+    own = [picture[key] for key in ("mask", "all_objects") if key in picture]
+    return own + [name for _, name in picture.get("objects", ())]
 
 
 def content_of(path):
@@ -1306,7 +1307,7 @@ class LabelFree(Segment):
         table = args.labels or os.path.join(args.pictures, "labels.csv")
         if not os.path.isfile(table):
             raise EvalError(f"{args.pictures}: label-free needs a CSV that names masks: give --labels")
-        wanted = {"mask": args.mask_column, "pair": args.pair, "objects": args.objects_column}
+        wanted = {"mask": args.mask_column, "pair": args.pair, "all_objects": args.objects_column}
         rows, pictures = rows_of_csv(table), []
         for column in filter(None, wanted.values()):
             if rows and column not in rows[0]:
@@ -1382,7 +1383,7 @@ class LabelFree(Segment):
     def measure(self, subject, unit):
         picture = unit["picture"]
         mask = subject.mask(picture)
-        objects = subject.mask({"mask": picture["objects"]}) if picture.get("objects") else None
+        objects = subject.mask({"mask": picture["all_objects"]}) if picture.get("all_objects") else None
         results = {}
         for method in subject.methods:
             session = subject.session(*subject.size)
