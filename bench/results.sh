@@ -67,11 +67,11 @@ demo=tests/demo/demo.agf
       build/scenes1n --bank $selfsup/selfsup.bank --trunk $selfsup/selfsup-trunk.agf $label_free
     evaluate label-free-control "Label-free: objects cut out, network that was never trained" label-free $selfsup/control.agf \
       build/scenes1n --bank $selfsup/control.bank -m agf -m agf_a -m gradcam
-    evaluate label-free-odd "Label-free: the odd object, self-supervised network" label-free $selfsup/selfsup.agf build/odd --pair pair \
+    evaluate label-free-odd "Label-free: the odd object, self-supervised network" odd-object $selfsup/selfsup.agf build/odd --pair pair \
       --objects-column objects_mask $label_free_odd
-    evaluate label-free-odd-trunk "Label-free: the odd object, latent vector by place" label-free $selfsup/selfsup-trunk.agf build/odd \
+    evaluate label-free-odd-trunk "Label-free: the odd object, latent vector by place" odd-object $selfsup/selfsup-trunk.agf build/odd \
       --pair pair --objects-column objects_mask -m agf -m agf_a
-    evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" label-free $selfsup/control.agf \
+    evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" odd-object $selfsup/control.agf \
       build/odd --pair pair --objects-column objects_mask -m agf -m agf_a
     for net in selfsup-probe control-probe; do
       evaluate $net-segment "Per-class maps of a linear probe: $net" segment $selfsup/$net.agf build/scenes2 --explain target \

@@ -550,7 +550,7 @@ def test_label_free_run():
         for row, other in zip(rows, rows[1:] + rows[:1]):
             f.write(f"{row['file']},{row['label']},{other['file']},{row['mask']},{row['second_mask']}\n")
     pairs = ("--labels", "pairs.csv", "--pair", "pair", "--objects-column", "objects")
-    evaluate(*common, *pairs, "-o", "pairs", "-m", "agf_a", "--sheet", "0")
+    evaluate("odd-object", *common[1:], *pairs, "-o", "pairs", "-m", "agf_a", "--sheet", "0")
     check(0 <= value("pairs", "agf_a", "share") <= 1 and 0 < value("pairs", "agf_a", "chance") < 1, "shares of evidence")
     for more, text in (((), "--bank or --pair"), (("--bank", "net.bank", "-m", "activation_norm"), "--trunk")):
         done = evaluate(*common, "-o", "wrong", *more, code=2)

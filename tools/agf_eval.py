@@ -9,6 +9,7 @@
     agf_eval.py single-delete NET.agf PICTURES -o OUT   does a patch's share of the map rank as the loss without it?
     agf_eval.py sanity        NET.agf PICTURES -o OUT   do maps change when weights are randomised, from the top down?
     agf_eval.py label-free    NET.agf PICTURES -o OUT   maps against nearest neighbours: on objects, on the odd object?
+    agf_eval.py odd-object    NET.agf PICTURES -o OUT   the same of pairs of scenes that share all objects but one
     agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
     agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
 
@@ -1274,16 +1275,11 @@ class LabelFree(Segment):
         "shares with them instead; cosine, the nearest by the angle between latent vectors; own, the ordinary seed, of the "
         "picture's own latent vector, for the class that the difference chose. Methods that take no difference (gradcam, "
         "lrp_a1b0 ...) explain that class. activation_norm is the norm over the channels of the tensor before the last "
-        "pooling, enlarged. Foreground, pixel accuracy, mIoU, average precision and energy as in segment; with "
-        "--objects-column, share is what part of the positive evidence on objects lies in the mask, and chance the mask's "
-        "part of the objects' area."
+        "pooling, enlarged. Foreground, pixel accuracy, mIoU, average precision and energy as in segment. In odd-object, "
+        "evidence is what part of the positive evidence on the objects of --objects-column lies in the mask; chance is the "
+        "mask's part of their area."
     )
     options = ("neighbours", "shared", "cosine", "own")
-
-    def metrics_of(self, settings):
-        if not settings["objects_column"]:
-            return self.metrics
-        return (("share", "evidence on the odd object", "higher"), ("chance", "its share of the objects", ""), *self.metrics[2:])
 
     @staticmethod
     def arguments(parser):
@@ -1411,6 +1407,24 @@ class LabelFree(Segment):
         return ["compared with " + (f"the picture in the column {settings['pair']}" if settings["pair"] else "a bank")]
 
 
+class OddObject(LabelFree):
+    help = "label-free maps of pairs of scenes that share all objects but one: is the evidence on that one?"
+    metrics = (
+        ("share", "evidence on the odd object", "higher"),
+        ("chance", "its share of the objects", ""),
+        *LabelFree.metrics[2:],
+    )
+
+    @staticmethod
+    def settings(args):
+        if not args.objects_column:
+            raise EvalError("odd-object needs --objects-column")
+        return LabelFree.settings(args)
+
+    def pooled(self, records):
+        return {}
+
+
 class Speed(Experiment):
     help = "milliseconds"
     metrics = (
@@ -1466,6 +1480,7 @@ EXPERIMENTS = {
     "single-delete": SingleDelete,
     "sanity": Sanity,
     "label-free": LabelFree,
+    "odd-object": OddObject,
     "speed": Speed,
 }
 
