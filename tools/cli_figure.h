@@ -140,7 +140,7 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   return done;
 }
 
-/* The photograph, what it is compared with, and the maps side by side, captions and scales below, the network and the method at the foot. */
+/* The photograph, what it is compared with, and the maps side by side, captions and scales below, network and method at the foot. */
 static bool compose_figure(canvas *c, const figure *f, const panel *panels, int count, const style *s, problem *why) {
   const double most_pixels = 64e6;
   int first = f->photo ? 1 + (f->other != NULL) : 0, cells = count + first, rows, columns;
