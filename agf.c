@@ -1649,7 +1649,8 @@ static inline void *agf_at(const agf_session *s, agf_id buffer) {
 }
 static inline float *agf_floats(const agf_session *s, agf_id buffer) { return (float *)agf_at(s, buffer); }
 static void agf_clear_buffer(agf_session *s, agf_id buffer) {
-  if (buffer) memset(agf_at(s, buffer), 0, (size_t)s->plan->buffer[buffer].bytes);
+  void *at = agf_at(s, buffer);
+  if (at) memset(at, 0, (size_t)s->plan->buffer[buffer].bytes);
 }
 
 /* A step's input tensors and its output, planned and being planned. */
