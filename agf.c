@@ -6299,7 +6299,7 @@ static double agf_exp_double(double x) {
 static int agf_seed_gradient(const agf_session *s, const float *z, int classes, int t, float *dz) {
   double *e = (double *)agf_at(s, s->plan->softmax), *p = e + classes, *d = p + classes, zt = z[t], sigma = 0, sum = 0, max,
          to_sigma = 0;
-  double own = 0;
+  double own = 0, rest;
   int i, m = 0;
   for (i = 0; i < classes; i++) {
     double a = fabs((double)z[i] - zt);
@@ -6318,8 +6318,11 @@ static int agf_seed_gradient(const agf_session *s, const float *z, int classes, 
     sum += p[i];
   }
   for (i = 0; i < classes; i++) p[i] /= sum;
+  rest = 1 - p[t];
+  if (rest < 1e-6) /* of a sure network the difference is rounding (below 1e-16 nothing else): the others' sum is exact */
+    for (rest = 0, i = 0; i < classes; i++) rest += i == t ? 0 : p[i];
   for (i = 0; i < classes; i++) { /* p_t depends on u_i = z_t e_i by `du`, e_i on d_i = z_i - z_t and sigma */
-    double di = (double)z[i] - zt, du = p[t] * ((i == t) - p[i]);
+    double di = (double)z[i] - zt, du = p[t] * (i == t ? rest : -p[i]);
     double by_d = i == m ? 0 : du * zt * e[i] * (-di / (sigma * sigma)); /* e_m is a constant: its two parts cancel */
     d[i] = by_d;
     own += du * e[i] - by_d;

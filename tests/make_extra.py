@@ -358,6 +358,13 @@ def clips(b):
     return 3, 10, 9
 
 
+def sure(b):
+    """One logit above 100: the other classes' probabilities add up to less than what 1 - p can tell in float64."""
+    b.head(b.conv_relu(b.conv_relu(IMAGE, 3, 8, 3, p=1), 8, 6, 3), 6, 4)
+    b.nodes[-1].bias[3] = 110
+    return 3, 9, 10
+
+
 def background(b):
     """A scan: the least value all around, the greatest inside. Windows that see the least wherever a weight is above 0
     and the greatest wherever one is below have nothing to share, and their Z is nothing but rounding."""
@@ -374,7 +381,7 @@ def one_class(b):
 
 CASES = (relu6_inverted, adaptive_uneven, conv_logits, pooled_conv_logits, avgpool_edges, maxpool_edges, grouped_odd,
          grouped_silent, asymmetric, long_strides, gray, image_readers, image_batchnorm, linear_middle, concat_odd, concat_parts,
-         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, clips, background, black_image, flat_image,
+         add_self, add_relu6, cancelling, copies, responses, against, pooled_logits, clips, sure, background, black_image, flat_image,
          one_class)
 F16 = ("grouped_odd", "asymmetric", "adaptive_uneven")              # written with f16 weights
 GRADCAM_LAYERS = ("relu6_inverted", "concat_odd", "add_self")
