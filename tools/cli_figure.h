@@ -189,7 +189,7 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
     const panel *p = &panels[i < 0 ? 0 : i];
     double share_width = i < 0 ? 0 : text_width(p->share, cap);
 
-    if (i == -first)
+    if (i < 0 && i == -first) /* a tensor has no photograph: its first map has the first cell */
       draw_photo(c, left, top, panel_width, panel_height, f->photo, &shown);
     else if (i < 0)
       draw_photo(c, left, top, panel_width, panel_height, f->other, &other);
