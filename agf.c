@@ -5723,13 +5723,14 @@ static void agf_normalise_forward(agf_session *s, const agf_step *st, const agf_
   agf_clear_buffer(s, own->mean);
   agf_clear_buffer(s, own->r);
   agf_clear_buffer(s, own->coefficient);
-  for (j.which = n->argument == AGF_NORM_RESPONSE; j.which < 2; j.which++) { /* responses: squares of x alone */
+  if (n->argument == AGF_NORM_RESPONSE) {
+    j.which = 1; /* the squares of x as it is: its mean is 0 here */
     agf_parallel(s, t->cb, agf_group_sums_task, &j);
-    for (c = 0; n->argument == AGF_NORM_RESPONSE && c < t->c; c++) r[c] = (float)sqrt(sum[c]);
-    if (n->argument == AGF_NORM_RESPONSE) {
-      agf_response_scale(s, st, agf_mean_response(s, st));
-      break;
-    }
+    for (c = 0; c < t->c; c++) r[c] = (float)sqrt(sum[c]);
+    agf_response_scale(s, st, agf_mean_response(s, st));
+  }
+  for (j.which = 0; n->argument == AGF_NORM_SPATIAL && j.which < 2; j.which++) {
+    agf_parallel(s, t->cb, agf_group_sums_task, &j);
     for (group = 0; group < n->groups; group++) {
       double total = 0;
       for (c = group * channels; c < (group + 1) * channels; c++) total += sum[c];
@@ -6070,12 +6071,13 @@ static void agf_copy_back_task(agf_session *s, const void *arg, int r, unsigned 
   const int32_t *row = (const int32_t *)agf_at(s, ((const agf_copy_step *)j->st->own)->from), *column = row + t->h;
   int b, o, p, l;
   (void)scratch;
-  for (b = 0; b < ti->cb; b++) {
-    float *out = agf_row_of(j->out_g, ti, b, r);
-    memset(out, 0, (size_t)ti->w * AGF_CB * sizeof *out);
-    for (o = 0; o < t->h; o++) {
+  for (b = 0; b < ti->cb; b++) memset(agf_row_of(j->out_g, ti, b, r), 0, (size_t)ti->w * AGF_CB * sizeof(float));
+  for (o = 0; o < t->h; o++) {
+    if (row[o] != r) continue;
+    for (b = 0; b < ti->cb; b++) {
       const float *g = j->g + agf_row_at(t, b, o) * AGF_CB;
-      for (p = 0; row[o] == r && p < t->w; p++)
+      float *out = agf_row_of(j->out_g, ti, b, r);
+      for (p = 0; p < t->w; p++)
         for (l = 0; column[p] >= 0 && l < AGF_CB; l++) out[column[p] * AGF_CB + l] += g[p * AGF_CB + l];
     }
   }
