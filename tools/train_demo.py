@@ -574,6 +574,16 @@ def logits_and_activity(network, x):
     return x, activity
 
 
+def shuffled_batches(pictures, rng):
+    """An epoch's batches: which pictures, and these as the network's input. Neither colour nor handedness tells the
+    class, so swapping both at random only adds variety."""
+    order = rng.permutation(len(pictures))
+    for step in range(len(pictures) // BATCH):
+        rows = order[step * BATCH:(step + 1) * BATCH]
+        batch = pictures[rows][..., rng.permutation(3)][:, :, ::rng.choice([-1, 1])]
+        yield rows, to_input(np.ascontiguousarray(batch))
+
+
 def train(seed):
     """Draw the training scenes and train; returns the network in evaluation mode, its weights rounded to half precision
     as the file will hold them."""
@@ -592,12 +602,9 @@ def train(seed):
     steps = len(pictures) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * EPOCHS)
     for epoch in range(EPOCHS):
-        order, total = rng.permutation(len(pictures)), 0.0
-        for step in range(steps):
-            rows = order[step * BATCH:(step + 1) * BATCH]
-            # Neither colour nor handedness tells the class, so swapping both at random only adds variety.
-            batch = pictures[rows][..., rng.permutation(3)][:, :, ::rng.choice([-1, 1])]
-            logits, activity = logits_and_activity(network, to_input(np.ascontiguousarray(batch)))
+        total = 0.0
+        for step, (rows, x) in enumerate(shuffled_batches(pictures, rng)):
+            logits, activity = logits_and_activity(network, x)
             loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(present[rows]))
             # Phased in over the first half: units that are silenced before they have learned something never wake.
             sparsity = SPARSITY * min(1, 2 * (epoch * steps + step) / (EPOCHS * steps))
@@ -607,12 +614,7 @@ def train(seed):
             schedule.step()
             total += loss.item()
         print(f"epoch {epoch + 1}/{EPOCHS}: loss {total / steps:.4f}, {time.time() - started:.0f} s", flush=True)
-    network.eval()
-    with torch.no_grad():
-        for module in network:
-            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-                module.weight.copy_(module.weight.half().float())
-    return network
+    return finished(network)
 
 
 # Learning without labels (SimCLR; Chen et al., ICML 2020). A network is shown two photographs of the same things and is
@@ -791,11 +793,9 @@ def train_multilabel(seed):
     steps = len(pictures) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * SEVERAL_EPOCHS)
     for epoch in range(SEVERAL_EPOCHS):
-        order, total = rng.permutation(len(pictures)), 0.0
-        for step in range(steps):
-            rows = order[step * BATCH:(step + 1) * BATCH]
-            batch = pictures[rows][..., rng.permutation(3)][:, :, ::rng.choice([-1, 1])]
-            logits = network(to_input(np.ascontiguousarray(batch)))
+        total = 0.0
+        for rows, x in shuffled_batches(pictures, rng):
+            logits = network(x)
             loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(present[rows]))
             optimizer.zero_grad()
             loss.backward()
