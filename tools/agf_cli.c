@@ -452,7 +452,7 @@ typedef struct explainer {
   bool to_stdout;    /* a file goes to standard output: nothing else does */
   page *page;        /* --html; NULL: not asked for */
   bool some_failed;
-  bool in_parallel;  /* others explain other pictures at the same time, each with a session of its own */
+  struct queue *queue; /* of the threads that explain other pictures at the same time; NULL: there are none */
   int *classes;      /* [class_count]: the classes asked for with -c */
   int class_count;
   int ranks;         /* how many of the best classes to explain besides */
@@ -854,12 +854,12 @@ static agf_session_config session_config(const explainer *e, int height, int wid
   memset(&config, 0, sizeof config);
   config.height = height;
   config.width = width;
-  config.threads = e->in_parallel ? 1 : e->asked->threads;
+  config.threads = e->queue ? 1 : e->asked->threads;
   config.low_memory = e->asked->low_memory;
   config.isa = e->asked->isa;
   for (i = 0; i < e->method_count; i++)
     config.methods |= AGF_METHOD_BIT(e->methods[i]);
-  config.progress = e->in_parallel ? progress_ignored : progress_update;
+  config.progress = e->queue ? progress_ignored : progress_update;
   return config;
 }
 
@@ -1658,10 +1658,10 @@ typedef struct queue {
 } queue;
 
 /* The rest of the program is this picture's from here on, until the thread gives whole_program back. */
-static void begin_turn(queue *q, const subject *s) {
+static void begin_turn(const explainer *e, const subject *s) {
   pthread_mutex_lock(&whole_program);
-  while (q && q->turn != (int)(s - q->e->subjects))
-    pthread_cond_wait(&q->passed, &whole_program);
+  while (e->queue && e->queue->turn != (int)(s - e->subjects))
+    pthread_cond_wait(&e->queue->passed, &whole_program);
 }
 
 static double work_of(const explainer *e) {
@@ -1688,8 +1688,7 @@ static void report_subject(explainer *e, const subject *s, const prepared *p, co
   fflush(stdout);
 }
 
-/* `q` NULL: this picture is the only one at work. */
-static void explain_subject(explainer *e, const subject *s, queue *q) {
+static void explain_subject(explainer *e, const subject *s) {
   double before;
   prepared p;
   drawing d;
@@ -1699,12 +1698,12 @@ static void explain_subject(explainer *e, const subject *s, queue *q) {
 
   memset(&r, 0, sizeof r);
   memset(&d, 0, sizeof d);
-  if (!q)
+  if (!e->queue)
     progress_step(RUN_WORK, s->path);
   before = seconds_now();
   done = run_picture(e, s->path, &p, AGF_RUN_EXPLAIN, &why);
   if (done) {
-    if (!q)
+    if (!e->queue)
       progress_step(work_of(e) - RUN_WORK, s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
@@ -1714,7 +1713,7 @@ static void explain_subject(explainer *e, const subject *s, queue *q) {
     }
     done = done && measure_masks(e, &p, &r, &why) && draw_pictures(e, s, &p, &d, &r, &why);
   }
-  begin_turn(q, s);
+  begin_turn(e, s);
   report_refused(&r);
   if (done && write_results(e, s, &r, &why))
     report_subject(e, s, &p, &d, &r);
@@ -1727,14 +1726,14 @@ static void explain_subject(explainer *e, const subject *s, queue *q) {
 }
 
 /* A picture of the list, or why there is nothing to explain. */
-static void explain_listed(explainer *e, const subject *s, queue *q) {
+static void explain_listed(explainer *e, const subject *s) {
   problem why;
 
   if (!e->asked->bank || s->neighbours) {
-    explain_subject(e, s, q);
+    explain_subject(e, s);
     return;
   }
-  begin_turn(q, s);
+  begin_turn(e, s);
   if (s->latent) { /* else it is reported already */
     failed(&why, "%s: no other picture in %s to compare it with", s->path, e->asked->bank);
     give_up(e, s->path, &why);
@@ -1754,7 +1753,7 @@ static void *explain_queue(void *shared) {
     const subject *s = &own.subjects[q->next++];
 
     pthread_mutex_unlock(&whole_program);
-    explain_listed(&own, s, q);
+    explain_listed(&own, s);
     pthread_mutex_lock(&whole_program);
     q->turn++;
     progress_step(work_of(&own), s->path);
@@ -1797,13 +1796,13 @@ static void explain_all(explainer *e) {
   if (at_a_time < 2) {
     for (i = 0; i < e->count; i++) {
       stop_if_interrupted();
-      explain_listed(e, &e->subjects[i], NULL);
+      explain_listed(e, &e->subjects[i]);
     }
     return;
   }
   agf_session_destroy(e->session);
   e->session = NULL;
-  e->in_parallel = true;
+  e->queue = &q;
   q.e = e;
   q.next = q.turn = 0;
   pthread_cond_init(&q.passed, NULL);
@@ -1816,6 +1815,7 @@ static void explain_all(explainer *e) {
     pthread_join(thread[i], NULL);
   free(thread);
   pthread_cond_destroy(&q.passed);
+  e->queue = NULL;
   stop_if_interrupted();
 }
 
@@ -1908,7 +1908,7 @@ static void take_over(bank *b, const text_list *paths, const bank *kept, const u
 }
 
 /* The latent vectors of those pictures that are not done into a bank. Where its size is 0, the first picture decides it; one that fails is
- * reported. marks: NULL where the bank is not kept. */
+ * reported. marks: NULL where the bank is not kept, and names the pictures by their paths. */
 static void fill_bank(explainer *e, bank *b, const text_list *paths, const uint64_t *marks, const bool *done) {
   enum { SAVE_EVERY = 30 }; /* seconds: the work that a machine that goes down may lose */
   double saved = seconds_now();
@@ -1927,7 +1927,7 @@ static void fill_bank(explainer *e, bank *b, const text_list *paths, const uint6
       e->some_failed = true;
       continue;
     }
-    bank_add(b, base_name(paths->items[i]), marks ? marks[i] : 0, latent);
+    bank_add(b, marks ? base_name(paths->items[i]) : paths->items[i], marks ? marks[i] : 0, latent);
     free(latent);
     if (before_stop && seconds_now() - saved > SAVE_EVERY) {
       save_bank();
@@ -1989,17 +1989,10 @@ static void find_neighbours(explainer *e, bank *b, const text_list *paths) {
     s->neighbour = allocate((size_t)wanted, sizeof *s->neighbour);
     s->distance = allocate((size_t)wanted, sizeof *s->distance);
     for (k = 0; k < wanted && nearest[k] >= 0; k++) {
-      s->neighbour[k] = paths->count ? NULL : b->names.items[nearest[k]];
+      s->neighbour[k] = b->names.items[nearest[k]];
       s->distance[k] = distance[k];
     }
     s->neighbours = k;
-    for (k = 0; k < s->neighbours && paths->count; k++) { /* of a folder, the path, by which the picture can be looked at */
-      int j = 0;
-
-      while (strcmp(base_name(paths->items[j]), b->names.items[nearest[k]]))
-        j++;
-      s->neighbour[k] = paths->items[j];
-    }
     if (s->neighbours)
       compare_with_neighbours(e, s, b, nearest);
   }

@@ -75,13 +75,11 @@ static void bank_sort(bank *b) {
 /* What tells a picture's file from one that was changed. */
 static bool bank_mark(const char *path, uint64_t *mark, problem *why) {
   uint8_t *data;
-  size_t size, i;
+  size_t size;
 
   if (!read_whole(path, MAX_FILE_BYTES, &data, &size, why))
     return false;
-  *mark = 14695981039346656037u;
-  for (i = 0; i < size; i++)
-    *mark = (*mark ^ data[i]) * 1099511628211u;
+  *mark = hash_of(data, size);
   free(data);
   return true;
 }

@@ -195,6 +195,18 @@ static void text_list_free(text_list *list) {
   free(list->items);
 }
 
+static const char base64_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* FNV-1a. */
+static uint64_t hash_of(const void *bytes, size_t size) {
+  uint64_t hash = 14695981039346656037u;
+  size_t i;
+
+  for (i = 0; i < size; i++)
+    hash = (hash ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
+  return hash;
+}
+
 /* A number beside each of a set of texts that it owns. */
 typedef struct text_map {
   char **keys; /* [slots], a power of two; NULL: free */
@@ -203,12 +215,9 @@ typedef struct text_map {
 } text_map;
 
 static size_t text_map_slot(const text_map *map, const char *key) {
-  uint64_t hash = 14695981039346656037u; /* FNV-1a */
-  const char *at;
+  uint64_t hash = hash_of(key, strlen(key));
   size_t slot;
 
-  for (at = key; *at; at++)
-    hash = (hash ^ (unsigned char)*at) * 1099511628211u;
   slot = (size_t)(hash ^ hash >> 32) & (map->slots - 1);
   while (map->keys[slot] && strcmp(map->keys[slot], key))
     slot = (slot + 1) & (map->slots - 1);

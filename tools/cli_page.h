@@ -104,7 +104,6 @@ static void gather(void *context, void *data, int size) {
 }
 
 static void page_base64(page *p, const gathered *g) {
-  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   size_t i;
 
   for (i = 0; i < g->size; i += 3) {
@@ -112,10 +111,10 @@ static void page_base64(page *p, const gathered *g) {
     unsigned v = (unsigned)g->bytes[i] << 16 | (left > 1 ? (unsigned)g->bytes[i + 1] << 8 : 0) | (left > 2 ? g->bytes[i + 2] : 0);
     char four[4];
 
-    four[0] = digits[v >> 18];
-    four[1] = digits[v >> 12 & 63];
-    four[2] = left > 1 ? digits[v >> 6 & 63] : '=';
-    four[3] = left > 2 ? digits[v & 63] : '=';
+    four[0] = base64_digits[v >> 18];
+    four[1] = base64_digits[v >> 12 & 63];
+    four[2] = left > 1 ? base64_digits[v >> 6 & 63] : '=';
+    four[3] = left > 2 ? base64_digits[v & 63] : '=';
     page_bytes(p, four, 4);
   }
 }

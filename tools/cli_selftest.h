@@ -21,7 +21,6 @@ typedef struct selftest {
 
 /* A network out of its lines: base64 of a deflated file, 64-byte aligned as the engine wants it. */
 static uint8_t *selftest_model(const struct selftest_network *network, void **owner) {
-  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   size_t packed_bytes = 0, i, line;
   uint32_t bits = 0;
   int held = 0;
@@ -30,7 +29,7 @@ static uint8_t *selftest_model(const struct selftest_network *network, void **ow
 
   for (line = 0; network->lines[line]; line++)
     for (i = 0; network->lines[line][i] && network->lines[line][i] != '='; i++) {
-      bits = bits << 6 | (uint32_t)(strchr(digits, network->lines[line][i]) - digits);
+      bits = bits << 6 | (uint32_t)(strchr(base64_digits, network->lines[line][i]) - base64_digits);
       held += 6;
       if (held >= 8) {
         held -= 8;
@@ -64,58 +63,82 @@ static void selftest_picture(float *x, size_t count) {
   }
 }
 
-/* One network with one instruction set; the one that is timed by agf alone, as it is larger. times: medians, in seconds, of the forward
- * pass and of it with one map, and no hashes; NULL: hashes. */
-static void selftest_network_run(selftest *t, const struct selftest_network *network, const agf_model *model, const char *isa, int threads,
-                                 double *times) {
+/* A picture for the network, and room for SELFTEST_MAPS maps of *pixels each. */
+static float *selftest_input(const agf_model *model, size_t *pixels, float **maps) {
+  agf_input input;
+  float *x;
+
+  agf_model_input(model, &input);
+  *pixels = (size_t)input.height * (size_t)input.width;
+  x = allocate((size_t)input.channels * *pixels, sizeof *x);
+  *maps = allocate(SELFTEST_MAPS * *pixels, sizeof **maps);
+  selftest_picture(x, (size_t)input.channels * *pixels);
+  return x;
+}
+
+/* Medians, in seconds, of the forward pass and of it with one map by agf. */
+static void selftest_time(const char *name, const agf_model *model, const char *isa, int threads, double times[2]) {
+  double run[SELFTEST_RUNS], all[SELFTEST_RUNS];
   agf_session_config config;
   agf_session *session;
   agf_request request;
-  agf_input input;
   agf_error error;
   size_t pixels;
-  float *x, *maps;
-  int method, i;
+  float *maps, *x = selftest_input(model, &pixels, &maps);
+  int i;
 
-  agf_model_input(model, &input);
-  pixels = (size_t)input.height * (size_t)input.width;
   memset(&config, 0, sizeof config);
   config.isa = isa;
   config.threads = threads;
-  for (method = 0; method < AGF_METHODS && !times; method++)
+  memset(&request, 0, sizeof request);
+  request.count = 1;
+  if (agf_session_create(model, &config, &session, &error))
+    fatal("selftest: %s: %s", name, error.message);
+  for (i = 0; i < SELFTEST_RUNS; i++) {
+    double began = seconds_now();
+
+    if (agf_run(session, x, 0, &error))
+      fatal("selftest: %s: %s", name, error.message);
+    run[i] = seconds_now() - began;
+    began = seconds_now();
+    if (agf_run(session, x, AGF_RUN_EXPLAIN, &error) || agf_explain(session, &request, maps, &error))
+      fatal("selftest: %s: %s", name, error.message);
+    all[i] = seconds_now() - began;
+  }
+  qsort(run, SELFTEST_RUNS, sizeof *run, compare_doubles);
+  qsort(all, SELFTEST_RUNS, sizeof *all, compare_doubles);
+  times[0] = run[SELFTEST_RUNS / 2];
+  times[1] = all[SELFTEST_RUNS / 2];
+  agf_session_destroy(session);
+  free(x);
+  free(maps);
+}
+
+/* One network's hashes with one instruction set; of the one that is timed agf's alone, as it is larger. */
+static void selftest_compare(selftest *t, const struct selftest_network *network, const agf_model *model, const char *isa, int threads) {
+  agf_session_config config;
+  agf_session *session;
+  agf_request request;
+  agf_error error;
+  size_t pixels;
+  float *maps, *x = selftest_input(model, &pixels, &maps);
+  int method;
+
+  memset(&config, 0, sizeof config);
+  config.isa = isa;
+  config.threads = threads;
+  for (method = 0; method < AGF_METHODS; method++)
     if (agf_method_traits((agf_method)method))
       config.methods |= AGF_METHOD_BIT(method);
-  x = allocate((size_t)input.channels * pixels, sizeof *x);
-  maps = allocate(SELFTEST_MAPS * pixels, sizeof *maps);
-  selftest_picture(x, (size_t)input.channels * pixels);
   if (agf_session_create(model, &config, &session, &error)) {
     config.methods &= ~AGF_METHOD_BIT(AGF_METHOD_AGF_LC); /* which not every network has */
     if (agf_session_create(model, &config, &session, &error))
       fatal("selftest: %s: %s", network->name, error.message);
   }
   memset(&request, 0, sizeof request);
-  request.count = times ? 1 : SELFTEST_MAPS;
+  request.count = SELFTEST_MAPS;
   request.steps = request.samples = SELFTEST_COPIES;
-  if (times) {
-    double run[SELFTEST_RUNS], all[SELFTEST_RUNS];
-
-    for (i = 0; i < SELFTEST_RUNS; i++) {
-      double began = seconds_now();
-
-      if (agf_run(session, x, 0, &error))
-        fatal("selftest: %s: %s", network->name, error.message);
-      run[i] = seconds_now() - began;
-      began = seconds_now();
-      if (agf_run(session, x, AGF_RUN_EXPLAIN, &error) || agf_explain(session, &request, maps, &error))
-        fatal("selftest: %s: %s", network->name, error.message);
-      all[i] = seconds_now() - began;
-    }
-    qsort(run, SELFTEST_RUNS, sizeof *run, compare_doubles);
-    qsort(all, SELFTEST_RUNS, sizeof *all, compare_doubles);
-    times[0] = run[SELFTEST_RUNS / 2];
-    times[1] = all[SELFTEST_RUNS / 2];
-  }
-  for (method = 0; method < AGF_METHODS && !times; method++) {
+  for (method = 0; method < AGF_METHODS; method++) {
     const char *name = agf_method_name((agf_method)method), *expected = selftest_expected(network->name, name);
     char found[65];
     agf_status status;
@@ -205,10 +228,10 @@ static bool selftest_isa(selftest *t, const char *isa, int threads, bool brief, 
       if (!t->begun)
         printf("agf %s selftest on %s, bits of version %d\n", agf_version(), machine, AGF_BITS_VERSION);
       t->begun = true;
-      selftest_network_run(t, network, model, isa, threads, NULL);
+      selftest_compare(t, network, model, isa, threads);
       if (network == selftest_timed) {
-        selftest_network_run(t, network, model, isa, 1, single);
-        selftest_network_run(t, network, model, isa, threads, times);
+        selftest_time(network->name, model, isa, 1, single);
+        selftest_time(network->name, model, isa, threads, times);
       }
     }
     agf_model_close(model);
