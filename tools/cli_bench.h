@@ -13,6 +13,7 @@
 
 #include "agf.h"
 #include "cli_base.h"
+#include "cli_result.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -411,6 +412,48 @@ static void bench_run(bench *b, const agf_session_config *config, const float *x
   free(b->bandwidth);
   free(noise);
   agf_session_destroy(b->session);
+}
+
+/* ---- agf bench ------------------------------------------------------------------------------------------------------------ */
+
+static int run_bench(const options *asked) {
+  agf_session_config config;
+  explainer e;
+  prepared p;
+  problem why;
+  bench b;
+
+  if (asked->arguments.count < 1 || asked->arguments.count > 2)
+    fatal("bench needs one model file, and takes one picture: agf bench MODEL [PICTURE]");
+  memset(&e, 0, sizeof e);
+  memset(&p, 0, sizeof p);
+  memset(&b, 0, sizeof b);
+  e.asked = asked;
+  b.runs = asked->runs ? asked->runs : 7;
+  bench_opening(&b, asked->arguments.items[0]);
+  e.model = b.model = open_model(asked->arguments.items[0]);
+  agf_model_input(e.model, &e.input);
+  b.name = agf_model_name(b.model);
+  if (!*b.name)
+    b.name = base_name(asked->arguments.items[0]);
+  b.height = asked->height ? asked->height : e.input.height;
+  b.width = asked->width ? asked->width : e.input.width;
+  if (asked->arguments.count == 2) {
+    if (!prepare(&e, asked->arguments.items[1], &p, &why))
+      fatal("%s", why.text);
+    b.height = p.height;
+    b.width = p.width;
+  }
+  memset(&config, 0, sizeof config);
+  config.height = b.height;
+  config.width = b.width;
+  config.threads = asked->threads;
+  config.low_memory = asked->low_memory;
+  config.isa = asked->isa;
+  bench_run(&b, &config, p.chw, asked->json, asked->verbose, asked->quiet);
+  prepared_free(&p);
+  agf_model_close(e.model);
+  return EXIT_SUCCESS;
 }
 
 #endif

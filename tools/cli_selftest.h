@@ -279,4 +279,12 @@ static int selftest_run(const char *only, int threads, bool lists) {
   return t.wrong || !t.maps ? EXIT_SOME_FAILED : EXIT_SUCCESS;
 }
 
+/* ---- agf selftest ---------------------------------------------------------------------------------------------------------- */
+
+static int run_selftest(const options *asked) {
+  if (asked->arguments.count)
+    fatal("selftest takes no files: it carries its networks");
+  return selftest_run(asked->isa, asked->threads, asked->verbose);
+}
+
 #endif

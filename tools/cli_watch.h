@@ -1,4 +1,4 @@
-/* Frames as they come: a folder in which pictures appear, a pipe of JPEGs (MJPEG), or a pipe of raw frames. Only the newest frame waits
+/* agf watch, frames as they come: a folder in which pictures appear, a pipe of JPEGs (MJPEG), or a pipe of raw frames. Only the newest frame waits
  * to be explained; those that it replaces are counted. */
 #ifndef CLI_WATCH_H
 #define CLI_WATCH_H
@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "cli_picture.h"
+#include "cli_report.h"
 
 /* ---- Raw frames ----------------------------------------------------------------------------------------------------------- */
 
@@ -298,6 +299,197 @@ static void source_close(source *s) {
   if (s->file && s->ended)
     pthread_join(s->reader, NULL);
   text_map_free(&s->known);
+}
+
+/* ---- agf watch ------------------------------------------------------------------------------------------------------------ */
+
+/* Where explained frames go. */
+typedef struct sink {
+  const char *path;   /* NULL: nowhere, only the text is printed */
+  bool is_folder, is_newest;
+  FILE *stream;       /* of MJPEG or raw frames */
+  bool raw;
+  int width, height;  /* of raw frames, which all have one size */
+  long long written;
+} sink;
+
+static void sink_open(sink *k, const options *o) {
+  struct stat status;
+  bool exists;
+
+  memset(k, 0, sizeof *k);
+  k->path = o->out;
+  k->raw = o->raw;
+  if (!o->out)
+    return;
+  exists = !stat(o->out, &status);
+  k->is_folder = (exists && S_ISDIR(status.st_mode)) || (!exists && o->out[strlen(o->out) - 1] == '/');
+  k->is_newest = !k->is_folder && ends_with(o->out, ".png");
+  if ((k->is_folder || k->is_newest) && o->raw)
+    fatal("--raw is for a file or a pipe, -o %s is neither", o->out);
+  if (k->is_folder && !exists && mkdir(o->out, 0777))
+    output_failed(o->out);
+  if (k->is_folder || k->is_newest)
+    return;
+  if (!strcmp(o->out, "-") && isatty(STDOUT_FILENO))
+    fatal("-o -: standard output is a terminal; send it to a file or a pipe");
+  if (exists && text_map_has(&protected_files, identity_of(&status).text))
+    fatal("%s: is input of this run and would be overwritten", o->out);
+  k->stream = strcmp(o->out, "-") ? fopen(o->out, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
+  if (!k->stream)
+    output_failed(o->out);
+}
+
+static void stream_bytes(void *context, void *data, int size) {
+  sink *k = context;
+
+  if (fwrite(data, 1, (size_t)size, k->stream) != (size_t)size) {
+    stop_if_interrupted(); /* nobody reads it any more */
+    output_failed(k->path);
+  }
+}
+
+static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why) {
+  bool done = true;
+
+  if (k->is_folder || k->is_newest) {
+    const char *base = base_name(name), *dot = strrchr(base, '.');
+    char *path = k->is_newest ? text_of("%s", k->path)
+                 : dot        ? text_of("%s/%.*s.png", k->path, (int)(dot - base), base)
+                              : text_of("%s/frame-%08lld.png", k->path, k->written + 1);
+
+    outputs_forget(); /* the same name again is the newer picture */
+    done = write_png(path, c, why);
+    if (done)
+      outputs_complete();
+    free(path);
+  } else if (k->raw) {
+    if (!k->written) {
+      k->width = c->width;
+      k->height = c->height;
+    }
+    if (c->width != k->width || c->height != k->height)
+      return failed(why, "%s: %dx%d pixels, the raw frames before it have %dx%d", name, c->width, c->height, k->width, k->height);
+    stream_bytes(k, c->rgb, c->width * c->height * 3);
+    fflush(k->stream);
+  } else if (k->stream) {
+    stbi_write_jpg_to_func(stream_bytes, k, c->width, c->height, 3, c->rgb, 88);
+    fflush(k->stream);
+  }
+  k->written += done;
+  return done;
+}
+
+/* The maps of a frame over it, side by side, each with its class and probability in a corner. */
+static bool compose_frame(const explainer *e, const drawing *d, canvas *c, problem *why) {
+  style look = e->style;
+  int i, width;
+
+  look.overlay = true;
+  if (!look.width && d->photo.width > 960)
+    look.width = 960;
+  if (!compose_bare(c, &d->figure, d->panels, d->count, &look, why))
+    return false;
+  width = c->width / d->count;
+  for (i = 0; i < d->count; i++) {
+    double cap = fmax(9, floor(width / 45.0));
+    char *text = text_of("%s, %s", d->panels[i].label, d->panels[i].share);
+    int wide = (int)fmin(width, text_width(text, cap) + 2 * cap), high = (int)(2.4 * cap), x, y;
+
+    for (y = c->height > high ? c->height - high : 0; y < c->height; y++)
+      for (x = i * width; x < i * width + wide; x++)
+        blend(c, x, y, 0.75, WHITE);
+    draw_text_within(c, i * width + 0.8 * cap, c->height - 0.8 * cap, cap, width - 1.6 * cap, text, INK);
+    free(text);
+  }
+  return true;
+}
+
+static int run_watch(const options *asked) {
+  raw_frames raw;
+  source from;
+  sink to;
+  explainer e;
+  picture frame;
+  problem why;
+  char *name;
+  long long explained = 0, failures = 0;
+
+  memset(&raw, 0, sizeof raw);
+  memset(&e, 0, sizeof e);
+  e.asked = asked;
+  e.many = true;
+  if (asked->arguments.count != 2)
+    fatal("watch needs a model file and a source: agf watch MODEL SOURCE -o OUT");
+  if (asked->json && asked->out && !strcmp(asked->out, "-"))
+    fatal("-o -: --json writes to standard output, too");
+  if (asked->frames && !parse_frames(asked->frames, &raw))
+    fatal("--frames %s: not a size and one of rgb24, bgr24, gray, yuv420, nv12, as in 640x480:yuv420", asked->frames);
+  e.method_count = find_methods(&asked->methods, e.methods);
+  e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+  protect_input(asked->arguments.items[0]);
+  protect_input(asked->arguments.items[1]);
+  choose_all(&e);
+  need_preprocessing(&e);
+  sink_open(&to, asked);
+  source_open(&from, asked->arguments.items[1], &raw);
+  while ((!asked->count || explained < asked->count) && next_frame(&from, &frame, &name, &why)) {
+    subject s;
+    prepared p;
+    drawing d;
+    result r;
+    canvas c;
+    double before = seconds_now();
+    bool done = !why.text[0];
+
+    memset(&s, 0, sizeof s);
+    memset(&p, 0, sizeof p);
+    memset(&d, 0, sizeof d);
+    memset(&r, 0, sizeof r);
+    s.path = name;
+    p.source = frame;
+    if (done && !p.source.rgb)
+      done = failed(&why, "%s: a tensor is no frame", name);
+    done = done && prepare_source(&e, name, &p, &why) && run_prepared(&e, name, &p, AGF_RUN_EXPLAIN, &why) &&
+           explain_run(&e, &s, &r, &why);
+    r.seconds = seconds_now() - before;
+    report_refused(&r);
+    if (done) {
+      r.files = allocate((size_t)r.count, sizeof *r.files);
+      drawing_make(&d, &e, &s, &p, &r);
+      if (to.path) {
+        done = compose_frame(&e, &d, &c, &why) && sink_frame(&to, name, &c, &why);
+        free(c.rgb);
+      }
+    }
+    if (!done) {
+      failures++;
+      give_up(&e, name, &why);
+    } else {
+      explained++;
+      if (asked->json)
+        print_json(&e, &s, &p, &r);
+      else if (!asked->quiet && !(asked->out && !strcmp(asked->out, "-")))
+        print_text(&e, &s, &r);
+      fflush(stdout);
+    }
+    drawing_free(&d);
+    prepared_free(&p);
+    result_free(&r);
+    free(name);
+  }
+  if (from.error[0]) {
+    complain("%s: %s", from.path, from.error);
+    e.some_failed = true;
+  }
+  if (to.stream && fclose(to.stream))
+    output_failed(to.path);
+  if (!asked->quiet)
+    complain("%lld frames explained, %lld dropped, %lld that could not be", explained, from.dropped, failures);
+  stop_if_interrupted();
+  source_close(&from);
+  explainer_free(&e);
+  return e.some_failed ? EXIT_SOME_FAILED : EXIT_SUCCESS;
 }
 
 #endif
