@@ -20,26 +20,26 @@ static const struct command {
   int (*run)(const options *asked);
   const char *details;
 } commands[] = {
-  {"explain", "MODEL PICTURE...", "which pixels of a picture spoke for a class", EXPLAIN, run_explain,
-   "PICTURE is a file (" READABLE "), - for standard input, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
-   "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
-   "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
-   "that cannot be read is reported, and the others are done (exit code 1).\n"},
-  {"bank", "MODEL FOLDER -o FILE", "latent vectors of pictures, for --bank", BANK, run_bank,
-   "Computes what `explain --bank` compares pictures with, once, into a file. Interrupted or called again it goes on\n"
-   "where it was: pictures that are in the file and did not change are not computed again, those that left the folder\n"
-   "leave the file. A file that is no bank of this model is not written over.\n"},
-  {"watch", "MODEL SOURCE", "explain frames as they come", WATCH, run_watch,
-   "SOURCE is a folder, of which each new picture is explained, or a pipe (- is standard input) of JPEGs, as cameras' MJPEG is, or of raw "
-   "frames (--frames). The newest frame is explained, and those that come in the meantime are dropped and counted.\n"},
-  {"info", "MODEL", "what a model file holds, and the memory it needs", INFO, run_info,
-   "Prints input, preprocessing, classes, parameters, memory of a session, and all layers.\n"},
-  {"bench", "MODEL [PICTURE]", "how fast a model runs and explains here", BENCH, run_bench,
-   "Times the forward pass, the explanation of one class and of a further one, on a picture or on noise, and sets\n"
-   "them beside the machine's peak and bandwidth, probed between the runs. With -v, layer by layer.\n"},
-  {"selftest", "", "whether this machine makes the right maps", SELFTEST, run_selftest,
-   "Runs the small networks that the program carries, by every method and with every instruction set of this machine, and compares\n"
-   "the SHA-256 of the maps with those of all other machines (exit code 1: some differ). The report has the times too.\n"},
+    {"explain", "MODEL PICTURE...", "which pixels of a picture spoke for a class", EXPLAIN, run_explain,
+     "PICTURE is a file (" READABLE "), - for standard input, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
+     "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
+     "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
+     "that cannot be read is reported, and the others are done (exit code 1).\n"},
+    {"bank", "MODEL FOLDER -o FILE", "latent vectors of pictures, for --bank", BANK, run_bank,
+     "Computes what `explain --bank` compares pictures with, once, into a file. Interrupted or called again it goes on\n"
+     "where it was: pictures that are in the file and did not change are not computed again, those that left the folder\n"
+     "leave the file. A file that is no bank of this model is not written over.\n"},
+    {"watch", "MODEL SOURCE", "explain frames as they come", WATCH, run_watch,
+     "SOURCE is a folder, of which each new picture is explained, or a pipe (- is standard input) of JPEGs, as cameras' MJPEG is, or of "
+     "raw frames (--frames). The newest frame is explained, and those that come in the meantime are dropped and counted.\n"},
+    {"info", "MODEL", "what a model file holds, and the memory it needs", INFO, run_info,
+     "Prints input, preprocessing, classes, parameters, memory of a session, and all layers.\n"},
+    {"bench", "MODEL [PICTURE]", "how fast a model runs and explains here", BENCH, run_bench,
+     "Times the forward pass, the explanation of one class and of a further one, on a picture or on noise, and sets\n"
+     "them beside the machine's peak and bandwidth, probed between the runs. With -v, layer by layer.\n"},
+    {"selftest", "", "whether this machine makes the right maps", SELFTEST, run_selftest,
+     "Runs the small networks that the program carries, by every method and with every instruction set of this machine, and compares\n"
+     "the SHA-256 of the maps with those of all other machines (exit code 1: some differ). The report has the times too.\n"},
 };
 
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
@@ -53,8 +53,7 @@ static const struct command *find_command(const char *name) {
   int i;
 
   for (i = 0; i < COMMAND_COUNT; i++)
-    if (!strcmp(name, commands[i].name))
-      return &commands[i];
+    if (!strcmp(name, commands[i].name)) return &commands[i];
   fatal("unknown command %s%s; `agf --help` lists the commands", name, did_you_mean(name, command_name, NULL, COMMAND_COUNT));
   return NULL;
 }
@@ -95,8 +94,7 @@ static void print_command_help(const struct command *c) {
     const option *o = &options_known[i];
     int used;
 
-    if (!(o->commands & c->bit))
-      continue;
+    if (!(o->commands & c->bit)) continue;
     used = printf("  %c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
                   o->argument ? o->argument : "");
     print_wrapped(o->help, HELP_COLUMN, used);
@@ -136,7 +134,8 @@ static void print_man_page(void) {
     print_roff(commands[i].arguments);
     printf(" \\fR[options]\n");
   }
-  printf(".SH DESCRIPTION\nShows which pixels of a picture spoke for or against a class that a convolutional network sees in it.\n");
+  printf(
+      ".SH DESCRIPTION\nShows which pixels of a picture spoke for or against a class that a convolutional network sees in it.\n");
   for (i = 0; i < COMMAND_COUNT; i++) {
     printf(".SH \"AGF %s\"\n", commands[i].name);
     print_roff(commands[i].details);
@@ -144,11 +143,9 @@ static void print_man_page(void) {
     for (k = 0; k < OPTION_COUNT; k++) {
       const option *o = &options_known[k];
 
-      if (!(o->commands & commands[i].bit))
-        continue;
+      if (!(o->commands & commands[i].bit)) continue;
       printf(".TP\n");
-      if (o->letter)
-        printf("\\fB\\-%c\\fR, ", o->letter);
+      if (o->letter) printf("\\fB\\-%c\\fR, ", o->letter);
       printf("\\fB\\-\\-");
       print_roff(o->name);
       printf("\\fR");
@@ -186,8 +183,7 @@ int main(int argc, char **argv) {
 
   whole_program_begin();
   catch_signals();
-  if (!first)
-    fatal("no command; `agf --help` lists the commands");
+  if (!first) fatal("no command; `agf --help` lists the commands");
   if (!strcmp(first, "--version") || !strcmp(first, "-V"))
     printf("agf %s (reads model files up to version %d, and " READABLE "; maps of version %d)\n", agf_version(), AGF_FORMAT_VERSION,
            AGF_BITS_VERSION);

@@ -57,8 +57,7 @@ static void bank_sort(bank *b) {
   int *order = allocate((size_t)b->count, sizeof *order), i;
   bank sorted = *b;
 
-  for (i = 0; i < b->count; i++)
-    order[i] = i;
+  for (i = 0; i < b->count; i++) order[i] = i;
   bank_in_order = b;
   qsort(order, (size_t)b->count, sizeof *order, compare_in_bank);
   memset(&sorted.names, 0, sizeof sorted.names);
@@ -77,8 +76,7 @@ static bool bank_mark(const char *path, uint64_t *mark, problem *why) {
   uint8_t *data;
   size_t size;
 
-  if (!read_whole(path, MAX_FILE_BYTES, &data, &size, why))
-    return false;
+  if (!read_whole(path, MAX_FILE_BYTES, &data, &size, why)) return false;
   *mark = hash_of(data, size);
   free(data);
   return true;
@@ -87,16 +85,14 @@ static bool bank_mark(const char *path, uint64_t *mark, problem *why) {
 static void put_little(uint8_t *to, uint64_t value, int bytes) {
   int i;
 
-  for (i = 0; i < bytes; i++)
-    to[i] = (uint8_t)(value >> 8 * i);
+  for (i = 0; i < bytes; i++) to[i] = (uint8_t)(value >> 8 * i);
 }
 
 static uint64_t get_little(const uint8_t *from, int bytes) {
   uint64_t value = 0;
   int i;
 
-  for (i = 0; i < bytes; i++)
-    value |= (uint64_t)from[i] << 8 * i;
+  for (i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
   return value;
 }
 
@@ -107,8 +103,7 @@ static uint8_t *bank_bytes(const bank *b, size_t *size) {
   int i;
 
   *size = BANK_HEAD + 4 * values + 8 * (size_t)b->count;
-  for (i = 0; i < b->count; i++)
-    *size += strlen(b->names.items[i]) + 1;
+  for (i = 0; i < b->count; i++) *size += strlen(b->names.items[i]) + 1;
   bytes = allocate(*size, 1);
   memcpy(bytes, bank_magic, sizeof bank_magic);
   put_little(bytes + 8, BANK_VERSION, 4);
@@ -125,8 +120,7 @@ static uint8_t *bank_bytes(const bank *b, size_t *size) {
     memcpy(&bits, &b->latents[k], sizeof bits);
     put_little(bytes + at, bits, 4);
   }
-  for (i = 0; i < b->count; i++, at += 8)
-    put_little(bytes + at, b->marks[i], 8);
+  for (i = 0; i < b->count; i++, at += 8) put_little(bytes + at, b->marks[i], 8);
   for (i = 0; i < b->count; i++) {
     size_t length = strlen(b->names.items[i]) + 1;
 
@@ -162,8 +156,7 @@ static bool bank_read_names(bank *b, const char *path, const uint8_t *names, siz
   for (i = 0; i < count; i++) {
     const uint8_t *end = at < length ? memchr(names + at, 0, length - at) : NULL;
 
-    if (!end || end == names + at)
-      return failed(why, "%s: damaged bank: picture %d of %d has no name", path, i + 1, count);
+    if (!end || end == names + at) return failed(why, "%s: damaged bank: picture %d of %d has no name", path, i + 1, count);
     text_list_add(&b->names, text_of("%s", (const char *)names + at));
     at = (size_t)(end - names) + 1;
   }
@@ -177,11 +170,10 @@ static bool bank_parse(bank *b, const char *path, const uint8_t *data, size_t si
 
   if (size < sizeof bank_magic || memcmp(data, bank_magic, sizeof bank_magic))
     return failed(why, "%s: not a bank (`agf bank` makes one of a folder)", path);
-  if (size < BANK_HEAD)
-    return failed(why, "%s: truncated bank: %zu bytes, its head alone has %d", path, size, (int)BANK_HEAD);
+  if (size < BANK_HEAD) return failed(why, "%s: truncated bank: %zu bytes, its head alone has %d", path, size, (int)BANK_HEAD);
   if (get_little(data + 8, 4) != BANK_VERSION)
-    return failed(why, "%s: a bank of version %llu, this program reads version %d", path, (unsigned long long)get_little(data + 8, 4),
-                  (int)BANK_VERSION);
+    return failed(why, "%s: a bank of version %llu, this program reads version %d", path,
+                  (unsigned long long)get_little(data + 8, 4), (int)BANK_VERSION);
   if (get_little(data + 16, 8) != size)
     return failed(why, "%s: %s bank: it should have %llu bytes and has %zu", path,
                   get_little(data + 16, 8) > size ? "truncated" : "damaged", (unsigned long long)get_little(data + 16, 8), size);
@@ -214,10 +206,8 @@ static bool bank_parse(bank *b, const char *path, const uint8_t *data, size_t si
     if ((bits & 0x7F800000) == 0x7F800000)
       return failed(why, "%s: damaged bank: a value of picture %llu is not finite", path, (unsigned long long)(k / values + 1));
   }
-  for (k = 0; k < count; k++, at += 8)
-    b->marks[k] = get_little(data + at, 8);
-  if (!bank_read_names(b, path, data + at, size - at, (int)count, why))
-    return false;
+  for (k = 0; k < count; k++, at += 8) b->marks[k] = get_little(data + at, 8);
+  if (!bank_read_names(b, path, data + at, size - at, (int)count, why)) return false;
   b->count = (int)count;
   return true;
 }
@@ -228,12 +218,10 @@ static bool bank_read(bank *b, const char *path, const agf_model *model, problem
   bool right;
 
   memset(b, 0, sizeof *b);
-  if (!read_whole(path, SIZE_MAX / 4, &data, &size, why))
-    return false;
+  if (!read_whole(path, SIZE_MAX / 4, &data, &size, why)) return false;
   right = bank_parse(b, path, data, size, model, why);
   free(data);
-  if (!right)
-    bank_free(b);
+  if (!right) bank_free(b);
   return right;
 }
 

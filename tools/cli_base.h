@@ -57,12 +57,9 @@ static int utf8_length(const char *text) {
   int length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0, i;
 
   for (i = 1; i < length; i++)
-    if ((s[i] & 0xC0) != 0x80)
-      return 0;
-  if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F)))
-    return 0;
-  if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F)))
-    return 0;
+    if ((s[i] & 0xC0) != 0x80) return 0;
+  if (length == 3 && ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F))) return 0;
+  if (length == 4 && ((s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))) return 0;
   return length;
 }
 
@@ -72,10 +69,8 @@ static int utf8_length(const char *text) {
 static bool is_control(const char *text, int length) {
   const unsigned char *s = (const unsigned char *)text;
 
-  if (length == 1)
-    return s[0] < ' ' || s[0] == 127;
-  if (length == 2)
-    return s[0] == 0xC2 && s[1] < 0xA0;
+  if (length == 1) return s[0] < ' ' || s[0] == 127;
+  if (length == 2) return s[0] == 0xC2 && s[1] < 0xA0;
   if (length == 3 && s[0] == 0xE2 && s[1] == 0x80) /* U+200E, U+200F, U+2028 to U+202E */
     return s[2] == 0x8E || s[2] == 0x8F || (s[2] >= 0xA8 && s[2] <= 0xAE);
   return length == 3 && s[0] == 0xE2 && s[1] == 0x81 && s[2] >= 0xA6 && s[2] <= 0xA9; /* U+2066 to U+2069 */
@@ -145,16 +140,14 @@ static bool failed(problem *why, const char *format, ...) {
 static void *allocate(size_t count, size_t size) {
   void *memory = calloc(count ? count : 1, size ? size : 1);
 
-  if (!memory)
-    fatal("out of memory (%zu elements of %zu bytes)", count, size);
+  if (!memory) fatal("out of memory (%zu elements of %zu bytes)", count, size);
   return memory;
 }
 
 static void *grow(void *memory, size_t count, size_t size) {
   void *larger = size && count > SIZE_MAX / size ? NULL : realloc(memory, count * size);
 
-  if (!larger)
-    fatal("out of memory (%zu elements of %zu bytes)", count, size);
+  if (!larger) fatal("out of memory (%zu elements of %zu bytes)", count, size);
   return larger;
 }
 
@@ -167,8 +160,7 @@ static char *text_of(const char *format, ...) {
   va_start(arguments, format);
   length = vsnprintf(NULL, 0, format, arguments);
   va_end(arguments);
-  if (length < 0)
-    fatal("a text could not be formatted: %s", strerror(errno));
+  if (length < 0) fatal("a text could not be formatted: %s", strerror(errno));
   text = allocate((size_t)length + 1, 1);
   va_start(arguments, format);
   vsnprintf(text, (size_t)length + 1, format, arguments);
@@ -190,8 +182,7 @@ static void text_list_add(text_list *list, char *text) {
 static void text_list_free(text_list *list) {
   int i;
 
-  for (i = 0; i < list->count; i++)
-    free(list->items[i]);
+  for (i = 0; i < list->count; i++) free(list->items[i]);
   free(list->items);
 }
 
@@ -202,8 +193,7 @@ static uint64_t hash_of(const void *bytes, size_t size) {
   uint64_t hash = 14695981039346656037u;
   size_t i;
 
-  for (i = 0; i < size; i++)
-    hash = (hash ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
+  for (i = 0; i < size; i++) hash = (hash ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
   return hash;
 }
 
@@ -219,8 +209,7 @@ static size_t text_map_slot(const text_map *map, const char *key) {
   size_t slot;
 
   slot = (size_t)(hash ^ hash >> 32) & (map->slots - 1);
-  while (map->keys[slot] && strcmp(map->keys[slot], key))
-    slot = (slot + 1) & (map->slots - 1);
+  while (map->keys[slot] && strcmp(map->keys[slot], key)) slot = (slot + 1) & (map->slots - 1);
   return slot;
 }
 
@@ -251,24 +240,19 @@ static int *text_map_at(text_map *map, const char *key) {
   return &map->values[slot];
 }
 
-static bool text_map_has(const text_map *map, const char *key) {
-  return map->used && map->keys[text_map_slot(map, key)];
-}
+static bool text_map_has(const text_map *map, const char *key) { return map->used && map->keys[text_map_slot(map, key)]; }
 
 static void text_map_free(text_map *map) {
   size_t i;
 
-  for (i = 0; i < map->slots; i++)
-    free(map->keys[i]);
+  for (i = 0; i < map->slots; i++) free(map->keys[i]);
   free(map->keys);
   free(map->values);
   memset(map, 0, sizeof *map);
 }
 
 /* ASCII only, whatever the locale. */
-static int lower(int c) {
-  return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
-}
+static int lower(int c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
 
 static int compare_ignoring_case(const char *a, const char *b) {
   while (*a && lower((unsigned char)*a) == lower((unsigned char)*b)) {
@@ -282,10 +266,8 @@ static bool contains_ignoring_case(const char *text, const char *part) {
   for (; *text; text++) {
     size_t i = 0;
 
-    while (part[i] && lower((unsigned char)text[i]) == lower((unsigned char)part[i]))
-      i++;
-    if (!part[i])
-      return true;
+    while (part[i] && lower((unsigned char)text[i]) == lower((unsigned char)part[i])) i++;
+    if (!part[i]) return true;
   }
   return !*part;
 }
@@ -306,8 +288,7 @@ static const char *base_name(const char *path) {
 static char *folder_of(const char *path) {
   const char *slash = strrchr(path, '/');
 
-  if (!slash)
-    return text_of(".");
+  if (!slash) return text_of(".");
   return slash == path ? text_of("/") : text_of("%.*s", (int)(slash - path), path);
 }
 
@@ -320,9 +301,7 @@ static double seconds_now(void) {
 
 /* ---- Interruption ------------------------------------------------------------------------------------------------------- */
 
-static void on_signal(int number) {
-  interrupted = number;
-}
+static void on_signal(int number) { interrupted = number; }
 
 /* SIGINT, SIGTERM, SIGHUP and, when nobody reads stdout any more, SIGPIPE end the run in order, temporaries removed; a second
  * one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file
@@ -337,8 +316,7 @@ static void catch_signals(void) {
     action.sa_handler = on_signal;
     action.sa_flags = signals[i] == SIGPIPE ? 0 : (int)SA_RESETHAND; /* each write to a closed pipe raises one */
     sigemptyset(&action.sa_mask);
-    if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN)
-      sigaction(signals[i], &action, NULL);
+    if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
   }
   signal(SIGXFSZ, SIG_IGN);
 }
@@ -401,16 +379,13 @@ static int progress_update(void *unused, double done) {
   int i;
 
   (void)unused;
-  if (interrupted)
-    return 1;
+  if (interrupted) return 1;
   now = progress.enabled ? seconds_now() : 0;
-  if (!progress.enabled || now - progress.started < 1 || now - progress.drawn < 0.1)
-    return 0;
+  if (!progress.enabled || now - progress.started < 1 || now - progress.drawn < 0.1) return 0;
   share = (progress.before + done * progress.step) / progress.total;
   share = share < 0 ? 0 : share > 1 ? 1 : share;
   left = share > 0 ? (now - progress.started) * (1 - share) / share : 0;
-  for (i = 0; i < CELLS; i++)
-    bar[i] = i < share * CELLS ? '#' : '.';
+  for (i = 0; i < CELLS; i++) bar[i] = i < share * CELLS ? '#' : '.';
   bar[CELLS] = 0;
   snprintf(name, sizeof name, "%s", base_name(progress.what));
   clean_text(name);
@@ -440,8 +415,7 @@ static bool has_writer(int descriptor, int *first) {
   unsigned char byte;
   ssize_t got = read(descriptor, &byte, 1);
 
-  if (got == 1)
-    *first = byte;
+  if (got == 1) *first = byte;
   return got == 1 || (got < 0 && errno == EAGAIN);
 }
 
@@ -457,8 +431,7 @@ static FILE *open_to_read(const char *path, problem *why) {
 
   if (descriptor < 0 || fstat(descriptor, &status)) {
     failed(why, "%s: %s", path, strerror(errno));
-    if (descriptor >= 0)
-      close(descriptor);
+    if (descriptor >= 0) close(descriptor);
     return NULL;
   }
   pipe_end.fd = descriptor;
@@ -473,8 +446,7 @@ static FILE *open_to_read(const char *path, problem *why) {
     }
   }
   flags = fcntl(descriptor, F_GETFL);
-  if (flags != -1)
-    (void)fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
+  if (flags != -1) (void)fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
   file = fdopen(descriptor, "rb");
   if (!file) {
     failed(why, "%s: %s", path, strerror(errno));
@@ -495,8 +467,7 @@ static bool read_rest(FILE *file, const char *path, size_t cap, uint8_t **data, 
   for (;;) {
     used += fread(bytes + used, 1, room - used, file);
     stop_if_interrupted();
-    if (used < room || used > cap)
-      break;
+    if (used < room || used > cap) break;
     room *= 2;
     bytes = grow(bytes, room, 1);
   }
@@ -516,8 +487,7 @@ static bool read_whole(const char *path, size_t cap, uint8_t **data, size_t *siz
   FILE *file = open_to_read(path, why);
   bool done = file && read_rest(file, path, cap, data, size, why);
 
-  if (file)
-    fclose(file);
+  if (file) fclose(file);
   return done;
 }
 
@@ -540,9 +510,7 @@ static bool is_folder(const char *path) {
   return !stat(path, &status) && S_ISDIR(status.st_mode);
 }
 
-static int compare_texts(const void *a, const void *b) {
-  return strcmp(*(char *const *)a, *(char *const *)b);
-}
+static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 /* Add the files of `folder` that `wanted` accepts by name to the list, sorted by name; hidden files and subfolders are not entered.
  * For what it does not accept, `wanted` may give a reason: those are counted, and said in a line for each kind unless `quiet`. */
@@ -554,17 +522,14 @@ static void list_folder(const char *folder, const char *(*wanted)(const char *na
   int first = list->count;
   size_t i;
 
-  if (!entries)
-    fatal("%s: %s", folder, strerror(errno));
+  if (!entries) fatal("%s: %s", folder, strerror(errno));
   while ((entry = readdir(entries))) {
     const char *reason;
     char *path;
 
-    if (entry->d_name[0] == '.')
-      continue;
+    if (entry->d_name[0] == '.') continue;
     reason = wanted(entry->d_name);
-    if (reason && !*reason)
-      continue;
+    if (reason && !*reason) continue;
     path = text_of("%s%s%s", folder, folder[strlen(folder) - 1] == '/' ? "" : "/", entry->d_name);
     if (!reason && !stat(path, &status) && !S_ISREG(status.st_mode))
       reason = S_ISDIR(status.st_mode) ? "" : "pipes and devices: those are read where they are named themselves";
@@ -572,16 +537,13 @@ static void list_folder(const char *folder, const char *(*wanted)(const char *na
       text_list_add(list, path);
     else
       free(path);
-    if (reason && *reason)
-      ++*text_map_at(&passed, reason);
+    if (reason && *reason) ++*text_map_at(&passed, reason);
   }
   closedir(entries);
   for (i = 0; i < passed.slots && !quiet; i++)
-    if (passed.keys[i])
-      complain("%s: passed over %d %s", folder, passed.values[i], passed.keys[i]);
+    if (passed.keys[i]) complain("%s: passed over %d %s", folder, passed.values[i], passed.keys[i]);
   text_map_free(&passed);
-  if (list->count > first)
-    qsort(list->items + first, (size_t)(list->count - first), sizeof *list->items, compare_texts);
+  if (list->count > first) qsort(list->items + first, (size_t)(list->count - first), sizeof *list->items, compare_texts);
 }
 
 /* ---- Text out ------------------------------------------------------------------------------------------------------------ */
@@ -599,8 +561,7 @@ static void print_clean(const char *text) {
 static int columns(const char *text) {
   int count = 0;
 
-  for (; *text; text++)
-    count += ((unsigned char)*text & 0xC0) != 0x80;
+  for (; *text; text++) count += ((unsigned char)*text & 0xC0) != 0x80;
   return count;
 }
 

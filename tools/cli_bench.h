@@ -25,24 +25,23 @@ enum { PROBE_STEPS = 1 << 17, PROBE_CHAINS = 12, PROBE_THREADS = 256 };
 static const size_t PROBE_BYTES = (size_t)64 << 20; /* of each thread */
 
 /* PROBE_STEPS times PROBE_CHAINS independent multiply-adds; returns the floating-point operations done, *keep makes them count. */
-#define DEFINE_PROBE(name, attribute, vector, lanes, zero, set, fma, store)                    \
-  attribute static double name(float *keep) {                                                  \
-    vector c[PROBE_CHAINS], a = set(0.5f), b = set(1.0f);                                      \
-    float out[lanes];                                                                          \
-    int i, k;                                                                                  \
-    for (k = 0; k < PROBE_CHAINS; k++)                                                         \
-      c[k] = zero;                                                                             \
-    for (i = 0; i < PROBE_STEPS; i++) {                                                        \
-      c[0] = fma(c[0], a, b), c[1] = fma(c[1], a, b), c[2] = fma(c[2], a, b);                  \
-      c[3] = fma(c[3], a, b), c[4] = fma(c[4], a, b), c[5] = fma(c[5], a, b);                  \
-      c[6] = fma(c[6], a, b), c[7] = fma(c[7], a, b), c[8] = fma(c[8], a, b);                  \
-      c[9] = fma(c[9], a, b), c[10] = fma(c[10], a, b), c[11] = fma(c[11], a, b);              \
-    }                                                                                          \
-    for (k = 0; k < PROBE_CHAINS; k++) {                                                       \
-      store(out, c[k]);                                                                        \
-      *keep += out[0];                                                                         \
-    }                                                                                          \
-    return 2.0 * PROBE_STEPS * PROBE_CHAINS * lanes;                                           \
+#define DEFINE_PROBE(name, attribute, vector, lanes, zero, set, fma, store)                                                        \
+  attribute static double name(float *keep) {                                                                                      \
+    vector c[PROBE_CHAINS], a = set(0.5f), b = set(1.0f);                                                                          \
+    float out[lanes];                                                                                                              \
+    int i, k;                                                                                                                      \
+    for (k = 0; k < PROBE_CHAINS; k++) c[k] = zero;                                                                                \
+    for (i = 0; i < PROBE_STEPS; i++) {                                                                                            \
+      c[0] = fma(c[0], a, b), c[1] = fma(c[1], a, b), c[2] = fma(c[2], a, b);                                                      \
+      c[3] = fma(c[3], a, b), c[4] = fma(c[4], a, b), c[5] = fma(c[5], a, b);                                                      \
+      c[6] = fma(c[6], a, b), c[7] = fma(c[7], a, b), c[8] = fma(c[8], a, b);                                                      \
+      c[9] = fma(c[9], a, b), c[10] = fma(c[10], a, b), c[11] = fma(c[11], a, b);                                                  \
+    }                                                                                                                              \
+    for (k = 0; k < PROBE_CHAINS; k++) {                                                                                           \
+      store(out, c[k]);                                                                                                            \
+      *keep += out[0];                                                                                                             \
+    }                                                                                                                              \
+    return 2.0 * PROBE_STEPS * PROBE_CHAINS * lanes;                                                                               \
   }
 
 #define PLAIN_SET(x) (x)
@@ -63,13 +62,10 @@ typedef double probe_function(float *keep);
 
 static probe_function *find_probe(const char *isa) {
 #if defined(__x86_64__)
-  if (!strcmp(isa, "avx2"))
-    return probe_avx2;
-  if (!strcmp(isa, "avx512"))
-    return probe_avx512;
+  if (!strcmp(isa, "avx2")) return probe_avx2;
+  if (!strcmp(isa, "avx512")) return probe_avx512;
 #elif defined(__aarch64__)
-  if (!strcmp(isa, "neon"))
-    return probe_neon;
+  if (!strcmp(isa, "neon")) return probe_neon;
 #endif
   (void)isa;
   return probe_ref;
@@ -115,14 +111,11 @@ static double probe_rate(probe *p, int threads, void *(*run)(void *)) {
   int i, made = 0;
 
   pthread_barrier_init(&start, NULL, (unsigned)threads);
-  for (i = 0; i < threads; i++)
-    p[i].start = &start;
+  for (i = 0; i < threads; i++) p[i].start = &start;
   for (i = 1; i < threads; i++, made++)
-    if (pthread_create(&thread[i], NULL, run, &p[i]))
-      fatal("thread %d of %d cannot be made", i + 1, threads);
+    if (pthread_create(&thread[i], NULL, run, &p[i])) fatal("thread %d of %d cannot be made", i + 1, threads);
   run(&p[0]);
-  for (i = 1; i <= made; i++)
-    pthread_join(thread[i], NULL);
+  for (i = 1; i <= made; i++) pthread_join(thread[i], NULL);
   pthread_barrier_destroy(&start);
   begin = p[0].begin;
   end = p[0].end;
@@ -152,18 +145,15 @@ static double layer_operations(const agf_model *model, int i, int height, int wi
   agf_input input;
   int source = agf_model_layer_input(model, i, 0), channels, elements;
 
-  if (agf_model_layer(model, i, height, width, &layer, NULL) || (layer.op != AGF_OP_CONV && layer.op != AGF_OP_LINEAR))
-    return 0;
+  if (agf_model_layer(model, i, height, width, &layer, NULL) || (layer.op != AGF_OP_CONV && layer.op != AGF_OP_LINEAR)) return 0;
   agf_model_input(model, &input);
   channels = elements = input.channels;
   if (source > 0) {
-    if (agf_model_layer(model, source - 1, height, width, &from, NULL))
-      return 0;
+    if (agf_model_layer(model, source - 1, height, width, &from, NULL)) return 0;
     channels = from.shape[0];
     elements = from.shape[0] * from.shape[1] * from.shape[2];
   }
-  if (layer.op == AGF_OP_LINEAR)
-    return 2.0 * layer.shape[0] * elements;
+  if (layer.op == AGF_OP_LINEAR) return 2.0 * layer.shape[0] * elements;
   return 2.0 * layer.shape[0] * layer.shape[1] * layer.shape[2] * (channels / layer.groups) * layer.kernel[0] * layer.kernel[1];
 }
 
@@ -173,8 +163,7 @@ static int name_columns(const agf_model *model) {
   agf_layer layer;
 
   for (i = 0; i < agf_model_layers(model); i++)
-    if (!agf_model_layer(model, i, 0, 0, &layer, NULL) && columns(layer.name) > widest)
-      widest = columns(layer.name);
+    if (!agf_model_layer(model, i, 0, 0, &layer, NULL) && columns(layer.name) > widest) widest = columns(layer.name);
   return widest;
 }
 
@@ -185,10 +174,10 @@ typedef struct bench {
   agf_session *session;
   const char *name;
   int height, width, threads, runs, layers;
-  double *stage[STAGES];               /* [runs] seconds: opening; plain forward pass; forward pass and one class; a further class */
-  double *opening_share;               /* [runs] the file's bytes a second while it is opened, of the bandwidth */
-  double *layer_forward, *layer_next;  /* [layers][runs] seconds */
-  double *peak, *bandwidth;            /* [runs] a second */
+  double *stage[STAGES];              /* [runs] seconds: opening; plain forward pass; forward pass and one class; a further class */
+  double *opening_share;              /* [runs] the file's bytes a second while it is opened, of the bandwidth */
+  double *layer_forward, *layer_next; /* [layers][runs] seconds */
+  double *peak, *bandwidth;           /* [runs] a second */
   double convolutions, convolution_seconds; /* operations; medians of the layers' forward times */
   size_t session_bytes;
 } bench;
@@ -233,8 +222,7 @@ static void bench_opening(bench *b, const char *path) {
 
     bandwidth = probe_rate(&p, 1, probe_bandwidth);
     t = seconds_now();
-    if (agf_model_open(path, NULL, &model, &error))
-      fatal("%s", error.message); /* it begins with the path */
+    if (agf_model_open(path, NULL, &model, &error)) fatal("%s", error.message); /* it begins with the path */
     b->stage[OPENING][at] = seconds_now() - t;
     b->opening_share[at] = (double)agf_model_file_bytes(model) / b->stage[OPENING][at] / bandwidth;
     agf_model_close(model);
@@ -268,8 +256,7 @@ static void bench_measure(bench *b, const float *x) {
     b->peak[at] = probe_rate(probes, b->threads, probe_peak);
     b->bandwidth[at] = probe_rate(probes, b->threads, probe_bandwidth);
     t = seconds_now();
-    if (agf_run(b->session, x, 0, &error))
-      fatal("%s: %s", b->name, error.message);
+    if (agf_run(b->session, x, 0, &error)) fatal("%s: %s", b->name, error.message);
     b->stage[FORWARD][at] = seconds_now() - t;
     for (i = 0; i < b->layers; i++) {
       agf_layer_times(b->session, i, &times);
@@ -287,8 +274,7 @@ static void bench_measure(bench *b, const float *x) {
     }
     target = agf_ranked(b->session, agf_model_classes(b->model) > 1);
     t = seconds_now();
-    if (agf_explain(b->session, &request, map, &error))
-      fatal("%s: %s", b->name, error.message);
+    if (agf_explain(b->session, &request, map, &error)) fatal("%s: %s", b->name, error.message);
     b->stage[NEXT][at] = seconds_now() - t;
     for (i = 0; i < b->layers; i++) {
       agf_layer_times(b->session, i, &times);
@@ -303,7 +289,7 @@ static void bench_measure(bench *b, const float *x) {
 static void bench_print(bench *b, int json, int verbose) {
   static const char *const stages[STAGES] = {"open_ms", "forward_ms", "explain_ms", "next_class_ms"};
   static const char *const said[STAGES] = {"opening the file, checked", "forward pass", "one class, forward pass included",
-                                            "each further class"};
+                                           "each further class"};
   int width = name_columns(b->model);
   double peak = median(b->peak, b->runs), bandwidth = median(b->bandwidth, b->runs), share;
   struct rusage usage;
@@ -311,7 +297,8 @@ static void bench_print(bench *b, int json, int verbose) {
   int i;
 
   for (i = 0; i < b->layers; i++) {
-    double operations = layer_operations(b->model, i, b->height, b->width), seconds = median(b->layer_forward + i * b->runs, b->runs);
+    double operations = layer_operations(b->model, i, b->height, b->width),
+           seconds = median(b->layer_forward + i * b->runs, b->runs);
 
     median(b->layer_next + i * b->runs, b->runs);
     agf_model_layer(b->model, i, b->height, b->width, &layer, NULL);
@@ -327,7 +314,8 @@ static void bench_print(bench *b, int json, int verbose) {
     json_string(b->name);
     printf(", \"height\": %d, \"width\": %d, \"isa\": \"%s\", \"threads\": %d, \"runs\": %d, \"peak_gflops\": %.6g, "
            "\"bandwidth_gbs\": %.6g, \"conv_forward_gflop\": %.6g, \"conv_forward_share_of_peak\": %.6g",
-           b->height, b->width, agf_isa_name(b->session), b->threads, b->runs, peak / 1e9, bandwidth / 1e9, b->convolutions / 1e9, share);
+           b->height, b->width, agf_isa_name(b->session), b->threads, b->runs, peak / 1e9, bandwidth / 1e9, b->convolutions / 1e9,
+           share);
   } else {
     print_clean(b->name);
     printf(", %dx%d, %s, %d thread%s, medians of %d runs\n", b->width, b->height, agf_isa_name(b->session), b->threads,
@@ -340,13 +328,13 @@ static void bench_print(bench *b, int json, int verbose) {
     double middle = median(b->stage[i], b->runs), least = b->stage[i][0], most = b->stage[i][b->runs - 1];
 
     if (json)
-      printf(", \"%s\": %.6g, \"%s_min\": %.6g, \"%s_max\": %.6g", stages[i], 1e3 * middle, stages[i], 1e3 * least, stages[i], 1e3 * most);
+      printf(", \"%s\": %.6g, \"%s_min\": %.6g, \"%s_max\": %.6g", stages[i], 1e3 * middle, stages[i], 1e3 * least, stages[i],
+             1e3 * most);
     else
       printf("  %-34s %9.2f ms   (%.2f to %.2f)", said[i], 1e3 * middle, 1e3 * least, 1e3 * most);
     if (i == OPENING)
       printf(json ? ", \"open_share_of_bandwidth\": %.6g" : ", %.2f of one thread's bandwidth", median(b->opening_share, b->runs));
-    if (!json)
-      printf("\n");
+    if (!json) printf("\n");
   }
   if (json)
     printf(", \"session_bytes\": %zu, \"peak_rss_bytes\": %.0f, \"layers\": [", b->session_bytes, usage.ru_maxrss * 1024.0);
@@ -368,12 +356,10 @@ static void bench_print(bench *b, int json, int verbose) {
     } else if (forward > 0 || next > 0) {
       printf("  ");
       print_padded(layer.name, width);
-      printf("  %-16s %10.3f %9.1f %8.2f %10.3f\n", agf_op_name(layer.op), 1e3 * forward, rate / 1e9, rate / peak,
-             1e3 * next);
+      printf("  %-16s %10.3f %9.1f %8.2f %10.3f\n", agf_op_name(layer.op), 1e3 * forward, rate / 1e9, rate / peak, 1e3 * next);
     }
   }
-  if (json)
-    printf("]}\n");
+  if (json) printf("]}\n");
 }
 
 /* After bench_opening. x: [C][height][width], NULL: noise. */
@@ -388,23 +374,19 @@ static void bench_run(bench *b, const agf_session_config *config, const float *x
     fatal("%s: %s", b->name, error.message);
   agf_model_input(b->model, &input);
   b->threads = agf_session_threads(b->session);
-  if (b->threads > PROBE_THREADS)
-    fatal("bench takes at most %d threads", PROBE_THREADS);
+  if (b->threads > PROBE_THREADS) fatal("bench takes at most %d threads", PROBE_THREADS);
   b->layers = agf_model_layers(b->model);
-  for (i = FORWARD; i < STAGES; i++)
-    b->stage[i] = allocate(runs, sizeof *b->stage[i]);
+  for (i = FORWARD; i < STAGES; i++) b->stage[i] = allocate(runs, sizeof *b->stage[i]);
   b->layer_forward = allocate((size_t)b->layers * runs, sizeof *b->layer_forward);
   b->layer_next = allocate((size_t)b->layers * runs, sizeof *b->layer_next);
   b->peak = allocate(runs, sizeof *b->peak);
   b->bandwidth = allocate(runs, sizeof *b->bandwidth);
-  if (!x)
-    x = noise = noise_tensor((size_t)input.channels * (size_t)b->height * (size_t)b->width);
+  if (!x) x = noise = noise_tensor((size_t)input.channels * (size_t)b->height * (size_t)b->width);
   progress_begin(b->runs + 1, quiet);
   bench_measure(b, x);
   progress_clear();
   bench_print(b, json, verbose);
-  for (i = 0; i < STAGES; i++)
-    free(b->stage[i]);
+  for (i = 0; i < STAGES; i++) free(b->stage[i]);
   free(b->opening_share);
   free(b->layer_forward);
   free(b->layer_next);
@@ -434,13 +416,11 @@ static int run_bench(const options *asked) {
   e.model = b.model = open_model(asked->arguments.items[0]);
   agf_model_input(e.model, &e.input);
   b.name = agf_model_name(b.model);
-  if (!*b.name)
-    b.name = base_name(asked->arguments.items[0]);
+  if (!*b.name) b.name = base_name(asked->arguments.items[0]);
   b.height = asked->height ? asked->height : e.input.height;
   b.width = asked->width ? asked->width : e.input.width;
   if (asked->arguments.count == 2) {
-    if (!prepare(&e, asked->arguments.items[1], &p, &why))
-      fatal("%s", why.text);
+    if (!prepare(&e, asked->arguments.items[1], &p, &why)) fatal("%s", why.text);
     b.height = p.height;
     b.width = p.width;
   }

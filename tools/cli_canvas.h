@@ -59,8 +59,7 @@ static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {20
 static bool canvas_new(canvas *c, double width, double height, problem *why) {
   const double most_pixels = 200e6;
 
-  if (width * height > most_pixels)
-    return failed(why, "%.0fx%.0f pixels are too many for one picture", width, height);
+  if (width * height > most_pixels) return failed(why, "%.0fx%.0f pixels are too many for one picture", width, height);
   c->width = (int)width;
   c->height = (int)height;
   c->rgb = allocate((size_t)c->width * (size_t)c->height, 3);
@@ -68,9 +67,7 @@ static bool canvas_new(canvas *c, double width, double height, problem *why) {
   return true;
 }
 
-static uint8_t *pixel_at(const canvas *c, int x, int y) {
-  return c->rgb + 3 * ((size_t)y * (size_t)c->width + (size_t)x);
-}
+static uint8_t *pixel_at(const canvas *c, int x, int y) { return c->rgb + 3 * ((size_t)y * (size_t)c->width + (size_t)x); }
 
 /* ---- Text ----------------------------------------------------------------------------------------------------------------- */
 
@@ -79,29 +76,101 @@ static uint8_t *pixel_at(const canvas *c, int x, int y) {
  * descender. A stroke begins and ends at its first and last point, goes straight through points with a capital letter, and is
  * bent by the others, which are the control points of a quadratic B-spline. A final '.' closes a stroke. */
 static const char *const glyphs[95] = {
-  /*   */ "", /* ! */ "0a0h 0k0k", /* " */ "0a0d 2a2d", /* # */ "2b1j 5b4j 0d6d 0h6h", /* $ */ "6c6b0b0f6f6j0j0i 3a3k",
-  /* % */ "7a1k 0a3a3d0d. 5h8h8k5k.", /* & */ "7k1d1a5a5d0f0k4k7g", /* ' */ "0a0d", /* ( */ "2a0d0i2m", /* ) */ "0a2d2i0m",
-  /* * */ "2a2e 0b4d 4b0d", /* + */ "0g6g 3d3j", /* , */ "1j0m", /* - */ "0g4g", /* . */ "0k0k", /* / */ "4a0l",
-  /* 0 */ "0a6a6k0k.", /* 1 */ "1c4A4k", /* 2 */ "0c0a6a6d0K6k", /* 3 */ "0b0a6a6f3F6f6k0k0j", /* 4 */ "4k4A0H6h",
-  /* 5 */ "6a1A0F1d6d6k0k0j", /* 6 */ "5a0a0h 0e6e6k0k.", /* 7 */ "0a6A2k", /* 8 */ "0a6a6f0f. 0f6f6k0k.",
-  /* 9 */ "6d6k1k 0a6a6g0g.",
-  /* : */ "0e0e 0k0k", /* ; */ "1e1e 1j0m", /* < */ "5c0G5k", /* = */ "0e6e 0i6i", /* > */ "0c5G0k", /* ? */ "0c0a5a5e2f2h 2k2k",
-  /* @ */ "6d6G6i9i9a0a0l7l 3d6d6h3h.",
-  /* A */ "0k4A8k 1h7h", /* B */ "0a0K3K6k6f3F0f 0a3A5a5f3f", /* C */ "7c7a0a0k7k7i", /* D */ "0A0K3K7k7a3A.",
-  /* E */ "5a0A0K5k 0f4f", /* F */ "5a0A0k 0f4f", /* G */ "7c7a0a0k7k7F4f", /* H */ "0a0k 6a6k 0f6f", /* I */ "0a0k",
-  /* J */ "4a4H4k0k0h", /* K */ "0a0k 6a0g 2e6k", /* L */ "0a0K5k", /* M */ "0k0A4H8A8k", /* N */ "0k0A6K6a",
-  /* O */ "0a8a8k0k.", /* P */ "0k0A3A6a6f3F0f", /* Q */ "0a8a8k0k. 5h8k", /* R */ "0k0A3A6a6f3F0f 3f6k",
-  /* S */ "6c6a0a0f6f6k0k0i", /* T */ "0a6a 3a3k", /* U */ "0a0G0k6k6G6a", /* V */ "0a4K8a", /* W */ "0a2K5B8K9a",
-  /* X */ "0a6k 6a0k", /* Y */ "0a3F6a 3f3k", /* Z */ "0a6A0K6k",
-  /* [ */ "2a0A0M2m", /* \ */ "0a4l", /* ] */ "0a2A2M0m", /* ^ */ "0d2A4d", /* _ */ "0l6l", /* ` */ "0a1c",
-  /* a */ "0e0d5d5G5k 5g3G0g0k3K5k5h", /* b */ "0a0k 0d5d5k0k.", /* c */ "5e5d0d0k5k5j", /* d */ "5a5k 0d5d5k0k.",
-  /* e */ "0g5G5d0d0k5k5j", /* f */ "3a1a1D1k 0d3d", /* g */ "0d5d5k0k. 5d5K5n0n0m", /* h */ "0a0k 0g0d5d5G5k",
-  /* i */ "0d0k 0a0a", /* j */ "2d2K2n0n 2a2a", /* k */ "0a0k 5d0i 2g5k", /* l */ "0a0k", /* m */ "0d0k 0g0d4d4G4k 4g4d8d8G8k",
-  /* n */ "0d0k 0g0d5d5G5k", /* o */ "0d6d6k0k.", /* p */ "0d0n 0d5d5k0k.", /* q */ "5d5n 0d5d5k0k.", /* r */ "0d0k 0g0d3d",
-  /* s */ "4e4d0d0g5h5k0k0j", /* t */ "1b1H1k3k 0d3d", /* u */ "0d0H0k5k5h 5d5k", /* v */ "0d3K6d", /* w */ "0d2K4E6K8d",
-  /* x */ "0d5k 5d0k", /* y */ "0d3k 6d2n", /* z */ "0d5D0K5k",
-  /* { */ "3a1a1g0g 0g1g1m3m", /* | */ "0a0m", /* } */ "0a2a2g3g 3g2g2m0m", /* ~ */ "0h0e3e3i6i6f"
-};
+    /*   */ "",
+    /* ! */ "0a0h 0k0k",
+    /* " */ "0a0d 2a2d",
+    /* # */ "2b1j 5b4j 0d6d 0h6h",
+    /* $ */ "6c6b0b0f6f6j0j0i 3a3k",
+    /* % */ "7a1k 0a3a3d0d. 5h8h8k5k.",
+    /* & */ "7k1d1a5a5d0f0k4k7g",
+    /* ' */ "0a0d",
+    /* ( */ "2a0d0i2m",
+    /* ) */ "0a2d2i0m",
+    /* * */ "2a2e 0b4d 4b0d",
+    /* + */ "0g6g 3d3j",
+    /* , */ "1j0m",
+    /* - */ "0g4g",
+    /* . */ "0k0k",
+    /* / */ "4a0l",
+    /* 0 */ "0a6a6k0k.",
+    /* 1 */ "1c4A4k",
+    /* 2 */ "0c0a6a6d0K6k",
+    /* 3 */ "0b0a6a6f3F6f6k0k0j",
+    /* 4 */ "4k4A0H6h",
+    /* 5 */ "6a1A0F1d6d6k0k0j",
+    /* 6 */ "5a0a0h 0e6e6k0k.",
+    /* 7 */ "0a6A2k",
+    /* 8 */ "0a6a6f0f. 0f6f6k0k.",
+    /* 9 */ "6d6k1k 0a6a6g0g.",
+    /* : */ "0e0e 0k0k",
+    /* ; */ "1e1e 1j0m",
+    /* < */ "5c0G5k",
+    /* = */ "0e6e 0i6i",
+    /* > */ "0c5G0k",
+    /* ? */ "0c0a5a5e2f2h 2k2k",
+    /* @ */ "6d6G6i9i9a0a0l7l 3d6d6h3h.",
+    /* A */ "0k4A8k 1h7h",
+    /* B */ "0a0K3K6k6f3F0f 0a3A5a5f3f",
+    /* C */ "7c7a0a0k7k7i",
+    /* D */ "0A0K3K7k7a3A.",
+    /* E */ "5a0A0K5k 0f4f",
+    /* F */ "5a0A0k 0f4f",
+    /* G */ "7c7a0a0k7k7F4f",
+    /* H */ "0a0k 6a6k 0f6f",
+    /* I */ "0a0k",
+    /* J */ "4a4H4k0k0h",
+    /* K */ "0a0k 6a0g 2e6k",
+    /* L */ "0a0K5k",
+    /* M */ "0k0A4H8A8k",
+    /* N */ "0k0A6K6a",
+    /* O */ "0a8a8k0k.",
+    /* P */ "0k0A3A6a6f3F0f",
+    /* Q */ "0a8a8k0k. 5h8k",
+    /* R */ "0k0A3A6a6f3F0f 3f6k",
+    /* S */ "6c6a0a0f6f6k0k0i",
+    /* T */ "0a6a 3a3k",
+    /* U */ "0a0G0k6k6G6a",
+    /* V */ "0a4K8a",
+    /* W */ "0a2K5B8K9a",
+    /* X */ "0a6k 6a0k",
+    /* Y */ "0a3F6a 3f3k",
+    /* Z */ "0a6A0K6k",
+    /* [ */ "2a0A0M2m",
+    /* \ */ "0a4l",
+    /* ] */ "0a2A2M0m",
+    /* ^ */ "0d2A4d",
+    /* _ */ "0l6l",
+    /* ` */ "0a1c",
+    /* a */ "0e0d5d5G5k 5g3G0g0k3K5k5h",
+    /* b */ "0a0k 0d5d5k0k.",
+    /* c */ "5e5d0d0k5k5j",
+    /* d */ "5a5k 0d5d5k0k.",
+    /* e */ "0g5G5d0d0k5k5j",
+    /* f */ "3a1a1D1k 0d3d",
+    /* g */ "0d5d5k0k. 5d5K5n0n0m",
+    /* h */ "0a0k 0g0d5d5G5k",
+    /* i */ "0d0k 0a0a",
+    /* j */ "2d2K2n0n 2a2a",
+    /* k */ "0a0k 5d0i 2g5k",
+    /* l */ "0a0k",
+    /* m */ "0d0k 0g0d4d4G4k 4g4d8d8G8k",
+    /* n */ "0d0k 0g0d5d5G5k",
+    /* o */ "0d6d6k0k.",
+    /* p */ "0d0n 0d5d5k0k.",
+    /* q */ "5d5n 0d5d5k0k.",
+    /* r */ "0d0k 0g0d3d",
+    /* s */ "4e4d0d0g5h5k0k0j",
+    /* t */ "1b1H1k3k 0d3d",
+    /* u */ "0d0H0k5k5h 5d5k",
+    /* v */ "0d3K6d",
+    /* w */ "0d2K4E6K8d",
+    /* x */ "0d5k 5d0k",
+    /* y */ "0d3k 6d2n",
+    /* z */ "0d5D0K5k",
+    /* { */ "3a1a1g0g 0g1g1m3m",
+    /* | */ "0a0m",
+    /* } */ "0a2a2g3g 3g2g2m0m",
+    /* ~ */ "0h0e3e3i6i6f"};
 
 /* In units of the font's grid. */
 enum { CAP_HEIGHT = 10 };
@@ -128,8 +197,7 @@ static int glyph_width(const char *g) {
   int widest = 0;
 
   for (; *g; g++)
-    if (*g >= '0' && *g <= '9' && *g - '0' > widest)
-      widest = *g - '0';
+    if (*g >= '0' && *g <= '9' && *g - '0' > widest) widest = *g - '0';
   return widest;
 }
 
@@ -249,8 +317,7 @@ static double distance_to_piece(point p, point from, point to) {
 static void blend(canvas *c, int x, int y, double cover, colour ink) {
   uint8_t *pixel;
 
-  if (x < 0 || y < 0 || x >= c->width || y >= c->height)
-    return;
+  if (x < 0 || y < 0 || x >= c->width || y >= c->height) return;
   pixel = pixel_at(c, x, y);
   pixel[0] = (uint8_t)(pixel[0] + cover * (ink.r - pixel[0]) + 0.5);
   pixel[1] = (uint8_t)(pixel[1] + cover * (ink.g - pixel[1]) + 0.5);
@@ -264,11 +331,11 @@ static uint32_t next_character(const char **text) {
 
   *text += length ? length : 1;
   switch (length) {
-  case 1: return s[0];
-  case 2: return (s[0] & 31u) << 6 | (s[1] & 63u);
-  case 3: return (s[0] & 15u) << 12 | (s[1] & 63u) << 6 | (s[2] & 63u);
-  case 4: return (s[0] & 7u) << 18 | (s[1] & 63u) << 12 | (s[2] & 63u) << 6 | (s[3] & 63u);
-  default: return 0xFFFD;
+    case 1: return s[0];
+    case 2: return (s[0] & 31u) << 6 | (s[1] & 63u);
+    case 3: return (s[0] & 15u) << 12 | (s[1] & 63u) << 6 | (s[2] & 63u);
+    case 4: return (s[0] & 7u) << 18 | (s[1] & 63u) << 12 | (s[2] & 63u) << 6 | (s[3] & 63u);
+    default: return 0xFFFD;
   }
 }
 
@@ -280,7 +347,7 @@ typedef struct typeface {
   double cap; /* the capitals' height in the font's units */
 } typeface;
 
-static typeface *chosen_typeface; /* --font; NULL: strokes, and what the system has */
+static typeface *chosen_typeface;     /* --font; NULL: strokes, and what the system has */
 static typeface *found_typefaces[16]; /* those that some text needed */
 static int found_count;
 
@@ -310,8 +377,7 @@ static typeface *typeface_load(const char *path, problem *why) {
 }
 
 static void typeface_free(typeface *t) {
-  if (t)
-    free(t->data);
+  if (t) free(t->data);
   free(t);
 }
 
@@ -337,8 +403,7 @@ static void list_fonts(const char *folder, text_list *fonts, int depth) {
   while (entries && fonts->count < 4000 && (entry = readdir(entries))) {
     char *path;
 
-    if (entry->d_name[0] == '.')
-      continue;
+    if (entry->d_name[0] == '.') continue;
     path = text_of("%s/%s", folder, entry->d_name);
     if (is_folder(path) && depth < 5) {
       list_fonts(path, fonts, depth + 1);
@@ -349,8 +414,7 @@ static void list_fonts(const char *folder, text_list *fonts, int depth) {
       free(path);
     }
   }
-  if (entries)
-    closedir(entries);
+  if (entries) closedir(entries);
 }
 
 static int compare_fonts(const void *a, const void *b) {
@@ -374,13 +438,10 @@ static const typeface *find_typeface(const char *text) {
   const char *home = getenv("HOME");
   int i;
 
-  if (chosen_typeface)
-    return chosen_typeface;
-  if (!missing_in(NULL, text) || text_map_has(&hopeless, text))
-    return NULL;
+  if (chosen_typeface) return chosen_typeface;
+  if (!missing_in(NULL, text) || text_map_has(&hopeless, text)) return NULL;
   for (i = 0; i < found_count; i++)
-    if (!missing_in(found_typefaces[i], text))
-      return found_typefaces[i];
+    if (!missing_in(found_typefaces[i], text)) return found_typefaces[i];
   if (!listed) {
     char *own = text_of("%s/.local/share/fonts", home ? home : "");
 
@@ -389,16 +450,14 @@ static const typeface *find_typeface(const char *text) {
     list_fonts("/System/Library/Fonts", &fonts, 0);
     list_fonts(own, &fonts, 0);
     free(own);
-    if (fonts.count)
-      qsort(fonts.items, (size_t)fonts.count, sizeof *fonts.items, compare_fonts);
+    if (fonts.count) qsort(fonts.items, (size_t)fonts.count, sizeof *fonts.items, compare_fonts);
     listed = true;
   }
   for (i = 0; i < fonts.count && found_count < (int)(sizeof found_typefaces / sizeof *found_typefaces); i++) {
     problem why;
     typeface *t = typeface_load(fonts.items[i], &why);
 
-    if (t && !missing_in(t, text))
-      return found_typefaces[found_count++] = t;
+    if (t && !missing_in(t, text)) return found_typefaces[found_count++] = t;
     typeface_free(t);
   }
   *text_map_at(&hopeless, text) = 1;
@@ -418,8 +477,7 @@ static const typeface *typeface_for(const char *text) {
 static double advance_of(const typeface *t, uint32_t c, double cap) {
   int advance, bearing;
 
-  if (!t)
-    return glyph_advance(c) * cap / CAP_HEIGHT;
+  if (!t) return glyph_advance(c) * cap / CAP_HEIGHT;
   stbtt_GetCodepointHMetrics(&t->info, (int)c, &advance, &bearing);
   return advance * cap / t->cap;
 }
@@ -427,10 +485,10 @@ static double advance_of(const typeface *t, uint32_t c, double cap) {
 /* The width of `text` with capitals `cap` pixels high. */
 static double text_width(const char *text, double cap) {
   const typeface *t = typeface_for(text);
-  double width = t ? 0 : (2 * HALF_STROKE - GLYPH_GAP) * cap / CAP_HEIGHT; /* no gap behind the last, but both ends of its strokes */
+  double width =
+      t ? 0 : (2 * HALF_STROKE - GLYPH_GAP) * cap / CAP_HEIGHT; /* no gap behind the last, but both ends of its strokes */
 
-  while (*text)
-    width += advance_of(t, next_character(&text), cap);
+  while (*text) width += advance_of(t, next_character(&text), cap);
   return width > 0 ? width : 0;
 }
 
@@ -447,8 +505,7 @@ static void draw_strokes(canvas *c, double left, double baseline, double cap, ui
 
       p.x = (x + 0.5 - left) / unit;
       p.y = (y + 0.5 - baseline) / unit + CAP_HEIGHT;
-      for (i = 0; i < o.count; i++)
-        nearest = fmin(nearest, distance_to_piece(p, o.from[i], o.to[i]));
+      for (i = 0; i < o.count; i++) nearest = fmin(nearest, distance_to_piece(p, o.from[i], o.to[i]));
       cover = half_stroke + 0.5 - nearest * unit;
       blend(c, x, y, cover < 0 ? 0 : cover > 1 ? 1 : cover, ink);
     }
@@ -458,19 +515,17 @@ static void draw_glyph(canvas *c, double left, double baseline, double cap, cons
   float scale = (float)(cap / t->cap);
   int width, height, dx, dy, x, y;
   double whole = floor(left);
-  unsigned char *cover = stbtt_GetCodepointBitmapSubpixel(&t->info, scale, scale, (float)(left - whole), 0, (int)character, &width,
-                                                          &height, &dx, &dy);
+  unsigned char *cover =
+      stbtt_GetCodepointBitmapSubpixel(&t->info, scale, scale, (float)(left - whole), 0, (int)character, &width, &height, &dx, &dy);
 
   for (y = 0; cover && y < height; y++)
-    for (x = 0; x < width; x++)
-      blend(c, (int)whole + dx + x, (int)(baseline + 0.5) + dy + y, cover[y * width + x] / 255.0, ink);
+    for (x = 0; x < width; x++) blend(c, (int)whole + dx + x, (int)(baseline + 0.5) + dy + y, cover[y * width + x] / 255.0, ink);
   stbtt_FreeBitmap(cover, NULL);
 }
 
 /* Draw `text` from `left` on the baseline, capitals `cap` pixels high, clipped to the canvas. */
 static void draw_text_with(canvas *c, double left, double baseline, double cap, const typeface *t, const char *text, colour ink) {
-  if (!t)
-    left += fmax(0.6, HALF_STROKE * cap / CAP_HEIGHT);
+  if (!t) left += fmax(0.6, HALF_STROKE * cap / CAP_HEIGHT);
   while (*text) {
     uint32_t character = next_character(&text);
 
@@ -492,11 +547,9 @@ static void draw_text_within(canvas *c, double left, double baseline, double cap
   double dots = 3 * advance_of(t, '.', cap), used = 0;
   const char *at = text, *fits = text; /* what leaves room for the dots */
 
-  if (!t)
-    room += (GLYPH_GAP - 2 * HALF_STROKE) * cap / CAP_HEIGHT; /* as text_width() counts */
+  if (!t) room += (GLYPH_GAP - 2 * HALF_STROKE) * cap / CAP_HEIGHT; /* as text_width() counts */
   while (*at && used <= room) {
-    if (used + dots <= room)
-      fits = at;
+    if (used + dots <= room) fits = at;
     used += advance_of(t, next_character(&at), cap);
   }
   if (used <= room) {
@@ -538,8 +591,7 @@ static taps *taps_for(double from, double extent, int source, int wanted) {
       all[i].weights[j - first] = (float)weight;
       sum += weight;
     }
-    for (j = 0; j < all[i].count; j++)
-      all[i].weights[j] = sum > 0 ? (float)(all[i].weights[j] / sum) : 1.0f / (float)all[i].count;
+    for (j = 0; j < all[i].count; j++) all[i].weights[j] = sum > 0 ? (float)(all[i].weights[j] / sum) : 1.0f / (float)all[i].count;
   }
   return all;
 }
@@ -547,8 +599,7 @@ static taps *taps_for(double from, double extent, int source, int wanted) {
 static void taps_free(taps *all, int count) {
   int i;
 
-  for (i = 0; i < count; i++)
-    free(all[i].weights);
+  for (i = 0; i < count; i++) free(all[i].weights);
   free(all);
 }
 
@@ -566,8 +617,7 @@ static void draw_photo(canvas *c, int left, int top, int width, int height, cons
         const uint8_t *source = pixel_at(photo, across[x].first, first_row + y) + k;
         float sum = 0;
 
-        for (i = 0; i < across[x].count; i++)
-          sum += across[x].weights[i] * source[3 * i];
+        for (i = 0; i < across[x].count; i++) sum += across[x].weights[i] * source[3 * i];
         narrow[((size_t)y * (size_t)width + (size_t)x) * 3 + (size_t)k] = sum;
       }
   for (y = 0; y < height; y++)
@@ -576,8 +626,7 @@ static void draw_photo(canvas *c, int left, int top, int width, int height, cons
         const float *source = narrow + ((size_t)(down[y].first - first_row) * (size_t)width + (size_t)x) * 3 + k;
         float sum = 0.5f;
 
-        for (i = 0; i < down[y].count; i++)
-          sum += down[y].weights[i] * source[(size_t)i * (size_t)width * 3];
+        for (i = 0; i < down[y].count; i++) sum += down[y].weights[i] * source[(size_t)i * (size_t)width * 3];
         pixel_at(c, left + x, top + y)[k] = (uint8_t)(sum > 255 ? 255 : sum);
       }
   free(narrow);
@@ -591,8 +640,7 @@ static void draw_frame(canvas *c, int left, int top, int width, int height, colo
   for (y = top; y < top + height; y++)
     for (x = left; x < left + width; x++)
       if (x == left || y == top || x == left + width - 1 || y == top + height - 1)
-        if (x >= 0 && y >= 0 && x < c->width && y < c->height)
-          memcpy(pixel_at(c, x, y), &ink, 3);
+        if (x >= 0 && y >= 0 && x < c->width && y < c->height) memcpy(pixel_at(c, x, y), &ink, 3);
 }
 
 /* A file in memory. */
@@ -605,8 +653,7 @@ static encoded encode_png(const canvas *c) {
   encoded png;
 
   png.bytes = stbi_write_png_to_mem(c->rgb, 3 * c->width, c->width, c->height, 3, &png.size);
-  if (!png.bytes)
-    fatal("out of memory for a picture of %dx%d pixels", c->width, c->height);
+  if (!png.bytes) fatal("out of memory for a picture of %dx%d pixels", c->width, c->height);
   return png;
 }
 

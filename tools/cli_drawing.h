@@ -12,10 +12,8 @@ static char *file_safe(const char *label) {
   while (*label) {
     int length = utf8_length(label);
 
-    if (length < 1)
-      length = 1; /* a stray byte */
-    if (end - safe + length > MOST)
-      break;
+    if (length < 1) length = 1; /* a stray byte */
+    if (end - safe + length > MOST) break;
     if (length > 1)
       memcpy(end, label, (size_t)length);
     else if ((*label >= 'a' && *label <= 'z') || (*label >= 'A' && *label <= 'Z') || (*label >= '0' && *label <= '9') ||
@@ -35,8 +33,7 @@ static text_list classes_in_file_names(const explainer *e, const result *r) {
   text_map alike;
   int i;
 
-  for (i = 0; i < r->per_method; i++)
-    text_list_add(&labels, file_safe(agf_model_label(e->model, r->explained[i])));
+  for (i = 0; i < r->per_method; i++) text_list_add(&labels, file_safe(agf_model_label(e->model, r->explained[i])));
   alike = count_alike(&labels);
   for (i = 0; i < r->count; i++) {
     const char *label = labels.items[i % r->per_method];
@@ -53,7 +50,8 @@ static text_list classes_in_file_names(const explainer *e, const result *r) {
 }
 
 /* A picture of `panels`, to be written as `path`. */
-static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, result *r, problem *why) {
+static bool draw_panels(const explainer *e, const figure *f, const panel *panels, int count, const char *path, result *r,
+                        problem *why) {
   problem detail;
   canvas c;
 
@@ -113,8 +111,7 @@ static panel panel_of(const explainer *e, const result *r, int i, float **shifte
 
     range_of(r, i, &p.low, &high);
     *shifted = allocate(size, sizeof **shifted);
-    for (j = 0; j < size; j++)
-      (*shifted)[j] = p.map[j] - p.low;
+    for (j = 0; j < size; j++) (*shifted)[j] = p.map[j] - p.low;
     p.map = *shifted;
   }
   p.vmax = e->asked->vmax > 0 ? (float)e->asked->vmax : agf_map_scale(p.map, r->height, r->width);
@@ -122,7 +119,8 @@ static panel panel_of(const explainer *e, const result *r, int i, float **shifte
 }
 
 /* What a figure of these maps shows besides them; `texts` receives what it points to. */
-static figure figure_of(const explainer *e, const subject *s, const prepared *p, const result *r, const canvas *photo, text_list *texts) {
+static figure figure_of(const explainer *e, const subject *s, const prepared *p, const result *r, const canvas *photo,
+                        text_list *texts) {
   char *methods = methods_text(e), *label = text_of("%s", base_name(s->path)), *foot;
   figure f;
 
@@ -154,7 +152,7 @@ typedef struct drawing {
   int count;
   canvas photo, other;
   picture neighbour; /* label-free, from a folder: the nearest one, whose pixels `other` has */
-  float **shifted; /* [count] */
+  float **shifted;   /* [count] */
   text_list texts;
 } drawing;
 
@@ -196,8 +194,7 @@ static void drawing_make(drawing *d, const explainer *e, const subject *s, const
 static void drawing_free(drawing *d) {
   int i;
 
-  for (i = 0; i < d->count; i++)
-    free(d->shifted[i]);
+  for (i = 0; i < d->count; i++) free(d->shifted[i]);
   free(d->shifted);
   free(d->panels);
   picture_free(&d->neighbour);
@@ -214,25 +211,21 @@ static bool draw_pictures(const explainer *e, const subject *s, const prepared *
   r->files = allocate((size_t)r->count, sizeof *r->files);
   if (e->asked->overlay && (out || e->asked->show) && !p->source.rgb)
     return failed(why, "%s: a tensor has no photograph for --overlay", s->path);
-  if (!out)
-    return true;
+  if (!out) return true;
   if (e->out_is_folder) {
     char *path = picture_name(e, s);
 
     done = draw_panels(e, &f, d->panels, r->count, path, r, why);
-    for (i = 0; i < r->count; i++)
-      r->files[i] = text_of("%s", path);
+    for (i = 0; i < r->count; i++) r->files[i] = text_of("%s", path);
     free(path);
   } else {
     bool each = has_placeholder(out, 's');
     text_list classes = classes_in_file_names(e, r);
 
-    if (each)
-      f.columns = 0;
+    if (each) f.columns = 0;
     for (i = 0; i < r->count && done; i++) {
       r->files[i] = fill_in(out, classes.items[i], s->flat);
-      if (each || i == 0)
-        done = draw_panels(e, &f, d->panels + i, each ? 1 : r->count, r->files[i], r, why);
+      if (each || i == 0) done = draw_panels(e, &f, d->panels + i, each ? 1 : r->count, r->files[i], r, why);
     }
     text_list_free(&classes);
   }
@@ -245,13 +238,11 @@ static bool write_results(const explainer *e, const subject *s, result *r, probl
   bool done = true;
   int shape[3], i;
 
-  for (i = 0; i < r->drawn.count && done; i++)
-    done = write_encoded(r->drawn.items[i], &r->drawn_files[i], why);
+  for (i = 0; i < r->drawn.count && done; i++) done = write_encoded(r->drawn.items[i], &r->drawn_files[i], why);
   shape[0] = r->count;
   shape[1] = r->height;
   shape[2] = r->width;
-  if (done && o->npy)
-    done = write_npy(r->npy = fill_in(o->npy, s->flat, s->flat), r->maps, shape, 3, why);
+  if (done && o->npy) done = write_npy(r->npy = fill_in(o->npy, s->flat, s->flat), r->maps, shape, 3, why);
   if (done && o->logits)
     done = write_npy(r->logits = fill_in(o->logits, s->flat, s->flat), agf_logits(e->session), &r->classes, 1, why);
   if (done)

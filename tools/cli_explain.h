@@ -15,15 +15,13 @@ typedef struct queue {
 /* The rest of the program is this picture's from here on, until the thread gives whole_program back. */
 static void begin_turn(const explainer *e, const subject *s) {
   pthread_mutex_lock(&whole_program);
-  while (e->queue && e->queue->turn != (int)(s - e->subjects))
-    pthread_cond_wait(&e->queue->passed, &whole_program);
+  while (e->queue && e->queue->turn != (int)(s - e->subjects)) pthread_cond_wait(&e->queue->passed, &whole_program);
 }
 
 static void report_refused(const result *r) {
   int i;
 
-  for (i = 0; i < r->refused.count; i++)
-    complain("%s", r->refused.items[i]);
+  for (i = 0; i < r->refused.count; i++) complain("%s", r->refused.items[i]);
 }
 
 static void report_subject(explainer *e, const subject *s, const prepared *p, const drawing *d, result *r) {
@@ -32,10 +30,8 @@ static void report_subject(explainer *e, const subject *s, const prepared *p, co
     print_json(e, s, p, r);
   else if (!e->asked->quiet && !e->to_stdout)
     print_text(e, s, r);
-  if (e->asked->show && !e->asked->json && !e->to_stdout)
-    show_maps(e, d);
-  if (e->page)
-    page_add(e->page, s, d, r, e);
+  if (e->asked->show && !e->asked->json && !e->to_stdout) show_maps(e, d);
+  if (e->page) page_add(e->page, s, d, r, e);
   fflush(stdout);
 }
 
@@ -49,13 +45,11 @@ static void explain_subject(explainer *e, const subject *s) {
 
   memset(&r, 0, sizeof r);
   memset(&d, 0, sizeof d);
-  if (!e->queue)
-    progress_step(RUN_WORK, s->path);
+  if (!e->queue) progress_step(RUN_WORK, s->path);
   before = seconds_now();
   done = run_picture(e, s->path, &p, AGF_RUN_EXPLAIN, &why);
   if (done) {
-    if (!e->queue)
-      progress_step(work_of(e) - RUN_WORK, s->path);
+    if (!e->queue) progress_step(work_of(e) - RUN_WORK, s->path);
     done = explain_run(e, s, &r, &why);
     r.seconds = seconds_now() - before;
     if (done) {
@@ -128,13 +122,11 @@ static int pictures_at_a_time(explainer *e) {
   problem why;
   int threads;
 
-  if (e->count < 2 || e->to_stdout || e->asked->verbose || height <= 0 || !need_session(e, height, width, &why))
-    return 1;
+  if (e->count < 2 || e->to_stdout || e->asked->verbose || height <= 0 || !need_session(e, height, width, &why)) return 1;
   threads = agf_session_threads(e->session);
   config = session_config(e, height, width);
   config.threads = 1;
-  if (agf_session_bytes(e->model, &config, &bytes, NULL) || bytes > most_bytes / (size_t)threads)
-    return 1;
+  if (agf_session_bytes(e->model, &config, &bytes, NULL) || bytes > most_bytes / (size_t)threads) return 1;
   return threads < e->count ? threads : e->count;
 }
 
@@ -159,11 +151,9 @@ static void explain_all(explainer *e) {
   pthread_cond_init(&q.passed, NULL);
   thread = allocate((size_t)at_a_time, sizeof *thread);
   for (started = 0; started < at_a_time - 1; started++)
-    if (pthread_create(&thread[started], NULL, explain_queue, &q))
-      break; /* those that there are do the work */
+    if (pthread_create(&thread[started], NULL, explain_queue, &q)) break; /* those that there are do the work */
   explain_queue(&q);
-  for (i = 0; i < started; i++)
-    pthread_join(thread[i], NULL);
+  for (i = 0; i < started; i++) pthread_join(thread[i], NULL);
   free(thread);
   pthread_cond_destroy(&q.passed);
   e->queue = NULL;
@@ -182,8 +172,7 @@ static int run_explain(const options *asked) {
   memset(&html, 0, sizeof html);
   memset(&others, 0, sizeof others);
   e.asked = asked;
-  if (asked->arguments.count < 2)
-    fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
+  if (asked->arguments.count < 2) fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
   e.method_count = find_methods(&asked->methods, e.methods);
   e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
   list_subjects(&e);
@@ -191,42 +180,33 @@ static int run_explain(const options *asked) {
     fatal("%s goes with --bank", asked->shared ? "--shared" : "--neighbours");
   if (asked->bank && is_folder(asked->bank)) {
     list_folder(asked->bank, why_no_picture, &in_bank, asked->quiet);
-    if (!in_bank.count)
-      fatal("%s: no pictures that can be read in this folder", asked->bank);
-    for (i = 0; i < in_bank.count; i++)
-      protect_input(in_bank.items[i]);
+    if (!in_bank.count) fatal("%s: no pictures that can be read in this folder", asked->bank);
+    for (i = 0; i < in_bank.count; i++) protect_input(in_bank.items[i]);
   } else if (asked->bank) {
     protect_input(asked->bank);
   }
-  if (asked->font)
-    protect_input(asked->font);
-  for (i = 0; i < asked->masks.count; i++)
-    protect_input(asked->masks.items[i]);
+  if (asked->font) protect_input(asked->font);
+  for (i = 0; i < asked->masks.count; i++) protect_input(asked->masks.items[i]);
   protect_input(asked->arguments.items[0]);
   check_output(&e, asked->out, "-o", true);
   check_output(&e, asked->npy, "--npy", false);
   check_output(&e, asked->logits, "--logits", false);
   if (asked->html) {
-    if (!e.out_is_folder)
-      fatal("--html needs a folder to write index.html into: -o FOLDER/");
+    if (!e.out_is_folder) fatal("--html needs a folder to write index.html into: -o FOLDER/");
     e.page = &html;
     html.path = text_of("%s%sindex.html", asked->out, asked->out[strlen(asked->out) - 1] == '/' ? "" : "/");
-    if (!output_reserve(html.path, &why))
-      fatal("%s", why.text);
+    if (!output_reserve(html.path, &why)) fatal("%s", why.text);
   }
   reserve_outputs(&e);
   choose_all(&e);
   need_preprocessing(&e);
-  if (asked->bank && !in_bank.count && !open_bank(&e, &others, asked->bank, &why))
-    fatal("%s", why.text);
+  if (asked->bank && !in_bank.count && !open_bank(&e, &others, asked->bank, &why)) fatal("%s", why.text);
 
   progress_begin(e.count * work_of(&e) + (asked->bank ? RUN_WORK * (e.count + in_bank.count) : 0), asked->quiet);
-  if (asked->bank)
-    find_neighbours(&e, &others, &in_bank);
+  if (asked->bank) find_neighbours(&e, &others, &in_bank);
   explain_all(&e);
   progress_clear();
-  if (e.page)
-    page_write(&html, e.model_name);
+  if (e.page) page_write(&html, e.model_name);
   text_list_free(&in_bank);
   bank_free(&others);
   explainer_free(&e);

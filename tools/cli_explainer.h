@@ -27,40 +27,37 @@ typedef struct explainer {
   agf_input input;
   agf_session *session; /* of the size below; made anew when a picture needs another */
   int height, width;
-  text_list paths;   /* owns the subjects' paths */
+  text_list paths; /* owns the subjects' paths */
   subject *subjects;
   int count;
-  bool many;         /* several pictures or a folder: a bad one does not end the run */
+  bool many; /* several pictures or a folder: a bad one does not end the run */
   bool out_is_folder;
-  bool to_stdout;    /* a file goes to standard output: nothing else does */
-  page *page;        /* --html; NULL: not asked for */
+  bool to_stdout; /* a file goes to standard output: nothing else does */
+  page *page;     /* --html; NULL: not asked for */
   bool some_failed;
   struct queue *queue; /* of the threads that explain other pictures at the same time; NULL: there are none */
-  int *classes;      /* [class_count]: the classes asked for with -c */
+  int *classes;        /* [class_count]: the classes asked for with -c */
   int class_count;
-  int ranks;         /* how many of the best classes to explain besides */
+  int ranks; /* how many of the best classes to explain besides */
   agf_method methods[AGF_METHODS];
   int method_count;
   int layer, against; /* as agf_request has them */
   unsigned ablations;
-  int cmap;          /* -1: by the method */
+  int cmap; /* -1: by the method */
   style style;
-  bool bare;         /* pictures without photograph beside them, captions and margins */
+  bool bare; /* pictures without photograph beside them, captions and margins */
 } explainer;
 
 /* The engine's work on a picture in units of a forward pass: the forward pass, and about 1.5 for every map. */
 static const double RUN_WORK = 1, MAP_WORK = 1.5;
 
-static double work_of(const explainer *e) {
-  return RUN_WORK + MAP_WORK * (e->class_count + e->ranks);
-}
+static double work_of(const explainer *e) { return RUN_WORK + MAP_WORK * (e->class_count + e->ranks); }
 
 /* `text` in small letters, in memory of its own. */
 static char *lowered(const char *text) {
   char *low = text_of("%s", text), *at;
 
-  for (at = low; *at; at++)
-    *at = (char)lower((unsigned char)*at);
+  for (at = low; *at; at++) *at = (char)lower((unsigned char)*at);
   return low;
 }
 
@@ -104,10 +101,8 @@ static size_t common_length(const text_list *folders) {
   for (i = 1; i < folders->count; i++) {
     size_t j = 0;
 
-    while (j < common && folders->items[0][j] == folders->items[i][j])
-      j++;
-    while (j && folders->items[0][j - 1] != '/')
-      j--;
+    while (j < common && folders->items[0][j] == folders->items[i][j]) j++;
+    while (j && folders->items[0][j - 1] != '/') j--;
     common = j;
   }
   return common;
@@ -130,8 +125,7 @@ static void name_subjects(explainer *e) {
   }
   like_stem = count_alike(&stems);
   like_base = count_alike(&bases);
-  for (i = 0; i < e->count && !mirrored; i++)
-    mirrored = !is_unique(&like_base, bases.items[i]);
+  for (i = 0; i < e->count && !mirrored; i++) mirrored = !is_unique(&like_base, bases.items[i]);
   if (mirrored) {
     for (i = 0; i < e->count; i++) {
       text_list_add(&folders, absolute_folder_of(e->paths.items[i]));
@@ -148,8 +142,7 @@ static void name_subjects(explainer *e) {
     s->path = e->paths.items[i];
     s->name = text_of("%s%s", mirrored ? folders.items[i] + common : "", unique ? stems.items[i] : bases.items[i]);
     s->flat = text_of("%s", s->name);
-    for (at = s->flat; *at; at++)
-      *at = *at == '/' ? '-' : *at;
+    for (at = s->flat; *at; at++) *at = *at == '/' ? '-' : *at;
   }
   text_map_free(&like_stem);
   text_map_free(&like_base);
@@ -171,8 +164,7 @@ static void list_subjects(explainer *e) {
       int before = e->paths.count;
 
       list_folder(path, why_no_picture, &e->paths, e->asked->quiet);
-      if (e->paths.count == before)
-        fatal("%s: no pictures that can be read in this folder", path);
+      if (e->paths.count == before) fatal("%s: no pictures that can be read in this folder", path);
       e->many = true;
     } else {
       text_list_add(&e->paths, text_of("%s", path));
@@ -182,16 +174,14 @@ static void list_subjects(explainer *e) {
   e->many = e->many || e->count > 1;
   e->subjects = allocate((size_t)e->count, sizeof *e->subjects);
   name_subjects(e);
-  for (i = 0; i < e->count; i++)
-    protect_input(e->subjects[i].path);
+  for (i = 0; i < e->count; i++) protect_input(e->subjects[i].path);
 }
 
 static bool has_placeholder(const char *pattern, char which) {
   const char *at = pattern;
 
   while ((at = strchr(at, '%')))
-    if (*++at == which)
-      return true;
+    if (*++at == which) return true;
   return false;
 }
 
@@ -202,15 +192,11 @@ static void check_output(explainer *e, const char *path, const char *shown, bool
   bool exists, per_picture, ended;
   char *folder;
 
-  if (!path)
-    return;
+  if (!path) return;
   if (!strcmp(path, "-")) {
-    if (e->many)
-      fatal("%s -: several pictures do not go to standard output", shown);
-    if (e->asked->json)
-      fatal("%s -: --json writes to standard output, too", shown);
-    if (isatty(STDOUT_FILENO))
-      fatal("%s -: standard output is a terminal; send it to a file or a pipe", shown);
+    if (e->many) fatal("%s -: several pictures do not go to standard output", shown);
+    if (e->asked->json) fatal("%s -: --json writes to standard output, too", shown);
+    if (isatty(STDOUT_FILENO)) fatal("%s -: standard output is a terminal; send it to a file or a pipe", shown);
     e->to_stdout = true;
     return;
   }
@@ -218,8 +204,7 @@ static void check_output(explainer *e, const char *path, const char *shown, bool
   ended = path[strlen(path) - 1] == '/';
   per_picture = has_placeholder(path, 'p') || (!is_picture && has_placeholder(path, 's'));
   if (exists && S_ISDIR(status.st_mode)) {
-    if (!is_picture)
-      fatal("%s %s: a folder, but a file's name is needed", shown, path);
+    if (!is_picture) fatal("%s %s: a folder, but a file's name is needed", shown, path);
     folder = text_of("%s", path);
     per_picture = e->out_is_folder = true;
   } else {
@@ -233,8 +218,7 @@ static void check_output(explainer *e, const char *path, const char *shown, bool
     }
     folder = folder_of(named);
     free(named);
-    if (!is_folder(folder))
-      fatal("%s %s: no such folder: %s", shown, path, folder);
+    if (!is_folder(folder)) fatal("%s %s: no such folder: %s", shown, path, folder);
   }
   if (e->many && !per_picture)
     fatal("%s %s: several pictures need %s%s in the name (the picture's name)", shown, path, is_picture ? "a folder, or " : "",
@@ -271,8 +255,7 @@ static char *fill_in(const char *pattern, const char *for_s, const char *for_p) 
 static char *picture_name(const explainer *e, const subject *s) {
   const char *out = e->asked->out;
 
-  return e->out_is_folder ? text_of("%s%s%s.png", out, out[strlen(out) - 1] == '/' ? "" : "/", s->name)
-                          : fill_in(out, "", s->flat);
+  return e->out_is_folder ? text_of("%s%s%s.png", out, out[strlen(out) - 1] == '/' ? "" : "/", s->name) : fill_in(out, "", s->flat);
 }
 
 /* Every name that the run will write, before its first picture. Those with %s in them are known when the picture's classes are:
@@ -293,19 +276,15 @@ static void reserve_outputs(const explainer *e) {
 
         for (at = strchr(names[0] + strlen(o->out), '/'); at; at = strchr(at + 1, '/')) {
           *at = 0;
-          if (!is_folder(names[0]))
-            make_folder_later(names[0]);
+          if (!is_folder(names[0])) make_folder_later(names[0]);
           *at = '/';
         }
       }
     }
-    if (o->npy)
-      names[1] = fill_in(o->npy, s->flat, s->flat);
-    if (o->logits)
-      names[2] = fill_in(o->logits, s->flat, s->flat);
+    if (o->npy) names[1] = fill_in(o->npy, s->flat, s->flat);
+    if (o->logits) names[2] = fill_in(o->logits, s->flat, s->flat);
     for (k = 0; k < 3; k++) {
-      if (names[k] && !output_reserve(names[k], &why))
-        fatal("%s", why.text);
+      if (names[k] && !output_reserve(names[k], &why)) fatal("%s", why.text);
       free(names[k]);
     }
   }
@@ -316,10 +295,8 @@ static void check_taken(const explainer *e, bool given, const char *shown, unsig
   char list[256] = "";
   int i;
 
-  for (i = 0; given && i < e->method_count; i++)
-    given = !(agf_method_traits(e->methods[i]) & trait);
-  if (!given)
-    return;
+  for (i = 0; given && i < e->method_count; i++) given = !(agf_method_traits(e->methods[i]) & trait);
+  if (!given) return;
   for (i = 0; i < AGF_METHODS; i++)
     if (agf_method_traits((agf_method)i) & trait)
       snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", agf_method_name((agf_method)i));
@@ -332,13 +309,10 @@ static int find_layer(const explainer *e) {
   int layers = agf_model_layers(e->model), i, index;
   agf_layer layer;
 
-  if (!text)
-    return 0;
+  if (!text) return 0;
   for (i = 0; i < layers; i++)
-    if (!agf_model_layer(e->model, i, 0, 0, &layer, NULL) && !strcmp(layer.name, text))
-      return i + 1;
-  if (parse_whole(text, 0, layers - 1, &index))
-    return index + 1;
+    if (!agf_model_layer(e->model, i, 0, 0, &layer, NULL) && !strcmp(layer.name, text)) return i + 1;
+  if (parse_whole(text, 0, layers - 1, &index)) return index + 1;
   fatal("--layer %s: the model has no such layer; agf info %s lists them", text, e->asked->arguments.items[0]);
   return 0;
 }
@@ -349,17 +323,13 @@ static void choose_classes(explainer *e) {
 
   e->class_count = o->classes.count;
   e->classes = allocate((size_t)e->class_count, sizeof *e->classes);
-  for (i = 0; i < e->class_count; i++)
-    e->classes[i] = find_class(e->model, o->classes.items[i]);
+  for (i = 0; i < e->class_count; i++) e->classes[i] = find_class(e->model, o->classes.items[i]);
   e->against = o->against ? find_class(e->model, o->against) + 1 : 0;
   for (i = 0; e->against && i < e->class_count; i++)
-    if (e->classes[i] == e->against - 1)
-      fatal("-c %s --against %s: the same class", o->classes.items[i], o->against);
+    if (e->classes[i] == e->against - 1) fatal("-c %s --against %s: the same class", o->classes.items[i], o->against);
   e->ranks = o->top ? o->top : !e->class_count;
-  if (e->ranks > agf_model_classes(e->model))
-    fatal("--top %d: the model has %d classes", e->ranks, agf_model_classes(e->model));
-  if (o->bank && o->top && e->class_count)
-    fatal("--bank takes either -c or --top");
+  if (e->ranks > agf_model_classes(e->model)) fatal("--top %d: the model has %d classes", e->ranks, agf_model_classes(e->model));
+  if (o->bank && o->top && e->class_count) fatal("--bank takes either -c or --top");
 }
 
 static void choose_looks(explainer *e) {
@@ -380,8 +350,7 @@ static void choose_looks(explainer *e) {
   }
   if (o->font) {
     chosen_typeface = typeface_load(o->font, &why);
-    if (!chosen_typeface)
-      fatal("%s", why.text);
+    if (!chosen_typeface) fatal("%s", why.text);
   }
 }
 
@@ -395,8 +364,7 @@ static agf_session_config session_config(const explainer *e, int height, int wid
   config.threads = e->queue ? 1 : e->asked->threads;
   config.low_memory = e->asked->low_memory;
   config.isa = e->asked->isa;
-  for (i = 0; i < e->method_count; i++)
-    config.methods |= AGF_METHOD_BIT(e->methods[i]);
+  for (i = 0; i < e->method_count; i++) config.methods |= AGF_METHOD_BIT(e->methods[i]);
   config.progress = e->queue ? progress_ignored : progress_update;
   return config;
 }
@@ -406,14 +374,12 @@ static bool need_session(explainer *e, int height, int width, problem *why) {
   agf_session_config config = session_config(e, height, width);
   agf_error error;
 
-  if (e->session && e->height == height && e->width == width)
-    return true;
+  if (e->session && e->height == height && e->width == width) return true;
   agf_session_destroy(e->session);
   e->session = NULL;
   e->height = height;
   e->width = width;
-  if (agf_session_create(e->model, &config, &e->session, &error))
-    return failed(why, "%s", error.message);
+  if (agf_session_create(e->model, &config, &e->session, &error)) return failed(why, "%s", error.message);
   return true;
 }
 
@@ -442,8 +408,7 @@ static void choose_all(explainer *e) {
 
   e->model = open_model(asked->arguments.items[0]);
   e->model_name = agf_model_name(e->model);
-  if (!*e->model_name)
-    e->model_name = base_name(asked->arguments.items[0]);
+  if (!*e->model_name) e->model_name = base_name(asked->arguments.items[0]);
   agf_model_input(e->model, &e->input);
   check_taken(e, asked->against, "--against", AGF_METHOD_TAKES_AGAINST);
   check_taken(e, asked->layer, "--layer", AGF_METHOD_TAKES_LAYER);
@@ -456,8 +421,8 @@ static void choose_all(explainer *e) {
   choose_classes(e);
   choose_looks(e);
   /* What is wrong with the session itself (its size, its instruction set) is no fault of the first picture. */
-  if ((asked->width || asked->isa) && !need_session(e, asked->height ? asked->height : e->input.height,
-                                                    asked->width ? asked->width : e->input.width, &why))
+  if ((asked->width || asked->isa) &&
+      !need_session(e, asked->height ? asked->height : e->input.height, asked->width ? asked->width : e->input.width, &why))
     fatal("%s", why.text);
 }
 
@@ -466,11 +431,11 @@ static void need_preprocessing(const explainer *e) {
   int i;
 
   for (i = 0; i < e->count; i++)
-    if (ends_with(e->subjects[i].path, ".npy") || !strcmp(e->subjects[i].path, "-"))
-      return;
+    if (ends_with(e->subjects[i].path, ".npy") || !strcmp(e->subjects[i].path, "-")) return;
   if (!e->input.is_picture)
-    fatal("%s: the model file does not say how pictures are prepared for it: convert it with --mean and --std, or give tensors (.npy)",
-          e->asked->arguments.items[0]);
+    fatal(
+        "%s: the model file does not say how pictures are prepared for it: convert it with --mean and --std, or give tensors (.npy)",
+        e->asked->arguments.items[0]);
 }
 
 #endif

@@ -14,7 +14,7 @@ typedef struct style {
 
 /* A map of a figure, its colours and its caption. */
 typedef struct panel {
-  const float *map;          /* [height][width] */
+  const float *map; /* [height][width] */
   agf_colormap cmap;
   float low, vmax;           /* the scale: low is 0 but for maps that are drawn from their minimum on, which is not part of `map` */
   bool is_signed;            /* it may hold evidence against the class */
@@ -23,8 +23,8 @@ typedef struct panel {
 
 /* What a figure shows besides its maps. */
 typedef struct figure {
-  const canvas *photo;     /* NULL: there is none */
-  agf_rect seen;           /* the part of the photograph that the network saw */
+  const canvas *photo; /* NULL: there is none */
+  agf_rect seen;       /* the part of the photograph that the network saw */
   int map_height, map_width;
   int columns;             /* maps in a row that belong together; 0: no such rows */
   const char *photo_label; /* below the photograph */
@@ -49,8 +49,7 @@ static void mute_photo(canvas *c, int left, int top, int width, int height, cons
       bool inside = across >= 0 && across < seen->width && down >= 0 && down < seen->height;
 
       gray = 255 - (255 - gray) * (inside ? 0.65 : 0.25);
-      for (k = 0; k < 3; k++)
-        p[k] = (uint8_t)(gray + 0.5);
+      for (k = 0; k < 3; k++) p[k] = (uint8_t)(gray + 0.5);
     }
 }
 
@@ -70,9 +69,9 @@ static bool draw_map(canvas *c, int left, int top, int width, int height, const 
     seen.top *= (double)height / f->photo->height;
     seen.height *= (double)height / f->photo->height;
     draw_photo(c, left, top, width, height, f->photo, &all);
-    if (!s->colour)
-      mute_photo(c, left, top, width, height, &seen);
-    status = agf_overlay(p->map, f->map_height, f->map_width, p->cmap, p->vmax, s->alpha, &seen, corner, width, height, stride, &error);
+    if (!s->colour) mute_photo(c, left, top, width, height, &seen);
+    status =
+        agf_overlay(p->map, f->map_height, f->map_width, p->cmap, p->vmax, s->alpha, &seen, corner, width, height, stride, &error);
   } else {
     status = agf_render(p->map, f->map_height, f->map_width, p->cmap, p->vmax, corner, width, height, stride, 3, &error);
   }
@@ -104,21 +103,19 @@ static void draw_scale(canvas *c, int left, int baseline, double cap, double roo
     snprintf(high, sizeof high, "%s", high_number);
     width = fmin(11 * cap, room - text_width(low, cap) - text_width(high, cap) - 2 * gap);
   }
-  if (width < cap)
-    return;
-  for (i = 0; i < STEPS; i++)
-    ramp[i] = both ? 2 * (float)i / (STEPS - 1) - 1 : (float)i / (STEPS - 1);
+  if (width < cap) return;
+  for (i = 0; i < STEPS; i++) ramp[i] = both ? 2 * (float)i / (STEPS - 1) - 1 : (float)i / (STEPS - 1);
   draw_text(c, left, baseline, cap, low, FAINT_INK);
   bar = (int)(left + text_width(low, cap) + gap);
-  if (!agf_render(ramp, 1, STEPS, p->cmap, 1, pixel_at(c, bar, baseline - height), (int)width, height, 3 * (size_t)c->width, 3, NULL))
+  if (!agf_render(ramp, 1, STEPS, p->cmap, 1, pixel_at(c, bar, baseline - height), (int)width, height, 3 * (size_t)c->width, 3,
+                  NULL))
     draw_frame(c, bar - 1, baseline - height - 1, (int)width + 2, height + 2, FRAME);
   draw_text(c, bar + (int)width + gap, baseline, cap, high, FAINT_INK);
 }
 
 /* The size of a panel whose content is width x height: that asked for, or `scale` times its own. */
 static void panel_size(const style *s, double width, double height, double scale, int *panel_width, int *panel_height) {
-  if (s->width)
-    scale = s->width / width;
+  if (s->width) scale = s->width / width;
   *panel_width = (int)fmax(1, width * scale + 0.5);
   *panel_height = (int)fmax(1, height * scale + 0.5);
 }
@@ -131,12 +128,9 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   bool done = true;
 
   panel_size(s, own_width, own_height, s->overlay && longer > LARGE_SIDE ? LARGE_SIDE / longer : 1, &width, &height);
-  if (!canvas_new(c, (double)width * count, height, why))
-    return false;
-  for (i = 0; i < count && done; i++)
-    done = draw_map(c, i * width, 0, width, height, f, &panels[i], s, why);
-  if (!done)
-    free(c->rgb);
+  if (!canvas_new(c, (double)width * count, height, why)) return false;
+  for (i = 0; i < count && done; i++) done = draw_map(c, i * width, 0, width, height, f, &panels[i], s, why);
+  if (!done) free(c->rgb);
   return done;
 }
 
@@ -170,8 +164,7 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
     scale = longer < SMALL_SIDE ? ceil(SMALL_SIDE / longer) : longer > LARGE_SIDE ? LARGE_SIDE / longer : 1;
   else
     scale = fmax(USUAL_SIDE, fmax(f->map_width, f->map_height)) / longer;
-  if (width * height * scale * scale * cells > most_pixels)
-    scale = sqrt(most_pixels / (width * height * cells));
+  if (width * height * scale * scale * cells > most_pixels) scale = sqrt(most_pixels / (width * height * cells));
   panel_size(s, width, height, scale, &panel_width, &panel_height);
 
   cap = fmax(10, floor(fmax(panel_width, panel_height) / 40.0));
@@ -195,18 +188,19 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
       draw_photo(c, left, top, panel_width, panel_height, f->other, &other);
     else
       done = draw_map(c, left, top, panel_width, panel_height, f, p, s, why);
-    if (i >= 0 && !s->overlay)
-      draw_frame(c, left - 1, top - 1, panel_width + 2, panel_height + 2, FRAME);
+    if (i >= 0 && !s->overlay) draw_frame(c, left - 1, top - 1, panel_width + 2, panel_height + 2, FRAME);
     draw_text_within(c, cell_left, baseline, cap, cell_width - share_width - (share_width > 0 ? cap : 0),
-                     i >= 0 ? p->label : i == -first ? f->photo_label : f->other_label, i < 0 ? FAINT_INK : INK);
+                     i >= 0        ? p->label
+                     : i == -first ? f->photo_label
+                                   : f->other_label,
+                     i < 0 ? FAINT_INK : INK);
     if (i >= 0) {
       draw_text(c, cell_left + cell_width - share_width, baseline, cap, p->share, FAINT_INK);
       draw_scale(c, cell_left, baseline + (int)(1.9 * cap), cap, cell_width, p);
     }
   }
   draw_text_within(c, margin, c->height - margin, cap, c->width - 2.0 * margin, f->footer, FAINT_INK);
-  if (!done)
-    free(c->rgb);
+  if (!done) free(c->rgb);
   return done;
 }
 

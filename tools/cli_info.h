@@ -9,15 +9,14 @@ typedef struct facts {
   const agf_model *model;
   const char *name, *source, *path;
   agf_input input;
-  int height, width;                 /* the size that memory and layers are told for */
-  size_t memory, low_memory;         /* bytes of a session */
+  int height, width;         /* the size that memory and layers are told for */
+  size_t memory, low_memory; /* bytes of a session */
 } facts;
 
 static void print_numbers(const float *numbers, int count, const char *between) {
   int i;
 
-  for (i = 0; i < count; i++)
-    printf("%s%.6g", i ? between : "", numbers[i]);
+  for (i = 0; i < count; i++) printf("%s%.6g", i ? between : "", numbers[i]);
 }
 
 static void print_facts(const facts *f) {
@@ -38,7 +37,10 @@ static void print_facts(const facts *f) {
       printf("shorter side to %d pixels, then the centre", f->input.resize_to);
     else
       printf("stretched to the input's size");
-    printf("; %s, 0 to %.6g, mean ", channels == 1 ? "gray" : f->input.channel_order == AGF_CHANNELS_BGR ? "BGR" : "RGB",
+    printf("; %s, 0 to %.6g, mean ",
+           channels == 1                                ? "gray"
+           : f->input.channel_order == AGF_CHANNELS_BGR ? "BGR"
+                                                        : "RGB",
            f->input.range);
     print_numbers(f->input.mean, channels, " ");
     printf(", std ");
@@ -55,9 +57,10 @@ static void print_facts(const facts *f) {
     }
     printf(")\n");
   }
-  printf("answers     %s\n", f->input.head == AGF_HEAD_SOFTMAX   ? "one class of all: probabilities sum to 1"
-                             : f->input.head == AGF_HEAD_SIGMOID ? "classes that do not exclude one another, each with its own probability"
-                                                                 : "scores; the file does not say what makes probabilities of them");
+  printf("answers     %s\n", f->input.head == AGF_HEAD_SOFTMAX ? "one class of all: probabilities sum to 1"
+                             : f->input.head == AGF_HEAD_SIGMOID
+                                 ? "classes that do not exclude one another, each with its own probability"
+                                 : "scores; the file does not say what makes probabilities of them");
   printf("classes     %d", classes);
   for (k = 0; k < classes && k < LABELS_SHOWN && *agf_model_label(f->model, k); k++) {
     printf("%s", k ? ", " : ": ");
@@ -72,8 +75,7 @@ static void print_facts(const facts *f) {
 
 /* "3", "3x5" or "-" for a pair that the op does not use. */
 static const char *pair_text(const int pair[2], char text[24]) {
-  if (!pair[0])
-    return "-";
+  if (!pair[0]) return "-";
   if (pair[0] == pair[1])
     snprintf(text, 24, "%d", pair[0]);
   else
@@ -84,8 +86,7 @@ static const char *pair_text(const int pair[2], char text[24]) {
 static const char *pad_text(const agf_layer *layer, char text[48]) {
   const int *p = layer->pad;
 
-  if (!layer->kernel[0])
-    return "-";
+  if (!layer->kernel[0]) return "-";
   if (p[0] == p[1] && p[0] == p[2] && p[0] == p[3])
     snprintf(text, 48, "%d", p[0]);
   else
@@ -123,20 +124,17 @@ static void print_layers(const facts *f) {
   print_padded("name", width);
   printf("  %-16s %-9s %6s %6s %8s  %-18s %11s\n", "op", "reads", "kernel", "stride", "pad", "output", "parameters");
   for (i = 0; i < agf_model_layers(f->model); i++) {
-    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL))
-      continue;
+    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL)) continue;
     notes[0] = 0;
-    if (layer.flat)
-      snprintf(notes, sizeof notes, "  flat");
-    if (layer.groups > 1)
-      snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "  %d groups", layer.groups);
+    if (layer.flat) snprintf(notes, sizeof notes, "  flat");
+    if (layer.groups > 1) snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "  %d groups", layer.groups);
     if (layer.dilation[0] > 1 || layer.dilation[1] > 1)
       snprintf(notes + strlen(notes), sizeof notes - strlen(notes), "  dilation %s", pair_text(layer.dilation, kernel));
     printf("%4d  ", i);
     print_padded(layer.name, width);
     printf("  %-16s %-9s %6s %6s %8s  %-18s %11llu%s\n", agf_op_name(layer.op), inputs_text(f->model, i, &layer, inputs),
-           pair_text(layer.kernel, kernel), pair_text(layer.stride, stride), pad_text(&layer, pad),
-           shape_text(layer.shape, shape), (unsigned long long)layer.parameters, notes);
+           pair_text(layer.kernel, kernel), pair_text(layer.stride, stride), pad_text(&layer, pad), shape_text(layer.shape, shape),
+           (unsigned long long)layer.parameters, notes);
   }
 }
 
@@ -144,8 +142,7 @@ static void print_json_ints(const char *key, const int *numbers, int count) {
   int i;
 
   printf(", \"%s\": [", key);
-  for (i = 0; i < count; i++)
-    printf("%s%d", i ? ", " : "", numbers[i]);
+  for (i = 0; i < count; i++) printf("%s%d", i ? ", " : "", numbers[i]);
   printf("]");
 }
 
@@ -164,7 +161,9 @@ static void print_facts_json(const facts *f) {
          f->input.width);
   if (f->input.is_picture) {
     printf("{\"channels\": \"%s\", \"resize\": \"%s\", \"resize_to\": %d, \"range\": %.9g, \"mean\": [",
-           channels == 1 ? "gray" : f->input.channel_order == AGF_CHANNELS_BGR ? "bgr" : "rgb",
+           channels == 1                                ? "gray"
+           : f->input.channel_order == AGF_CHANNELS_BGR ? "bgr"
+                                                        : "rgb",
            f->input.resize == AGF_RESIZE_CROP ? "crop" : "stretch", f->input.resize_to, f->input.range);
     print_numbers(f->input.mean, channels, ", ");
     printf("], \"std\": [");
@@ -173,9 +172,10 @@ static void print_facts_json(const facts *f) {
   } else {
     printf("null");
   }
-  printf(", \"head\": \"%s\", \"classes\": %d, \"labels\": [", f->input.head == AGF_HEAD_SOFTMAX   ? "softmax"
-                                                            : f->input.head == AGF_HEAD_SIGMOID ? "sigmoid"
-                                                                                                : "none",
+  printf(", \"head\": \"%s\", \"classes\": %d, \"labels\": [",
+         f->input.head == AGF_HEAD_SOFTMAX   ? "softmax"
+         : f->input.head == AGF_HEAD_SIGMOID ? "sigmoid"
+                                             : "none",
          agf_model_classes(f->model));
   for (k = 0; labelled && k < agf_model_classes(f->model); k++) {
     printf("%s", k ? ", " : "");
@@ -186,13 +186,11 @@ static void print_facts_json(const facts *f) {
          (unsigned long long)agf_model_parameters(f->model), (unsigned long long)agf_model_file_bytes(f->model), f->height,
          f->width, f->memory, f->low_memory);
   for (i = 0; i < agf_model_layers(f->model); i++) {
-    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL))
-      continue;
+    if (agf_model_layer(f->model, i, f->height, f->width, &layer, NULL)) continue;
     printf("%s{\"name\": ", i ? ", " : "");
     json_string(layer.name);
     printf(", \"op\": \"%s\", \"inputs\": [", agf_op_name(layer.op));
-    for (j = 0; j < layer.inputs; j++)
-      printf("%s%d", j ? ", " : "", agf_model_layer_input(f->model, i, j) - 1); /* -1: the image */
+    for (j = 0; j < layer.inputs; j++) printf("%s%d", j ? ", " : "", agf_model_layer_input(f->model, i, j) - 1); /* -1: the image */
     printf("]");
     print_json_ints("shape", layer.shape, 3);
     print_json_ints("kernel", layer.kernel, 2);
@@ -211,8 +209,7 @@ static int run_info(const options *asked) {
   agf_error error;
   facts f;
 
-  if (asked->arguments.count != 1)
-    fatal("info needs one model file: agf info MODEL");
+  if (asked->arguments.count != 1) fatal("info needs one model file: agf info MODEL");
   model = open_model(asked->arguments.items[0]);
   f.model = model;
   f.path = asked->arguments.items[0];
@@ -225,11 +222,9 @@ static int run_info(const options *asked) {
   config.height = f.height;
   config.width = f.width;
   config.threads = asked->threads;
-  if (agf_session_bytes(model, &config, &f.memory, &error))
-    fatal("%s: %s", f.path, error.message);
+  if (agf_session_bytes(model, &config, &f.memory, &error)) fatal("%s: %s", f.path, error.message);
   config.low_memory = 1;
-  if (agf_session_bytes(model, &config, &f.low_memory, &error))
-    fatal("%s: %s", f.path, error.message);
+  if (agf_session_bytes(model, &config, &f.low_memory, &error)) fatal("%s: %s", f.path, error.message);
   if (asked->json) {
     print_facts_json(&f);
   } else {

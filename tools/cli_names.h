@@ -21,7 +21,8 @@ static int find_methods(const text_list *lists, agf_method methods[AGF_METHODS])
         method = 0;
         last = AGF_METHODS - 1;
       } else if (method < 0) {
-        fatal("unknown method %s%s; `agf help explain` lists the methods", name, did_you_mean(name, method_name, NULL, AGF_METHODS));
+        fatal("unknown method %s%s; `agf help explain` lists the methods", name,
+              did_you_mean(name, method_name, NULL, AGF_METHODS));
       }
       for (k = method; k <= last; k++)
         if (!taken[k] && agf_method_traits((agf_method)k) & AGF_METHOD_BUILT) {
@@ -29,13 +30,11 @@ static int find_methods(const text_list *lists, agf_method methods[AGF_METHODS])
           methods[count++] = (agf_method)k;
         }
       free(name);
-      if (!list[length])
-        break;
+      if (!list[length]) break;
       list += length + 1;
     }
   }
-  if (!lists->count)
-    methods[count++] = AGF_METHOD_AGF;
+  if (!lists->count) methods[count++] = AGF_METHOD_AGF;
   return count;
 }
 
@@ -53,13 +52,10 @@ static unsigned find_ablations(const char *list) {
     unsigned bit = 0;
 
     for (i = 0; i < sizeof known / sizeof *known; i++)
-      if (length == strlen(known[i].name) && !strncmp(list, known[i].name, length))
-        bit = known[i].bit;
-    if (!bit)
-      fatal("--options: %.*s is unknown; there are no_fx, no_fdx, no_m, no_a, no_reg and fx_gradcam", (int)length, list);
+      if (length == strlen(known[i].name) && !strncmp(list, known[i].name, length)) bit = known[i].bit;
+    if (!bit) fatal("--options: %.*s is unknown; there are no_fx, no_fdx, no_m, no_a, no_reg and fx_gradcam", (int)length, list);
     bits |= bit;
-    if (!list[length])
-      return bits;
+    if (!list[length]) return bits;
     list += length + 1;
   }
 }
@@ -80,20 +76,16 @@ static int find_class(const agf_model *model, const char *text) {
   bool is_number = *text && strspn(text, "0123456789") == strlen(text);
   char list[640] = "";
 
-  if (is_number && parse_whole(text, 0, classes - 1, &index))
-    return index;
+  if (is_number && parse_whole(text, 0, classes - 1, &index)) return index;
   found = agf_model_find(model, text, some, LISTED);
-  if (found == 1)
-    return some[0];
+  if (found == 1) return some[0];
   for (i = 0; i < found && i < LISTED; i++) {
     size_t used = strlen(list);
 
     snprintf(list + used, sizeof list - used, "%s%.60s (%d)", i ? ", " : "", agf_model_label(model, some[i]), some[i]);
   }
-  if (found > LISTED)
-    fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
-  if (found)
-    fatal("class '%s' is ambiguous: %s", text, list);
+  if (found > LISTED) fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
+  if (found) fatal("class '%s' is ambiguous: %s", text, list);
   if (is_number || !*agf_model_label(model, 0))
     fatal("class '%s' does not exist: the model has the classes 0 to %d%s", text, classes - 1,
           *agf_model_label(model, 0) ? "" : " and no labels");
@@ -112,8 +104,7 @@ static agf_model *open_model(const char *path) {
   agf_model *model;
   agf_error error;
 
-  if (agf_model_open(path, NULL, &model, &error))
-    fatal("%s", error.message); /* it begins with the path */
+  if (agf_model_open(path, NULL, &model, &error)) fatal("%s", error.message); /* it begins with the path */
   return model;
 }
 

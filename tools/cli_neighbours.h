@@ -13,8 +13,7 @@ static float *latent_of(explainer *e, const char *path, int *count, problem *why
   prepared p;
 
   progress_step(RUN_WORK, path);
-  if (!run_picture(e, path, &p, 0, why))
-    return NULL;
+  if (!run_picture(e, path, &p, 0, why)) return NULL;
   prepared_free(&p);
   *count = agf_latent_size(e->session);
   latent = allocate((size_t)*count, sizeof *latent);
@@ -31,13 +30,11 @@ static bool open_bank(explainer *e, bank *b, const char *path, problem *why) {
   problem detail;
   int size;
 
-  if (!bank_read(b, path, e->model, why))
-    return false;
-  if (!need_session(e, b->height, b->width, &detail))
-    return failed(why, "%s: %.600s", path, detail.text);
+  if (!bank_read(b, path, e->model, why)) return false;
+  if (!need_session(e, b->height, b->width, &detail)) return failed(why, "%s: %.600s", path, detail.text);
   size = agf_latent_size(e->session);
-  return size == b->size || failed(why, "%s: damaged bank: vectors of %d values, the network makes %d of %d x %d pixels", path, b->size,
-                                   size, b->width, b->height);
+  return size == b->size || failed(why, "%s: damaged bank: vectors of %d values, the network makes %d of %d x %d pixels", path,
+                                   b->size, size, b->width, b->height);
 }
 
 /* The bank that `agf bank` makes, for save_bank(), which a signal's way out calls. */
@@ -49,25 +46,21 @@ static struct {
 static void save_bank(void) {
   problem why;
 
-  if (!unsaved.bank->count)
-    return;
+  if (!unsaved.bank->count) return;
   bank_sort(unsaved.bank);
-  if (!bank_write(unsaved.bank, unsaved.path, &why))
-    fatal("%s", why.text);
+  if (!bank_write(unsaved.bank, unsaved.path, &why)) fatal("%s", why.text);
 }
 
 /* Whether a latent vector (NULL: *why says already why there is none) is of the bank's size, which the first one decides; if not, it is
  * freed. */
 static bool fits_bank(const explainer *e, bank *b, const char *path, float **latent, int count, problem *why) {
-  if (!*latent)
-    return false;
+  if (!*latent) return false;
   if (!b->size) {
     b->size = count;
     b->height = e->height;
     b->width = e->width;
   }
-  if (count == b->size && e->height == b->height && e->width == b->width)
-    return true;
+  if (count == b->size && e->height == b->height && e->width == b->width) return true;
   free(*latent);
   *latent = NULL;
   return failed(why, "%s: a latent vector of %d values at %d x %d pixels, those of %s are of %d at %d x %d", path, count, e->width,
@@ -79,14 +72,12 @@ static void take_over(bank *b, const text_list *paths, const bank *kept, const u
   text_map known = {0};
   int i;
 
-  for (i = 0; i < kept->count; i++)
-    *text_map_at(&known, kept->names.items[i]) = i + 1;
+  for (i = 0; i < kept->count; i++) *text_map_at(&known, kept->names.items[i]) = i + 1;
   for (i = 0; i < paths->count && kept->count; i++) {
     const char *name = base_name(paths->items[i]);
     int at = text_map_has(&known, name) ? *text_map_at(&known, name) - 1 : -1;
 
-    if (done[i] || at < 0 || kept->marks[at] != marks[i])
-      continue;
+    if (done[i] || at < 0 || kept->marks[at] != marks[i]) continue;
     progress_step(RUN_WORK, paths->items[i]);
     bank_add(b, name, marks[i], kept->latents + (size_t)at * (size_t)b->size);
     done[i] = true;
@@ -106,8 +97,7 @@ static void fill_bank(explainer *e, bank *b, const text_list *paths, const uint6
     float *latent;
     problem why;
 
-    if (done && done[i])
-      continue;
+    if (done && done[i]) continue;
     latent = latent_of(e, paths->items[i], &count, &why);
     if (!fits_bank(e, b, paths->items[i], &latent, count, &why)) {
       complain("%s", why.text);
@@ -156,21 +146,17 @@ static void find_neighbours(explainer *e, bank *b, const text_list *paths) {
     int count = 0;
 
     s->latent = latent_of(e, s->path, &count, &why);
-    if (!fits_bank(e, b, s->path, &s->latent, count, &why))
-      give_up(e, s->path, &why);
+    if (!fits_bank(e, b, s->path, &s->latent, count, &why)) give_up(e, s->path, &why);
   }
-  if (paths->count && b->size)
-    fill_bank(e, b, paths, NULL, NULL);
-  if (!b->count)
-    return;
+  if (paths->count && b->size) fill_bank(e, b, paths, NULL, NULL);
+  if (!b->count) return;
   wanted = wanted < b->count ? wanted : b->count;
   nearest = allocate((size_t)wanted, sizeof *nearest);
   distance = allocate((size_t)wanted, sizeof *distance);
   for (i = 0; i < e->count; i++) {
     subject *s = &e->subjects[i];
 
-    if (!s->latent)
-      continue;
+    if (!s->latent) continue;
     if (agf_neighbours(b->latents, b->count, s->latent, 1, b->size, wanted, AGF_NEIGHBOURS_OTHERS, nearest, distance, &error))
       fatal("%s", error.message);
     s->neighbour = allocate((size_t)wanted, sizeof *s->neighbour);
@@ -180,8 +166,7 @@ static void find_neighbours(explainer *e, bank *b, const text_list *paths) {
       s->distance[k] = distance[k];
     }
     s->neighbours = k;
-    if (s->neighbours)
-      compare_with_neighbours(e, s, b, nearest);
+    if (s->neighbours) compare_with_neighbours(e, s, b, nearest);
   }
   free(nearest);
   free(distance);
@@ -200,10 +185,8 @@ static int run_bank(const options *asked) {
   uint64_t *marks;
   int i;
 
-  if (asked->arguments.count != 2)
-    fatal("bank needs a model file and a folder of pictures: agf bank MODEL FOLDER -o FILE");
-  if (!path)
-    fatal("bank needs a file to write: -o FILE");
+  if (asked->arguments.count != 2) fatal("bank needs a model file and a folder of pictures: agf bank MODEL FOLDER -o FILE");
+  if (!path) fatal("bank needs a file to write: -o FILE");
   memset(&e, 0, sizeof e);
   memset(&made, 0, sizeof made);
   memset(&kept, 0, sizeof kept);
@@ -212,18 +195,15 @@ static int run_bank(const options *asked) {
   agf_model_input(e.model, &e.input);
   folder = asked->arguments.items[1];
   list_folder(folder, why_no_picture, &paths, asked->quiet);
-  if (!paths.count)
-    fatal("%s: no pictures that can be read in this folder", folder);
+  if (!paths.count) fatal("%s: no pictures that can be read in this folder", folder);
   protect_input(asked->arguments.items[0]);
   there = !stat(path, &status) && status.st_size > 0;
-  if (there && !S_ISREG(status.st_mode))
-    fatal("-o %s: not a file", path);
-  if (there && !open_bank(&e, &kept, path, &why))
-    fatal("%s; it is not written over: remove it, or name another file", why.text);
+  if (there && !S_ISREG(status.st_mode)) fatal("-o %s: not a file", path);
+  if (there && !open_bank(&e, &kept, path, &why)) fatal("%s; it is not written over: remove it, or name another file", why.text);
   if (there && asked->height && (kept.height != asked->height || kept.width != asked->width))
-    fatal("%s: a bank at %d x %d pixels cannot be continued at %d x %d", path, kept.width, kept.height, asked->width, asked->height);
-  if (!output_reserve(path, &why))
-    fatal("%s", why.text);
+    fatal("%s: a bank at %d x %d pixels cannot be continued at %d x %d", path, kept.width, kept.height, asked->width,
+          asked->height);
+  if (!output_reserve(path, &why)) fatal("%s", why.text);
   made.size = kept.size;
   made.height = kept.height;
   made.width = kept.width;
@@ -243,13 +223,11 @@ static int run_bank(const options *asked) {
   fill_bank(&e, &made, &paths, marks, done);
   before_stop = NULL;
   progress_clear();
-  if (!made.count)
-    fatal("%s: none of its %d pictures could be done", folder, paths.count);
+  if (!made.count) fatal("%s: none of its %d pictures could be done", folder, paths.count);
   save_bank();
   free(marks);
   free(done);
-  if (!asked->quiet)
-    printf("%s: %d pictures, latent vectors of %d values\n", path, made.count, made.size);
+  if (!asked->quiet) printf("%s: %d pictures, latent vectors of %d values\n", path, made.count, made.size);
   text_list_free(&paths);
   bank_free(&made);
   bank_free(&kept);

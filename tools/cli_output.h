@@ -17,24 +17,22 @@ typedef struct output {
 
 enum { RESERVED = 1, WRITTEN = 2 };
 
-static output *outputs;           /* those not complete, newest first */
-static text_map output_names;     /* absolute name to RESERVED or WRITTEN */
-static text_map protected_files;  /* identities of the run's own input, which no output may replace */
-static text_map folders_to_make;  /* folders that the first output in them makes: 1; made already: 2 */
+static output *outputs;          /* those not complete, newest first */
+static text_map output_names;    /* absolute name to RESERVED or WRITTEN */
+static text_map protected_files; /* identities of the run's own input, which no output may replace */
+static text_map folders_to_make; /* folders that the first output in them makes: 1; made already: 2 */
 
 static void protect_input(const char *path) {
   struct stat status;
 
-  if (!stat(path, &status) && S_ISREG(status.st_mode))
-    *text_map_at(&protected_files, identity_of(&status).text) = 1;
+  if (!stat(path, &status) && S_ISREG(status.st_mode)) *text_map_at(&protected_files, identity_of(&status).text) = 1;
 }
 
 /* Let the first output below `folder`, which does not exist yet, make it. */
 static void make_folder_later(const char *folder) {
   int *state = text_map_at(&folders_to_make, folder);
 
-  if (!*state)
-    *state = 1;
+  if (!*state) *state = 1;
 }
 
 static void output_free(output *o) {
@@ -50,17 +48,13 @@ static void outputs_discard(void) {
     output *o = outputs;
 
     outputs = o->next;
-    if (o->file)
-      fclose(o->file);
-    if (o->temporary)
-      unlink(o->temporary);
+    if (o->file) fclose(o->file);
+    if (o->temporary) unlink(o->temporary);
     output_free(o);
   }
 }
 
-static void output_failed(const char *path) {
-  fatal("%s: cannot be written: %s", path, strerror(errno));
-}
+static void output_failed(const char *path) { fatal("%s: cannot be written: %s", path, strerror(errno)); }
 
 /* The absolute name of the file that writing to `path` makes or replaces, in memory of its own: symbolic links are followed,
  * folders that do not exist yet taken as they are named. NULL: errno says why not. */
@@ -74,8 +68,7 @@ static char *canonical_name(const char *path) {
     size_t length = strlen(path);
 
     whole = realpath(path, NULL);
-    if (whole || errno != ENOENT || *base || length < 2)
-      return whole;
+    if (whole || errno != ENOENT || *base || length < 2) return whole;
     above = text_of("%.*s", (int)length - 1, path);
     whole = canonical_name(above);
     free(above);
@@ -87,8 +80,7 @@ static char *canonical_name(const char *path) {
   if (!folder || strcmp(folder, above)) {
     char *name = realpath(above, NULL);
 
-    if (!name && errno == ENOENT && strcmp(above, "/") && strcmp(above, "."))
-      name = canonical_name(above);
+    if (!name && errno == ENOENT && strcmp(above, "/") && strcmp(above, ".")) name = canonical_name(above);
     if (!name) {
       free(above);
       return NULL;
@@ -115,13 +107,11 @@ static bool output_target(const char *path, char **target, bool *direct, problem
     *target = text_of("-");
     return true;
   }
-  if (exists && S_ISDIR(status.st_mode))
-    return failed(why, "%s: cannot be written: %s", path, strerror(EISDIR));
+  if (exists && S_ISDIR(status.st_mode)) return failed(why, "%s: cannot be written: %s", path, strerror(EISDIR));
   if (exists && !*direct && text_map_has(&protected_files, identity_of(&status).text))
     return failed(why, "%s: is input of this run and would be overwritten", path);
   *target = canonical_name(path);
-  if (!*target)
-    return failed(why, "%s: cannot be written: %s", path, strerror(errno));
+  if (!*target) return failed(why, "%s: cannot be written: %s", path, strerror(errno));
   return true;
 }
 
@@ -134,8 +124,7 @@ static bool output_reserve(const char *path, problem *why) {
   if (fine && !direct) {
     int *state = text_map_at(&output_names, target);
 
-    if (*state)
-      fine = failed(why, "%s: two results would be written to it", path);
+    if (*state) fine = failed(why, "%s: two results would be written to it", path);
     *state = RESERVED;
   }
   free(target);
@@ -146,16 +135,14 @@ static bool output_reserve(const char *path, problem *why) {
 static void make_folders(const char *path) {
   char *folder, *at;
 
-  if (!folders_to_make.used)
-    return;
+  if (!folders_to_make.used) return;
   folder = text_of("%s", path);
   for (at = strchr(folder + 1, '/'); at; at = strchr(at + 1, '/')) {
     *at = 0;
     if (text_map_has(&folders_to_make, folder)) {
       int *state = text_map_at(&folders_to_make, folder);
 
-      if (*state == 1 && mkdir(folder, 0777) && errno != EEXIST)
-        output_failed(folder);
+      if (*state == 1 && mkdir(folder, 0777) && errno != EEXIST) output_failed(folder);
       *state = 2;
     }
     *at = '/';
@@ -174,8 +161,7 @@ static output *output_open(const char *path, problem *why) {
   output *o;
 
   make_folders(path);
-  if (!output_target(path, &target, &direct, why))
-    return NULL;
+  if (!output_target(path, &target, &direct, why)) return NULL;
   exists = !stat(path, &status);
   state = direct ? NULL : text_map_at(&output_names, target);
   if (state && *state == WRITTEN) {
@@ -183,15 +169,13 @@ static output *output_open(const char *path, problem *why) {
     failed(why, "%s: two results would be written to it", path);
     return NULL;
   }
-  if (state)
-    *state = WRITTEN;
+  if (state) *state = WRITTEN;
   o = allocate(1, sizeof *o);
   o->path = text_of("%s", path);
   o->target = target;
   if (direct || !strcmp(target, "-")) {
     o->file = direct ? fopen(path, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
-    if (!o->file)
-      output_failed(path);
+    if (!o->file) output_failed(path);
   } else {
     folder = folder_of(target);
     do { /* a name that a killed run left behind is passed over */
@@ -200,10 +184,8 @@ static output *output_open(const char *path, problem *why) {
       descriptor = open(o->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
     } while (descriptor < 0 && errno == EEXIST);
     free(folder);
-    if (descriptor < 0)
-      output_failed(path);
-    if (exists)
-      (void)!fchmod(descriptor, status.st_mode & 0777); /* best effort, as cp does it */
+    if (descriptor < 0) output_failed(path);
+    if (exists) (void)!fchmod(descriptor, status.st_mode & 0777); /* best effort, as cp does it */
     o->file = fdopen(descriptor, "wb");
     if (!o->file) {
       unlink(o->temporary);
@@ -216,19 +198,16 @@ static output *output_open(const char *path, problem *why) {
 }
 
 static void output_write(output *o, const void *data, size_t size) {
-  if (size && fwrite(data, 1, size, o->file) != size)
-    output_failed(o->path);
+  if (size && fwrite(data, 1, size, o->file) != size) output_failed(o->path);
 }
 
 /* All of it is written. A run may have more outputs for one picture than a process may have files open. */
 static void output_close(output *o) {
   FILE *file = o->file;
 
-  if (fflush(file))
-    output_failed(o->path);
+  if (fflush(file)) output_failed(o->path);
   o->file = NULL;
-  if (fclose(file))
-    output_failed(o->path);
+  if (fclose(file)) output_failed(o->path);
 }
 
 /* Every closed output under its own name. */
@@ -237,17 +216,14 @@ static void outputs_complete(void) {
   while (outputs) {
     output *o = outputs;
 
-    if (o->temporary && rename(o->temporary, o->target))
-      output_failed(o->path);
+    if (o->temporary && rename(o->temporary, o->target)) output_failed(o->path);
     outputs = o->next;
     output_free(o);
   }
 }
 
 /* Let names be written again: what is newer replaces what this run wrote before. */
-static void outputs_forget(void) {
-  text_map_free(&output_names);
-}
+static void outputs_forget(void) { text_map_free(&output_names); }
 
 static void outputs_free(void) {
   text_map_free(&output_names);

@@ -14,8 +14,7 @@ static int terminal_width(void) {
 #ifdef TIOCGWINSZ
   struct winsize size;
 
-  if (width < 1 && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size))
-    width = size.ws_col;
+  if (width < 1 && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size)) width = size.ws_col;
 #endif
   return width < 1 ? 80 : width < 8 ? 8 : width;
 }
@@ -38,8 +37,7 @@ static void show_canvas(const canvas *c) {
   for (y = 0; y < c->height; y += 2) {
     for (x = 0; x < c->width; x++) {
       print_colour(pixel_at(c, x, y), false, true_colour);
-      if (y + 1 < c->height)
-        print_colour(pixel_at(c, x, y + 1), true, true_colour);
+      if (y + 1 < c->height) print_colour(pixel_at(c, x, y + 1), true, true_colour);
       fputs("\xE2\x96\x80", stdout);
     }
     fputs("\033[0m\n", stdout);
@@ -65,23 +63,20 @@ static void page_bytes(page *p, const char *bytes, size_t size) {
   p->length += size;
 }
 
-static void page_text(page *p, const char *text) {
-  page_bytes(p, text, strlen(text));
-}
+static void page_text(page *p, const char *text) { page_bytes(p, text, strlen(text)); }
 
 /* Text of the user's or the model's: nothing in it is markup. */
 static void page_escaped(page *p, const char *text) {
   char *clean = text_of("%s", text), *at;
 
   clean_text(clean);
-  for (at = clean; *at; at++)
-    switch (*at) {
-    case '&': page_text(p, "&amp;"); break;
-    case '<': page_text(p, "&lt;"); break;
-    case '>': page_text(p, "&gt;"); break;
-    case '"': page_text(p, "&quot;"); break;
-    case '\'': page_text(p, "&#39;"); break;
-    default: page_bytes(p, at, 1);
+  for (at = clean; *at; at++) switch (*at) {
+      case '&': page_text(p, "&amp;"); break;
+      case '<': page_text(p, "&lt;"); break;
+      case '>': page_text(p, "&gt;"); break;
+      case '"': page_text(p, "&quot;"); break;
+      case '\'': page_text(p, "&#39;"); break;
+      default: page_bytes(p, at, 1);
     }
   free(clean);
 }
@@ -132,8 +127,7 @@ static void page_begin_picture(page *p, const char *path, const canvas *photo, c
 
     if (canvas_new(&small, fmax(1, floor(seen->width * scale + 0.5)), fmax(1, floor(seen->height * scale + 0.5)), &why)) {
       draw_photo(&small, 0, 0, small.width, small.height, photo, seen);
-      if (!stbi_write_jpg_to_func(gather, &g, small.width, small.height, 3, small.rgb, 88))
-        fatal("out of memory for a page");
+      if (!stbi_write_jpg_to_func(gather, &g, small.width, small.height, 3, small.rgb, 88)) fatal("out of memory for a page");
       free(small.rgb);
       page_text(p, "<img class=photo alt=\"\" src=\"data:image/jpeg;base64,");
       page_base64(p, &g);
@@ -158,10 +152,8 @@ static void page_add_map(page *p, const panel *map, int height, int width, const
 
   agf_render(map->map, height, width, map->cmap, map->vmax, rgba, width, height, 4 * (size_t)width, 4, NULL);
   if (agf_colormap_is_diverging(map->cmap) && !agf_render(both, 1, 2, map->cmap, 1, ends, 2, 1, 6, 3, NULL))
-    for (i = 0; i < size; i++)
-      memcpy(rgba + 4 * i, ends + (map->map[i] > 0 ? 3 : 0), 3);
-  if (!stbi_write_png_to_func(gather, &g, width, height, 4, rgba, 4 * width))
-    fatal("out of memory for a page");
+    for (i = 0; i < size; i++) memcpy(rgba + 4 * i, ends + (map->map[i] > 0 ? 3 : 0), 3);
+  if (!stbi_write_png_to_func(gather, &g, width, height, 4, rgba, 4 * width)) fatal("out of memory for a page");
   page_text(p, "<img class=map alt=\"\" data-class=\"");
   page_escaped(p, *label ? label : number);
   page_text(p, "\" data-method=\"");
@@ -192,31 +184,31 @@ static void page_end_picture(page *p, const text_list *notes) {
 
 static void page_write(page *p, const char *model) {
   static const char head[] =
-    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\n"
-    "<style>body{font:15px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}header{position:sticky;top:0;"
-    "background:#fffe;padding:.5em 0;z-index:1}main{display:flex;flex-wrap:wrap;gap:1.5em}figure{margin:0;width:20em}"
-    ".stack{position:relative;background:#fff;outline:1px solid #ccc;min-height:4em}.stack img{display:block;width:100%}"
-    ".stack .photo+*~.map,.stack .photo~.map{position:absolute;inset:0;height:100%}.map{image-rendering:auto}"
-    ".map:not(.on){display:none!important}button{font:inherit;border:1px solid #bbb;background:#f6f6f6;border-radius:4px;"
-    "margin:.15em .2em .15em 0;cursor:pointer}button.on{background:#2166ac;color:#fff}small,p{color:#666}"
-    ".gray .photo{filter:grayscale(1) contrast(.65) brightness(1.25)}figcaption{overflow-wrap:anywhere}</style>\n";
+      "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\n"
+      "<style>body{font:15px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}header{position:sticky;top:0;"
+      "background:#fffe;padding:.5em 0;z-index:1}main{display:flex;flex-wrap:wrap;gap:1.5em}figure{margin:0;width:20em}"
+      ".stack{position:relative;background:#fff;outline:1px solid #ccc;min-height:4em}.stack img{display:block;width:100%}"
+      ".stack .photo+*~.map,.stack .photo~.map{position:absolute;inset:0;height:100%}.map{image-rendering:auto}"
+      ".map:not(.on){display:none!important}button{font:inherit;border:1px solid #bbb;background:#f6f6f6;border-radius:4px;"
+      "margin:.15em .2em .15em 0;cursor:pointer}button.on{background:#2166ac;color:#fff}small,p{color:#666}"
+      ".gray .photo{filter:grayscale(1) contrast(.65) brightness(1.25)}figcaption{overflow-wrap:anywhere}</style>\n";
   static const char script[] =
-    "<script>'use strict';\nconst $=(q,e=document)=>[...e.querySelectorAll(q)];\n"
-    "let method=null;const methods=[...new Set($('.map').map(m=>m.dataset.method))];\n"
-    "function paint(){for(const f of $('figure')){const maps=$('.map',f);const of=maps.filter(m=>m.dataset.method===method);"
-    "const list=of.length?of:maps;if(!list.some(m=>m.dataset.class===f.dataset.class))f.dataset.class=list[0]?.dataset.class||'';"
-    "const on=list.find(m=>m.dataset.class===f.dataset.class);for(const m of maps)m.classList.toggle('on',m===on);"
-    "const c=f.querySelector('.choice');c.replaceChildren();for(const m of list){const b=document.createElement('button');"
-    "b.textContent=m.dataset.class+', '+m.dataset.share;b.className=m===on?'on':'';"
-    "b.onclick=()=>{f.dataset.class=m.dataset.class;paint()};c.append(b)}"
-    "f.querySelector('b').textContent=f.querySelector('.path').textContent;"
-    "f.querySelector('small').textContent=on?on.dataset.method+': '+on.dataset.range:''}"
-    "for(const b of $('#methods button'))b.classList.toggle('on',b.textContent===method)}\n"
-    "method=methods[0];for(const m of methods){const b=document.createElement('button');b.textContent=m;"
-    "b.onclick=()=>{method=m;paint()};document.getElementById('methods').append(b)}\n"
-    "const o=document.getElementById('opacity');o.oninput=()=>{for(const m of $('.map'))m.style.opacity=o.value/100};o.oninput();\n"
-    "const g=document.getElementById('gray');g.onchange=()=>document.body.classList.toggle('gray',g.checked);g.onchange();\n"
-    "paint();</script>\n";
+      "<script>'use strict';\nconst $=(q,e=document)=>[...e.querySelectorAll(q)];\n"
+      "let method=null;const methods=[...new Set($('.map').map(m=>m.dataset.method))];\n"
+      "function paint(){for(const f of $('figure')){const maps=$('.map',f);const of=maps.filter(m=>m.dataset.method===method);"
+      "const list=of.length?of:maps;if(!list.some(m=>m.dataset.class===f.dataset.class))f.dataset.class=list[0]?.dataset.class||'';"
+      "const on=list.find(m=>m.dataset.class===f.dataset.class);for(const m of maps)m.classList.toggle('on',m===on);"
+      "const c=f.querySelector('.choice');c.replaceChildren();for(const m of list){const b=document.createElement('button');"
+      "b.textContent=m.dataset.class+', '+m.dataset.share;b.className=m===on?'on':'';"
+      "b.onclick=()=>{f.dataset.class=m.dataset.class;paint()};c.append(b)}"
+      "f.querySelector('b').textContent=f.querySelector('.path').textContent;"
+      "f.querySelector('small').textContent=on?on.dataset.method+': '+on.dataset.range:''}"
+      "for(const b of $('#methods button'))b.classList.toggle('on',b.textContent===method)}\n"
+      "method=methods[0];for(const m of methods){const b=document.createElement('button');b.textContent=m;"
+      "b.onclick=()=>{method=m;paint()};document.getElementById('methods').append(b)}\n"
+      "const o=document.getElementById('opacity');o.oninput=()=>{for(const m of $('.map'))m.style.opacity=o.value/100};o.oninput();\n"
+      "const g=document.getElementById('gray');g.onchange=()=>document.body.classList.toggle('gray',g.checked);g.onchange();\n"
+      "paint();</script>\n";
   problem why;
   page whole;
   output *o;

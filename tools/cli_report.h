@@ -26,8 +26,7 @@ static void print_layer_times(const explainer *e) {
   print_padded("name", width);
   printf("  %-16s %-18s %10s %10s\n", "op", "output", "forward ms", "explain ms");
   for (i = 0; i < agf_model_layers(e->model); i++) {
-    if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times))
-      continue;
+    if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times)) continue;
     printf("  %4d  ", i);
     print_padded(layer.name, width);
     printf("  %-16s %-18s %10.3f %10.3f\n", agf_op_name(layer.op), shape_text(layer.shape, shape), 1e3 * times.forward,
@@ -74,10 +73,8 @@ static void print_text(const explainer *e, const subject *s, const result *r) {
       print_clean(other);
       free(other);
     }
-    if (e->method_count > 1)
-      printf(" by %s", agf_method_name(r->method[i]));
-    printf(", %s: %s to %s", share_text(e, r, r->explained[i], share), scale_number(low, low_text),
-           scale_number(high, high_text));
+    if (e->method_count > 1) printf(" by %s", agf_method_name(r->method[i]));
+    printf(", %s: %s to %s", share_text(e, r, r->explained[i], share), scale_number(low, low_text), scale_number(high, high_text));
     if (r->inside) {
       printf(", %s of the positive evidence on %s of the picture, inside ", percent_text(r->inside[i], share),
              percent_text(r->area[i], area));
@@ -163,8 +160,7 @@ static void print_json(const explainer *e, const subject *s, const prepared *p, 
     printf(", \"min\": %.9g, \"max\": %.9g", low, high);
     if (!agf_map_box(r->maps + (size_t)i * (size_t)r->height * (size_t)r->width, r->height, r->width, BOX_SHARE, &box, NULL))
       print_json_box(p, r, &box);
-    if (r->inside)
-      printf(", \"inside_mask\": %.9g, \"mask_area\": %.9g", r->inside[i], r->area[i]);
+    if (r->inside) printf(", \"inside_mask\": %.9g, \"mask_area\": %.9g", r->inside[i], r->area[i]);
     print_json_file("file", r->files[i]);
     printf("}");
   }
@@ -190,8 +186,7 @@ static void print_json(const explainer *e, const subject *s, const prepared *p, 
 
     printf(", \"threads\": %d, \"isa\": \"%s\", \"layers\": [", agf_session_threads(e->session), agf_isa_name(e->session));
     for (i = 0; i < agf_model_layers(e->model); i++) {
-      if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times))
-        continue;
+      if (agf_model_layer(e->model, i, e->height, e->width, &layer, NULL) || agf_layer_times(e->session, i, &times)) continue;
       printf("%s{\"name\": ", i ? ", " : "");
       json_string(layer.name);
       printf(", \"op\": \"%s\", \"forward\": %.9g, \"explain\": %.9g}", agf_op_name(layer.op), times.forward, times.explain);
@@ -208,8 +203,7 @@ static void show_maps(const explainer *e, const drawing *d) {
   int i;
 
   look.width = terminal_width();
-  if (look.width > 72)
-    look.width = 72;
+  if (look.width > 72) look.width = 72;
   for (i = 0; i < d->count; i++) {
     canvas c;
 
@@ -242,8 +236,7 @@ static void page_add(page *html, const subject *s, const drawing *d, const resul
 
 /* A picture that could not be done: the end of the run, or one line among many. */
 static void give_up(explainer *e, const char *path, const problem *why) {
-  if (!e->many)
-    fatal("%s", why->text);
+  if (!e->many) fatal("%s", why->text);
   complain("%s", why->text);
   e->some_failed = true;
   if (e->asked->json) {

@@ -46,8 +46,7 @@ static bool prepare_source(const explainer *e, const char *path, prepared *p, pr
     else
       p->chw = p->made;
   }
-  if (!p->chw)
-    prepared_free(p);
+  if (!p->chw) prepared_free(p);
   return p->chw != NULL;
 }
 
@@ -80,15 +79,15 @@ static bool run_picture(explainer *e, const char *path, prepared *p, unsigned fl
 
 /* What became of one picture. */
 typedef struct result {
-  int classes;          /* of the model */
-  double *probability;  /* [classes] */
-  int count;            /* of maps: for each method one of each class */
+  int classes;         /* of the model */
+  double *probability; /* [classes] */
+  int count;           /* of maps: for each method one of each class */
   int per_method;
-  agf_method *method;   /* [count] */
-  int *explained;       /* [count]: their classes */
-  float *maps;          /* [count][height][width] */
-  double *inside;       /* [count]: share of a map's positive part inside its mask; NULL: no masks */
-  double *area;         /* [count]: share of the mask in what the network sees */
+  agf_method *method; /* [count] */
+  int *explained;     /* [count]: their classes */
+  float *maps;        /* [count][height][width] */
+  double *inside;     /* [count]: share of a map's positive part inside its mask; NULL: no masks */
+  double *area;       /* [count]: share of the mask in what the network sees */
   int height, width;
   double seconds;       /* forward pass and explanation */
   char **files;         /* [count]: the picture with this map, NULL: none */
@@ -102,8 +101,7 @@ typedef struct result {
 static void result_free(result *r) {
   int i;
 
-  for (i = 0; r->files && i < r->count; i++)
-    free(r->files[i]);
+  for (i = 0; r->files && i < r->count; i++) free(r->files[i]);
   free(r->files);
   free(r->probability);
   free(r->explained);
@@ -113,8 +111,7 @@ static void result_free(result *r) {
   free(r->area);
   free(r->npy);
   free(r->logits);
-  for (i = 0; i < r->drawn.count; i++)
-    free(r->drawn_files[i].bytes);
+  for (i = 0; i < r->drawn.count; i++) free(r->drawn_files[i].bytes);
   free(r->drawn_files);
   text_list_free(&r->drawn);
   text_list_free(&r->notes);
@@ -126,8 +123,7 @@ static double *probabilities(const agf_session *session, int classes) {
   double *p = allocate((size_t)classes, sizeof *p);
   int k;
 
-  for (k = 0; k < classes; k++)
-    p[k] = agf_probability(session, k);
+  for (k = 0; k < classes; k++) p[k] = agf_probability(session, k);
   return p;
 }
 
@@ -148,8 +144,7 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   r->method = allocate((size_t)(r->per_method * e->method_count), sizeof *r->method);
   r->maps = allocate((size_t)(r->per_method * e->method_count), map_size * sizeof *r->maps);
   memcpy(r->explained, e->classes, (size_t)e->class_count * sizeof *r->explained);
-  for (i = 0; i < e->ranks; i++)
-    r->explained[e->class_count + i] = agf_ranked(e->session, i);
+  for (i = 0; i < e->ranks; i++) r->explained[e->class_count + i] = agf_ranked(e->session, i);
 
   memset(&request, 0, sizeof request);
   request.count = r->per_method;
@@ -196,8 +191,7 @@ static bool has_method(const explainer *e, agf_method method) {
   int i;
 
   for (i = 0; i < e->method_count; i++)
-    if (e->methods[i] == method)
-      return true;
+    if (e->methods[i] == method) return true;
   return false;
 }
 
@@ -211,8 +205,9 @@ static void take_notes(const explainer *e, const prepared *p, result *r) {
     for (j = 0; j < (size_t)p->source.width * (size_t)p->source.height * 3; j++)
       brightest = p->source.rgb[j] > brightest ? p->source.rgb[j] : brightest;
     if (brightest < 16)
-      text_list_add(&r->notes, text_of("the picture is nearly black: its brightest value is %d of 255 (fewer bits than its file says?)",
-                                       brightest));
+      text_list_add(
+          &r->notes,
+          text_of("the picture is nearly black: its brightest value is %d of 255 (fewer bits than its file says?)", brightest));
   }
   if (r->classes == 2 && !e->against && (has_method(e, AGF_METHOD_AGF) || has_method(e, AGF_METHOD_AGF_A)))
     text_list_add(&r->notes, text_of("of two classes agf and agf_a hardly tell one from the other (their seed has no contrast): "
@@ -221,8 +216,10 @@ static void take_notes(const explainer *e, const prepared *p, result *r) {
     if ((r->method[i] == AGF_METHOD_LRP_A1B0 || r->method[i] == AGF_METHOD_LRP_A2B1) && logits[r->explained[i]] < 0) {
       char *name = class_name(e->model, r->explained[i]);
 
-      text_list_add(&r->notes, text_of("%s: the logit of %s is negative (%.3g), and the map sums to it: as a whole it speaks against "
-                                       "the class", agf_method_name(r->method[i]), name, logits[r->explained[i]]));
+      text_list_add(&r->notes,
+                    text_of("%s: the logit of %s is negative (%.3g), and the map sums to it: as a whole it speaks against "
+                            "the class",
+                            agf_method_name(r->method[i]), name, logits[r->explained[i]]));
       free(name);
     }
 }
@@ -232,10 +229,8 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
   const text_list *masks = &e->asked->masks;
   int i, x, y;
 
-  if (!masks->count)
-    return true;
-  if (masks->count != r->per_method)
-    return failed(why, "--mask: %d of them for %d classes", masks->count, r->per_method);
+  if (!masks->count) return true;
+  if (masks->count != r->per_method) return failed(why, "--mask: %d of them for %d classes", masks->count, r->per_method);
   r->inside = allocate((size_t)r->count, sizeof *r->inside);
   r->area = allocate((size_t)r->count, sizeof *r->area);
   for (i = 0; i < r->count; i++) {
@@ -243,8 +238,7 @@ static bool measure_masks(const explainer *e, const prepared *p, result *r, prob
     double positive = 0, inside = 0, pixels = 0;
     picture mask;
 
-    if (!load_picture(masks->items[i % r->per_method], &mask, why))
-      return false;
+    if (!load_picture(masks->items[i % r->per_method], &mask, why)) return false;
     if (!mask.rgb || (p->source.rgb && (mask.width != p->source.width || mask.height != p->source.height))) {
       picture_free(&mask);
       return failed(why, "%s: a mask must be a picture of the photograph's size", masks->items[i % r->per_method]);
@@ -299,8 +293,7 @@ static const char *percent_text(double share, char text[24]) {
 
 /* What class k got: its probability, or its score where the network's head is not known. */
 static const char *share_text(const explainer *e, const result *r, int k, char text[24]) {
-  if (r->probability[k] >= 0)
-    return percent_text(r->probability[k], text);
+  if (r->probability[k] >= 0) return percent_text(r->probability[k], text);
   snprintf(text, 24, "score %.3g", agf_logits(e->session)[k]);
   return text;
 }

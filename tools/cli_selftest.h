@@ -12,7 +12,7 @@ enum { SELFTEST_MAPS = 2, SELFTEST_COPIES = 2, SELFTEST_RUNS = 3 };
 
 /* The last one. */
 static const struct selftest_network *const selftest_timed =
-  selftest_networks + sizeof selftest_networks / sizeof *selftest_networks - 1;
+    selftest_networks + sizeof selftest_networks / sizeof *selftest_networks - 1;
 
 typedef struct selftest {
   int maps, wrong, unknown; /* compared, of other bits, of methods whose bits are not known */
@@ -47,8 +47,7 @@ static const char *selftest_expected(const char *network, const char *method) {
   const struct selftest_map *m;
 
   for (m = selftest_maps; m->network; m++)
-    if (!strcmp(m->network, network) && !strcmp(m->method, method))
-      return m->sha256;
+    if (!strcmp(m->network, network) && !strcmp(m->method, method)) return m->sha256;
   return NULL;
 }
 
@@ -92,13 +91,11 @@ static void selftest_time(const char *name, const agf_model *model, const char *
   config.threads = threads;
   memset(&request, 0, sizeof request);
   request.count = 1;
-  if (agf_session_create(model, &config, &session, &error))
-    fatal("selftest: %s: %s", name, error.message);
+  if (agf_session_create(model, &config, &session, &error)) fatal("selftest: %s: %s", name, error.message);
   for (i = 0; i < SELFTEST_RUNS; i++) {
     double began = seconds_now();
 
-    if (agf_run(session, x, 0, &error))
-      fatal("selftest: %s: %s", name, error.message);
+    if (agf_run(session, x, 0, &error)) fatal("selftest: %s: %s", name, error.message);
     run[i] = seconds_now() - began;
     began = seconds_now();
     if (agf_run(session, x, AGF_RUN_EXPLAIN, &error) || agf_explain(session, &request, maps, &error))
@@ -115,7 +112,8 @@ static void selftest_time(const char *name, const agf_model *model, const char *
 }
 
 /* One network's hashes with one instruction set; of the one that is timed agf's alone, as it is larger. */
-static void selftest_compare(selftest *t, const struct selftest_network *network, const agf_model *model, const char *isa, int threads) {
+static void selftest_compare(selftest *t, const struct selftest_network *network, const agf_model *model, const char *isa,
+                             int threads) {
   agf_session_config config;
   agf_session *session;
   agf_request request;
@@ -128,12 +126,10 @@ static void selftest_compare(selftest *t, const struct selftest_network *network
   config.isa = isa;
   config.threads = threads;
   for (method = 0; method < AGF_METHODS; method++)
-    if (agf_method_traits((agf_method)method))
-      config.methods |= AGF_METHOD_BIT(method);
+    if (agf_method_traits((agf_method)method)) config.methods |= AGF_METHOD_BIT(method);
   if (agf_session_create(model, &config, &session, &error)) {
     config.methods &= ~AGF_METHOD_BIT(AGF_METHOD_AGF_LC); /* which not every network has */
-    if (agf_session_create(model, &config, &session, &error))
-      fatal("selftest: %s: %s", network->name, error.message);
+    if (agf_session_create(model, &config, &session, &error)) fatal("selftest: %s: %s", network->name, error.message);
   }
   memset(&request, 0, sizeof request);
   request.count = SELFTEST_MAPS;
@@ -145,8 +141,7 @@ static void selftest_compare(selftest *t, const struct selftest_network *network
     sha256 hash;
 
     stop_if_interrupted();
-    if (!(config.methods & AGF_METHOD_BIT(method)) || (method != AGF_METHOD_AGF && network == selftest_timed))
-      continue;
+    if (!(config.methods & AGF_METHOD_BIT(method)) || (method != AGF_METHOD_AGF && network == selftest_timed)) continue;
     request.method = (agf_method)method;
     sha256_begin(&hash);
     status = agf_run(session, x, AGF_RUN_EXPLAIN, &error);
@@ -154,13 +149,10 @@ static void selftest_compare(selftest *t, const struct selftest_network *network
       sha256_add_floats(&hash, agf_logits(session), (size_t)agf_model_classes(model));
       status = agf_explain(session, &request, maps, &error);
     }
-    if (!status)
-      sha256_add_floats(&hash, maps, SELFTEST_MAPS * pixels);
+    if (!status) sha256_add_floats(&hash, maps, SELFTEST_MAPS * pixels);
     sha256_end(&hash, found);
-    if (status && !expected)
-      continue; /* a method that this network does not take */
-    if (t->lists)
-      printf("  %-18s %-20s %s\n", network->name, name, found);
+    if (status && !expected) continue; /* a method that this network does not take */
+    if (t->lists) printf("  %-18s %-20s %s\n", network->name, name, found);
     if (!expected) {
       t->unknown++;
     } else {
@@ -186,8 +178,7 @@ static void selftest_machine(char *text, size_t room) {
   if (file && fgets(line, sizeof line, file)) {
     snprintf(text, room, "%s", line);
   } else {
-    if (file)
-      fclose(file);
+    if (file) fclose(file);
     file = fopen("/proc/cpuinfo", "r");
     while (file && fgets(line, sizeof line, file))
       if (!strncmp(line, "model name", 10) && strchr(line, ':')) {
@@ -195,8 +186,7 @@ static void selftest_machine(char *text, size_t room) {
         break;
       }
   }
-  if (file)
-    fclose(file);
+  if (file) fclose(file);
   text[strcspn(text, "\n")] = 0;
   clean_text(text);
 }
@@ -216,8 +206,7 @@ static bool selftest_isa(selftest *t, const char *isa, int threads, bool brief, 
     void *owner;
     uint8_t *data = selftest_model(network, &owner);
 
-    if (agf_model_open_memory(data, network->bytes, NULL, &model, &error))
-      fatal("selftest: %s", error.message);
+    if (agf_model_open_memory(data, network->bytes, NULL, &model, &error)) fatal("selftest: %s", error.message);
     memset(&config, 0, sizeof config);
     config.isa = isa;
     config.threads = threads;
@@ -225,8 +214,7 @@ static bool selftest_isa(selftest *t, const char *isa, int threads, bool brief, 
     if (!status) {
       cores = agf_session_threads(session);
       agf_session_destroy(session);
-      if (!t->begun)
-        printf("agf %s selftest on %s, bits of version %d\n", agf_version(), machine, AGF_BITS_VERSION);
+      if (!t->begun) printf("agf %s selftest on %s, bits of version %d\n", agf_version(), machine, AGF_BITS_VERSION);
       t->begun = true;
       selftest_compare(t, network, model, isa, threads);
       if (network == selftest_timed) {
@@ -236,15 +224,14 @@ static bool selftest_isa(selftest *t, const char *isa, int threads, bool brief, 
     }
     agf_model_close(model);
     free(owner);
-    if (status)
-      return false;
+    if (status) return false;
   }
   printf("%-6s  %3d maps compared in %.2g s", isa, t->maps - before, seconds_now() - began);
   if (!brief) {
     printf("; forward %.3g ms, with a map %.3g ms; %d thread%s: %.3g ms, %.3g ms", 1e3 * single[0], 1e3 * single[1], cores,
            cores == 1 ? "" : "s", 1e3 * times[0], 1e3 * times[1]);
-    snprintf(row, room, "| %s | %s | %.3g ms | %.3g ms | %d: %.3g ms | %s |\n", machine, isa, 1e3 * single[0], 1e3 * single[1], cores,
-             1e3 * times[1], t->wrong ? "differ" : "same");
+    snprintf(row, room, "| %s | %s | %.3g ms | %.3g ms | %d: %.3g ms | %s |\n", machine, isa, 1e3 * single[0], 1e3 * single[1],
+             cores, 1e3 * times[1], t->wrong ? "differ" : "same");
   }
   printf("\n");
   return true;
@@ -265,25 +252,21 @@ static int selftest_run(const char *only, int threads, bool lists) {
   for (i = 0; i < sizeof isas / sizeof *isas; i++)
     if (!only || !strcmp(only, isas[i]))
       any |= selftest_isa(&t, isas[i], threads, any && !strcmp(isas[i], "ref"), machine, rows[i], sizeof rows[i]);
-  if (!any)
-    fatal("no instruction set %s on this machine", only);
-  if (t.unknown)
-    printf("%d methods of networks have no hashes to compare with\n", t.unknown);
+  if (!any) fatal("no instruction set %s on this machine", only);
+  if (t.unknown) printf("%d methods of networks have no hashes to compare with\n", t.unknown);
   if (t.wrong)
     printf("%d of %d maps have OTHER BITS than everywhere else: please report it, with this text\n", t.wrong, t.maps);
   else if (t.maps)
     printf("the same bits as everywhere: %d maps in %.2g s\n", t.maps, seconds_now() - began);
   printf("\nFor the table in bench/README.md:\n");
-  for (i = 0; i < sizeof isas / sizeof *isas; i++)
-    fputs(rows[i], stdout);
+  for (i = 0; i < sizeof isas / sizeof *isas; i++) fputs(rows[i], stdout);
   return t.wrong || !t.maps ? EXIT_SOME_FAILED : EXIT_SUCCESS;
 }
 
 /* ---- agf selftest ---------------------------------------------------------------------------------------------------------- */
 
 static int run_selftest(const options *asked) {
-  if (asked->arguments.count)
-    fatal("selftest takes no files: it carries its networks");
+  if (asked->arguments.count) fatal("selftest takes no files: it carries its networks");
   return selftest_run(asked->isa, asked->threads, asked->verbose);
 }
 

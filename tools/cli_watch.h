@@ -1,5 +1,5 @@
-/* agf watch, frames as they come: a folder in which pictures appear, a pipe of JPEGs (MJPEG), or a pipe of raw frames. Only the newest frame waits
- * to be explained; those that it replaces are counted. */
+/* agf watch: frames as they come, from a folder in which pictures appear, a pipe of JPEGs (MJPEG), or a pipe of raw frames. Only the newest
+ * frame waits to be explained; those that it replaces are counted. */
 #ifndef CLI_WATCH_H
 #define CLI_WATCH_H
 
@@ -21,11 +21,9 @@ static bool parse_frames(const char *text, raw_frames *raw) {
   int format, end = 0;
 
   memset(raw, 0, sizeof *raw);
-  if (sscanf(text, "%5dx%5d:%15[a-z0-9]%n", &raw->width, &raw->height, name, &end) != 3 || text[end])
-    return false;
+  if (sscanf(text, "%5dx%5d:%15[a-z0-9]%n", &raw->width, &raw->height, name, &end) != 3 || text[end]) return false;
   format = agf_pixel_format_find(name);
-  if (format >= 0)
-    raw->format = (agf_pixel_format)format;
+  if (format >= 0) raw->format = (agf_pixel_format)format;
   return format >= 0 && raw->width > 0 && raw->height > 0 && raw->width <= MAX_SIDE && raw->height <= MAX_SIDE &&
          (int64_t)raw->width * raw->height <= MAX_PIXELS;
 }
@@ -43,8 +41,7 @@ static void decode_raw(const uint8_t *data, const raw_frames *raw, picture *p) {
   p->width = raw->width;
   p->height = raw->height;
   p->rgb = allocate((size_t)raw->width * (size_t)raw->height, 3);
-  if (agf_picture_to_rgb(&frame, p->rgb, 3 * (size_t)raw->width, &error))
-    fatal("%s", error.message);
+  if (agf_picture_to_rgb(&frame, p->rgb, 3 * (size_t)raw->width, &error)) fatal("%s", error.message);
 }
 
 /* ---- Sources -------------------------------------------------------------------------------------------------------------- */
@@ -62,7 +59,7 @@ typedef struct source {
   bool ended;
   char error[256];
   long long came, dropped;
-  text_map known;  /* of a folder: files that were seen, by name and time, to their size + 1; 0: not whole yet, negative: done */
+  text_map known; /* of a folder: files that were seen, by name and time, to their size + 1; 0: not whole yet, negative: done */
 } source;
 
 enum { FRAME_CAP = 1 << 26 };
@@ -72,23 +69,19 @@ static size_t jpeg_length(const uint8_t *data, size_t size) {
   size_t at = 2;
 
   while (at + 4 <= size) {
-    if (data[at] != 0xFF)
-      return at;
-    if (data[at + 1] == 0xD9)
-      return at + 2;
+    if (data[at] != 0xFF) return at;
+    if (data[at + 1] == 0xD9) return at + 2;
     if (data[at + 1] == 0xFF || data[at + 1] == 1 || (data[at + 1] >= 0xD0 && data[at + 1] <= 0xD7)) {
       at += data[at + 1] == 0xFF ? 1 : 2;
       continue;
     }
-    if (data[at + 1] == 0xD8)
-      return at;
+    if (data[at + 1] == 0xD8) return at;
     if (data[at + 1] != 0xDA) {
       at += 2 + big16(data + at + 2);
       continue;
     }
     for (at += 2 + big16(data + at + 2); at + 1 < size; at++)
-      if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7))
-        break;
+      if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7)) break;
   }
   return at + 2 == size && data[at] == 0xFF && data[at + 1] == 0xD9 ? size : 0;
 }
@@ -99,8 +92,7 @@ static void offer_frame(source *s, const uint8_t *data, size_t size) {
 
   pthread_mutex_lock(&s->lock);
   s->came++;
-  if (s->newest || !copy)
-    s->dropped++;
+  if (s->newest || !copy) s->dropped++;
   if (copy) {
     free(s->newest);
     memcpy(copy, data, size);
@@ -113,19 +105,17 @@ static void offer_frame(source *s, const uint8_t *data, size_t size) {
 /* The reader's thread. It ends the process in no case: what goes wrong is said by the thread that explains. */
 static void *read_frames(void *argument) {
   source *s = argument;
-  size_t whole = s->raw.width ? agf_picture_bytes(s->raw.format, s->raw.width, s->raw.height) : 0, room = whole ? whole : 1 << 16, used = 0;
+  size_t whole = s->raw.width ? agf_picture_bytes(s->raw.format, s->raw.width, s->raw.height) : 0, room = whole ? whole : 1 << 16,
+         used = 0;
   uint8_t *buffer = malloc(room);
   const char *error = buffer ? "" : "out of memory";
 
   while (!*error) {
     ssize_t got = read(fileno(s->file), buffer + used, room - used);
 
-    if (got < 0 && errno == EINTR)
-      continue;
-    if (got < 0)
-      error = strerror(errno);
-    if (got <= 0)
-      break;
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) error = strerror(errno);
+    if (got <= 0) break;
     used += (size_t)got;
     if (whole) {
       if (used == whole) {
@@ -137,13 +127,11 @@ static void *read_frames(void *argument) {
     for (;;) { /* JPEGs, and anything between them */
       size_t start = 0, length;
 
-      while (start + 1 < used && (buffer[start] != 0xFF || buffer[start + 1] != 0xD8))
-        start++;
+      while (start + 1 < used && (buffer[start] != 0xFF || buffer[start + 1] != 0xD8)) start++;
       memmove(buffer, buffer + start, used - start);
       used -= start;
       length = used > 3 ? jpeg_length(buffer, used) : 0;
-      if (!length || length > used)
-        break;
+      if (!length || length > used) break;
       offer_frame(s, buffer, length);
       memmove(buffer, buffer + length, used - length);
       used -= length;
@@ -161,8 +149,7 @@ static void *read_frames(void *argument) {
   }
   free(buffer);
   pthread_mutex_lock(&s->lock);
-  if (!*error && used > 3)
-    error = "it ended within a frame";
+  if (!*error && used > 3) error = "it ended within a frame";
   snprintf(s->error, sizeof s->error, "%s", error);
   s->ended = true;
   pthread_mutex_unlock(&s->lock);
@@ -189,8 +176,7 @@ static char *newest_in_folder(source *s, bool first) {
     char *path, *key;
     int *state;
 
-    if (entry->d_name[0] == '.' || why_no_picture(entry->d_name))
-      continue;
+    if (entry->d_name[0] == '.' || why_no_picture(entry->d_name)) continue;
     path = text_of("%s/%s", s->path, entry->d_name);
     if (stat(path, &status) || !S_ISREG(status.st_mode)) {
       free(path);
@@ -207,8 +193,7 @@ static char *newest_in_folder(source *s, bool first) {
     } else if (*state == 1) {
       *state = 2;
       s->came++;
-      if (newest)
-        s->dropped++;
+      if (newest) s->dropped++;
       if (!newest || status.st_mtim.tv_sec > latest.tv_sec ||
           (status.st_mtim.tv_sec == latest.tv_sec && status.st_mtim.tv_nsec >= latest.tv_nsec)) {
         free(newest);
@@ -218,8 +203,7 @@ static char *newest_in_folder(source *s, bool first) {
     }
     free(path);
   }
-  if (!entries)
-    fatal("%s: %s", s->path, strerror(errno));
+  if (!entries) fatal("%s: %s", s->path, strerror(errno));
   closedir(entries);
   return newest;
 }
@@ -233,16 +217,13 @@ static void source_open(source *s, const char *path, const raw_frames *raw) {
   s->is_folder = is_folder(path);
   pthread_mutex_init(&s->lock, NULL);
   if (s->is_folder) {
-    if (raw->width)
-      fatal("--frames is for a pipe, %s is a folder", path);
+    if (raw->width) fatal("--frames is for a pipe, %s is a folder", path);
     free(newest_in_folder(s, true));
     return;
   }
   s->file = strcmp(path, "-") ? open_to_read(path, &why) : stdin;
-  if (!s->file)
-    fatal("%s", why.text);
-  if (pthread_create(&s->reader, NULL, read_frames, s))
-    fatal("no thread can be made to read %s", path);
+  if (!s->file) fatal("%s", why.text);
+  if (pthread_create(&s->reader, NULL, read_frames, s)) fatal("no thread can be made to read %s", path);
 }
 
 /* Wait for the next frame. True: a picture, or, where *why has a text, one that cannot be read. False: there are no more. *name is what to
@@ -256,8 +237,7 @@ static bool next_frame(source *s, picture *p, char **name, problem *why) {
     bool ended;
     long long number;
 
-    if (interrupted)
-      return false;
+    if (interrupted) return false;
     if (s->is_folder) {
       char *path = newest_in_folder(s, false);
 
@@ -289,15 +269,13 @@ static bool next_frame(source *s, picture *p, char **name, problem *why) {
       free(data);
       return true;
     }
-    if (ended)
-      return false;
+    if (ended) return false;
     pause_for(0.002);
   }
 }
 
 static void source_close(source *s) {
-  if (s->file && s->ended)
-    pthread_join(s->reader, NULL);
+  if (s->file && s->ended) pthread_join(s->reader, NULL);
   text_map_free(&s->known);
 }
 
@@ -305,11 +283,11 @@ static void source_close(source *s) {
 
 /* Where explained frames go. */
 typedef struct sink {
-  const char *path;   /* NULL: nowhere, only the text is printed */
+  const char *path; /* NULL: nowhere, only the text is printed */
   bool is_folder, is_newest;
-  FILE *stream;       /* of MJPEG or raw frames */
+  FILE *stream; /* of MJPEG or raw frames */
   bool raw;
-  int width, height;  /* of raw frames, which all have one size */
+  int width, height; /* of raw frames, which all have one size */
   long long written;
 } sink;
 
@@ -320,24 +298,18 @@ static void sink_open(sink *k, const options *o) {
   memset(k, 0, sizeof *k);
   k->path = o->out;
   k->raw = o->raw;
-  if (!o->out)
-    return;
+  if (!o->out) return;
   exists = !stat(o->out, &status);
   k->is_folder = (exists && S_ISDIR(status.st_mode)) || (!exists && o->out[strlen(o->out) - 1] == '/');
   k->is_newest = !k->is_folder && ends_with(o->out, ".png");
-  if ((k->is_folder || k->is_newest) && o->raw)
-    fatal("--raw is for a file or a pipe, -o %s is neither", o->out);
-  if (k->is_folder && !exists && mkdir(o->out, 0777))
-    output_failed(o->out);
-  if (k->is_folder || k->is_newest)
-    return;
-  if (!strcmp(o->out, "-") && isatty(STDOUT_FILENO))
-    fatal("-o -: standard output is a terminal; send it to a file or a pipe");
+  if ((k->is_folder || k->is_newest) && o->raw) fatal("--raw is for a file or a pipe, -o %s is neither", o->out);
+  if (k->is_folder && !exists && mkdir(o->out, 0777)) output_failed(o->out);
+  if (k->is_folder || k->is_newest) return;
+  if (!strcmp(o->out, "-") && isatty(STDOUT_FILENO)) fatal("-o -: standard output is a terminal; send it to a file or a pipe");
   if (exists && text_map_has(&protected_files, identity_of(&status).text))
     fatal("%s: is input of this run and would be overwritten", o->out);
   k->stream = strcmp(o->out, "-") ? fopen(o->out, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
-  if (!k->stream)
-    output_failed(o->out);
+  if (!k->stream) output_failed(o->out);
 }
 
 static void stream_bytes(void *context, void *data, int size) {
@@ -360,8 +332,7 @@ static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why)
 
     outputs_forget(); /* the same name again is the newer picture */
     done = write_png(path, c, why);
-    if (done)
-      outputs_complete();
+    if (done) outputs_complete();
     free(path);
   } else if (k->raw) {
     if (!k->written) {
@@ -386,10 +357,8 @@ static bool compose_frame(const explainer *e, const drawing *d, canvas *c, probl
   int i, width;
 
   look.overlay = true;
-  if (!look.width && d->photo.width > 960)
-    look.width = 960;
-  if (!compose_bare(c, &d->figure, d->panels, d->count, &look, why))
-    return false;
+  if (!look.width && d->photo.width > 960) look.width = 960;
+  if (!compose_bare(c, &d->figure, d->panels, d->count, &look, why)) return false;
   width = c->width / d->count;
   for (i = 0; i < d->count; i++) {
     double cap = fmax(9, floor(width / 45.0));
@@ -397,8 +366,7 @@ static bool compose_frame(const explainer *e, const drawing *d, canvas *c, probl
     int wide = (int)fmin(width, text_width(text, cap) + 2 * cap), high = (int)(2.4 * cap), x, y;
 
     for (y = c->height > high ? c->height - high : 0; y < c->height; y++)
-      for (x = i * width; x < i * width + wide; x++)
-        blend(c, x, y, 0.75, WHITE);
+      for (x = i * width; x < i * width + wide; x++) blend(c, x, y, 0.75, WHITE);
     draw_text_within(c, i * width + 0.8 * cap, c->height - 0.8 * cap, cap, width - 1.6 * cap, text, INK);
     free(text);
   }
@@ -419,10 +387,8 @@ static int run_watch(const options *asked) {
   memset(&e, 0, sizeof e);
   e.asked = asked;
   e.many = true;
-  if (asked->arguments.count != 2)
-    fatal("watch needs a model file and a source: agf watch MODEL SOURCE -o OUT");
-  if (asked->json && asked->out && !strcmp(asked->out, "-"))
-    fatal("-o -: --json writes to standard output, too");
+  if (asked->arguments.count != 2) fatal("watch needs a model file and a source: agf watch MODEL SOURCE -o OUT");
+  if (asked->json && asked->out && !strcmp(asked->out, "-")) fatal("-o -: --json writes to standard output, too");
   if (asked->frames && !parse_frames(asked->frames, &raw))
     fatal("--frames %s: not a size and one of rgb24, bgr24, gray, yuv420, nv12, as in 640x480:yuv420", asked->frames);
   e.method_count = find_methods(&asked->methods, e.methods);
@@ -448,8 +414,7 @@ static int run_watch(const options *asked) {
     memset(&r, 0, sizeof r);
     s.path = name;
     p.source = frame;
-    if (done && !p.source.rgb)
-      done = failed(&why, "%s: a tensor is no frame", name);
+    if (done && !p.source.rgb) done = failed(&why, "%s: a tensor is no frame", name);
     done = done && prepare_source(&e, name, &p, &why) && run_prepared(&e, name, &p, AGF_RUN_EXPLAIN, &why) &&
            explain_run(&e, &s, &r, &why);
     r.seconds = seconds_now() - before;
@@ -482,10 +447,8 @@ static int run_watch(const options *asked) {
     complain("%s: %s", from.path, from.error);
     e.some_failed = true;
   }
-  if (to.stream && fclose(to.stream))
-    output_failed(to.path);
-  if (!asked->quiet)
-    complain("%lld frames explained, %lld dropped, %lld that could not be", explained, from.dropped, failures);
+  if (to.stream && fclose(to.stream)) output_failed(to.path);
+  if (!asked->quiet) complain("%lld frames explained, %lld dropped, %lld that could not be", explained, from.dropped, failures);
   stop_if_interrupted();
   source_close(&from);
   explainer_free(&e);

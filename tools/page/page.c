@@ -96,7 +96,8 @@ static int page_forward(void) {
 int PAGE(page_run)(void) {
   size_t i, pixels = (size_t)page.width * (size_t)page.height;
   for (i = 0; i < pixels; i++) memcpy(page.rgb + 3 * i, page.rgba + 4 * i, 3);
-  if (agf_picture_to_input(page.model, 0, 0, page.rgb, page.width, page.height, 3 * (size_t)page.width, page.chw, &page.seen, &page.error))
+  if (agf_picture_to_input(page.model, 0, 0, page.rgb, page.width, page.height, 3 * (size_t)page.width, page.chw, &page.seen,
+                           &page.error))
     return page.error.code;
   if (page_session(AGF_METHOD_AGF)) return page.error.code;
   return page_forward();
@@ -137,8 +138,8 @@ int PAGE(page_draw)(int method, double alpha, int colour) {
     else /* light, so that what lies over it can be read; ITU-R 601 luma */
       memset(shown + i, 96 + (p[0] * 299 + p[1] * 587 + p[2] * 114) * 5 / 8 / 1000, 3);
   }
-  status = agf_overlay(page.map, page.input.height, page.input.width, cmap, 0, (float)alpha, &page.seen, shown, page.width, page.height,
-                       3 * (size_t)page.width, &page.error);
+  status = agf_overlay(page.map, page.input.height, page.input.width, cmap, 0, (float)alpha, &page.seen, shown, page.width,
+                       page.height, 3 * (size_t)page.width, &page.error);
   for (i = 0; i < pixels; i++) {
     memcpy(page.rgba + 4 * i, shown + 3 * i, 3);
     page.rgba[4 * i + 3] = 255;
