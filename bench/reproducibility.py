@@ -28,7 +28,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "tools"))
 import agf  # noqa: E402
 import agf_convert as convert  # noqa: E402
-import agf_eval  # noqa: E402
+import agf_eval.pictures  # noqa: E402
+import agf_eval.results  # noqa: E402
 
 TITLE = "Reproducibility: the same picture, the same network, another configuration"
 # How the ONNX zoo's Caffe-born SqueezeNet 1.1 wants its pictures.
@@ -127,8 +128,8 @@ def main():
         parser.error("SQUEEZENET.onnx and PICTURES, please")
     import torch
 
-    names = sorted(name for name in os.listdir(args.pictures) if name.lower().endswith(agf_eval.PICTURE_FILES))
-    pictures = [agf_eval.Image.open(os.path.join(args.pictures, name)).convert("RGB") for name in names[: args.limit]]
+    names = sorted(name for name in os.listdir(args.pictures) if name.lower().endswith(agf_eval.pictures.PICTURE_FILES))
+    pictures = [agf_eval.pictures.Image.open(os.path.join(args.pictures, name)).convert("RGB") for name in names[: args.limit]]
     lines = [
         f"## {TITLE}",
         "",
@@ -156,7 +157,7 @@ def main():
             lines.append("| " + " | ".join(map(str, cells)) + " |")
             print(lines[-1], flush=True)
     if args.into:
-        agf_eval.put_section(args.into, "\n".join(lines) + "\n")
+        agf_eval.results.put_section(args.into, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The battery, tools/agf_eval.py: metrics against cases that can be done by hand, and whole runs on the demo network.
+"""The battery, tools/agf_eval: metrics against cases that can be done by hand, and whole runs on the demo network.
 
     python3 tests/test_eval.py [-k TEXT]
 
@@ -38,7 +38,7 @@ from PIL import Image  # noqa: E402
 TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)
 import agf  # noqa: E402
-import agf_eval as ev  # noqa: E402
+from agf_eval import cli, common, experiments, masks, metrics, pictures, results, runs, subject, weights  # noqa: E402
 from agf_convert import format as layout  # noqa: E402
 
 DEMO = os.environ.get("AGF_DEMO", os.path.join(ROOT, "tests", "demo", "demo.agf"))
@@ -73,7 +73,7 @@ def evaluate(*args, code=0):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = ev.main(command)
+            status = cli.main(command)
         except SystemExit as end:  # argparse's
             status = end.code or 0
         except Exception:
@@ -85,13 +85,13 @@ def evaluate(*args, code=0):
     return done
 
 
-def results(folder):
+def results_of(folder):
     with open(os.path.join(folder, "results.json"), "rb") as f:
         return f.read()
 
 
 def value(folder, method, metric):
-    rows = json.loads(results(folder))["results"]
+    rows = json.loads(results_of(folder))["results"]
     return next(row["value"] for row in rows if (row["method"], row["metric"]) == (method, metric))
 
 
@@ -109,69 +109,69 @@ def raises(kind, call, text):
 
 def test_order_of_pixels():
     heat = np.array([[0.0, 2.0, -1.0], [2.0, -0.0, 5.0]], np.float32)
-    check(ev.descending(heat).tolist() == [5, 1, 3, 0, 4, 2], "highest first, of ties the lower index")
-    check(ev.descending(-heat).tolist() == [2, 0, 4, 1, 3, 5], "lowest first, of ties the lower index")
+    check(metrics.descending(heat).tolist() == [5, 1, 3, 0, 4, 2], "highest first, of ties the lower index")
+    check(metrics.descending(-heat).tolist() == [2, 0, 4, 1, 3, 5], "lowest first, of ties the lower index")
 
 
 def test_perturbation():
     pixels = np.full((3, 5, 3), 7, np.uint8)
     order = np.arange(15)[::-1]
     for tenths, gone in ((0, 0), (1, 1), (3, 4), (7, 10), (9, 13)):  # int(15 * s)
-        black = ev.perturbed(pixels, order, tenths)
+        black = metrics.perturbed(pixels, order, tenths)
         expected = np.full(15, True)
         expected[15 - gone :] = False
         check(np.array_equal(black.any(2).ravel(), expected), f"{tenths} tenths of 15 pixels")
         check((black[black.any(2)] == 7).all() and (pixels == 7).all(), "the others stay")
     # Trapezoids of width 0.1: a constant 1 covers 0.9; a step down after the first point half a trapezoid.
-    check(abs(ev.perturbation_auc(np.ones(10)) - 90) < 1e-9, "constant accuracy")
-    check(abs(ev.perturbation_auc([1] + [0] * 9) - 5) < 1e-9, "a step")
+    check(abs(metrics.perturbation_auc(np.ones(10)) - 90) < 1e-9, "constant accuracy")
+    check(abs(metrics.perturbation_auc([1] + [0] * 9) - 5) < 1e-9, "a step")
     line = np.linspace(0.9, 0.0, 10)
-    check(abs(ev.perturbation_auc(line) - 100 * np.trapezoid(line, dx=0.1)) < 1e-9, "NumPy's trapezoids")
+    check(abs(metrics.perturbation_auc(line) - 100 * np.trapezoid(line, dx=0.1)) < 1e-9, "NumPy's trapezoids")
 
 
 def test_segmentation_metrics():
     mask = np.array([[True, True], [False, False]])
     foreground = np.array([[True, False], [True, False]])
-    check(ev.overlap(mask, foreground) == [1, 1, 1, 1], "one pixel of each kind")
-    check(ev.pixel_accuracy([3, 1, 2, 4]) == 0.7, "7 of 10")
-    check(abs(ev.mean_iou([3, 1, 2, 4]) - (3 / 6 + 4 / 7) / 2) < 1e-12, "IoU of both classes")
-    check(ev.mean_iou([0, 0, 0, 10]) == 0.5, "foreground that nobody has")
+    check(metrics.overlap(mask, foreground) == [1, 1, 1, 1], "one pixel of each kind")
+    check(metrics.pixel_accuracy([3, 1, 2, 4]) == 0.7, "7 of 10")
+    check(abs(metrics.mean_iou([3, 1, 2, 4]) - (3 / 6 + 4 / 7) / 2) < 1e-12, "IoU of both classes")
+    check(metrics.mean_iou([0, 0, 0, 10]) == 0.5, "foreground that nobody has")
     # Ranked 1, 0, 1, 0: precision 1 at recall 1/2, precision 2/3 at recall 1.
-    ap = ev.average_precision(np.array([[True, False], [True, False]]), np.array([[0.9, 0.8], [0.7, 0.1]]))
+    ap = metrics.average_precision(np.array([[True, False], [True, False]]), np.array([[0.9, 0.8], [0.7, 0.1]]))
     check(abs(ap - (0.5 * 1 + 0.5 * 2 / 3)) < 1e-12, f"average precision {ap}")
-    check(ev.energy_inside(mask, np.array([[3.0, 1.0], [4.0, -9.0]])) == 0.5, "half of the positive part is inside")
-    raises(ValueError, lambda: ev.energy_inside(mask, -np.ones((2, 2))), "positive")
+    check(metrics.energy_inside(mask, np.array([[3.0, 1.0], [4.0, -9.0]])) == 0.5, "half of the positive part is inside")
+    raises(ValueError, lambda: metrics.energy_inside(mask, -np.ones((2, 2))), "positive")
     # Truth in rows: 3 of 4 and 1 of 2 right, a class that only was found has an empty overlap.
     confusion = np.array([[3, 1, 0], [0, 1, 1], [0, 0, 0]])
-    check(abs(ev.class_miou(confusion) - (3 / 4 + 1 / 3 + 0) / 3) < 1e-12, "mIoU over classes")
+    check(abs(metrics.class_miou(confusion) - (3 / 4 + 1 / 3 + 0) / 3) < 1e-12, "mIoU over classes")
     # A constant map ranks nothing: the precision is the foreground's share.
-    check(abs(ev.average_precision(mask, np.zeros((2, 2))) - 0.5) < 1e-12, "a constant map")
+    check(abs(metrics.average_precision(mask, np.zeros((2, 2))) - 0.5) < 1e-12, "a constant map")
 
 
 def test_grid_share():
     heat = np.array([[1, 2, -9, 0], [3, 0, 4, -1], [0, 0, 5, 5], [0, 0, 0, 0]], np.float32)
     # Positive parts of the cells: 6, 4, 0, 10.
-    check([ev.share_in_cell(heat, 2, cell) for cell in range(4)] == [0.3, 0.2, 0.0, 0.5], "shares")
-    check(ev.share_in_cell(-np.ones((4, 4), np.float32), 2, 0) == 0.0, "nothing positive")
-    check(ev.share_in_cell(np.eye(9, dtype=np.float32), 3, 4) == 3 / 9, "3 x 3")
+    check([metrics.share_in_cell(heat, 2, cell) for cell in range(4)] == [0.3, 0.2, 0.0, 0.5], "shares")
+    check(metrics.share_in_cell(-np.ones((4, 4), np.float32), 2, 0) == 0.0, "nothing positive")
+    check(metrics.share_in_cell(np.eye(9, dtype=np.float32), 3, 4) == 3 / 9, "3 x 3")
 
 
 def test_insertion_and_deletion():
     rng = np.random.RandomState(3)
     picture = rng.rand(3, 20, 24)
-    blurred = ev.gaussian_blur(picture)
+    blurred = metrics.gaussian_blur(picture)
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 5.0) ** 2)
     kernel = np.outer(kernel, kernel) / kernel.sum() ** 2
     for got, channel in zip(blurred, picture):
         expected = scipy.ndimage.convolve(channel, kernel, mode="constant")
         check(np.abs(got - expected).max() <= 1e-12, "a convolution with the 11 x 11 Gaussian")  # doubles of order 1
     start, end, order = np.zeros((1, 2, 3)), np.arange(1.0, 7.0).reshape(1, 2, 3), np.array([4, 0, 2, 1, 3, 5])
-    steps = [step.copy() for step in ev.revealed(start, end, order, 3)]
+    steps = [step.copy() for step in metrics.revealed(start, end, order, 3)]
     check(
         [step.ravel().tolist() for step in steps] == [[0] * 6, [1, 0, 3, 0, 5, 0], [1, 2, 3, 4, 5, 6]], "a row a step"
     )
     check(not start.any(), "the start is left alone")
-    check(ev.area_under([0, 1, 1]) == 0.75 and ev.area_under([1, 1]) == 1.0, "areas")
+    check(metrics.area_under([0, 1, 1]) == 0.75 and metrics.area_under([1, 1]) == 1.0, "areas")
 
 
 def test_imputation():
@@ -196,17 +196,17 @@ def test_imputation():
                 system[y * 6 + x, v * 6 + u] = -weight / sum(weights.values())
     expected = np.linalg.solve(system, known).reshape(5, 6, 3)
     expected[missing] += np.random.RandomState(7).normal(0, 2.55, (missing.sum(), 3))
-    got = ev.imputed(pixels, missing, 7)
+    got = metrics.imputed(pixels, missing, 7)
     check(np.abs(got - expected).max() <= 0.5 + 1e-9, "rounded to 8 bits")  # doubles of order 100
     check(np.array_equal(got[~missing], pixels[~missing]), "known pixels stay")
-    check(np.array_equal(ev.imputed(pixels, np.zeros((5, 6), bool), 7), pixels), "nothing missing")
+    check(np.array_equal(metrics.imputed(pixels, np.zeros((5, 6), bool), 7), pixels), "nothing missing")
 
 
 def test_probabilities():
     z = np.array([1000.0, 1000.0, -1000.0], np.float32)
-    check(ev.probabilities(z, "softmax").tolist() == [0.5, 0.5, 0.0], "softmax of large logits")
-    check(ev.probabilities(z, "sigmoid").tolist() == [1.0, 1.0, 0.0], "sigmoid of large logits")
-    check(abs(ev.probabilities(np.float32([0.5]), "sigmoid")[0] - 1 / (1 + np.exp(-0.5))) < 1e-15, "sigmoid")
+    check(metrics.probabilities(z, "softmax").tolist() == [0.5, 0.5, 0.0], "softmax of large logits")
+    check(metrics.probabilities(z, "sigmoid").tolist() == [1.0, 1.0, 0.0], "sigmoid of large logits")
+    check(abs(metrics.probabilities(np.float32([0.5]), "sigmoid")[0] - 1 / (1 + np.exp(-0.5))) < 1e-15, "sigmoid")
 
 
 def test_rank_correlation():
@@ -214,9 +214,9 @@ def test_rank_correlation():
     a, b = rng.randn(2, 9, 7)
     b[0] = b[1]  # ties
     expected = scipy.stats.spearmanr(np.abs(a).ravel(), np.abs(b).ravel())[0]
-    check(abs(ev.spearman(a, b) - expected) <= 1e-12, "SciPy's")
-    check(abs(ev.spearman(a, -2 * a) - 1) <= 1e-12, "of magnitudes")
-    raises(ValueError, lambda: ev.spearman(a, np.ones((9, 7))), "constant")
+    check(abs(metrics.spearman(a, b) - expected) <= 1e-12, "SciPy's")
+    check(abs(metrics.spearman(a, -2 * a) - 1) <= 1e-12, "of magnitudes")
+    raises(ValueError, lambda: metrics.spearman(a, np.ones((9, 7))), "constant")
 
 
 def test_randomised_weights():
@@ -224,18 +224,18 @@ def test_randomised_weights():
         path = os.path.join(ROOT, "tests", "golden", case, case + ".agf")
         with open(path, "rb") as f:
             data = f.read()
-        layers = ev.weight_tensors(data)
+        layers = weights.weight_tensors(data)
         with agf.Model(path) as model:
             # These cases have no layer that the logits do not depend on.
             check(len(layers) == sum(layer.op in ("conv", "linear") for layer in model.layers()), f"{case}: layers")
             input_shape, last = model.input[:3], model.layers()[-1].name
-        check(ev.randomised(data, 0, 1) == data, "no layers: the same file")
+        check(weights.randomised(data, 0, 1) == data, "no layers: the same file")
         previous, x = None, np.random.RandomState(0).randn(*input_shape)
         logits = []
         for depth in (1, 2, len(layers)):
-            new = ev.randomised(data, depth, 1)
-            check(new == ev.randomised(data, depth, 1) and len(new) == len(data), "the same seed, the same file")
-            check(new != ev.randomised(data, depth, 2), "another seed, another file")
+            new = weights.randomised(data, depth, 1)
+            check(new == weights.randomised(data, depth, 1) and len(new) == len(data), "the same seed, the same file")
+            check(new != weights.randomised(data, depth, 2), "another seed, another file")
             with open("random.agf", "wb") as f:
                 f.write(new)
             with agf.Model("random.agf") as model, model.session(threads=1) as session:  # CRCs and zero fill are right
@@ -264,24 +264,24 @@ def tensors_that_differ(first, second):
 
 
 def test_method_names():
-    method = ev.Method.parse("agf:no_a,no_reg")
+    method = subject.Method.parse("agf:no_a,no_reg")
     check((method.name, method.options) == ("agf", {"no_a": True, "no_reg": True}), "ablations")
-    raises(ev.EvalError, lambda: ev.Method.parse("nonsense"), "agf")
+    raises(common.EvalError, lambda: subject.Method.parse("nonsense"), "agf")
     if "integrated_gradients" in agf.METHODS:
-        check(ev.Method.parse("integrated_gradients:steps=20").options == {"steps": 20}, "numbers")
-        check(ev.Method.parse("gradcam:layer=conv_4").options == {"layer": "conv_4"}, "names")
+        check(subject.Method.parse("integrated_gradients:steps=20").options == {"steps": 20}, "numbers")
+        check(subject.Method.parse("gradcam:layer=conv_4").options == {"layer": "conv_4"}, "names")
 
 
 def test_labels():
     labels = ["cup", "key", "keyboard", "crane", "Crane"]
-    check(ev.class_of("key", labels, 5) == 1 and ev.class_of(" CUP ", labels, 5) == 0, "names")
-    check(ev.class_of("0004", labels, 5) == 4, "numbers")
-    raises(ValueError, lambda: ev.class_of("5", labels, 5), "5 classes")
-    raises(ValueError, lambda: ev.class_of("crane", labels, 5), "2 classes")
-    raises(ValueError, lambda: ev.class_of("tree", labels, 5), "tree")
+    check(pictures.class_of("key", labels, 5) == 1 and pictures.class_of(" CUP ", labels, 5) == 0, "names")
+    check(pictures.class_of("0004", labels, 5) == 4, "numbers")
+    raises(ValueError, lambda: pictures.class_of("5", labels, 5), "5 classes")
+    raises(ValueError, lambda: pictures.class_of("crane", labels, 5), "2 classes")
+    raises(ValueError, lambda: pictures.class_of("tree", labels, 5), "tree")
     for name, k in (("0003.jpg", 3), ("1_a.png", 1), ("keyboard-7.png", 2), ("key-7.png", 1), ("CUP.png", 0)):
-        check(ev.class_of_file_name("a/" + name, labels, 5) == k, name)
-    raises(ValueError, lambda: ev.class_of_file_name("tree.png", labels, 5), "begins with no class")
+        check(pictures.class_of_file_name("a/" + name, labels, 5) == k, name)
+    raises(ValueError, lambda: pictures.class_of_file_name("tree.png", labels, 5), "begins with no class")
 
 
 # Whole runs
@@ -417,7 +417,7 @@ def test_segment_classes_run():
     check(folds[0] and folds[1], "both halves have pictures")
     total = 0
     for fold in (0, 1):
-        best = max(ev.SegmentClasses.THRESHOLDS, key=lambda t: miou(confusion(folds[1 - fold], np.float32(t))))
+        best = max(masks.SegmentClasses.THRESHOLDS, key=lambda t: miou(confusion(folds[1 - fold], np.float32(t))))
         total = total + confusion(folds[fold], np.float32(best))
     right = {"miou": miou(total), "pixel_accuracy": np.trace(total) / total.sum()}
     right["map"] = np.mean([np.mean(found) for found in aps.values()])
@@ -495,7 +495,7 @@ def test_road_and_energy():
         for tenths in range(10):
             missing = np.zeros(heat.size, bool)
             missing[order[: int(heat.size * tenths / 10)]] = True
-            filled = ev.imputed(pixels, missing.reshape(heat.shape), 0)
+            filled = metrics.imputed(pixels, missing.reshape(heat.shape), 0)
             hits.append(float(np.argmax(session.run(to_input(model, filled))) == label))
     check(abs(value("out", "agf", "positive") - 100 * np.trapezoid(hits, dx=0.1)) < 1e-9, "ROAD's area")
     mask = np.asarray(Image.open(os.path.join(scenes(), row["mask"])).convert("L")) >= 128
@@ -508,14 +508,14 @@ def test_single_delete_run():
     with agf.Model(DEMO) as model, model.session(threads=1) as session:
         row = scene_rows()[0]
         x, k = load_scene(model, row["file"])[1], model.labels.index(row["label"])
-        whole = ev.probabilities(session.run(x), "softmax")[k]
-        heat, blurred, side = session.explain(classes=k)[0], ev.gaussian_blur(x), x.shape[1] // 4
+        whole = metrics.probabilities(session.run(x), "softmax")[k]
+        heat, blurred, side = session.explain(classes=k)[0], metrics.gaussian_blur(x), x.shape[1] // 4
         drops, sums = [], []
         for y in range(0, x.shape[1], side):
             for left in range(0, x.shape[2], side):
                 without = x.copy()
                 without[:, y : y + side, left : left + side] = blurred[:, y : y + side, left : left + side]
-                drops.append(whole - ev.probabilities(session.run(without), "softmax")[k])
+                drops.append(whole - metrics.probabilities(session.run(without), "softmax")[k])
                 sums.append(heat[y : y + side, left : left + side].astype(float).sum())
     expected = scipy.stats.spearmanr(sums, drops).statistic
     check(abs(value("out", "agf", "correlation") - expected) < 1e-12, f"Spearman's rho, {expected}")
@@ -610,7 +610,7 @@ def test_insert_delete_run():
 
 def test_sanity_run():
     evaluate("sanity", DEMO, scenes(), "-o", "out", "--limit", 2, "--stages", 2)
-    first, everything = json.loads(results("out"))["curves"]["correlation"]["agf"][1]
+    first, everything = json.loads(results_of("out"))["curves"]["correlation"]["agf"][1]
     check(-1 <= everything < first <= 1, f"deeper randomisation changes maps more: {first:.3f}, {everything:.3f}")
     check(value("out", "agf", "all") == everything, "the last stage is in the table")
 
@@ -641,7 +641,7 @@ def test_bad_pictures():
     done = evaluate("perturb", DEMO, "mixed", "-o", "out")
     for text in (rows[1]["file"], "dragon", "missing.png"):
         check(text in done.stderr and text in done.stdout, f"{text} is reported: {done.stderr}")
-    check(json.loads(results("out"))["results"][0]["units"] == 1, "the good one counts")
+    check(json.loads(results_of("out"))["results"][0]["units"] == 1, "the good one counts")
     os.mkdir("empty")
     check("no pictures" in evaluate("perturb", DEMO, "empty", "-o", "none", code=2).stderr, "an empty folder")
     with open("empty/cup.png", "wb") as f:
@@ -699,14 +699,14 @@ def test_failures_are_retried():
     os.remove(os.path.join("mine", rows[2]["file"]))
     command = ("perturb", DEMO, "mine", "-o", "out", "--sheet", "0")
     evaluate(*command)
-    check(json.loads(results("out"))["results"][0]["units"] == 1, "one picture can be used")
+    check(json.loads(results_of("out"))["results"][0]["units"] == 1, "one picture can be used")
     for row in rows[1:]:
         shutil.copy(os.path.join(scenes(), row["file"]), "mine")
     evaluate(*command)
-    found = json.loads(results("out"))
+    found = json.loads(results_of("out"))
     check(found["results"][0]["units"] == 3 and not found["problems"], f"all three count: {found['problems']}")
     evaluate(*command[:4], "whole", *command[5:])
-    check(json.loads(results("whole"))["results"] == found["results"], "the same numbers as in one go")
+    check(json.loads(results_of("whole"))["results"] == found["results"], "the same numbers as in one go")
 
 
 def test_hostile_pictures():
@@ -738,7 +738,7 @@ def test_hostile_pictures():
     for _ in range(2):  # the second time, what failed is tried again
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         check(done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-600:])
-        found = json.loads(results("out"))
+        found = json.loads(results_of("out"))
         check(found["results"][0]["units"] == 1, "the good one counts")
         check(len(found["problems"]) == len(damaged) + 1, f"problems: {found['problems']}")
         check(not os.path.exists("called"), "no other program was started")
@@ -788,7 +788,7 @@ def test_damaged_tables():
         os.rename(os.path.join("mine", row["file"]), os.fsencode(f"mine/{row['label']}_{number}") + b"\xff\x1b[31m.png")
     command = ("perturb", DEMO, "mine", "-o", "bytes", "--sheet", "1")
     done = evaluate(*command)
-    check(json.loads(results("bytes"))["results"][0]["units"] == 2, f"names that are not UTF-8: {done.stderr}")
+    check(json.loads(results_of("bytes"))["results"][0]["units"] == 2, f"names that are not UTF-8: {done.stderr}")
     for name, damage, text in (
         ("run.json", b'{"settings": {', "run.json"),
         ("run.json", b"[]", "run.json"),
@@ -879,7 +879,7 @@ def test_interrupt():
     check(process.returncode == 130 and not output, f"exit code {process.returncode}: {output}")
     check("interrupted" in errors and errors.count("\n") == 1, f"quiet: {errors}")
     evaluate("perturb", DEMO, scenes(), "-o", "out", *RUN)
-    check(results("out") == whole_results(), "the same results, to the byte")
+    check(results_of("out") == whole_results(), "the same results, to the byte")
 
 
 def test_escape_sequences():
@@ -924,7 +924,7 @@ def test_differences():
     """Differences to the first method are paired, and their intervals hold what a bootstrap by hand finds."""
     methods = ("-m", "agf", "-m", "gradcam")
     evaluate("segment", DEMO, scenes(), "-o", "out", "--explain", "target", *methods, "--sheet", "0")
-    rows = {row["metric"]: row for row in json.loads(results("out"))["differences"]}
+    rows = {row["metric"]: row for row in json.loads(results_of("out"))["differences"]}
     check(set(rows) == {"pixel_accuracy", "miou", "ap", "energy"}, str(rows))
     for metric, row in rows.items():
         expected = value("out", "gradcam", metric) - value("out", "agf", metric)
@@ -941,12 +941,12 @@ def test_differences():
 
 def test_threads_of_a_worker():
     """A worker's threads measure side by side: each has sessions of its own, and the records of one thread."""
-    args = ev.command_line().parse_args(["perturb", DEMO, scenes(), "-o", "out", "--threads", "1"])
-    plan = ev.prepare(args)
+    args = cli.command_line().parse_args(["perturb", DEMO, scenes(), "-o", "out", "--threads", "1"])
+    plan = runs.prepare(args)
     text = json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
-    expected = [ev.measure_remotely(text, unit) for unit in plan["units"]]
+    expected = [runs.measure_remotely(text, unit) for unit in plan["units"]]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda unit: ev.measure_remotely(text, unit), plan["units"]))
+        found = list(pool.map(lambda unit: runs.measure_remotely(text, unit), plan["units"]))
     check(found == expected, f"records differ, such as {[a for a, b in zip(found, expected) if a != b][:1]}")
 
 
@@ -967,7 +967,7 @@ def test_method_that_a_network_lacks():
     preprocessing = convert.Preprocessing((0.5,) * 3, (0.25,) * 3)
     convert.ModelFile(convert.Network((3, 32, 32), nodes, labels=labels, preprocessing=preprocessing)).write("flat.agf")
     evaluate("perturb", "flat.agf", scenes(), "-o", "out", "--limit", 2, "-m", "agf", "-m", "agf_lc")
-    found = json.loads(results("out"))
+    found = json.loads(results_of("out"))
     check({row["method"] for row in found["results"]} == {"agf"}, "agf counts")
     check(sum("agf_lc" in problem for problem in found["problems"]) == 2, f"problems: {found['problems']}")
 
@@ -1018,7 +1018,7 @@ def whole_results():
     """results.json of the run that is killed, split and spread below, made by one process at once."""
     with tempfile.TemporaryDirectory() as folder:
         evaluate("perturb", DEMO, scenes(), "-o", folder, *RUN)
-        return results(folder)
+        return results_of(folder)
 
 
 def test_resume():
@@ -1035,7 +1035,7 @@ def test_resume():
     with open("killed/records.jsonl", "rb") as f:
         check(f.read().startswith(kept[: kept.rfind(b"\n") + 1]), "finished pictures are not done again")
     check(count_lines("killed/records.jsonl") == SCENES, "each picture once")
-    check(results("killed") == whole_results(), "the same results, to the byte")
+    check(results_of("killed") == whole_results(), "the same results, to the byte")
     done = evaluate("perturb", DEMO, scenes(), "-o", "killed", "-m", "agf", code=2)
     check("other settings (methods)" in done.stderr, done.stderr)
 
@@ -1047,7 +1047,7 @@ def test_shards():
     evaluate("perturb", DEMO, scenes(), "-o", "a", "--shard", "3/3", *RUN)
     evaluate("perturb", DEMO, scenes(), "-o", "b", "--shard", "2/3", *RUN)
     evaluate("merge", "a", "b", "-o", "out", "--sheet", "0")
-    check(results("out") == whole_results(), "the same results, to the byte")
+    check(results_of("out") == whole_results(), "the same results, to the byte")
     evaluate("perturb", DEMO, scenes(), "-o", "other", "--shard", "1/3", "-m", "agf")
     check("different experiments" in evaluate("merge", "a", "other", "-o", "out", code=2).stderr, "different runs")
 
@@ -1098,15 +1098,15 @@ def test_dask():
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    check(results("out") == whole_results(), "the same results, to the byte")
+    check(results_of("out") == whole_results(), "the same results, to the byte")
 
 
 def test_sections():
     with open("R.md", "w", encoding="utf-8") as f:
         f.write("# Results\n\nWords.\n")
-    ev.put_section("R.md", "## One\n\n1\n")
-    ev.put_section("R.md", "## Two\n\n2\n")
-    ev.put_section("R.md", "## One\n\nagain\n")
+    results.put_section("R.md", "## One\n\n1\n")
+    results.put_section("R.md", "## Two\n\n2\n")
+    results.put_section("R.md", "## One\n\nagain\n")
     with open("R.md", encoding="utf-8") as f:
         check(
             f.read() == "# Results\n\nWords.\n\n## One\n\nagain\n\n## Two\n\n2\n", "a section is replaced in its place"
@@ -1116,7 +1116,7 @@ def test_sections():
 def test_help():
     text = evaluate("--help").stdout
     check("parallel" in text and "--dask" in text and "merge" in text, "--help shows how to use several machines")
-    for name in ev.EXPERIMENTS:
+    for name in experiments.EXPERIMENTS:
         check("--shard" in evaluate(name, "--help").stdout, name)
     check(
         re.search("I/N|i/n", evaluate("perturb", DEMO, ".", "-o", "x", "--shard", "3/2", code=2).stderr), "--shard 3/2"

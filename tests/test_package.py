@@ -91,12 +91,11 @@ def test_wheel():
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
         metadata = next(z.read(name).decode() for name in names if name.endswith("METADATA"))
-    for name in ("agf/__init__.py", "agf/py.typed", f"agf/{os.path.basename(agf.library_path())}", "agf_eval.py"):
+    for name in ("agf/__init__.py", "agf/py.typed", f"agf/{os.path.basename(agf.library_path())}"):
         check(name in names, f"{name} is not in the wheel: {names}")
-    shipped = {name for name in os.listdir(os.path.join(ROOT, "tools", "agf_convert")) if name.endswith(".py")}
-    check(
-        shipped <= {name.partition("/")[2] for name in names if name.startswith("agf_convert/")}, "all of the converter"
-    )
+    for package in ("agf_convert", "agf_eval"):
+        modules = {name for name in os.listdir(os.path.join(ROOT, "tools", package)) if name.endswith(".py")}
+        check(modules <= {name.partition("/")[2] for name in names if name.startswith(package + "/")}, f"all of {package}")
     check("-py3-none-" in wheel and f"Version: {agf.version()}\n" in metadata, f"{wheel}: {metadata[:200]}")
     with tarfile.open(archive) as tar:
         sources = [name.partition("/")[2] for name in tar.getnames()]

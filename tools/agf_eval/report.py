@@ -1,6 +1,6 @@
 """What tools/agf_eval.py makes of its records: numbers, plots, and a report as Markdown and as one HTML file.
 
-`experiment` is an Experiment of agf_eval.py, `plan` its plan, `records` {unit: {method: numbers or {"problem": why}}}.
+`experiment` is an Experiment (base.py), `plan` its plan, `records` {unit: {method: numbers or {"problem": why}}}.
 """
 
 import base64
