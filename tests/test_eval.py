@@ -166,9 +166,9 @@ def test_insertion_and_deletion():
         expected = scipy.ndimage.convolve(channel, kernel, mode="constant")
         check(np.abs(got - expected).max() <= 1e-12, "a convolution with the 11 x 11 Gaussian")  # doubles of order 1
     start, end, order = np.zeros((1, 2, 3)), np.arange(1.0, 7.0).reshape(1, 2, 3), np.array([4, 0, 2, 1, 3, 5])
-    steps = [step.copy() for step in metrics.revealed(start, end, order, 3)]
+    steps = [step.copy() for step in metrics.revealed(start, end, order, 2)]
     check(
-        [step.ravel().tolist() for step in steps] == [[0] * 6, [1, 0, 3, 0, 5, 0], [1, 2, 3, 4, 5, 6]], "a row a step"
+        [step.ravel().tolist() for step in steps] == [[0] * 6, [1, 0, 3, 0, 5, 0], [1, 2, 3, 4, 5, 6]], "half of the pixels a step"
     )
     check(not start.any(), "the start is left alone")
     check(metrics.area_under([0, 1, 1]) == 0.75 and metrics.area_under([1, 1]) == 1.0, "areas")
@@ -586,8 +586,31 @@ def test_grid_run():
     check("confidence" in done.stderr and not os.path.exists("none/run.json"), done.stderr)
 
 
+def test_grid_asks_some_cells():
+    """--asked N explains N cells of each grid, with the shares that all cells have there."""
+    common = ("grid", DEMO, scenes(), "--grids", "2", "--confidence", "0.2", "--probability", "sigmoid", "--sheet", "0")
+    evaluate(*common, "-o", "all")
+    evaluate(*common, "--asked", "2", "-o", "some")
+    with open("some/run.json", encoding="utf-8") as f:
+        asked = [unit["asked"] for unit in json.load(f)["units"]]
+    check(all(len(cells) == 2 and cells == sorted(set(cells)) for cells in asked), f"{asked}")
+    everything, some = (records_of(folder) for folder in ("all", "some"))
+    for (unit, whole), cells in zip(everything.items(), asked):
+        expected = [whole["agf"]["shares"][cell] for cell in cells]
+        check(some[unit]["agf"]["shares"] == expected, f"{unit}: {some[unit]}, expected {expected}")
+    done = evaluate(*common, "--asked", "5", "-o", "never", code=2)
+    check("has 4 cells" in done.stderr, done.stderr)
+
+
+def records_of(folder):
+    with open(os.path.join(folder, "records.jsonl"), encoding="utf-8") as f:
+        return {record["unit"]: record["result"] for record in map(json.loads, f)}
+
+
 def test_insert_delete_run():
-    evaluate("insert-delete", DEMO, scenes(), "-o", "out", "--limit", 1, "--probability", "sigmoid")
+    common = ("insert-delete", DEMO, scenes(), "--limit", 1, "--probability", "sigmoid")
+    evaluate(*common, "-o", "out")
+    evaluate(*common, "--steps", 6, "-o", "six")
     with agf.Model(DEMO) as model, model.session(threads=1) as session:
         x = load_scene(model, scene_rows()[0]["file"])[1]
         session.run(x)
@@ -598,14 +621,15 @@ def test_insert_delete_run():
         blurred = np.stack([scipy.ndimage.convolve(c.astype(float), kernel, mode="constant") for c in x])
         ranking = np.argsort(-heat.ravel(), kind="stable")
         for metric, start, end in (("insertion", blurred, x), ("deletion", x, np.zeros_like(x))):
-            curve = []
-            for step in range(heat.shape[0] + 1):
-                chosen = np.zeros(heat.size, bool)
-                chosen[ranking[: step * heat.shape[1]]] = True
-                mixed = np.where(chosen.reshape(heat.shape), end, start).astype(np.float32)
-                curve.append(1 / (1 + np.exp(-float(session.run(mixed)[k]))))
-            # The blurred picture is rounded to float32 from doubles that differ in their last bits.
-            check(abs(value("out", "agf", metric) - np.trapezoid(curve) / heat.shape[0]) < 1e-5, metric)
+            for folder, steps in (("out", heat.shape[0]), ("six", 6)):
+                curve = []
+                for step in range(steps + 1):
+                    chosen = np.zeros(heat.size, bool)
+                    chosen[ranking[: step * heat.size // steps]] = True
+                    mixed = np.where(chosen.reshape(heat.shape), end, start).astype(np.float32)
+                    curve.append(1 / (1 + np.exp(-float(session.run(mixed)[k]))))
+                # The blurred picture is rounded to float32 from doubles that differ in their last bits.
+                check(abs(value(folder, "agf", metric) - np.trapezoid(curve) / steps) < 1e-5, f"{metric}, {steps} steps")
 
 
 def test_sanity_run():
@@ -1038,6 +1062,37 @@ def test_resume():
     check(results_of("killed") == whole_results(), "the same results, to the byte")
     done = evaluate("perturb", DEMO, scenes(), "-o", "killed", "-m", "agf", code=2)
     check("other settings (methods)" in done.stderr, done.stderr)
+
+
+def test_processes():
+    """--jobs gives the numbers of one process."""
+    common = ("segment", DEMO, scenes(), "--limit", "5", "--explain", "target", "--sheet", "0", "--threads", "1")
+    evaluate(*common, "-o", "one")
+    evaluate(*common, "--jobs", "2", "-o", "two")
+    check(json.loads(results_of("one"))["results"] == json.loads(results_of("two"))["results"], "the same numbers")
+    done = evaluate(*common, "--jobs", "2", "--dask", "tcp://nowhere:1", "-o", "never", code=2)
+    check("neither --jobs nor" in done.stderr, done.stderr)
+
+
+def test_minutes():
+    """--minutes ends early with the numbers so far, says so, and the same command goes on."""
+    common = ("segment", DEMO, scenes(), "--limit", "6", "--explain", "target", "--sheet", "0")
+    moments = iter([0.0, 1.0, 2.0, 61.0])
+    clock, time.monotonic = time.monotonic, lambda: next(moments)
+    try:
+        done = evaluate(*common, "--minutes", "1", "-o", "out", code=3)
+    finally:
+        time.monotonic = clock
+    check("4 of 6 units are left after 1 minutes" in done.stderr, done.stderr)
+    check("so far 2 of 6 units" in done.stdout and value("out", "agf", "ap") is not None, done.stdout)
+    evaluate(*common, "-o", "out")
+    evaluate(*common, "-o", "whole")
+    check(json.loads(results_of("out"))["results"] == json.loads(results_of("whole"))["results"], "as in one go")
+    for wrong in ("0", "-1", "soon", "nan"):
+        evaluate(*common, "--minutes", wrong, "-o", "never", code=2)
+    sanity = ("sanity", DEMO, scenes(), "--limit", "2", "--explain", "target", "--sheet", "0", "--stages", "1")
+    done = evaluate(*sanity, "--minutes", "1e-9", "-o", "sanity", code=3)
+    check(not os.path.exists("sanity/results.json"), "half of a randomisation says nothing")
 
 
 def test_shards():

@@ -11,6 +11,7 @@ class Experiment:
     note = ""
     metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
     curves = None  # (title, x axis, y axis)
+    partial = True  # whether the units that are finished say something while others are not
     options = ()  # of methods, besides the engine's own
 
     def metrics_of(self, settings):

@@ -25,7 +25,8 @@ in the same numbers; one that is given other settings, pictures or masks refuses
 reported and skipped, and tried again when the run is continued. PNG, JPEG, WebP, BMP, PPM, TIFF and GIF (the first
 frame) are read.
 
-Several machines that share a file system, with GNU parallel (https://www.gnu.org/software/parallel/), four shards:
+A machine's cores: --jobs N. Machines that share a file system: with GNU parallel
+(https://www.gnu.org/software/parallel/), four shards,
 
     parallel --sshlogin :,host1,host2 --workdir . --progress \\
         python3 tools/agf_eval.py perturb NET.agf PICTURES -o OUT -m all --shard {}/4 ::: 1 2 3 4
@@ -40,6 +41,7 @@ Needs numpy, Pillow, matplotlib, tqdm, scikit-learn (segment), scipy (sanity), d
 """
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -67,6 +69,16 @@ def picture_size(text):
     if not found or not int(found.group(1)) * int(found.group(2)):
         raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
     return int(found.group(2)), int(found.group(1))
+
+
+def minutes(text):
+    """A positive number of minutes."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of minutes")
 
 
 def command_line():
@@ -101,7 +113,14 @@ def command_line():
     common.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
     common.add_argument("--size", type=picture_size, metavar="WxH", help="input size (default: the network's)")
     common.add_argument("--seed", type=int, default=0, help="of grids and random weights (default 0)")
-    common.add_argument("--threads", type=int, default=0, help="of each process (default: all cores)")
+    common.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes that share the units (default 1)")
+    common.add_argument("--threads", type=int, help="of each process (default: all cores; 1 with --jobs)")
+    common.add_argument(
+        "--minutes",
+        type=minutes,
+        metavar="M",
+        help="begin no more units after M minutes, and report what is finished; exit code 3 where some are left",
+    )
     common.add_argument("--isa", help="instruction set (default: the best)")
     common.add_argument("--shard", type=fraction, metavar="I/N", help="do the I-th of N parts; then merge")
     common.add_argument("--dask", metavar="ADDRESS", help="spread the pictures over a Dask cluster")
@@ -114,7 +133,13 @@ def command_line():
 
 
 def main(argv=None):
-    args = command_line().parse_args(argv)
+    parser = command_line()
+    args = parser.parse_args(argv)
+    if args.experiment != "merge":
+        if args.threads is None:
+            args.threads = 1 if args.jobs > 1 else 0
+        if args.dask and (args.jobs > 1 or args.minutes):
+            parser.error("--dask goes with neither --jobs nor --minutes")
     args.command = shlex.join(["tools/agf_eval.py"] + (sys.argv[1:] if argv is None else list(argv)))
     try:
         return merge(args) if args.experiment == "merge" else run(args)

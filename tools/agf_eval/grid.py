@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from .common import EvalError, progress, reason
+from .common import EvalError, positive, progress, reason
 from .metrics import probabilities, share_in_cell
 from .base import Experiment
 
@@ -25,6 +25,12 @@ class Grid(Experiment):
         parser.add_argument("--grids", type=int, default=100, metavar="N", help="number of grids (default 100)")
         parser.add_argument("--confidence", type=float, default=0.5, metavar="P", help="least probability of the label (default 0.5)")
         parser.add_argument(
+            "--asked",
+            type=positive,
+            metavar="N",
+            help="explain the classes of N cells of each grid, drawn at random (default: of all)",
+        )
+        parser.add_argument(
             "--fit",
             action="store_true",
             help="shrink the pictures so that the grid has the network's own size, instead of a grid of full-size pictures",
@@ -34,7 +40,10 @@ class Grid(Experiment):
     def settings(args):
         if args.cells < 2 or args.grids < 1:
             raise EvalError("a grid needs --cells of at least 2 and --grids of at least 1")
-        return {"cells": args.cells, "grids": args.grids, "confidence": args.confidence, "fit": args.fit}
+        if args.asked and args.asked > args.cells**2:
+            raise EvalError(f"--asked {args.asked}: a grid of {args.cells}x{args.cells} has {args.cells**2} cells")
+        own = {"cells": args.cells, "grids": args.grids, "confidence": args.confidence, "fit": args.fit}
+        return {**own, "asked": args.asked} if args.asked else own
 
     @staticmethod
     def cell_size(subject):
@@ -67,7 +76,11 @@ class Grid(Experiment):
         for number in range(settings["grids"]):
             chosen = [classes[i] for i in random.permutation(len(classes))[:cells]]
             pictures = [by_class[k][random.randint(len(by_class[k]))] for k in chosen]
-            units.append({"id": f"grid {number:05d}", "pictures": pictures})
+            unit = {"id": f"grid {number:05d}", "pictures": pictures}
+            if "asked" in settings:
+                drawn = np.random.RandomState([settings["seed"], number]).permutation(cells)
+                unit["asked"] = sorted(int(cell) for cell in drawn[: settings["asked"]])
+            units.append(unit)
         return units
 
     @staticmethod
@@ -78,14 +91,15 @@ class Grid(Experiment):
 
     @staticmethod
     def exhibit(subject, unit):
-        return Grid.compose(subject, unit), unit["pictures"][0]["label"]
+        return Grid.compose(subject, unit), unit["pictures"][unit.get("asked", [0])[0]]["label"]
 
     def measure(self, subject, unit):
         pixels = self.compose(subject, unit)
         session = subject.session(*pixels.shape[:2])
         session.run(subject.normalised(pixels))
         n, cells = subject.settings["cells"], []
-        for cell, picture in enumerate(unit["pictures"]):
+        for cell in unit.get("asked", range(n * n)):
+            picture = unit["pictures"][cell]
             share = functools.partial(share_in_cell, n=n, cell=cell)
             cells.append(subject.measured(session, picture["label"], lambda _, heat, share=share: share(heat)))
         results = {}
@@ -101,5 +115,6 @@ class Grid(Experiment):
     def facts(self, settings):
         return [
             f"{settings['cells']}x{settings['cells']} pictures, confidence above {settings['confidence']:g} "
-            f"({settings['probability']}), chance {1 / settings['cells'] ** 2:.3f}"
+            f"({settings['probability']}), chance {1 / settings['cells'] ** 2:.3f}",
+            *([f"classes of {settings['asked']} cell(s) of each grid, at random"] if "asked" in settings else []),
         ]

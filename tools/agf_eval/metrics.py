@@ -121,13 +121,13 @@ def area_under(curve):
     return float(trapezoid(curve) / (len(curve) - 1))
 
 
-def revealed(start, end, order, per_step):
-    """start [C, H, W], then `per_step` more pixels of `order` at a time taken from `end`, until all are."""
+def revealed(start, end, order, steps):
+    """start [C, H, W], then in as many equal steps the next pixels of `order` taken from `end`, until all are."""
     current = start.copy()
     yield current
     flat, source = current.reshape(len(current), -1), end.reshape(len(end), -1)
-    for first in range(0, len(order), per_step):
-        pixels = order[first : first + per_step]
+    for step in range(steps):
+        pixels = order[len(order) * step // steps : len(order) * (step + 1) // steps]
         flat[:, pixels] = source[:, pixels]
         yield current
 

@@ -21,6 +21,7 @@ class Sanity(Experiment):
         "cumulatively from the logits down. A map that does not change does not show what the network has "
         "learned."
     )
+    partial = False  # the deepest come last
     curves = ("rank correlation with the trained network's map", "randomised layers, from the top", "Spearman's rho")
 
     @staticmethod

@@ -147,10 +147,18 @@ class InsertDelete(Experiment):
     )
     note = (
         "The probability of the explained class while the pixels that the map ranks highest are put into a "
-        "blurred picture (Gaussian, 11 x 11, sigma 5) or set to 0, the mean colour, a row's worth of pixels a"
-        " step; area under it."
+        "blurred picture (Gaussian, 11 x 11, sigma 5) or set to 0, the mean colour, in equal steps, one for each row of "
+        "pixels unless another number is given; area under it."
     )
     curves = ("probability of the class", "share of the pixels", "probability")
+
+    @staticmethod
+    def arguments(parser):
+        parser.add_argument("--steps", type=positive, metavar="N", help="steps of each curve (default: one for each row of pixels)")
+
+    @staticmethod
+    def settings(args):
+        return {"steps": args.steps} if args.steps else {}
 
     def measure(self, subject, unit):
         session = subject.session(*subject.size)
@@ -158,12 +166,13 @@ class InsertDelete(Experiment):
         session.run(chw)
         k = subject.explained_class(session, unit["picture"])
         blurred, empty = gaussian_blur(chw).astype(np.float32), np.zeros_like(chw)
+        steps = subject.settings.get("steps", chw.shape[1])
 
         def curves(method, heat):
             order, found = descending(heat), {}
             for name, start, end in (("insertion", blurred, chw), ("deletion", chw, empty)):
                 curve = []
-                for current in revealed(start, end, order, chw.shape[2]):
+                for current in revealed(start, end, order, steps):
                     session.run(current, explain=False)
                     curve.append(float(probabilities(session.logits, subject.settings["probability"])[k]))
                 found[name] = {"auc": area_under(curve), "curve": [round(p, 5) for p in curve]}
@@ -181,4 +190,5 @@ class InsertDelete(Experiment):
         return {name: (x, *report.mean_and_error([record[name]["curve"] for record in records])) for name in ("insertion", "deletion")}
 
     def facts(self, settings):
-        return [*super().facts(settings), f"probability: {settings['probability']}"]
+        steps = [f"{settings['steps']} steps"] if "steps" in settings else []
+        return [*super().facts(settings), f"probability: {settings['probability']}", *steps]

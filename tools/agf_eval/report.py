@@ -225,6 +225,8 @@ def facts_of(experiment, plan):
             network = model.name or network
     facts = [f"network {network}, input {settings['size'][1]}x{settings['size'][0]}"]
     facts += experiment.facts(settings)
+    if "of" in plan:
+        facts.append(f"so far {len(plan['units'])} of {plan['of']} units")
     return [agf.printable(fact) for fact in facts + [f"engine {settings['engine']}"]]
 
 

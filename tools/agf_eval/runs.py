@@ -1,13 +1,16 @@
 """A run: the plan, records that survive being killed, and where the work is done."""
 
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import re
 import shlex
 import sys
 import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import agf
 from agf_convert import files
@@ -17,7 +20,6 @@ from .pictures import contents_of, masks_of
 from .subject import Method, Subject
 from .experiments import EXPERIMENTS
 from .results import finish, section_file
-
 
 TOOLS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -212,6 +214,26 @@ def work_here(plan, units):
         yield unit, attempt(subject, unit)
 
 
+def travelling(plan):
+    """What another process needs of a plan, as JSON."""
+    return json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
+
+
+def work_in_processes(plan, units, jobs):
+    """(unit, record) for each unit as one of `jobs` processes finishes it. Each is handed a unit when it has none."""
+    text, left = travelling(plan), iter(units)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+
+        def handed(count):
+            return {pool.submit(measure_remotely, text, unit): unit for unit in itertools.islice(left, count)}
+
+        working = handed(2 * jobs)
+        while working:
+            for future in wait(working, return_when=FIRST_COMPLETED).done:
+                yield working.pop(future), future.result()
+                working.update(handed(1))
+
+
 def work_on_dask(plan, units, address):
     """(unit, record) for each unit as it is finished on a Dask cluster. A dead worker's units move to the others."""
     from dask.distributed import Client, as_completed
@@ -228,7 +250,7 @@ def work_on_dask(plan, units, address):
         return runs.measure_remotely(text, unit)
 
     with Client(address) as client:
-        text = json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
+        text = travelling(plan)
         by_key = {}
         for number, unit in enumerate(units):
             # Records do not depend on the worker, but a cached one would hide a failure: the key is this run's own.
@@ -258,20 +280,36 @@ def run(args):
         units, name = units[i - 1 :: n], f"records.{i}-of-{n}.jsonl"
     records = Records(os.path.join(args.out, name))
     waiting = [unit for unit in units if "_problem" in records.records.get(unit["id"], {"_problem": ""})]
-    source = work_on_dask(plan, waiting, args.dask) if args.dask else work_here(plan, waiting)
+    if args.minutes:
+        end = time.monotonic() + 60 * args.minutes
+        waiting_in_time = itertools.takewhile(lambda _: time.monotonic() < end, waiting)
+    else:
+        waiting_in_time = waiting
+    if args.dask:
+        source = work_on_dask(plan, waiting, args.dask)
+    elif args.jobs > 1:
+        source = work_in_processes(plan, waiting_in_time, args.jobs)
+    else:
+        source = work_here(plan, waiting_in_time)
     bar = progress(source, args.experiment, len(units), len(units) - len(waiting))
     for unit, record in bar:
         records.add(unit["id"], record)
         if "_problem" in record:
             bar.write(agf.printable(f"agf_eval.py: skipped {unit['id']}: {record['_problem']}"), file=sys.stderr)
     records.close()
+    left = [unit["id"] for unit in units if unit["id"] not in records.records]
+    if left:
+        say(f"{len(left)} of {len(units)} units are left after {args.minutes:g} minutes: the same command goes on from here")
+        if args.shard or not EXPERIMENTS[args.experiment].partial:
+            return 3
+        plan = {**plan, "of": len(units), "units": [unit for unit in units if unit["id"] in records.records]}
     if args.shard:
         print(
             f"shard {args.shard[0]} of {args.shard[1]} is complete; agf_eval.py merge {shlex.quote(args.out)} -o "
             f"{shlex.quote(args.out)} makes the results when all are"
         )
         return 0
-    return finish(plan, records.records, args)
+    return finish(plan, records.records, args) or (3 if left else 0)
 
 
 def merge(args):
