@@ -7,7 +7,8 @@
 
 A network is drawn from its seed alone, one for each version of model files: every op that the engine has, with
 BatchNorms and activations behind everything, several readers of any tensor (the image too), tensors of one pixel and of
-one channel, groups, dilation, padding of four sizes, and every kind of head. What is asked of each:
+one channel, groups, dilation, padding of four sizes, and every kind of head; a quarter of them is altered (alter).
+What is asked of each:
 
     maps      every method and option: off from the float64 oracle by at most 8 times what the oracle's own float32 run
               is off, plus 1e-5 (relative L2). One run may be a lucky one: for a map that misses, the largest error of
@@ -26,6 +27,7 @@ The table MAKERS says what can be drawn, since which version of the model file; 
 checked against PyTorch alone.
 """
 import argparse
+import copy
 import itertools
 import os
 import sys
@@ -54,6 +56,7 @@ except ImportError:
 IMAGE = 0
 # Each image of these is a forward and a backward pass of the oracle.
 SHORT = {"smoothgrad": dict(samples=3), "integrated_gradients": dict(steps=3)}
+ALTERED = 0.25   # of all networks
 ROUNDINGS = 8    # runs of the oracle with random rounding, for a map that misses
 MOST_FAILURES = 10
 CHANNELS = (1, 2, 3, 4, 5, 8, 13, 16, 17, 20, 33)
@@ -170,6 +173,29 @@ def pointwise(g, x):
     return conv(g, x, kernel=(1, 1), groups=1)
 
 
+def sparse(g, x):
+    """Most channels of x, 0 where they are not far above their mean: what a ReLU leaves of a trained network."""
+    x = conv_to(g, x, g.choose((4, 6, 8, 17))) if g.channels(x) < 4 else x
+    flat = g.values[x].reshape(g.channels(x), -1)
+    w = 1 / np.maximum(flat.std(1), 1e-3)
+    b = (g.uniform(-0.8, 0.4, len(w)) - flat.mean(1) * w).astype(np.float32).astype(float)
+    return relu(g, g.add("batchnorm", x, w=w.astype(np.float32).astype(float), b=b))
+
+
+def grouped_over_zeros(g, x):
+    """A depthwise or grouped convolution without biases whose windows see nothing but zeros in many a channel, so that
+    its output is 0 where its gradient is not, and what goes on from there without a ReLU."""
+    x = sparse(g, x)
+    c = g.channels(x)
+    groups = g.choose([c, c] + [k for k in range(2, c) if c % k == 0])
+    kernel = g.choose(((3, 3), (2, 2), (1, 3), (2, 1)))
+    channels = c * g.choose((1, 1, 2)) if groups == c else c
+    w = g.normal(channels, c // groups, *kernel, scale=(2 / (c // groups * kernel[0] * kernel[1])) ** 0.5)
+    y = g.add("conv", x, kernel=kernel, stride=(1, 1), dilation=(1, 1), groups=groups, flat=comes_from_add(g, x), w=w,
+              pad=tuple(int(p) for p in g.random.randint(0, 2, 4)))
+    return g.choose((pointwise, pointwise, conv, window_pool("avgpool")))(g, y)
+
+
 def batchnorm(g, x):
     c = g.channels(x)
     factor = np.where(g.random.rand(c) < 0.1, -1, 1) * g.choose((1, 1, 1, 4))   # powers of 2: exact in float32
@@ -214,6 +240,19 @@ def add(g, x):
     inputs = [x] + [g.choose(others) for _ in range(count - 1)]
     g.random.shuffle(inputs)
     return g.add("add", inputs)
+
+
+def capped_sum(g, x):
+    """A sum that a ReLU6 cuts, here and there."""
+    others = g.like(x, same_channels=True)
+    y = g.choose(others) if others != [x] else conv(g, x, kernel=(3, 3), channels=g.channels(x), groups=1)
+    if y is None or g.shape(y) != g.shape(x):
+        y = x
+    total = np.abs(g.values[x] + g.values[y])
+    factor = 2.0 ** np.ceil(np.log2(6 / max(np.quantile(total, g.choose((0.5, 0.8))), 1e-3)))   # exact in float32
+    c = g.channels(x)
+    scaled = [g.add("batchnorm", t, w=np.full(c, factor), b=g.normal(c, scale=0.2)) for t in dict.fromkeys((x, y))]
+    return relu6(g, g.add("add", (scaled * 2)[:2]))
 
 
 def concat(g, x):
@@ -317,7 +356,8 @@ Maker = namedtuple("Maker", "make since weight")   # since: the version of the m
 MAKERS = (
     Maker(conv, 1, 8), Maker(depthwise, 1, 2), Maker(pointwise, 1, 3), Maker(window_pool("maxpool"), 1, 2),
     Maker(window_pool("avgpool"), 1, 2), Maker(adaptive_avgpool, 1, 1), Maker(global_avgpool, 1, 0.3), Maker(add, 1, 4),
-    Maker(concat, 1, 3), Maker(batchnorm, 1, 0.5), Maker(relu, 1, 0.5), Maker(relu6, 1, 0.5),
+    Maker(capped_sum, 1, 1.5), Maker(grouped_over_zeros, 1, 2), Maker(concat, 1, 3), Maker(batchnorm, 1, 0.5),
+    Maker(relu, 1, 0.5), Maker(relu6, 1, 0.5),
     Maker(act, 2, 4), Maker(scale, 2, 0.5), Maker(sub, 2, 1), Maker(squeeze_excite, 2, 3), Maker(spatial_gate, 2, 1),
     Maker(product, 2, 1.5), Maker(norm, 2, 3), Maker(lrn, 2, 1), Maker(channel_slice, 2, 1.5), Maker(shuffle, 2, 1.5),
     Maker(pad, 2, 1), Maker(resize, 2, 1), Maker(global_maxpool, 2, 0.3),
@@ -446,11 +486,56 @@ def grow(g):
             behind(g, x)
 
 
-def write(g, path, f16):
-    """The graph as a model file, now and then of another nominal size than the image's, where its ops allow it."""
-    names, nodes = ["input"] + [node.name for node in g.nodes], []
-    for node in g.nodes:
-        nodes.append(agf_convert.Node(
+def inserted(g, x, y):
+    """A node that reads the tensor x, and perhaps y, and mostly keeps their shape: of any op, whether it can or not."""
+    c = g.channels(x)
+    makers = [("relu", {}), ("flatten", {}), ("pad", dict(pad=(1, 0, 0, 1))), ("pad", dict(pad=(0, 0, 0, 0))),
+              ("slice", dict(channels=(0, c))), ("slice", dict(channels=(0, max(1, c - 1)))), ("concat", {}),
+              ("shuffle", dict(perm=tuple(range(c))[::-1])), ("lrn", dict(size=3, alpha=0.5, beta=0.75, k=1.0)),
+              ("batchnorm", dict(w=g.uniform(0.5, 1.5, c), b=g.normal(c, scale=0.2))), ("resize", dict(kernel=(1, 1))),
+              ("adaptive_avgpool", dict(kernel=(1, 1))), ("global_maxpool", {}), ("act", dict(kind="silu")),
+              ("act", dict(kind="prelu", w=g.uniform(-0.2, 0.4, c))),
+              ("conv", dict(kernel=(1, 1), stride=(1, 1), dilation=(1, 1), groups=1, flat=True, w=g.normal(c, c, 1, 1))),
+              ("linear", dict(w=g.normal(c, c, scale=c ** -0.5)))] + [("add", {}), ("mul", {})] * 3
+    op, fields = g.choose([(op, fields) for op, fields in makers if agf_convert.OPS[op].version <= g.version])
+    return Node(op, "inserted", [x, y] if op in ("add", "mul", "concat") else [x], **fields)
+
+
+def alter(g):
+    """Change the graph in one place as no maker would: a node reads another tensor, flattened or not, or one through a
+    node that may stand nowhere in such a network. What the converter takes of it engine and oracle must take."""
+    for _ in range(20):
+        nodes = [copy.copy(node) for node in g.nodes]
+        at = g.random.randint(len(nodes))
+        node = nodes[at]
+        node.inputs = list(node.inputs)
+        slot = g.random.randint(len(node.inputs))
+        if g.chance(0.5):
+            node.inputs[slot] = int(g.random.randint(at + 1))
+        else:
+            new = inserted(g, node.inputs[slot], int(g.random.randint(at + 1)))
+            node.inputs[slot] = at + 1
+            for later in nodes[at + 1:]:
+                later.inputs = [i + (i > at) for i in later.inputs]
+            nodes.insert(at, new)
+        try:
+            network_of(g, nodes, g.input.shape).check()
+        except agf_convert.ConvertError:
+            continue
+        values = g.values[:1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for node in nodes:
+                values.append(oracle.forward(node, [values[i] for i in node.inputs]))
+        if all(value.size <= LARGEST and np.abs(value).max() < 1e4 for value in values):
+            g.nodes, g.values = nodes, values
+            return
+
+
+def network_of(g, nodes, shape):
+    """The converter's form of nodes that read g's image, of that nominal shape."""
+    names, made = ["input"] + [node.name for node in nodes], []
+    for node in nodes:
+        made.append(agf_convert.Node(
             node.op, node.name, [names[i] for i in node.inputs], kernel=node.kernel, stride=node.stride, pad=node.pad,
             dilation=node.dilation, groups=node.groups, flat=node.flat, ceil_mode=node.ceil,
             count_include_pad=node.include_pad, weights=as_float32(node.w), bias=as_float32(node.b), kind=node.kind,
@@ -458,14 +543,19 @@ def write(g, path, f16):
             size=node.size, k=node.k, start=node.channels[0], stop=node.channels[1], perm=node.perm, border=node.border,
             to_size=node.to_size, response=node.response))
     affine = None if g.affine is None else tuple(as_float32(t) for t in g.affine)
+    return agf_convert.Network(shape, made, name="random", affine=affine)
+
+
+def write(g, path, f16):
+    """The graph as a model file, now and then of another nominal size than the image's, where its ops allow it."""
     shape = g.input.shape
     if g.chance(0.3):
-        other = agf_convert.Network((shape[0], shape[1] + 2, shape[2] + 1), nodes, name="random", affine=affine)
+        other = network_of(g, g.nodes, (shape[0], shape[1] + 2, shape[2] + 1))
         try:
             return agf_convert.ModelFile(other, f16=f16).write(path)
         except agf_convert.ConvertError:
             pass
-    agf_convert.ModelFile(agf_convert.Network(shape, nodes, name="random", affine=affine), f16=f16).write(path)
+    agf_convert.ModelFile(network_of(g, g.nodes, shape), f16=f16).write(path)
 
 
 def as_float32(array):
@@ -606,22 +696,31 @@ def requests_of(g, exact):
     for method in oracle.METHODS:
         if method not in oracle.NOT_AGAINST and len(exact.logits) > 1:
             asked.append(dict(t=best, method=method, against=exact.ranked(1), **SHORT.get(method, {})))
+    if len(exact.logits) > 1:
+        against = exact.ranked(0 if exact.ranked(0) != other else 1)
+        asked.append(dict(t=other, method=g.choose(("agf", "agf_a")), difference=difference, against=against))
+        asked.append(dict(t=other, method=g.choose(oracle.TAKE_LAYER), layer=g.choose(layers), against=against))
+    # 0.1: a Gaussian of one pixel; 5: wider than most of these images
+    asked.append(dict(asked[g.random.randint(len(asked))], smooth=g.choose((0.1, 0.7, 2.0, 5.0))))
     return asked
 
 
 def engine_map(session, request):
     """The engine's answer to a request: the map, or the status that stands in its place."""
-    arguments = {key: value for key, value in request.items() if key not in ("t", "options")}
+    arguments = {key: value for key, value in request.items() if key not in ("t", "options", "smooth")}
     arguments.update(dict.fromkeys(request.get("options", ()), True))
     try:
-        return session.explain(int(request["t"]), **arguments)[0]
+        heat = session.explain(int(request["t"]), **arguments)[0]
+        return agf.smooth_map(heat, request["smooth"]) if "smooth" in request else heat
     except agf.Error as problem:
         return problem
 
 
 def oracle_map(network, request):
     try:
-        heat = network.explain(**request)
+        heat = network.explain(**{key: value for key, value in request.items() if key != "smooth"})
+        if "smooth" in request:
+            heat = oracle.smoothed(heat, request["smooth"])
     except OracleError as problem:
         return problem
     # what is not finite is an error (agf-spec, "At the end"); a raw map may overflow in float32
@@ -639,7 +738,7 @@ def distance(found, expected):
 
 def describe(request):
     words = [request["method"], f"class {request['t']}", *request.get("options", ())]
-    words += [f"{key} {request[key]}" for key in ("against", "layer") if key in request]
+    words += [f"{key} {request[key]}" for key in ("against", "layer", "smooth") if key in request]
     return " ".join(words + (["label-free"] if "difference" in request else []))
 
 
@@ -708,7 +807,7 @@ def vanishes(network, request):
     of whatever rounding leaves, and may have any sign."""
     seen = {}
     try:
-        network.explain(**request, nodes=seen)
+        network.explain(**{key: value for key, value in request.items() if key != "smooth"}, nodes=seen)
     except OracleError:
         return False
     sizes = [np.abs(g).max() for key, g in seen.items() if key.startswith("g/")]
@@ -741,6 +840,8 @@ def check(seed, version, scratch):
     """Draw and check one network. Returns (maps compared, maps excused)."""
     g = draw(seed, version)
     try:
+        if g.chance(ALTERED):
+            alter(g)
         path, f16 = str(Path(scratch) / "random.agf"), g.chance(0.15)
         write(g, path, f16)
         image = g.input.astype(np.float32)
@@ -890,13 +991,16 @@ def main():
                     print(f"FAIL seed {s}: {problem}\n  again: build/venv/bin/python tests/random_graphs.py --seed {s} "
                           f"--count 1 --format {version}", flush=True)
                 if a.keep:
-                    keep(draw(s, version), a.keep)
+                    keep(s, version, a.keep)
     print(f"  seeds {seed} to {seed + count - 1}: {maps} maps compared, {excused} of them excused: rounding decides")
     print(f"{passed} passed, {failed} failed" + (", 1 skipped" if skipped else ""))
     sys.exit(failed > 0)
 
 
-def keep(g, directory):
+def keep(seed, version, directory):
+    g = draw(seed, version)
+    if g.chance(ALTERED):
+        alter(g)
     directory.mkdir(parents=True, exist_ok=True)
     write(g, str(directory / "random.agf"), False)
     np.save(directory / "input.npy", g.input.astype(np.float32))
