@@ -4993,9 +4993,11 @@ static agf_status agf_add_shape(const agf_inputs *in, agf_shape *out, agf_error 
   (void)out;
   for (j = 1; j < in->node->inputs; j++) {
     const agf_shape *b = agf_input_shape(in, j);
-    if (a->c != b->c || a->h != b->h || a->w != b->w)
-      return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds [%d, %d, %d] and [%d, %d, %d]", in->node->name, a->c, a->h, a->w,
-                      b->c, b->h, b->w);
+    int mixed = a->h * a->w > 1 && a->flattened != b->flattened;
+    if (a->c != b->c || a->h != b->h || a->w != b->w || mixed)
+      return agf_fail(err, AGF_ERR_SHAPE, "layer %s (add): adds %s[%d, %d, %d] and %s[%d, %d, %d]", in->node->name,
+                      a->flattened ? "the flattened " : "", a->c, a->h, a->w, b->flattened ? "the flattened " : "", b->c, b->h,
+                      b->w);
   }
   return AGF_OK;
 }

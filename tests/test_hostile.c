@@ -505,6 +505,40 @@ static void test_extremes(void) {
   free(data);
 }
 
+/* A tensor and the same one flattened have equal sizes here, but are no summands: which of the two the sum is, is not said. Nor are
+ * signal and gate, nor two tensors of as many elements flattened from other shapes. */
+static void test_flattened(void) {
+  int which;
+  for (which = 0; which < 5; which++) {
+    size_t bytes;
+    tiny t;
+    unsigned char *data;
+    agf_error err;
+    agf_model *m = NULL;
+    int x, f, y;
+    tiny_begin(&t, "flattened", 3, 4, 2);
+    t.version = 2;
+    x = tiny_conv(&t, 0, 3, 5, TINY_F32, 0, 3, 1, 1, 1, 1);
+    f = tiny_node(&t, AGF_OP_FLATTEN, x, -1);
+    switch (which) {
+      case 0: y = tiny_node(&t, AGF_OP_ADD, f, f); break;
+      case 1: y = tiny_node(&t, AGF_OP_ADD, f, x); break;
+      case 2: y = tiny_node(&t, AGF_OP_ADD, x, f); break;
+      case 3: y = tiny_node(&t, AGF_OP_MUL, f, x); break;
+      default: y = tiny_node(&t, AGF_OP_ADD, f, tiny_node(&t, AGF_OP_FLATTEN, tiny_adaptive(&t, x, 2, 4), -1));
+    }
+    tiny_linear(&t, y, TINY_F32, 5, 4, 2, 3);
+    data = tiny_end(&t, &bytes);
+    if (which == 0)
+      CHECK(agf_model_open_memory(data, bytes, NULL, &m, &err) == AGF_OK, "%s", err.message);
+    else
+      CHECK(refused(agf_model_open_memory(data, bytes, NULL, &m, &err), &err, AGF_ERR_SHAPE, which == 3 ? "mul" : "flattened"),
+            "case %d: %s", which, m ? "accepted" : err.message);
+    agf_model_close(m);
+    free(data);
+  }
+}
+
 /* A network of version 2: every field of every node's record set to values at the borders of integers and floats. What is still
  * accepted is planned, and a part of it run and explained by one method or another. */
 static void test_newer_ops(const char *name) {
@@ -559,5 +593,6 @@ int main(int argc, char **argv) {
   RUN_ON(test_failing_allocations, "moves");
   RUN(test_no_heap);
   RUN(test_extremes);
+  RUN(test_flattened);
   return tests_end();
 }
