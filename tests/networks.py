@@ -2,16 +2,21 @@
 """Makes tests/networks.md: which of torchvision's and timm's classifiers convert, how exactly, and whether they
 explain.
 
-    python3 tests/networks.py [-k TEXT] [--most N] [--times] [--results FILE]     about an hour for all
+    python3 tests/networks.py [-k TEXT] [--minutes N] [--results FILE]     about an hour for all, on one core
 
-What FILE (a JSON line for each network) holds is not run again, so that the run can be cut into pieces of N networks;
-the table is written after each. Every network gets random weights and statistics that fit them. Its logits are compared
-with torch's; maps of agf, agf_a and agf_lc must be finite, and are compared with tests/oracle.py in float64 where the
-network is small. Needs torch, torchvision, timm and the engine's library.
+What FILE (a JSON line for each network) holds is not run again, so that the run can be cut into pieces of N minutes;
+the table is written after each. Small networks come first. Every network gets random weights and statistics that fit
+them. Its logits are compared with torch's; maps of agf, agf_a and agf_lc must be finite, and are compared with
+tests/oracle.py in float64 where the network is small; a forward pass, and that and one class, are timed beside ONNX
+Runtime's forward pass. Needs torch, torchvision, timm, onnxruntime and the engine's library.
 """
 import argparse
+import contextlib
+import datetime
 import json
+import math
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -22,8 +27,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 SIZE = 96              # small enough for all of them in an hour, large enough for five halvings; else the network's own
-MOST_PARAMETERS = 1e8  # beyond it no maps: float64 aside, the machine's memory
-SMALL = 3e6            # parameters up to which the oracle, which is NumPy, is asked
+MOST_PARAMETERS = 4e8  # beyond it no maps and no times: the machine's memory
+SMALL = 6e6            # parameters up to which the oracle, which is NumPy, is asked
+ROUNDS = 3             # of each time the smallest
 METHODS = ("agf", "agf_a", "agf_lc")
 TIMM = """
 bat_resnext26ts convmixer_768_32 convnext_atto convnext_femto convnext_pico convnext_nano convnext_tiny convnextv2_atto
@@ -120,35 +126,37 @@ def maps_of(path, image, small):
 
 
 def times_of(path, module, size, folder):
-    """Milliseconds on one thread: the engine's forward pass, that and one class, ONNX Runtime's forward pass."""
+    """Milliseconds on one thread: the engine's forward pass, that and one class, ONNX Runtime's forward pass.
+
+    They take turns, and what counts is the processor's time, not the clock's: others may use the machine.
+    """
     import agf
     import onnxruntime
     import torch
     image = np.random.RandomState(1).standard_normal((3, *size)).astype(np.float32)
     exported = os.path.join(folder, "net.onnx")
-    torch.onnx.export(module, (torch.from_numpy(image[None]),), exported, dynamo=False)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        torch.onnx.export(module, (torch.from_numpy(image[None]),), exported, dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     runtime = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
     name = runtime.get_inputs()[0].name
 
-    def best(run):
-        return round(1e3 * min(timed(run) for _ in range(5)), 1)
-
     def timed(run):
-        began = time.perf_counter()
+        began = time.process_time()
         run()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     with agf.Model(path) as model, model.session(threads=1) as session:
         def explained():
             session.run(image)
             session.explain()
-        return [best(lambda: session.run(image, explain=False)), best(explained),
-                best(lambda: runtime.run(None, {name: image[None]}))]
+        runs = (lambda: session.run(image, explain=False), explained, lambda: runtime.run(None, {name: image[None]}))
+        rounds = [[timed(run) for run in runs] for _ in range(1 + ROUNDS)][1:]  # the first one fills caches and arenas
+    return [round(1e3 * min(each), 2) for each in zip(*rounds)]
 
 
-def try_network(library, name, times=False):
+def try_network(library, name):
     """The row of one network, as a dict."""
     import torch
     from agf_convert import ConvertError, read_module
@@ -176,8 +184,10 @@ def try_network(library, name, times=False):
             image = np.random.RandomState(1).standard_normal((3, *size)).astype(np.float32)
             if parameters <= MOST_PARAMETERS:
                 row.update(maps_of(path, image, parameters <= SMALL))
-            if times:
-                row["times"] = times_of(path, module, size, folder)
+                try:
+                    row["times"] = times_of(path, module, size, folder)
+                except Exception as problem:  # the exporter's or ONNX Runtime's, which do not take all that torch does
+                    row["untimed"] = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
     except ConvertError as problem:
         row["refused"] = str(problem)
     except Exception as problem:  # the library's own, for a network that it cannot make
@@ -186,18 +196,59 @@ def try_network(library, name, times=False):
     return row
 
 
+def parameters_of(library, name):
+    """How many parameters a network has, without the memory for them; infinitely many where it cannot be made so."""
+    import torch
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in module_of(library, name).parameters())
+    except Exception:  # the network's own
+        return math.inf
+
+
+def smallest_first(names, path):
+    """The names by their networks' sizes, which are kept in the file path: it takes minutes to find them."""
+    sizes = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            sizes = {(library, name): size for library, name, size in json.load(f)}
+    else:
+        sizes = {key: parameters_of(*key) for key in names}
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump([[*key, size] for key, size in sizes.items()], f)
+    return sorted(names, key=lambda key: sizes.get(key, math.inf))
+
+
+def machine():
+    """The processor's name."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as f:
+        for line in f:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def summary_of(rows):
+    """A sentence on the times of all networks that have any."""
+    timed = np.array([row["times"] for row in rows if "times" in row])
+    if not len(timed):
+        return []
+    forward, one_class = np.median(timed[:, :2] / timed[:, 2:], axis=0)
+    return [f"Over the {len(timed)} networks with times, a forward pass takes {forward:.2f} times as long as ONNX Runtime's (median), "
+            f"that and a", f"map of one class {one_class:.2f} times.", ""]
+
+
 def table(rows):
     """The Markdown page."""
     from agf_convert.frontend import NO_ATTENTION
-    timed = any("times" in row for row in rows)
     lines = ["# Networks that convert", "",
              f"Made by tests/networks.py. Random weights, pictures of {SIZE} x {SIZE} pixels where the network takes them. Logits: the",
              "distance of the engine's from torch's for one random tensor, relative. Maps: whether agf, agf_a and agf_lc of the predicted",
              "class are finite; -: not made yet. Oracle: their largest distance from float64's, relative, for networks of up to",
              f"{SMALL / 1e6:g} million parameters; two correct float32 orders differ by up to 5e-3 where a ReLU's input lies that near 0",
-             "(agf-spec.md).",
-             *(["Times: milliseconds on one thread of the engine's forward pass, of that and one class, of ONNX Runtime's forward pass."]
-               if timed else ["Times are not in this table: `--times` measures them, on a machine that does nothing else."]), ""]
+             f"(agf-spec.md). ONNX Runtime: its forward pass, milliseconds of the processor on one thread, the best of {ROUNDS}; forward, a",
+             "class: how many times that the engine's forward pass takes, and this with a map of agf. The three took turns.",
+             f"{datetime.date.today()}, {machine()}.", "", *summary_of(rows)]
     for library in ("torchvision", "timm"):
         mine = [row for row in rows if row["library"] == library]
         attention = [row["name"] for row in mine if NO_ATTENTION in row.get("refused", "")]
@@ -206,20 +257,25 @@ def table(rows):
         lines += [f"## {library}: {good} of {len(others)}", ""]
         if attention:
             lines += [f"Not counted, refused for their {NO_ATTENTION}: {', '.join(attention)}.", ""]
-        lines += ["| network | size | million parameters | format | nodes | logits | maps | oracle |" + (" times |" if timed else ""),
-                  "| --- " * (9 if timed else 8) + "|"]
+        lines += ["| network | size | million parameters | format | nodes | logits | maps | oracle | ONNX Runtime | forward | a class |",
+                  "| --- " * 11 + "|"]
         for row in others:
             size = "x".join(map(str, row.get("size", "-")))
             millions = f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else "-"
             start = f"| {row['name']} | {size} | {millions} | "
             if "refused" in row:
-                lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} | - | - |" + (" - |" if timed else ""))
+                lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} |" + " - |" * 5)
             else:
                 check = row["checked"].rsplit(" to ", 1)[-1].split()[0] if row["checked"].startswith("checked") else row["checked"]
                 distance = f"{row['oracle']:.0e}" if "oracle" in row else "-"
-                numbers = f" {' / '.join(f'{number:g}' for number in row['times'])} |" if "times" in row else " - |"
-                lines.append(start + f"{row['format']} | {row['nodes']} | {check} | {row.get('maps', '-')} | {distance} |" +
-                             (numbers if timed else ""))
+                times = ["-"] * 3
+                if "times" in row:
+                    forward, one_class, runtime = row["times"]
+                    times = [f"{runtime:.1f} ms", f"{forward / runtime:.2f}", f"{one_class / runtime:.2f}"]
+                elif "untimed" in row:
+                    times[0] = "does not take it"
+                lines.append(start + f"{row['format']} | {row['nodes']} | {check} | {row.get('maps', '-')} | {distance} | " +
+                             " | ".join(times) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -227,8 +283,7 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", metavar="TEXT", default="", help="networks whose name holds TEXT")
-    parser.add_argument("--most", metavar="N", type=int, default=1 << 30, help="new networks in this run")
-    parser.add_argument("--times", action="store_true", help="measure times too; the machine should do nothing else")
+    parser.add_argument("--minutes", metavar="N", type=float, default=math.inf, help="begin no network after N minutes")
     parser.add_argument("--results", default=os.path.join(ROOT, "build", "networks.jsonl"), help="what has been tried already")
     parser.add_argument("--out", default=os.path.join(ROOT, "tests", "networks.md"))
     arguments = parser.parse_args()
@@ -238,14 +293,16 @@ def main():
     if os.path.exists(arguments.results):
         with open(arguments.results, encoding="utf-8") as f:
             known = {(row["library"], row["name"]): row for row in map(json.loads, f)}
-    tried = 0
-    for library, name in names:
-        if arguments.k in name and (library, name) not in known and tried < arguments.most:
-            tried += 1
-            row = known[library, name] = try_network(library, name, arguments.times)
-            with open(arguments.results, "a", encoding="utf-8") as f:
-                f.write(json.dumps(row) + "\n")
-            print(f"{library} {name}: {row.get('refused') or row['checked']} ({row['seconds']} s)", flush=True)
+    began = time.monotonic()
+    for library, name in smallest_first(names, arguments.results + ".sizes"):
+        if arguments.k not in name or (library, name) in known:
+            continue
+        if time.monotonic() - began > 60 * arguments.minutes:
+            break
+        row = known[library, name] = try_network(library, name)
+        with open(arguments.results, "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        print(f"{library} {name}: {row.get('refused') or row['checked']} ({row['seconds']} s)", flush=True)
     with open(arguments.out, "w", encoding="utf-8") as f:
         f.write(table([known[key] for key in names if key in known]))
 

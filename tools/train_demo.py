@@ -6,6 +6,7 @@
     train_demo.py --odd 200 --out DIR                   the same of pairs of scenes that share all objects but one
     train_demo.py --self-supervised --out DIR           train a network without labels: selfsup.agf and selfsup.bank
     train_demo.py --multilabel --out DIR                train one for scenes of one to four objects: multilabel.agf
+    train_demo.py --gated --out DIR                     the same, built like MobileNetV3: gated.agf
 
 A scene is a textured background with one to three drawn objects of different classes (CLASSES). Colours, size,
 rotation, proportions, texture and place are random and independent of the class: only the shape tells what an object is
@@ -36,7 +37,8 @@ labels.csv with the columns file, label (the odd object's), pair, mask (the odd 
 With --self-supervised: selfsup.agf, whose logits are the projection in which training compared pictures; selfsup.bank,
 latent vectors of 200 scenes, whose names say what is in them, for people; and for the experiments selfsup-probe.agf
 (the same features under a linear classifier of the classes), selfsup-trunk.agf (without a head), control.agf,
-control.bank and control-probe.agf (never trained). With --multilabel: multilabel.agf, 64 x 64, its head a sigmoid.
+control.bank and control-probe.agf (never trained). With --multilabel: multilabel.agf, 64 x 64, its head a sigmoid; with
+--gated: gated.agf, for the same pictures and questions, with inverted residuals, squeeze-and-excite and hard swish.
 
 Needs numpy and Pillow; training needs torch, and agf_convert.py beside this file.
 """
@@ -558,6 +560,48 @@ def build_small_network(outputs):
     return network
 
 
+def build_gated_network(outputs):
+    """In the manner of MobileNetV3 (Howard et al., ICCV 2019): [N, 3, 64, 64] to [N, outputs], 0.07 million
+    parameters."""
+    from torch import nn
+
+    def unit(inputs, outputs, kernel=1, stride=1, groups=1, padding=None):
+        padding = kernel // 2 if padding is None else padding
+        return [nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+
+    class SqueezeExcite(nn.Module):
+        """Each channel times a factor in 0..1 that the means of all channels decide."""
+
+        def __init__(self, channels):
+            super().__init__()
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 4, 1), nn.ReLU(),
+                                      nn.Conv2d(channels // 4, channels, 1), nn.Hardsigmoid())
+
+        def forward(self, x):
+            return x * self.gate(x)
+
+    class InvertedResidual(nn.Module):
+        def __init__(self, inputs, inner, outputs, kernel, stride):
+            super().__init__()
+            self.adds = stride == 1 and inputs == outputs
+            self.body = nn.Sequential(
+                *unit(inputs, inner), nn.Hardswish(),
+                *unit(inner, inner, kernel, stride, groups=inner), nn.Hardswish(), SqueezeExcite(inner),
+                *unit(inner, outputs))
+
+        def forward(self, x):
+            return x + self.body(x) if self.adds else self.body(x)
+
+    return nn.Sequential(*unit(3, 16, kernel=4, stride=2, padding=1), nn.Hardswish(),  # [16, 32, 32]
+                         InvertedResidual(16, 32, 16, 3, 1),
+                         InvertedResidual(16, 64, 24, 3, 2),                           # [24, 16, 16]
+                         InvertedResidual(24, 96, 24, 3, 1),
+                         InvertedResidual(24, 96, 48, 5, 2),                           # [48, 8, 8]
+                         InvertedResidual(48, 144, 48, 5, 1),
+                         *unit(48, 160), nn.Hardswish(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(160, outputs))
+
+
 def resized(pictures, side):
     """uint8 [N, SIZE, SIZE, 3] to [N, side, side, 3], as the model file's preprocessing does it."""
     return np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.BILINEAR)) for p in pictures])
@@ -724,7 +768,7 @@ def finished(network):
     import torch
     network.eval()
     with torch.no_grad():
-        for module in network:
+        for module in network.modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                 module.weight.copy_(module.weight.half().float())
     return network
@@ -772,12 +816,12 @@ def linear_probe(network, scenes):
     return float(right), probe
 
 
-SEVERAL_SCENES, SEVERAL_OBJECTS, SEVERAL_EPOCHS = 5000, (1, 2, 3, 4), 8
+SEVERAL_SCENES, SEVERAL_OBJECTS = 5000, (1, 2, 3, 4)
 
 
-def train_multilabel(seed):
-    """The small network as a classifier of scenes with one to four objects: an answer of its own for each class (binary
-    cross-entropy). Returns it in evaluation mode, weights rounded to half precision."""
+def train_multilabel(seed, build, epochs):
+    """A network as a classifier of scenes with one to four objects: an answer of its own for each class (binary
+    cross-entropy). Returns it in evaluation mode, weights rounded to half precision. build: outputs -> module."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -788,11 +832,11 @@ def train_multilabel(seed):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = stream(seed, "several", 1)
-    network = build_small_network(len(LABELS)).to(memory_format=torch.channels_last)
+    network = build(len(LABELS)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-3)
     steps = len(pictures) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * SEVERAL_EPOCHS)
-    for epoch in range(SEVERAL_EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * epochs)
+    for epoch in range(epochs):
         total = 0.0
         for rows, x in shuffled_batches(pictures, rng):
             logits = network(x)
@@ -802,7 +846,7 @@ def train_multilabel(seed):
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{SEVERAL_EPOCHS}: loss {total / steps:.4f}, {time.time() - started:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {time.time() - started:.0f} s", flush=True)
     return finished(network)
 
 
@@ -969,17 +1013,22 @@ def make_self_supervised(directory, seed, network=None):
     return 0
 
 
-def make_multilabel(directory, seed):
+def make_multilabel(directory, seed, name="multilabel", build=build_small_network, epochs=8):
     """--multilabel: see the head of this file; the exit status."""
-    network = train_multilabel(seed)
+    network = train_multilabel(seed, build, epochs)
     accuracy = held_out_accuracy(network, seed, SMALL_SIZE)
     print(f"held-out top-1 accuracy, {HELD_OUT_SCENES} scenes with one object: {100 * accuracy:.1f} %")
     if not accuracy >= MIN_PROBE:
         return fail(f"accuracy below {100 * MIN_PROBE:.0f} %, nothing written", 1)
-    path = os.path.join(directory, "multilabel.agf")
-    convert_small(network, path, "multilabel", labels=LABELS, head="sigmoid")
+    path = os.path.join(directory, name + ".agf")
+    convert_small(network, path, name, labels=LABELS, head="sigmoid")
     print(f"wrote {path} ({os.path.getsize(path)} bytes)")
     return 0
+
+
+def make_gated(directory, seed):
+    """--gated: see the head of this file; the exit status."""
+    return make_multilabel(directory, seed, "gated", build_gated_network, 14)
 
 
 def make_demo(directory, seed):
@@ -1026,6 +1075,7 @@ def main():
     parser.add_argument("--objects", type=int, choices=(1, 2, 3, 4), help="objects in each of --scenes (default 1)")
     parser.add_argument("--self-supervised", action="store_true", help="train selfsup.agf, without labels, and its bank")
     parser.add_argument("--multilabel", action="store_true", help="train multilabel.agf, for scenes with 1 to 4 objects")
+    parser.add_argument("--gated", action="store_true", help="train gated.agf, the same in the manner of MobileNetV3")
     parser.add_argument("--odd", type=int, metavar="N", help="draw N pairs of scenes that share all objects but one")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default %(default)s")
     options = parser.parse_args()
@@ -1037,8 +1087,8 @@ def main():
         parser.error(f"--odd {options.odd}: must be at least 1")
     if options.scenes is None and options.objects is not None:
         parser.error("--objects goes with --scenes")
-    if sum(map(bool, (options.scenes, options.odd, options.self_supervised, options.multilabel))) > 1:
-        parser.error("--scenes, --odd, --self-supervised, --multilabel: one at a time")
+    if sum(map(bool, (options.scenes, options.odd, options.self_supervised, options.multilabel, options.gated))) > 1:
+        parser.error("--scenes, --odd, --self-supervised, --multilabel, --gated: one at a time")
     try:
         os.makedirs(options.out, exist_ok=True)
         if options.scenes:
@@ -1047,7 +1097,7 @@ def main():
             write_odd_pairs(options.out, options.odd, options.seed)
         else:
             make = (make_self_supervised if options.self_supervised else
-                    make_multilabel if options.multilabel else make_demo)
+                    make_multilabel if options.multilabel else make_gated if options.gated else make_demo)
             return train_and_make(make, options.out, options.seed)
         return 0
     except OSError as problem:
