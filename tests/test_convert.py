@@ -670,8 +670,9 @@ def test_normalisation_inside_the_network():
         check(written.has_affine == in_record and written.version == 1 + in_record, vars(written))
         check([op for op, _ in written.nodes] == ["conv", "relu", "global_avgpool", "flatten", "linear"], written.nodes)
         check(list(written.mean[:3]) == [9, 9, 9] and not written.bgr, "the user's own preprocessing is another's")
-    g = Graph(shape=(1, 4, 13, 10))  # no picture
-    agrees(g, g.head(g.conv(g.add("Mul", "x", g.scalar(0.25)), 4, 4), 4))
+    for how in (lambda g: g.scalar(4), lambda g: g.constant(np.float32([4, 5, 6, 7]).reshape(4, 1, 1))):
+        g = Graph(shape=(1, 4, 13, 10))  # no picture
+        check(agrees(g, g.head(g.conv(g.add("Div", g.add("Sub", "x", g.scalar(2)), how(g)), 4, 4), 4)).has_affine, "four channels")
     g = Graph()
     output = normalised(g, lambda g, x: g.add("Sub", x, g.weights(3, 13, 10)))
     refuses(g, output, ["sub0", "per channel"], "--range", "1")
@@ -1190,6 +1191,26 @@ def test_normalisations_spelled_out():
     g = Graph(13)  # in NHWC
     x = g.add("Transpose", layer(g, g.add("Transpose", g.conv("x", 8, 3), perm=[0, 2, 3, 1]), (-1, -1), shape=(8,)), perm=[0, 3, 1, 2])
     check(agrees(g, g.head(x, 8)).count("norm") == 1, "layer norm over the last axis")
+    # x * r - mean * r + beta with r = gamma / sqrt(variance + eps): TensorFlow's order
+    ends = (lambda g, x, mean, r: g.add("Add", g.add("Mul", x, r), g.add("Sub", g.weights(8, 1, 1), g.add("Mul", mean, r))),
+            lambda g, x, mean, r: g.add("Add", g.add("Add", g.add("Mul", g.add("Neg", mean), r), g.weights(8, 1, 1)), g.add("Mul", r, x)),
+            lambda g, x, mean, r: g.add("Sub", g.add("Mul", x, r), g.add("Mul", r, mean)))
+    variances = (lambda g, x, mean: g.add("ReduceMean", g.add("Pow", g.add("Sub", x, mean), g.scalar(2)), axes=[1]),
+                 lambda g, x, mean: g.add("Sub", g.add("ReduceMean", g.add("Mul", x, x), axes=[1]), g.add("Mul", mean, mean)))
+
+    def tensorflow(g, x, end, variance, of="itself"):
+        mean = g.add("ReduceMean", x, axes=[1])
+        r = g.add("Reciprocal", g.add("Sqrt", g.add("Add", variance(g, x, mean), g.scalar(1e-3))))
+        other = g.add("Abs", x) if of == "another" else x
+        return end(g, other, mean, g.add("Mul", r, g.weights(8, 1, 1)))
+
+    for end in ends:
+        for variance in variances:
+            g = Graph(13)
+            written = agrees(g, g.head(tensorflow(g, g.conv("x", 8, 3), end, variance), 8))
+            check(written.count("norm") == 1 and written.count("batchnorm") == 0, written.nodes)
+            g = Graph(13)
+            refuses(g, g.head(tensorflow(g, g.conv("x", 8, 3), end, variance, of="another"), 8), ["node"])  # any of its parts
     one_shape, no_rule = ["(Sub)", "only tensors of one shape"], "AGF has no rule"
     for make, words in ((lambda g, x: layer(g, x, (1, 2)), one_shape), (lambda g, x: layer(g, x, square="cube"), one_shape),
                         (lambda g, x: response(g, x, norm="ReduceL1"), ["ReduceL1", no_rule]),

@@ -205,6 +205,48 @@ def test_copies_of_pixels_give_the_logits_of_litert():
     refused("copies.tflite", "resizes smoothly")
 
 
+def normalised(path, over=(3,)):
+    """A convolution, layer normalisation as Keras writes it, with a ReLU in its last sum, a mean over the pixels."""
+    random = np.random.RandomState(7)
+    f = File()
+    image = f.tensor("image", (1, 6, 5, 3))
+    w = f.tensor("w", data=random.standard_normal((4, 3, 3, 3)).astype(np.float32) / 3)
+    x = f.tensor("conv", (1, 4, 3, 4))
+    f.operator("CONV_2D", [image, w, f.tensor("b", data=np.ones(4, np.float32))], x, "Conv2DOptions", Padding=1, StrideH=1, StrideW=1)
+
+    def made(kind, name, *inputs, options=None, dims=(1, 4, 3, 4), **fields):
+        y = f.tensor(name, dims)
+        f.operator(kind, inputs, y, options, **fields)
+        return y
+
+    axis, small = f.tensor("axis", data=np.array([3], np.int32)), (1, 4, 3, 1)
+    mean = made("MEAN", "mean", x, axis, options="ReducerOptions", dims=small, KeepDims=True)
+    square = made("SQUARED_DIFFERENCE", "square", x, mean, options="SquaredDifferenceOptions")
+    axis = f.tensor("axes", data=np.array(over, np.int32))
+    dims = tuple(1 if i in over else size for i, size in enumerate((1, 4, 3, 4)))
+    variance = made("MEAN", "variance", square, axis, options="ReducerOptions", dims=dims, KeepDims=True)
+    shifted = made("ADD", "shifted", variance, f.tensor("eps", data=np.array([1e-3], np.float32)), options="AddOptions", dims=dims)
+    root = made("RSQRT", "root", shifted, dims=dims)
+    gamma, beta = (f.tensor(name, data=random.standard_normal(4).astype(np.float32)) for name in ("gamma", "beta"))
+    root = made("MUL", "scaled", root, gamma, options="MulOptions")
+    less = made("SUB", "less", beta, made("MUL", "mean.scaled", mean, root, options="MulOptions"), options="SubOptions")
+    scaled = made("MUL", "x.scaled", x, root, options="MulOptions")
+    y = made("ADD", "normalised", scaled, less, options="AddOptions", FusedActivationFunction=1)
+    pixels = f.tensor("pixels", data=np.array([1, 2], np.int32))
+    logits = made("MEAN", "logits", y, pixels, options="ReducerOptions", dims=(1, 4), KeepDims=False)
+    f.write(path, [image], [logits])
+
+
+def test_layer_normalisation_as_tensorflow_spells_it():
+    needs_litert()
+    normalised("norm.tflite")
+    done = convert("norm.tflite")
+    check(done.returncode == 0 and "LiteRT's to " in done.stdout, f"{done.stdout}{done.stderr}")
+    check(" norm " in done.stdout and " relu " in done.stdout, done.stdout)
+    normalised("norm.tflite", over=(1, 2))
+    refused("norm.tflite", "SQUARED_DIFFERENCE")
+
+
 def test_an_operator_without_a_rule_is_named():
     small("net.tflite", activation="FLOOR")
     refused("net.tflite", "act (FLOOR)")

@@ -182,7 +182,7 @@ class Walk:
 class GraphView:
     """A graph as patterns.py looks at it; its nodes are the names of tensors."""
     NAMES = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Sqrt": "sqrt", "ReduceMean": "mean",
-             "ReduceL2": "norm2"}
+             "ReduceL2": "norm2", "Neg": "neg", "Reciprocal": "reciprocal"}
 
     def __init__(self, walk, made_by):
         self.walk, self.made_by = walk, made_by
@@ -214,7 +214,7 @@ def find_shortcuts(walk, nodes, made_by):
     """{a node's output: (what makes it, the tensor that it needs)} for nodes that end a known pattern."""
     view, found = GraphView(walk, made_by), {}
     for node in nodes:
-        if node.op_type in ("Div", "Add", "Mul") and len(node.output) == 1:
+        if node.op_type in ("Div", "Add", "Sub", "Mul") and len(node.output) == 1:
             match = patterns.find(view, node.output[0])
             if match is not None:
                 found[node.output[0]] = match

@@ -1,9 +1,10 @@
 """Normalisations that a graph spells out in arithmetic, recognised before its parts are converted.
 
-A front end hands in a view of its graph: for a node `op(node)` is add, sub, mul, div, pow, mean, sqrt, rsqrt, norm2
-(the L2 norm), multiply_add (torch's addcmul) or anything else; `arguments(node)` are nodes and constants;
-`constant(argument)` is a NumPy array, or None for what depends on the image; `axes(node)` those of a mean or norm2 that
-keeps its dimensions, else None. Nodes are compared by ==.
+A front end hands in a view of its graph: for a node `op(node)` is add, sub, mul, div, pow, square, difference2 (the
+square of a difference), neg, mean, sqrt, rsqrt, reciprocal, norm2 (the L2 norm), multiply_add (torch's addcmul) or
+anything else; `arguments(node)` are nodes and constants; `constant(argument)` is a NumPy array, or None for what
+depends on the image; `axes(node)` those of a mean or norm2 that keeps its dimensions, else None. Nodes are compared
+by ==.
 """
 import numpy as np
 
@@ -31,42 +32,140 @@ def layer_norm(view, end):
         return None
     orders = [view.arguments(end)] + ([view.arguments(end)[::-1]] if view.op(end) == "mul" else [])
     for difference, root in orders:
-        inner = root_of(view, root, inverse=view.op(end) == "mul")
-        shifted = inner is not None and with_number(view, inner, "add")
-        centred = minus_mean(view, difference)
-        if not shifted or centred is None or view.op(shifted[0]) != "mean":
-            continue
-        variance, eps = shifted
-        if view.axes(variance) == centred[1] and is_square(view, view.arguments(variance)[0], centred) and eps > 0:
-            return (*centred, eps)
+        centred, found = minus_mean(view, difference), deviation(view, root, inverse=view.op(end) == "mul")
+        if centred is not None and found is not None and found[:2] == centred:
+            return found
+    return None
+
+
+def scaled_layer_norm(view, end):
+    """(x, axes, eps, gamma, beta) where `end` is x * r - mean * r + beta, r = gamma / sqrt(variance + eps), as
+    TensorFlow orders it; gamma and beta constants that broadcast against x. Else None."""
+    if view.op(end) not in ("add", "sub"):
+        return None
+    beta, products = np.float32(0), []
+    for sign, term in terms(view, end):
+        constant = view.constant(term)
+        if constant is not None:
+            beta = beta + np.float32(sign) * constant
+        elif view.op(term) == "mul":
+            products.append((sign, *view.arguments(term)[:2]))
+        else:
+            return None
+    if len(products) != 2:
+        return None
+    for (plus, *signal), (minus, *shift) in (products, products[::-1]):
+        for x, root in (signal, signal[::-1]):
+            for mean, again in (shift, shift[::-1]):
+                if view.constant(mean) is None and view.op(mean) == "neg":
+                    mean, sign = view.arguments(mean)[0], -minus
+                else:
+                    sign = minus
+                if again != root or view.constant(root) is not None or (plus, sign) != (1, -1):
+                    continue
+                gamma, inner = scaled(view, root)
+                found = deviation(view, inner, inverse=True)
+                if found is not None and found[0] == x and is_mean(view, mean, *found[:2]):
+                    return (*found, gamma, beta)
+    return None
+
+
+def terms(view, node, sign=1, depth=3):
+    """[(1 or -1, term)] of a sum, its inner sums and negations taken apart to a depth."""
+    if view.constant(node) is None and depth > 0 and view.op(node) in ("add", "sub", "neg"):
+        first, *second = view.arguments(node)[:2]
+        if view.op(node) == "neg":
+            return terms(view, first, -sign, depth - 1)
+        other = sign if view.op(node) == "add" else -sign
+        return terms(view, first, sign, depth - 1) + terms(view, second[0], other, depth - 1)
+    return [(sign, node)]
+
+
+def scaled(view, node):
+    """(gamma, y) of gamma * y with a constant gamma; (1, node) of others."""
+    if view.op(node) == "mul":
+        for y, scale in (view.arguments(node)[:2], view.arguments(node)[1::-1]):
+            if view.constant(scale) is not None and view.constant(y) is None:
+                return view.constant(scale), y
+    return np.float32(1), node
+
+
+def deviation(view, node, inverse):
+    """(x, axes, eps) where a node is sqrt(variance of x over `axes` + eps), or inverse: one over that. Else None."""
+    inner = root_of(view, node, inverse)
+    shifted = inner is not None and view.constant(inner) is None and with_number(view, inner, "add")
+    found = variance_of(view, shifted[0]) if shifted else None
+    return (*found, shifted[1]) if shifted and found is not None and shifted[1] > 0 else None
+
+
+def variance_of(view, node):
+    """(x, axes) where a node is the mean over `axes` of (x - mean)^2, or of x^2 less the mean's square. Else None."""
+    if view.op(node) == "mean":
+        found = squared_difference(view, view.arguments(node)[0])
+        return found if found is not None and view.axes(node) == found[1] else None
+    if view.op(node) == "sub" and not any(view.constant(argument) is not None for argument in view.arguments(node)[:2]):
+        whole, mean = view.arguments(node)[:2]
+        mean, x = square_of(view, mean), square_of(view, view.arguments(whole)[0]) if view.op(whole) == "mean" else None
+        if x is not None and mean is not None and view.axes(whole) and is_mean(view, mean, x, view.axes(whole)):
+            return x, view.axes(whole)
     return None
 
 
 def root_of(view, node, inverse):
     """What a node is the square root of (inverse: one over it), else None."""
+    if view.constant(node) is not None:
+        return None
+    if inverse and view.op(node) == "reciprocal":
+        return root_of(view, view.arguments(node)[0], False)
     if view.op(node) == ("rsqrt" if inverse else "sqrt"):
         return view.arguments(node)[0]
     power = with_number(view, node, "pow")
     return power[0] if power and power[1] == (-0.5 if inverse else 0.5) else None
 
 
-def minus_mean(view, node):
-    """(x, axes) of x - mean of x, else None."""
-    if view.op(node) != "sub":
-        return None
-    x, mean = view.arguments(node)[:2]
-    if view.constant(mean) is None and view.op(mean) == "mean" and view.arguments(mean)[0] == x and view.axes(mean):
+def is_mean(view, node, x, axes):
+    """Whether a node is the mean of x over `axes`."""
+    return view.constant(node) is None and view.op(node) == "mean" and view.arguments(node)[0] == x and view.axes(node) == axes
+
+
+def less_mean(view, x, mean):
+    """(x, axes) where `mean` is the mean of x, else None."""
+    if view.constant(mean) is None and view.op(mean) == "mean" and view.axes(mean) and is_mean(view, mean, x, view.axes(mean)):
         return x, view.axes(mean)
     return None
 
 
-def is_square(view, node, centred):
-    """Whether a node is the square of x - mean of x, of the same one or of one computed again."""
-    if view.op(node) == "mul":
-        parts = view.arguments(node)[:2]
-        return all(view.constant(part) is None and minus_mean(view, part) == centred for part in parts)
+def minus_mean(view, node):
+    """(x, axes) of x - mean of x, else None."""
+    if view.constant(node) is not None or view.op(node) != "sub":
+        return None
+    return less_mean(view, *view.arguments(node)[:2])
+
+
+def square_of(view, node):
+    """What a node is the square of, else None."""
+    if view.constant(node) is not None:
+        return None
+    if view.op(node) == "mul" and view.arguments(node)[0] == view.arguments(node)[1]:
+        return view.arguments(node)[0]
+    if view.op(node) == "square":
+        return view.arguments(node)[0]
     power = with_number(view, node, "pow")
-    return bool(power) and power[1] == 2 and minus_mean(view, power[0]) == centred
+    return power[0] if power and power[1] == 2 else None
+
+
+def squared_difference(view, node):
+    """(x, axes) where a node is the square of x - mean of x, of the same one or of one computed again. Else None."""
+    if view.constant(node) is not None:
+        return None
+    if view.op(node) == "difference2":
+        x, mean = view.arguments(node)[:2]
+        return less_mean(view, x, mean) or less_mean(view, mean, x)
+    if view.op(node) == "mul":
+        found = [minus_mean(view, part) for part in view.arguments(node)[:2]]
+        return found[0] if found[0] == found[1] else None
+    root = square_of(view, node)
+    return None if root is None else minus_mean(view, root)
 
 
 def response_norm(view, end):
@@ -118,6 +217,10 @@ def find(view, node):
     if found is not None:
         x, axes, eps = found
         return (lambda b, value: b.normalise(value, axes, eps)), x
+    found = scaled_layer_norm(view, node)
+    if found is not None:
+        x, *rest = found
+        return (lambda b, value: b.normalise(value, *rest)), x
     found = response_norm(view, node)
     if found is not None:
         x, *rest = found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import tflite_ops
+from . import patterns, tflite_ops
 from .builder import Builder, Value
 from .errors import ConvertError, describe, first_line
 from .frontend import Imported
@@ -33,6 +33,9 @@ TYPES = {
 }  # TensorType, for the types that classifiers hold
 FUSED = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: "tanh"}  # ActivationFunctionType
 INTEGERS = (np.uint8, np.int8, np.int16)
+
+
+ARITHMETIC = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions"}
 
 
 @dataclass
@@ -165,6 +168,10 @@ class Graph:
         options.Init(op.options.Bytes, op.options.Pos)
         return options
 
+    def activation(self, op):
+        """The number of the activation that a sum, difference, product or quotient carries along."""
+        return self.options(op, ARITHMETIC[op.kind]).FusedActivationFunction()
+
     def nchw(self, x):
         if len(x.dims) != 4:
             raise self.b.error(f"needs [1,H,W,C], its input is {describe([x.dims])}")
@@ -227,7 +234,8 @@ class Graph:
                 raise ConvertError(f"operator {i} ({kind}) names tensors that the file lacks")
             yield Operator(kind, self.name_of(outputs[0]), inputs, outputs, raw.BuiltinOptions())
 
-    def run(self):
+    def run(self, outputs):
+        """Convert what the tensors `outputs`, and the file's own, depend on."""
         b = self.b
         number = self.main.Inputs(0)
         b.at("input", "the input")
@@ -237,14 +245,82 @@ class Graph:
             scale, point = float(quantised[0][0]), float(quantised[1][0])
             x = b.affine(x, scale, -scale * point)
         self.values[number] = x
-        for op in self.operators():
+        operators = list(self.operators())
+        made_by = {number: op for op in operators for number in op.outputs}
+        shortcuts = find_shortcuts(self, made_by)
+        needed = {*outputs, *(int(self.main.Outputs(i)) for i in range(self.main.OutputsLength()))}
+        wanted = []
+        for op in reversed(operators):  # each stands behind those that it reads
+            if needed.intersection(op.outputs):
+                shortcut = shortcuts.get(op.outputs[0])
+                needed.update(op.inputs if shortcut is None else [shortcut[1]])
+                wanted.append(op)
+        for op in reversed(wanted):
             b.at(op.name, f"node {op.name} ({op.kind})")
+            shortcut = shortcuts.get(op.outputs[0])
+            if shortcut is not None and isinstance(self.values.get(shortcut[1]), Value):
+                made = shortcut[0](b, self.values[shortcut[1]])
+                self.values[op.outputs[0]] = self.result(op, made, self.activation(op))
+                continue
             handler = tflite_ops.REGISTRY.find(op.kind)
             if handler is None:
                 raise b.error("AGF has no rule for this operator; leave it out of the network, or cut the network before it")
             results = handler(self, op)
             results = results if isinstance(results, list) else [results]
             self.values.update(zip(op.outputs, results))
+
+
+class GraphView:
+    """A graph as patterns.py looks at it; its nodes are the numbers of tensors. An operator with an activation of its
+    own may only be the end of a pattern."""
+
+    NAMES = {
+        "ADD": "add",
+        "SUB": "sub",
+        "MUL": "mul",
+        "DIV": "div",
+        "POW": "pow",
+        "SQUARE": "square",
+        "SQUARED_DIFFERENCE": "difference2",
+        "NEG": "neg",
+        "SQRT": "sqrt",
+        "RSQRT": "rsqrt",
+        "MEAN": "mean",
+    }
+
+    def __init__(self, graph, made_by):
+        self.graph, self.made_by, self.end = graph, made_by, None
+
+    def op(self, number):
+        op = self.made_by.get(number)
+        if op is None or op.kind in ARITHMETIC and number != self.end and self.graph.activation(op):
+            return ""
+        return self.NAMES.get(op.kind, "")
+
+    def arguments(self, number):
+        return list(self.made_by[number].inputs)
+
+    def constant(self, number):
+        return None if number in self.made_by or number < 0 else self.graph.constant(number)
+
+    def axes(self, number):
+        op = self.made_by[number]
+        axes, count = self.constant(op.inputs[1]), len(self.graph.dims(op.inputs[0]))
+        if axes is None or not self.graph.options(op, "ReducerOptions").KeepDims():
+            return None
+        return tuple(sorted(int(axis) % max(count, 1) for axis in np.ravel(axes)))
+
+
+def find_shortcuts(graph, made_by):
+    """{a tensor: (what makes it, the tensor that it needs)} for operators that end a known pattern."""
+    view, found = GraphView(graph, made_by), {}
+    for number, op in made_by.items():
+        if op.kind in ARITHMETIC:
+            view.end = number
+            match = patterns.find(view, number)
+            if match is not None:
+                found[number] = match
+    return found
 
 
 def read(path, size=None, output=None, head=None):
@@ -261,7 +337,7 @@ def read(path, size=None, output=None, head=None):
         graph = Graph(path, data)
         if size is not None and tuple(size) != graph.input_shape[1:]:
             raise ConvertError(f"{path}: made for {graph.input_shape[2]}x{graph.input_shape[1]} pixels; leave out --size")
-        graph.run()
+        graph.run([number for number in range(graph.main.TensorsLength()) if graph.name_of(number) == output])
         chosen = choose_output(graph, output)
         graph.b.at("output", f"the output {graph.name_of(chosen)}")
         value = graph.values.get(chosen)
