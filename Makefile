@@ -37,7 +37,7 @@ CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
 PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_tflite test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
-SLOW_TESTS = test_dist test_page compile_cost test_cmake test_package test_hostile_cli test_oracle test_contrast check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
+SLOW_TESTS = test_dist test_page test_notebook compile_cost test_cmake test_package test_hostile_cli test_oracle test_contrast check_seeds check_plan-simd $(CHECKED:%=%-checked) lint
 
 all: lib $(BUILD)/agf
 
@@ -98,7 +98,7 @@ test-full: $(BUILD)/test_golden
 # PyTorch, what the battery of experiments needs, a compiler for Windows, macOS and browsers, and what drives a browser into the tests' environment: then nothing in
 # Python is skipped.
 torch:
-	sh tests/environment.sh torch eval zig page
+	sh tests/environment.sh torch eval zig page notebook
 
 # How fast it is here: kernels, stages, whole programs, and beside its peers where they are installed.
 bench: $(BUILD)/agf $(BUILD)/libagf.so $(BUILD)/check_kernels

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes build/venv, the environment of the Python parts of the tests, from pinned lists. `environment.sh eval` adds what
-# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows, macOS and browsers, `environment.sh page` what drives a browser, `environment.sh torch` PyTorch,
-# `environment.sh lint` what tests/lint.sh checks with.
+# tools/agf_eval.py draws and counts with, `environment.sh zig` a compiler for Windows, macOS and browsers, `environment.sh page` what drives a browser,
+# `environment.sh torch` PyTorch, `environment.sh notebook` what bench/peers.ipynb compares with, `environment.sh lint` what tests/lint.sh
+# checks with.
 # Exits nonzero, with the reason on one line, where it cannot be made: then those tests are skipped.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -35,5 +36,9 @@ if wants torch; then
   $venv/bin/python -c 'import torch' 2>/dev/null ||
     $venv/bin/pip install -q --disable-pip-version-check -r tests/requirements-torch.txt >>build/venv.log 2>&1
   $venv/bin/python -c 'import torch, torchvision' 2>>build/venv.log || fail "PyTorch cannot be imported, see build/venv.log"
+fi
+if wants notebook; then # their own lists of what they need would bring PyTorch's packages for GPUs
+  $venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/requirements-notebook.txt >>build/venv.log 2>&1 ||
+    fail "pip could not install tests/requirements-notebook.txt (network?), see build/venv.log"
 fi
 for l in $lists; do cp "$l" "$venv/made-from-${l##*/}"; done
