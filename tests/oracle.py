@@ -547,11 +547,13 @@ def inside(x, lo, hi):
 
 
 def tanh_slope(u):
-    return 1 - np.tanh(u) ** 2
+    """1 / cosh(u)^2, which 1 - tanh(u)^2 loses to rounding where tanh is near 1."""
+    e = np.exp(-np.abs(u))
+    return (2 * e / (1 + e * e)) ** 2
 
 
 def sigmoid_slope(x):
-    return sigmoid(x) * (1 - sigmoid(x))
+    return sigmoid(x) * sigmoid(-x)
 
 
 ACTIVATIONS = {
