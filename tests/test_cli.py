@@ -659,6 +659,16 @@ def test_watch_folder():
     check([json.loads(t)["picture"] for t in out.splitlines()] == ["in/" + n for n in names], "%r" % out)
 
 
+def test_watched_folder_is_no_output():
+    """What would replace the pictures that come, or be the next one of them, is refused before any comes."""
+    setup()
+    os.mkdir("in")
+    os.symlink("in", "link")
+    for out in ("in", "in/", "./in/.", "link", "in/newest.png", "in/all.mjpg", "link/newest.png"):
+        refused("watch", "m.agf", "in", "-o", out, says="the folder that is watched")
+    check(not os.listdir("in"), "written: %s" % os.listdir("in"))
+
+
 def test_html():
     """One page with every map of the run, which loads nothing from elsewhere and takes no markup from names."""
     evil = "<script>alert(1)</script>\"'&"

@@ -291,6 +291,22 @@ typedef struct sink {
   long long written;
 } sink;
 
+/* What is written into the watched folder would be the next picture in it, and replace the one that it is made of. */
+static void refuse_watched(const char *watched, const char *out) {
+  struct stat a, b;
+  char *folder;
+
+  if (is_folder(out))
+    folder = text_of("%s", out);
+  else if (strcmp(out, "-") && out[strlen(out) - 1] != '/')
+    folder = folder_of(out);
+  else
+    return;
+  if (!stat(watched, &a) && !stat(folder, &b) && !strcmp(identity_of(&a).text, identity_of(&b).text))
+    fatal("-o %s: lies in %s, the folder that is watched; name another one, or one below it", out, watched);
+  free(folder);
+}
+
 static void sink_open(sink *k, const options *o) {
   struct stat status;
   bool exists;
@@ -374,8 +390,8 @@ static bool compose_frame(const explainer *e, const drawing *d, canvas *c, probl
 }
 
 static int run_watch(const options *asked) {
+  static source from; /* a thread may read on after this function's end */
   raw_frames raw;
-  source from;
   sink to;
   explainer e;
   picture frame;
@@ -397,6 +413,7 @@ static int run_watch(const options *asked) {
   protect_input(asked->arguments.items[1]);
   choose_all(&e);
   need_preprocessing(&e);
+  if (asked->out && is_folder(asked->arguments.items[1])) refuse_watched(asked->arguments.items[1], asked->out);
   sink_open(&to, asked);
   source_open(&from, asked->arguments.items[1], &raw);
   while ((!asked->count || explained < asked->count) && next_frame(&from, &frame, &name, &why)) {
