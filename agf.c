@@ -88,7 +88,7 @@
 #define AGF_FAST_END
 #endif
 
-#if !defined(__OPTIMIZE__)
+#if !defined(__OPTIMIZE__) && !defined(AGF_KERNELS_LINKED)
 AGF_OPTIMIZE("O2")
 #endif
 #include "kernels/kernels.h"
@@ -97,14 +97,22 @@ AGF_OPTIMIZE("O2")
 #include "kernels/x86.h"
 #include "kernels/arm.h"
 #include "kernels/crc32.h"
-#if !defined(__OPTIMIZE__)
+#if defined(AGF_KERNELS_LINKED)
+#elif !defined(__OPTIMIZE__)
 AGF_OPTIMIZE_END
 #else
 AGF_OPTIMIZE("Os")
 #endif
 
-/* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. */
-static int agf_kernels_choose(agf_kernels *k, const char *isa) {
+/* The kernels of `isa`, NULL: the fastest that this machine has. Returns 0 if there are none of that name here. Tests that look inside the
+ * engine are compiled without kernels (AGF_KERNELS_LINKED) and take those of the library as it was built, whose AGF_INTERNAL lets them. */
+#if !defined(AGF_INTERNAL)
+#define AGF_INTERNAL static
+#endif
+#if defined(AGF_KERNELS_LINKED)
+int agf_kernels_choose(agf_kernels *k, const char *isa);
+#else
+AGF_INTERNAL int agf_kernels_choose(agf_kernels *k, const char *isa) {
   agf_kernels_ref(k);
   if (isa && !strcmp(isa, "ref")) return 1;
   agf_crc32_fill(k);
@@ -115,6 +123,7 @@ static int agf_kernels_choose(agf_kernels *k, const char *isa) {
 #endif
   return !isa;
 }
+#endif
 
 #define AGF_ALIGN 64
 
@@ -8747,7 +8756,7 @@ AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, 
 }
 
 AGF_FAST_END
-#if defined(__OPTIMIZE__)
+#if defined(__OPTIMIZE__) && !defined(AGF_KERNELS_LINKED)
 AGF_OPTIMIZE_END
 #endif
 #ifdef AGF_API_OWN

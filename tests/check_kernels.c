@@ -7,9 +7,9 @@
  * A NaN equals any other NaN: which one an operation returns differs between processors. Sizes are random and small, so that they
  * reach every tail; values hold zeros of both signs, subnormals, huge numbers and, in one round of four, infinities and NaN.
  * --seeds: so many seeds, from --seed on; each draws its own rounds. */
-#include "../agf.c"
-
 #include "testing.h"
+
+#include "inside.h"
 
 #include <stddef.h>
 
@@ -983,10 +983,10 @@ int main(int argc, char **argv) {
     fprintf(stderr, "%s: --seeds and --rounds are at least 1\n", argv[0]);
     return 2;
   }
-  agf_kernels_ref(&ref);
+  agf_kernels_choose(&ref, "ref");
   if (!timed) printf("seed %llu, seeds %ld, rounds %ld\n", seed, seeds, rounds);
   for (i = 0; i < 3; i++) {
-    agf_kernels_ref(&table[i]);
+    table[i] = ref;
     if (only_isa && strcmp(only_isa, isas[i])) continue;
     if (!agf_kernels_choose(&table[i], isas[i])) {
       if (!timed) printf("SKIP %s: this machine does not have it\n", isas[i]), tests_skipped++;

@@ -7,9 +7,9 @@
  * value, f'(x) within 4 units or 2^-22 (it is a difference near its zeros; 2^-22 is 4 units of 1, and gradients are multiplied by it). A
  * unit is a float's spacing at the exact value, so the smallest subnormal there. The double values are better by 2^20, but where libm's
  * own functions err, by less than a thousandth of a unit. */
-#include "../agf.c"
-
 #include "testing.h"
+
+#include "inside.h"
 
 typedef struct activation_case {
   const char *name;
@@ -227,7 +227,6 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: %s [--stride N]\n", argv[0]);
     return 2;
   }
-  agf_kernels_ref(&k);
   agf_kernels_choose(&k, NULL);
   for (i = 0; i < CASES; i++) check_activation(&k, &cases[i], (uint32_t)stride);
   for (i = 0; i < 4; i++) check_norm(&k, &norms[i]);

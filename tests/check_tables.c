@@ -1,7 +1,7 @@
 /* The tables of ops and methods: a row for every number of agf.h, in its place, with all that it needs; a row that lacks something is
  * noticed; traits agree with what a request may ask. Reads the engine's own tables. */
 #include "testing.h"
-#include "../agf.c"
+#include "inside.h"
 
 static void test_ops(void) {
   int i, j, rows = (int)(sizeof agf_op_table / sizeof *agf_op_table);

@@ -27,7 +27,6 @@ missing() {
       have clang || { echo "clang is not installed"; return; }
       make -s "$build/$1" >"$work/$1.made" 2>&1 || echo "does not compile, see $work/$1.made: $(grep -m 1 error "$work/$1.made")"
       ;;
-    check_plan-simd) make -s "$build/$1" >"$work/$1.made" 2>&1 || echo "does not compile, see $work/$1.made" ;;
     test_cli | test_hostile_cli) have python3 || echo "python3 is not installed" ;;
     *) if [ -f "tests/$1.py" ]; then cat "$work/environment"; fi ;;
   esac

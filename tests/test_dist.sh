@@ -45,17 +45,18 @@ compiles() {
 }
 strict='-Wall -Wextra -Wpedantic -Wconversion'
 machine=$(uname -m)
+kernels='-DAGF_INTERNAL=__attribute__((visibility("hidden")))' # for tests of the kernels alone: tests/inside.h
 # shellcheck disable=SC2086 # flags are several words
 {
   parses plain cc
   compiles O0.o 'gcc c99 -O0' gcc -std=c99 $strict -O0
-  compiles "$machine.o" 'cc c99 -O2' cc -std=c99 $strict -O2
+  compiles "$machine.o" 'cc c99 -O2' cc -std=c99 $strict -O2 "$kernels"
   parses 'gcc c2x' gcc -std=c2x $strict
   compiles O0.o 'clang c99 -O0' clang -std=c99 $strict -O0
   parses 'clang c2x' clang -std=c2x $strict
   compiles cxx.o 'g++ c++17' g++ -x c++ -std=c++17 $strict -O2
   parses 'clang++ c++17' clang++ -x c++ -std=c++17 $strict
-  [ "$machine" = aarch64 ] || compiles aarch64.o aarch64 aarch64-linux-gnu-gcc -std=c99 $strict -O2
+  [ "$machine" = aarch64 ] || compiles aarch64.o aarch64 aarch64-linux-gnu-gcc -std=c99 $strict -O2 "$kernels"
   # the emulator hands the host's 64-bit inodes and offsets to the program, which reads folders with them only where off_t has 64 bits
   compiles armv7.o armv7 arm-linux-gnueabihf-gcc -D_FILE_OFFSET_BITS=64 -std=c99 $strict -O2
   compiles i686.o i686 i686-linux-gnu-gcc -D_FILE_OFFSET_BITS=64 -std=c99 $strict -O2
@@ -137,7 +138,7 @@ suites() {
     passes "$target: golden cases" $runner ./$target-test_golden $cases
     passes "$target: hostile sizes" $runner ./$target-test_hostile -k test_sizes
     [ $target = aarch64 ] || return # other processors have no kernels of their own, or make test runs theirs, the same text
-    $compiler -std=c99 -O1 $static tests/check_kernels.c -o $target-check_kernels -lm -lpthread || fail "$target: check_kernels"
+    $compiler -std=c99 -O1 $static tests/check_kernels.c $target.o -o $target-check_kernels -lm -lpthread || fail "$target: check_kernels"
     passes "$target: check_kernels" $runner ./$target-check_kernels --rounds 100
   }
 }
