@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The web page (tools/page) in a real Chromium: its maps are the library's, bit for bit, and its controls work.
+"""The web page (tools/page) in a real Chromium: its maps are the library's, bit for bit, and its controls work. And
+`agf watch` shown live by tools/agf_page.py.
 
     python3 tests/test_page.py [-k TEXT]
 
@@ -10,11 +11,16 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import io
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 
 from harness import ROOT, Skip, check, missing_library, needs, run_tests
 
@@ -30,6 +36,7 @@ BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 SHOTS = os.path.join(BUILD, "page-shots")
 DEMO = os.path.join(ROOT, "tests", "demo")
 MOST_BYTES = 1_500_000
+PROGRAM = os.path.abspath(os.environ.get("AGF_BIN") or os.path.join(BUILD, "agf"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -228,6 +235,109 @@ def test_camera():
         page.click("#camera")
         page.wait_for_function("!agf.live && agf.idle")
         check(page.text_content("#camera") == "Camera", "stopped")
+
+
+def colours(page):
+    """Mean red, green and blue of the upper half of the live picture as it is drawn now (the caption is below); None
+    before the first frame."""
+    return page.evaluate(
+        """() => {
+          const live = document.getElementById("live"), canvas = document.createElement("canvas");
+          if (!live.naturalWidth) return null;
+          [canvas.width, canvas.height] = [live.naturalWidth, live.naturalHeight >> 1];
+          const context = canvas.getContext("2d");
+          context.drawImage(live, 0, 0);
+          const {data} = context.getImageData(0, 0, canvas.width, canvas.height), sums = [0, 0, 0];
+          data.forEach((v, i) => { if (i % 4 < 3) sums[i % 4] += v; });
+          return sums.map(sum => sum / canvas.width / canvas.height);
+        }"""
+    )
+
+
+def mean_of(name):
+    """What colours() is for an explained frame that --colour and --alpha 0 leave as it came."""
+    with Image.open(os.path.join(DEMO, name)) as image:
+        return np.asarray(image.convert("RGB"), float)[: image.height // 2].reshape(-1, 3).mean(0)
+
+
+def frame_of(name):
+    data = io.BytesIO()
+    with Image.open(os.path.join(DEMO, name)) as image:
+        image.convert("RGB").save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+def shows(page, name):
+    """Waits until the live picture is this scene. It was a JPEG twice, which moves a mean by a value or two."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        seen = colours(page)
+        if seen and np.abs(np.array(seen) - mean_of(name)).max() <= 3:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{name} is not shown: {colours(page)}, not {mean_of(name)}")
+
+
+def test_watch():
+    """tools/agf_page.py --watch: what agf watch makes of a camera's frames, live in browsers."""
+    if not CHROMIUM:
+        raise Skip("chromium is not installed")
+    if not os.path.exists(PROGRAM):
+        raise Skip(f"{PROGRAM} is not built")
+    scenes = ("butterfly-cup.png", "mushroom-tree-fish.png")
+    apart = np.abs(mean_of(scenes[0]) - mean_of(scenes[1])).max()
+    check(apart > 20, f"the scenes can be told apart: {apart}")
+    tool = os.path.join(ROOT, "tools", "agf_page.py")
+    words = [tool, "--port", "0", "--watch", os.path.join(DEMO, "demo.agf"), "-", "--colour", "--alpha", "0", "-q"]
+    process = subprocess.Popen(
+        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "AGF_BIN": PROGRAM}
+    )
+    os.makedirs(SHOTS, exist_ok=True)
+    try:
+        address = process.stdout.readline().decode().strip()
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page, errors = browser.new_page(viewport={"width": 700, "height": 600}), []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(address)
+            check("waiting" in page.text_content("#status"), page.text_content("#status"))
+            for name in scenes:
+                process.stdin.write(frame_of(name))
+                process.stdin.flush()
+                shows(page, name)
+            with urllib.request.urlopen(address + "live", timeout=60) as stream:
+                part = stream.read(400)
+            check(re.match(rb"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: \d+\r\n\r\n\xff\xd8", part), part)
+            late = browser.new_page()  # sees the newest at once
+            late.goto(address)
+            shows(late, scenes[1])
+            page.wait_for_function("document.getElementById('status').textContent.startsWith('2 frames')")
+            shoot(page, "watch")
+            process.stdin.close()
+            page.wait_for_function("document.getElementById('status').textContent.includes('ended')")
+            shows(page, scenes[1])
+            check(not errors, errors)
+            browser.close()
+        process.send_signal(signal.SIGINT)
+        check(process.wait(20) == 0, "ends with Ctrl-C")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_watch_refuses():
+    """Mistakes of use are one line, and the program's own its own."""
+    tool = [sys.executable, os.path.join(ROOT, "tools", "agf_page.py"), "--port", "0"]
+    demo = os.path.join(DEMO, "demo.agf")
+    for words, says in (
+        (["--page", "nowhere"], "make page"),
+        (["--watch", demo, "-", "-o", "x"], "-o"),
+        (["--watch", "none.agf", "-"], "none.agf"),
+    ):
+        done = subprocess.run(
+            [*tool, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env={**os.environ, "AGF_BIN": PROGRAM}
+        )
+        check(done.returncode and says in done.stderr and done.stderr.count("\n") == 1, f"{words}: {done.stderr}")
 
 
 if __name__ == "__main__":

@@ -148,6 +148,7 @@ NOT_RUN = (
     (r"^build/venv/bin/python bench/peers.py", "takes minutes"),
     (r"^sh bench/results.sh$", "takes hours"),
     (r"^make (bench|mca)$", "takes minutes"),
+    (r"agf_page.py", "does not end: tests/test_page.py runs it"),
 )
 # What a reader replaces by names and sizes of his own.
 REPLACED = (
