@@ -266,7 +266,16 @@ def test_bank():
                 check(False, f"{word}: not refused")
             except ValueError as problem:
                 check(re.search(word, str(problem)) and "net.bank" in str(problem), str(problem))
-        bank.save(path)
+        os.chmod(path, 0o640)
+        link = os.path.join(folder, "link")
+        os.symlink("net.bank", link)
+        bank.save(link)
+        check(os.path.islink(link) and os.stat(path).st_mode & 0o777 == 0o640, "the link and the permissions stay")
+        check(model.bank(path).names == bank.names, "what the link leads to is written")
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        raises(ValueError, lambda: bank.save(pipe), "pipe", "no regular file")
+        check(sorted(os.listdir(folder)) == ["link", "net.bank", "pipe"], str(os.listdir(folder)))
         with agf.Model(path_of("vgg_tiny")) as other:
             raises(ValueError, lambda: other.bank(path), "another model")
             with other.session() as elsewhere:
@@ -449,6 +458,9 @@ def test_names_of_classes():
             check(model.class_index(name) == k, repr(name))
         raises(ValueError, lambda: model.class_index("crane"), "2 classes", "crane (1), crane (2)")
         check(model.class_index("bar") == 3, "a part of a label")
+        raises(ValueError, lambda: model.class_index("crane\0"), "NUL")
+        raises(ValueError, lambda: model.class_index("fish\0cake"), "NUL")
+        raises(ValueError, lambda: model.session(isa="ref\0x"), "NUL")
 
 
 def test_frames():
@@ -515,6 +527,10 @@ def test_wrong_arguments():
         ):
             raises(kind, lambda: session.run(wrong), text)
         check(np.array_equal(session.explain(), first), "a refused input leaves the session as it was")
+        whole = model.explain(x).maps
+        raises(agf.Error, lambda: model.explain(x, size=(70000, 1)), "70000")
+        check(np.array_equal(model.explain(x).maps, whole), "a size that is refused leaves the model as it was")
+        raises(TypeError, lambda: session.explain(no_fx="no"), "no_fx", "True or False")
         for same in (
             x.astype(np.float64),
             x[None],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import stat
 import struct
 import zlib
 from ctypes import byref
@@ -96,19 +98,31 @@ class Bank:
         return np.where(agree, np.sign(latent) * np.abs(every).min(0), 0).astype(np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file that `agf explain --bank` takes (its layout: tools/cli_bank.h), whole or not at all."""
+        """Write the file that `agf explain --bank` takes (its layout: tools/cli_bank.h), whole or not at all.
+
+        A symbolic link is followed, and a file that is replaced keeps its permissions; what is no regular file, such as
+        /dev/null, is refused with a ValueError and left alone.
+        """
         body = self.latents.astype("<f4").tobytes() + np.asarray(self.marks, "<u8").tobytes()
         body += b"".join(os.fsencode(name) + b"\0" for name in self.names)
         count, values = self.latents.shape
         fields = (1, 0, HEAD.size + len(body), self.checksum, count, values, *self.input_size)
         head = HEAD.pack(MAGIC, *fields)
         crc = zlib.crc32(head[CHECKED_FROM:] + body)
-        path = os.path.abspath(os.fspath(path))
-        temporary = f"{path}.{os.getpid()}.tmp"
+        target = os.path.realpath(path)
         try:
-            with open(temporary, "wb") as file:
+            mode = os.stat(target).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and not stat.S_ISREG(mode):
+            raise ValueError(f"{printable(os.fsdecode(path))}: no regular file; a bank is not written over it")
+        temporary = os.path.join(os.path.dirname(target), f".agf-{secrets.token_hex(8)}.tmp")
+        try:
+            with open(temporary, "xb") as file:
                 file.write(head[:12] + struct.pack("<I", crc) + head[16:] + body)
-            os.replace(temporary, path)
+                if mode is not None:
+                    os.chmod(temporary, stat.S_IMODE(mode))
+            os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

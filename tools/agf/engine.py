@@ -338,6 +338,13 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
+def c_text(text: str) -> bytes:
+    """A name for the engine, to which a NUL is its end: behind one anything could stand unseen."""
+    if "\0" in text:
+        raise ValueError(f"{text!r}: a name has no NUL in it")
+    return text.encode("utf-8", "replace")
+
+
 def check(code: int, error: CError) -> None:
     """Raise the engine's error, if there is one."""
     if code:

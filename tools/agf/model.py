@@ -30,6 +30,7 @@ from .engine import (
     CRequest,
     CTimes,
     Error,
+    c_text,
     check,
     colormap,
     library,
@@ -244,7 +245,7 @@ class Model(_Uncopyable):
         if not isinstance(name, str):
             return as_int(name, "a class", 0, self.classes - 1)
         wanted, found = name.strip(), (c_int * 8)()
-        count = library().agf_model_find(self._open().pointer, wanted.encode("utf-8", "replace"), found, len(found))
+        count = library().agf_model_find(self._open().pointer, c_text(wanted), found, len(found))
         if count == 1:
             return found[0]
         if count:
@@ -349,7 +350,7 @@ class Model(_Uncopyable):
         if getattr(own, "key", None) != key:
             own.methods = set()
         if getattr(own, "key", None) != key or method not in own.methods:
-            old, own.session = getattr(own, "session", None), None
+            old, own.session, own.key = getattr(own, "session", None), None, None  # until there is a new one
             if old is not None:
                 old.close()
             own.methods.add(method)
@@ -576,7 +577,7 @@ class Session(_Uncopyable):
             width=as_int(width, "width"),
             threads=as_int(threads, "threads"),
             low_memory=bool(low_memory),
-            isa=None if isa is None else isa.encode(),
+            isa=None if isa is None else c_text(isa),
             methods=sum(set(bits)),
             max_bytes=as_int(max_bytes, "max_bytes", most=2**63 - 1),
         )
@@ -730,6 +731,8 @@ class Session(_Uncopyable):
             if name not in known:
                 raise TypeError(f"{method} has no option {name!r}; it has {', '.join(known) or 'none'}")
             if name in ABLATIONS:
+                if not isinstance(value, (bool, np.bool_)):  # "no" would be true
+                    raise TypeError(f"{name} must be True or False, not {value!r:.100}")
                 request.options |= ABLATIONS[name] if value else 0
             elif name == "seed":
                 request.seed = as_int(value, name, most=2**64 - 1)
