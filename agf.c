@@ -319,6 +319,17 @@ static void agf_sort(int *index, int n, int (*before)(const void *ctx, int a, in
 /* MARK: allocator -------------------------------------------------------------------------------------------------------------
  * Where models and sessions get their memory; called at creation and destruction only. */
 
+/* Asks for huge pages where they fit whole: fewer page faults, and fewer misses of the page tables' cache in the walks over tensors. */
+static void agf_ask_for_huge_pages(void *p, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t page = (uintptr_t)2 << 20, begin = ((uintptr_t)p + page - 1) & ~(page - 1),
+                  end = ((uintptr_t)p + bytes) & ~(page - 1);
+  if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+  (void)p, (void)bytes;
+#endif
+}
+
 /* malloc with 64-byte alignment: the gap in front of the block holds its distance. */
 static void *agf_malloc(void *ctx, size_t bytes) {
   unsigned char *raw, *p;
@@ -329,6 +340,7 @@ static void *agf_malloc(void *ctx, size_t bytes) {
   p = raw + AGF_ALIGN;
   p += (AGF_ALIGN - (uintptr_t)p % AGF_ALIGN) % AGF_ALIGN;
   p[-1] = (unsigned char)(p - raw);
+  agf_ask_for_huge_pages(p, bytes);
   return p;
 }
 
@@ -2850,6 +2862,7 @@ struct agf_conv_job {
   agf_axis rows, columns;
   agf_conv_cut cut;
   int th, tiles; /* rows of a tile, tiles of an output group */
+  int joined;    /* one tap, stride 1, no border: a tile's rows follow one another everywhere, and are one row to the kernels */
 };
 
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
@@ -3014,6 +3027,11 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs
   return count * 100 >= (uint64_t)n * (uint64_t)j->ci * s->k.dense_from[j->cut.shape][j->kind == AGF_RHS_FWD ? 2 : j->kind][i];
 }
 
+/* Floats from row to row of a tile's accumulators. */
+static inline size_t agf_acc_row(const agf_conv_job *j) {
+  return j->joined ? (size_t)j->wo * (size_t)agf_rhs_out(j->kind) * (size_t)j->cut.lanes : j->cut.acc_row;
+}
+
 /* The sums of rows [r0, r0 + rows) for `outputs` outputs from `first` on, over the nonzeros only. acc: output 0 of row r0, +0
  * or, if `fresh`, not set yet. */
 static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int fresh,
@@ -3026,8 +3044,8 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   q.mb = (ptrdiff_t)j->hi * j->wi;
   q.ar = j->cut.lanes;
   q.ap = q.ar * agf_rhs_out(j->kind);
-  q.w_in = j->wi;
-  q.w_out = j->wo;
+  q.w_in = j->joined ? rows * j->wi : j->wi;
+  q.w_out = j->joined ? rows * j->wo : j->wo;
   q.kw = kw;
   q.down = j->columns.down;
   q.up = j->columns.up;
@@ -3050,7 +3068,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
         while (e->outputs > outputs - l) e++;
         q.w = w + at;
         q.wa = wa ? wa + at : NULL;
-        for (r = 0; r < rows; r++) {
+        for (r = 0; r < (j->joined ? 1 : rows); r++) {
           int h = agf_input_row(&j->rows, r0 + r, kr);
           if (h < 0) continue;
           q.x = j->x + b * j->xb + h * j->xr;
@@ -3079,7 +3097,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   q.ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   q.kh = n->kernel[0];
   q.kw = n->kernel[1];
-  q.n = j->wo;
+  q.n = j->joined ? rows * j->wo : j->wo;
   q.wb = (ptrdiff_t)block;
   for (b = 0; b * AGF_CB < j->ci; b += blocks) {
     blocks = b < full ? agf_imin(most, full - b) : 1;
@@ -3099,7 +3117,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
         q.w = panel;
         q.wr = (ptrdiff_t)size;
       }
-      for (r = 0; r < rows; r++) {
+      for (r = 0; r < (j->joined ? 1 : rows); r++) {
         q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * AGF_CB;
         q.acc = acc + (size_t)r * j->cut.acc_row + l;
         if (j->kind != AGF_RHS_D) s->k.dense_w(&q);
@@ -3130,7 +3148,7 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
     agf_conv_skipping(s, j, first, outputs, r0, rows, fresh, acc, panel);
   for (block = 0; block * AGF_CB < outputs; block++)
     for (r = 0; r < rows; r++)
-      j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * j->cut.acc_row + block * AGF_CB, ap, j->cut.lanes);
+      j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * agf_acc_row(j) + block * AGF_CB, ap, j->cut.lanes);
 }
 
 /* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box
@@ -3234,6 +3252,8 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     return;
   }
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
+  j->joined =
+      agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns) && j->hi == j->ho && j->wi == j->wo && j->xr == j->wi * j->xp;
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
   while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
@@ -3264,10 +3284,10 @@ typedef struct agf_conv_step {
   agf_id cam_mask;                 /* uint16_t [cb][h][w] at the output: nz(cam) */
   agf_id a;                        /* float [cb][h][w][16] at the input: A; box, where it is not packed: two of them */
   agf_id maps;                     /* float [4][h][w] at the input: phi, M, Fx, Fdx */
-  agf_id sums;                     /* double [h][2][16 cb]: sums over a row's pixels in P and N, or of R */
+  agf_id sums;                     /* double [h][4][16 cb]: sums over a row's pixels in P and N, of x and of Gm; or of R */
   agf_id maxima;                   /* float [h][2][16 cb]: a row's largest Gm and x */
   agf_id counts;                   /* int64_t [h][cb]: nonzeros of C */
-  agf_id coef;                     /* float [2][16 cb]: of W_a and W_b */
+  agf_id coef;                     /* float [4][16 cb]: of W_a and W_b, for x and for Gm */
   agf_id half, half_mask;          /* LRP, where the input may be negative: as its x and mask, one part of it */
 } agf_conv_step;
 
@@ -3455,10 +3475,10 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
     own->cam_mask = agf_buf(p, pixels * 2, gate, back);
     if (!own->apart) own->a = agf_buf(p, agf_tensor_elements(ti) * 4, back, back);
     own->maps = agf_buf(p, hw * 4 * 4, back, back);
-    own->sums = agf_buf(p, (uint64_t)ti->h * lanes * 2 * sizeof(double), back, back);
+    own->sums = agf_buf(p, (uint64_t)ti->h * lanes * 4 * sizeof(double), back, back);
     own->maxima = agf_buf(p, (uint64_t)ti->h * lanes * 2 * 4, back, back);
     own->counts = agf_buf(p, (uint64_t)ti->h * (uint64_t)ti->cb * sizeof(int64_t), back, back);
-    own->coef = agf_buf(p, lanes * 2 * 4, back, back);
+    own->coef = agf_buf(p, lanes * 4 * 4, back, back);
     agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   }
   return AGF_OK;
@@ -3550,14 +3570,16 @@ static int agf_box_is_silent(const agf_session *s, const agf_step *st, int chann
 /* A window that sees lo wherever w > 0 and hi wherever w < 0 has nothing to share out: Z is 0 but for rounding, which is made 0, or
  * cam divided by it would be a map of noise (the corners of a scan's black background are such windows). All terms of conv(lo, w+)
  * have one sign, those of conv(hi, w-) too, so there rounding is at most 2^-24 of their sizes for each of Z's terms, and only a Z
- * within four times that is looked at. row: Z of one row; lo, hi: as store_z has them. */
-static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row, const float *lo, const float *hi, float *z) {
-  const agf_conv_step *own = agf_conv_of(st);
+ * within four times that, `limit`, is looked at. row: Z of one row; lo, hi: as store_z has them. */
+static float agf_settle_limit(const agf_session *s, const agf_step *st) {
   const agf_node *n = &s->model->node[st->node];
+  return (float)(((double)s->model->weight[n->w].dim[1] * n->kernel[0] * n->kernel[1] + 2) / (1 << 22));
+}
+static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row, const float *lo, const float *hi, float limit,
+                         float *z) {
+  const agf_conv_step *own = agf_conv_of(st);
   const agf_tensor *to = agf_out(s, st);
   const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
-  double terms = (double)s->model->weight[n->w].dim[1] * n->kernel[0] * n->kernel[1] + 2;
-  float limit = (float)(terms / (1 << 22));
   int lanes = agf_imin(AGF_CB, to->c - block * AGF_CB), p, l;
   for (p = 0; p < to->w; p++, z += AGF_CB) {
     const float *a = lo + (size_t)column_class[p] * (size_t)own->co, *b = hi + (size_t)column_class[p] * (size_t)own->co;
@@ -3577,9 +3599,9 @@ static void agf_done_forward_box(agf_session *s, const agf_conv_job *j, int bloc
   (void)rs;
   agf_store_activation(s, j, block, row, acc, as);
   if (o->d) {
-    float *z = agf_row_of(o->d, o->to, block, row);
-    s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co, z);
-    agf_settle_z(s, j->st, block, row, lo, lo + classes, z);
+    float *z = agf_row_of(o->d, o->to, block, row), limit = agf_settle_limit(s, j->st);
+    if (s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co, limit, z))
+      agf_settle_z(s, j->st, block, row, lo, lo + classes, limit, z);
   }
 }
 
@@ -3819,8 +3841,16 @@ static void agf_observe_inside(agf_session *s, const agf_explanation *e, const a
 typedef struct agf_adjoint_out {
   const agf_tensor *t; /* the input */
   float *g, *c, *a;    /* [cb][h][w][16]: convT(w, g), C, A, in the order of agf_rhs; NULL: not among the right-hand sides */
+  float *maxima; /* agf_plain_maxima, formed of g, and of x where want_max_x, while their rows are in cache; NULL: not wanted */
+  int want_max_x;
   const agf_delivery *delivery; /* c and g are the step's cam and g; NULL: not yet */
 } agf_adjoint_out;
+
+static void agf_lane_maxima(agf_session *s, const float *x, int n, float *lanes) {
+  int l;
+  for (l = 0; l < AGF_CB; l++) lanes[l] = -FLT_MAX;
+  s->k.row_max(x, n, lanes);
+}
 
 static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                              ptrdiff_t rs) {
@@ -3830,24 +3860,30 @@ static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, i
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
   if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
   if (a) s->k.store(acc, as, t->w, a);
+  if (o->maxima) {
+    float *lanes = o->maxima + ((size_t)row * 2 * (size_t)t->cb + (size_t)block) * AGF_CB;
+    agf_lane_maxima(s, g, t->w, lanes);
+    if (o->want_max_x) agf_lane_maxima(s, agf_row_x(s, t, block, row), t->w, lanes + (size_t)t->cb * AGF_CB);
+  }
   if (o->delivery) agf_merge_row(s, o->delivery, block, row, c, g);
 }
 
-/* out = convT(w, g) for g at rhs, `vectors` to a pixel. */
-static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *rhs, int vectors, const uint16_t *mask,
-                               float *out) {
+/* out = convT(w, g) for g at rhs, `vectors` to a pixel; maxima NULL: not wanted. */
+static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *rhs, int vectors, const uint16_t *mask, float *out,
+                               float *maxima) {
   agf_adjoint_out o;
   agf_conv_job j;
   memset(&o, 0, sizeof o);
   o.t = agf_in(s, st, 0);
   o.g = out;
+  o.maxima = maxima;
   agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, vectors, mask, agf_done_adjoint, &o);
   agf_conv(s, &j);
 }
 
 static void agf_conv_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
   (void)slot;
-  agf_conv_adjoint_g(s, st, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask), out);
+  agf_conv_adjoint_g(s, st, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask), out, NULL);
 }
 
 /* --- the rule of a convolution that reads the image --- */
@@ -3950,6 +3986,14 @@ static void agf_flat_rule(agf_session *s, const agf_step *st, agf_explanation *e
 /* --- the rule of any other convolution ---
  * agf-spec, "Conv, any other", on the input tensor. C, G and A come out of one walk over the weights where they can. */
 
+/* F(sigmoid(10 * sdiv(q, max q))) of x or Gm. */
+typedef struct agf_f {
+  const float *q;   /* element (0, 0, 0) */
+  ptrdiff_t qr, qb; /* floats from row to row, block to block */
+  float max;
+  float *F; /* [h][w] */
+} agf_f;
+
 /* What the row tasks share. */
 typedef struct agf_plain_job {
   const agf_step *st;
@@ -3957,95 +4001,66 @@ typedef struct agf_plain_job {
   const agf_tensor *t;        /* the input */
   float *C, *G, *A;           /* [cb][h][w][16]. G holds Gm until Fdx is formed. A becomes R, C becomes cam. */
   float *phi, *M, *Fx, *Fdx;  /* [h][w]; Fx becomes Fx + M */
+  agf_f f[2];                 /* those of Fx and Fdx that the options leave */
+  int fs, dots_due;           /* how many; whether they are still to be formed from their coefficients */
   int64_t positive, negative; /* pixels of P and N */
-  float max_x, max_g;         /* over all elements of x and Gm */
-  float mean;                 /* sum(R) / count(C != 0) */
+  int adds_m;
+  float max_m; /* of M, where it is added */
+  float mean;  /* sum(R) / count(C != 0) */
   unsigned options;
-  int want_max_x;
   const agf_delivery *delivery;
 } agf_plain_job;
 
 static inline double *agf_plain_sums(const agf_session *s, const agf_plain_job *j, int r, int which) {
-  return (double *)agf_at(s, j->own->sums) + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
+  return (double *)agf_at(s, j->own->sums) + ((size_t)r * 4 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
 }
-static inline float *agf_plain_maxima(const agf_session *s, const agf_plain_job *j, int r, int which) {
-  return agf_floats(s, j->own->maxima) + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
-}
-
-/* phi, the mean of C over the channels (its sum: only the sign counts), relu(mean of x * G), and the row's maxima. */
-static void agf_plain_phi_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_plain_job *j = (const agf_plain_job *)arg;
-  const agf_tensor *t = j->t;
-  float *max_g = agf_plain_maxima(s, j, r, 0), *max_x = agf_plain_maxima(s, j, r, 1), *x = agf_row_x(s, t, 0, r);
-  int b, l;
-  (void)scratch;
-  s->k.pixel_sums(agf_row_of(j->C, t, 0, r), agf_plane(t), x, t->xb, agf_row_of(j->G, t, 0, r), agf_plane(t), t->cb, t->w,
-                  j->phi + r * t->w, j->M + r * t->w);
-  for (b = 0; b < t->cb * AGF_CB; b++) max_g[b] = max_x[b] = -FLT_MAX;
-  for (b = 0; b < t->cb; b++) {
-    s->k.row_max(agf_row_of(j->G, t, b, r), t->w, max_g + b * AGF_CB);
-    if (j->want_max_x) s->k.row_max(x + b * t->xb, t->w, max_x + b * AGF_CB);
-  }
-  for (l = 0; l < t->w; l++) j->M[r * t->w + l] = agf_relu(j->M[r * t->w + l] / (float)t->c);
+static inline float *agf_plain_coef(const agf_session *s, const agf_plain_job *j, int which) {
+  return agf_floats(s, j->own->coef) + (size_t)which * (size_t)j->t->cb * AGF_CB;
 }
 
-/* The largest of the channels' maxima over the rows. */
+/* The largest of the channels' maxima over the rows: of Gm (0) or x (1). */
 static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int which) {
+  const float *maxima = agf_floats(s, j->own->maxima);
   float best = -FLT_MAX;
   int r, l;
   for (r = 0; r < j->t->h; r++) {
-    const float *max = agf_plain_maxima(s, j, r, which);
+    const float *max = maxima + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
     for (l = 0; l < j->t->c; l++)
       if (max[l] > best) best = max[l];
   }
   return best + 0.0f;
 }
 
-static void agf_plain_phi(agf_session *s, agf_plain_job *j) {
-  agf_tensor_facts *facts = &s->run.tensor[s->plan->in[j->st->in]];
-  int i;
-  j->want_max_x = !facts->max_known;
-  agf_parallel(s, j->t->h, agf_plain_phi_task, j);
-  if (!facts->max_known) facts->max = agf_plain_max(s, j, 1);
-  facts->max_known = 1;
-  j->max_x = facts->max;
-  j->max_g = agf_plain_max(s, j, 0);
-  for (i = 0; i < j->t->h * j->t->w; i++) j->positive += j->phi[i] > 0, j->negative += j->phi[i] < 0;
-}
-
-/* F(sigmoid(10 * sdiv(q, max q))) of x or Gm. */
-typedef struct agf_f_job {
-  const agf_plain_job *plain;
-  const float *q;   /* element (0, 0, 0) */
-  ptrdiff_t qr, qb; /* floats from row to row, block to block */
-  float max;
-  float *F; /* [h][w] */
-} agf_f_job;
-
-/* Sums over the row's pixels of P and N. */
-static void agf_f_sums_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_f_job *j = (const agf_f_job *)arg;
-  const agf_tensor *t = j->plain->t;
-  agf_piece p = agf_piece_at(t, i);
+/* phi, the mean of C over the channels (its sum: only the sign counts), relu(mean of x * G), and the sums over the row's pixels of P and
+ * N while the row is in cache. */
+static void agf_plain_phi_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  float *phi = j->phi + r * t->w;
+  int k, b, l;
   (void)scratch;
-  for (; p.r < p.end; p.r++) {
-    double *a = agf_plain_sums(s, j->plain, p.r, 0) + p.b * AGF_CB, *b = agf_plain_sums(s, j->plain, p.r, 1) + p.b * AGF_CB;
-    memset(a, 0, AGF_CB * sizeof *a);
-    memset(b, 0, AGF_CB * sizeof *b);
-    s->k.fx_sums(j->q + p.b * j->qb + p.r * j->qr, j->max, j->plain->phi + p.r * t->w, t->w, a, b);
+  s->k.pixel_sums(agf_row_of(j->C, t, 0, r), agf_plane(t), agf_row_x(s, t, 0, r), t->xb, agf_row_of(j->G, t, 0, r), agf_plane(t),
+                  t->cb, t->w, phi, j->M + r * t->w);
+  for (l = 0; l < t->w; l++) j->M[r * t->w + l] = agf_relu(j->M[r * t->w + l] / (float)t->c);
+  for (k = 0; k < j->fs; k++) {
+    const agf_f *f = &j->f[k];
+    double *p = agf_plain_sums(s, j, r, 2 * k), *n = agf_plain_sums(s, j, r, 2 * k + 1);
+    memset(p, 0, (size_t)t->cb * AGF_CB * 2 * sizeof *p);
+    for (b = 0; b < t->cb; b++) s->k.fx_sums(f->q + b * f->qb + r * f->qr, f->max, phi, t->w, p + b * AGF_CB, n + b * AGF_CB);
   }
 }
 
 /* With a, b the channels' means over P and N, (R^T R + I) W = R^T q for R = [b a] gives W_a and W_b as dot products of the pixel's q
  * with the coefficients wa and wb. Lanes beyond the last channel get 0. */
-static void agf_f_solve(agf_session *s, const agf_plain_job *j, float *wa, float *wb) {
+static void agf_f_solve(agf_session *s, const agf_plain_job *j, int k) {
   const agf_tensor *t = j->t;
-  double *a = agf_plain_sums(s, j, 0, 0), *b = agf_plain_sums(s, j, 0, 1), aa = 1, ab = 0, bb = 1, det;
+  double *a = agf_plain_sums(s, j, 0, 2 * k), *b = agf_plain_sums(s, j, 0, 2 * k + 1), aa = 1, ab = 0, bb = 1, det;
+  float *wa = agf_plain_coef(s, j, 2 * k), *wb = agf_plain_coef(s, j, 2 * k + 1);
   int l, r;
   for (l = 0; l < t->c; l++) {
     for (r = 1; r < t->h; r++) {
-      a[l] += agf_plain_sums(s, j, r, 0)[l];
-      b[l] += agf_plain_sums(s, j, r, 1)[l];
+      a[l] += agf_plain_sums(s, j, r, 2 * k)[l];
+      b[l] += agf_plain_sums(s, j, r, 2 * k + 1)[l];
     }
     a[l] = j->positive ? a[l] / ((double)j->positive + 1e-9) : 0;
     b[l] = j->negative ? b[l] / ((double)j->negative + 1e-9) : 0;
@@ -4060,27 +4075,40 @@ static void agf_f_solve(agf_session *s, const agf_plain_job *j, float *wa, float
   }
 }
 
-static void agf_f_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
-  const agf_f_job *j = (const agf_f_job *)arg;
-  const agf_tensor *t = j->plain->t;
-  const float *wa = agf_floats(s, j->plain->own->coef);
-  (void)scratch;
-  s->k.fx_dots(j->q + r * j->qr, j->qb, j->max, wa, wa + (ptrdiff_t)t->cb * AGF_CB, t->cb, t->w, j->F + r * t->w);
+static void agf_plain_add_f(agf_plain_job *j, const float *q, ptrdiff_t qr, ptrdiff_t qb, float max, float *F) {
+  agf_f *f = &j->f[j->fs++];
+  f->q = q;
+  f->qr = qr;
+  f->qb = qb;
+  f->max = max;
+  f->F = F;
 }
 
-static void agf_plain_f(agf_session *s, const agf_plain_job *plain, const float *q, ptrdiff_t qr, ptrdiff_t qb, float max,
-                        float *F) {
-  float *wa = agf_floats(s, plain->own->coef);
-  agf_f_job j;
-  j.plain = plain;
-  j.q = q;
-  j.qr = qr;
-  j.qb = qb;
-  j.max = max;
-  j.F = F;
-  agf_parallel(s, agf_pieces(plain->t), agf_f_sums_task, &j);
-  agf_f_solve(s, plain, wa, wa + (size_t)plain->t->cb * AGF_CB);
-  agf_parallel(s, plain->t->h, agf_f_dots_task, &j);
+/* phi and M, and the coefficients of Fx and Fdx. */
+static void agf_plain_phi(agf_session *s, agf_plain_job *j) {
+  int i, k;
+  agf_parallel(s, j->t->h, agf_plain_phi_task, j);
+  for (i = 0; i < j->t->h * j->t->w; i++) j->positive += j->phi[i] > 0, j->negative += j->phi[i] < 0;
+  for (k = 0; k < j->fs; k++) agf_f_solve(s, j, k);
+  j->dots_due = 1;
+}
+
+static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
+  const agf_plain_job *j = (const agf_plain_job *)arg;
+  const agf_tensor *t = j->t;
+  int k;
+  (void)scratch;
+  for (k = 0; k < j->fs; k++) {
+    const agf_f *f = &j->f[k];
+    s->k.fx_dots(f->q + r * f->qr, f->qb, f->max, agf_plain_coef(s, j, 2 * k), agf_plain_coef(s, j, 2 * k + 1), t->cb, t->w,
+                 f->F + r * t->w);
+  }
+}
+
+/* Fx and Fdx now: something else is about to take the place of what they are formed from. */
+static void agf_plain_dots(agf_session *s, agf_plain_job *j) {
+  if (j->dots_due) agf_parallel(s, j->t->h, agf_plain_dots_task, j);
+  j->dots_due = 0;
 }
 
 /* The ablation gradcam: relu(mean over channels of x * mean over pixels of Gm). */
@@ -4114,35 +4142,28 @@ static void agf_plain_gradcam(agf_session *s, const agf_plain_job *j) {
   agf_parallel(s, j->t->h, agf_gradcam_mean_task, j);
 }
 
-/* Fx + M, M divided by its maximum. */
-static void agf_plain_add_m(const agf_plain_job *j) {
-  int i, pixels = j->t->h * j->t->w;
-  float max = 0.0f;
-  for (i = 0; i < pixels; i++) max = j->M[i] > max ? j->M[i] : max;
-  for (i = 0; i < pixels; i++) j->Fx[i] += agf_sdiv(j->M[i], max);
-}
-
-/* R = [(Fx + M) / (1 + exp(-C)) + Fdx + A] * nz(C) in place of A, its sums by lane, and the counts of C's nonzeros by block. */
-static void agf_plain_r_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+/* R = [(Fx + M) / (1 + exp(-C)) + Fdx + A] * nz(C) in place of A, M divided by its maximum, its sums by lane, and the counts of C's
+ * nonzeros by block. */
+static void agf_plain_r_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
-  int64_t *counts = (int64_t *)agf_at(s, j->own->counts);
-  agf_piece p = agf_piece_at(t, i);
-  (void)scratch;
-  for (; p.r < p.end; p.r++) {
-    double *sum = agf_plain_sums(s, j, p.r, 0) + p.b * AGF_CB;
-    memset(sum, 0, AGF_CB * sizeof *sum);
-    counts[p.r * t->cb + p.b] =
-        s->k.combine(agf_row_of(j->C, t, p.b, p.r), agf_row_of(j->A, t, p.b, p.r), j->Fx + p.r * t->w, j->Fdx + p.r * t->w,
-                     (j->options & AGF_OPT_NO_REG) != 0, (j->options & AGF_OPT_NO_A) != 0, t->w, sum);
-  }
+  int64_t *counts = (int64_t *)agf_at(s, j->own->counts) + r * t->cb;
+  double *sum = agf_plain_sums(s, j, r, 0);
+  float *Fx = j->Fx + r * t->w;
+  int b, i;
+  if (j->dots_due) agf_plain_dots_task(s, arg, r, scratch);
+  for (i = 0; j->adds_m && i < t->w; i++) Fx[i] += agf_sdiv(j->M[r * t->w + i], j->max_m);
+  memset(sum, 0, (size_t)t->cb * AGF_CB * sizeof *sum);
+  for (b = 0; b < t->cb; b++)
+    counts[b] = s->k.combine(agf_row_of(j->C, t, b, r), agf_row_of(j->A, t, b, r), Fx, j->Fdx + r * t->w,
+                             (j->options & AGF_OPT_NO_REG) != 0, (j->options & AGF_OPT_NO_A) != 0, t->w, sum + b * AGF_CB);
 }
 
 static void agf_plain_r(agf_session *s, agf_plain_job *j) {
   const int64_t *counts = (const int64_t *)agf_at(s, j->own->counts);
   double sum = 0, count = 0;
   int r, l;
-  agf_parallel(s, agf_pieces(j->t), agf_plain_r_task, j);
+  agf_parallel(s, j->t->h, agf_plain_r_task, j);
   for (r = 0; r < j->t->h; r++) {
     const double *row = agf_plain_sums(s, j, r, 0);
     for (l = 0; l < j->t->c; l++) sum += row[l];
@@ -4198,7 +4219,8 @@ static void agf_plain_a_apart(agf_session *s, const agf_plain_job *j, agf_gate_j
 static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
   const agf_conv_step *own = agf_conv_of(st);
   size_t pixels;
-  int bare = agf_bare(e->options), needs_g = !bare || e->arrival[s->plan->in[st->in]].wants_g, outside;
+  int bare = agf_bare(e->options), needs_g = !bare || e->arrival[s->plan->in[st->in]].wants_g, outside, i;
+  agf_tensor_facts *facts = &s->run.tensor[s->plan->in[st->in]];
   agf_gate_job gate = agf_gate_of(s, e, st);
   agf_adjoint_out out;
   agf_conv_job walk;
@@ -4235,6 +4257,8 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
   out.g = needs_g ? j.G : NULL;
   out.c = j.C;
   out.a = own->apart ? NULL : j.A;
+  out.maxima = bare ? NULL : agf_floats(s, own->maxima);
+  out.want_max_x = !facts->max_known;
   agf_job_adjoint(s, &walk, st,
                   needs_g      ? own->back
                   : own->apart ? AGF_RHS_A
@@ -4243,26 +4267,32 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
   agf_conv(s, &walk);
   if (outside) { /* Gm = convT(w, g * m): G wherever g is 0 outside m; else it is formed now, and G again when Fdx is done */
     agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mask_g_task, &gate);
-    agf_conv_adjoint_g(s, st, gate.rhs + AGF_CB, gate.vectors, gate.cam_mask, j.G);
+    agf_conv_adjoint_g(s, st, gate.rhs + AGF_CB, gate.vectors, gate.cam_mask, j.G, out.maxima);
   }
 
   memset(j.Fx, 0, 2 * pixels * sizeof *j.Fx);
   if (bare) {
     j.options |= AGF_OPT_NO_REG; /* 0 / (1 + exp(-C)) is 0 */
   } else {
-    agf_plain_phi(s, &j);
+    if (!facts->max_known) facts->max = agf_plain_max(s, &j, 1);
+    facts->max_known = 1;
     if (j.options & AGF_OPT_FX_GRADCAM)
       agf_plain_gradcam(s, &j);
     else if (!(j.options & AGF_OPT_NO_FX))
-      agf_plain_f(s, &j, agf_x(s, j.t), j.t->xr, j.t->xb, j.max_x, j.Fx);
-    if (!(j.options & AGF_OPT_NO_FDX)) agf_plain_f(s, &j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), j.max_g, j.Fdx);
+      agf_plain_add_f(&j, agf_x(s, j.t), j.t->xr, j.t->xb, facts->max, j.Fx);
+    if (!(j.options & AGF_OPT_NO_FDX))
+      agf_plain_add_f(&j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), agf_plain_max(s, &j, 0), j.Fdx);
+    agf_plain_phi(s, &j);
     if (outside) {
-      agf_conv_adjoint_g(s, st, gate.rhs, gate.vectors, gate.mask, j.G);
-      j.want_max_x = 0;
+      agf_plain_dots(s, &j);
+      agf_conv_adjoint_g(s, st, gate.rhs, gate.vectors, gate.mask, j.G, NULL);
+      j.fs = 0;
       agf_parallel(s, j.t->h, agf_plain_phi_task, &j); /* M of G itself */
     }
-    if (!(j.options & (AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM))) agf_plain_add_m(&j);
+    j.adds_m = !(j.options & (AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM));
+    for (i = 0; j.adds_m && i < j.t->h * j.t->w; i++) j.max_m = j.M[i] > j.max_m ? j.M[i] : j.max_m;
   }
+  if (own->apart) agf_plain_dots(s, &j);
   if (own->apart) agf_plain_a_apart(s, &j, gate);
   agf_plain_r(s, &j);
   agf_parallel(s, agf_pieces(j.t), agf_plain_shift_task, &j);

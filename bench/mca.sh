@@ -53,7 +53,7 @@ while [ $i -lt 24 ]; do
 done >$out/peak.s
 
 passed=0 failed=0
-for cpu in cortex-a72 neoverse-n1; do
+for cpu in cortex-a53 cortex-a72 neoverse-n1; do
   peak=$(cycles $out/peak.s $cpu)
   miss=15
   [ $cpu = neoverse-n1 ] && miss=11

@@ -263,9 +263,10 @@ typedef struct agf_kernels {
   void (*store)(const float *acc, ptrdiff_t as, int n, float *y);
   /* c = |x| * acc + 0 */
   void (*store_c)(const float *acc, ptrdiff_t as, int n, const float *x, float *c);
-  /* z = (acc - lo[class]) - hi[class] + 0, class tables as agf_gate_row.b */
-  void (*store_z)(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class,
-                  ptrdiff_t stride, float *z);
+  /* z = (acc - lo[class]) - hi[class] + 0, class tables as agf_gate_row.b. Returns nonzero where one is not 0 and
+   * |z| <= limit * (|lo| + |hi|). */
+  int (*store_z)(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class, ptrdiff_t stride,
+                 float limit, float *z);
   /* out = (x * t0 - lo * t1) - hi * t2 + 0 for the first `lanes` of 16, 0 beyond; t1, t2 as t0 */
   void (*store_box)(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, int lanes, const float *x, float lo,
                     float hi, float *out);

@@ -339,11 +339,17 @@ static void agf_store_c__ref(const float *acc, ptrdiff_t as, int n, const float 
     for (l = 0; l < AGF_CB; l++) c[l] = fabsf(x[l]) * acc[l] + 0.0f;
 }
 
-static void agf_store_z__ref(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class,
-                             ptrdiff_t stride, float *z) {
-  int p, l;
-  for (p = 0; p < n; p++, acc += as, z += AGF_CB)
-    for (l = 0; l < AGF_CB; l++) z[l] = (acc[l] - lo[column_class[p] * stride + l]) - hi[column_class[p] * stride + l] + 0.0f;
+static int agf_store_z__ref(const float *acc, ptrdiff_t as, int n, const float *lo, const float *hi, const uint8_t *column_class,
+                            ptrdiff_t stride, float limit, float *z) {
+  int p, l, near = 0;
+  for (p = 0; p < n; p++, acc += as, z += AGF_CB) {
+    const float *a = lo + column_class[p] * stride, *b = hi + column_class[p] * stride;
+    for (l = 0; l < AGF_CB; l++) {
+      z[l] = ((acc[l] - a[l]) - b[l]) + 0.0f;
+      near |= z[l] != 0 && fabsf(z[l]) <= limit * (fabsf(a[l]) + fabsf(b[l]));
+    }
+  }
+  return near;
 }
 
 static void agf_store_box__ref(const float *t0, const float *t1, const float *t2, ptrdiff_t as, int n, int lanes, const float *x,
