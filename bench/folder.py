@@ -8,7 +8,8 @@ the engine works in, which is the time that one picture takes it on one thread (
 the wall time times the threads. Reading, preparing, explaining and writing count for both, imports and the reading of
 weights do not count for pytorch-grad-cam. Wall times: it needs a machine that does nothing else.
 
-NETWORK: one of bench/ratios.py (MobileNetV2), with random weights. Pictures: made of noise of every scale. Needs grad-cam, torch and Pillow: `make torch`, and `sh tests/environment.sh torch eval`.
+NETWORK: one of bench/ratios.py (MobileNetV2), with random weights. Pictures: made of noise of every scale. Needs
+grad-cam, torch and Pillow: `sh tests/environment.sh torch eval`.
 """
 import argparse
 import json
