@@ -1,15 +1,15 @@
 #!/bin/sh
 # How much of the multiply-add pipes the NEON inner loops can use on boards that are not at hand: agf.c compiled by aarch64 gcc (and
-# clang beside it) for Cortex-A72 (Raspberry Pi 4) and Neoverse N1 (the model nearest to Cortex-A76, Raspberry Pi 5), each innermost
+# clang beside it) for Cortex-A53 (Raspberry Pi 3 and Zero 2 W), Cortex-A72 (Raspberry Pi 4) and Neoverse N1 (the model nearest to Cortex-A76, Raspberry Pi 5), each innermost
 # loop cut out of the assembly and put through llvm-mca 19 (14 models neoverse-n1 as a cortex-a72).
 #
 # It is an upper bound: llvm-mca assumes that every load hits the first-level cache, that every branch is predicted and that the
 # front end keeps up. A share is multiply-adds per cycle over the most that the same model gives to independent ones.
 #
 # For the walks over nonzeros the last columns estimate time against a dense loop at the peak where 0.5, 0.25 and 0.1 of the elements
-# are not 0: 16 d nonzeros and one mispredicted branch for each pixel and block of channels (15 cycles on A72, 11 on N1).
+# are not 0: 16 d nonzeros and one mispredicted branch for each pixel and block of channels (15 cycles on A72, 11 on N1, 7 on A53).
 #
-# Fails if the dense tile of W x gets less than 0.96 from gcc, or if an inner loop of a convolution touches the stack. The dense tile of
+# Fails if the dense tile of W x gets less than 0.96 from gcc (A53, which runs in order, is told but not judged), or if an inner loop of a convolution touches the stack. The dense tile of
 # |W| |x| also forms both magnitudes, which takes the same pipes; it runs where a network feeds a convolution with few zeros and is
 # explained. (Loops of 8 multiply-adds named agf_dense are what is left of a row that six pixels do not divide.)
 set -u
@@ -57,6 +57,7 @@ for cpu in cortex-a53 cortex-a72 neoverse-n1; do
   peak=$(cycles $out/peak.s $cpu)
   miss=15
   [ $cpu = neoverse-n1 ] && miss=11
+  [ $cpu = cortex-a53 ] && miss=7
   for compiler in aarch64-linux-gnu-gcc 'clang --target=aarch64-linux-gnu'; do
     command -v "${compiler%% *}" >/dev/null || { echo "SKIP $compiler: not installed"; continue; }
     dir=$out/$cpu-${compiler%% *}
@@ -91,7 +92,8 @@ for cpu in cortex-a53 cortex-a72 neoverse-n1; do
             printf " %.2f", (d * cycles / 1000 + miss / 16) / (fmla * peak / 24000)
         print ""
       }' | tee "$dir/row"
-      case $compiler:$name in
+      case $cpu:$compiler:$name in
+        cortex-a53:*) ;;
         *gcc:agf_dense_w*)
           [ "$fmla" -lt 24 ] || awk '{ exit !($4 >= 0.96) }' "$dir/row" || { failed=$((failed + 1)); echo "FAIL $name: less than 0.96"; }
           ;;

@@ -60,7 +60,7 @@ def make(name, folder):
     if library == "file":
         import agf_convert
         model = os.path.join(folder, "real.agf")
-        if not os.path.exists(model) and agf_convert.main([own, "-o", model]):
+        if not os.path.exists(model) and agf_convert.main([own, "-o", model, "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]):
             raise SystemExit(f"ratios.py: {own} does not convert")
         return model, own
     model, exported = (os.path.join(folder, own + ending) for ending in (".agf", ".onnx"))

@@ -182,6 +182,7 @@ int main(int argc, char **argv) {
   int code = EXIT_SUCCESS;
 
   whole_program_begin();
+  canvas_begin();
   catch_signals();
   if (!first) fatal("no command; `agf --help` lists the commands");
   if (!strcmp(first, "--version") || !strcmp(first, "-V"))
