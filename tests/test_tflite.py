@@ -247,6 +247,42 @@ def test_layer_normalisation_as_tensorflow_spells_it():
     refused("norm.tflite", "SQUARED_DIFFERENCE")
 
 
+def tensordot(path):
+    """A dense layer of each pixel, its shapes computed in the graph, as Keras writes it for networks of any batch."""
+    random = np.random.RandomState(8)
+    f = File()
+    image = f.tensor("image", (1, 4, 3, 3))
+
+    def ints(name, *numbers):
+        return f.tensor(name, data=np.array(numbers, np.int32))
+
+    def made(kind, name, dims, *inputs, options=None, dtype=np.int32, **fields):
+        y = f.tensor(name, dims, dtype)
+        f.operator(kind, inputs, y, options, **fields)
+        return y
+
+    shape = made("SHAPE", "shape", (4,), image, options="ShapeOptions", OutType=2)
+    free = made("GATHER", "free", (3,), shape, ints("batch, rows, columns", 0, 1, 2), options="GatherOptions")
+    inner = made("GATHER", "inner", (1,), shape, ints("channels", 3), options="GatherOptions")
+    axis = ints("axis", 0)
+    products = [made("REDUCE_PROD", f"product{i}", (), x, axis, options="ReducerOptions") for i, x in enumerate((free, inner))]
+    flat = made("PACK", "flat", (2,), *products, options="PackOptions", ValuesCount=2)
+    whole = made("CONCATENATION", "whole", (4,), free, ints("outputs", 5), options="ConcatenationOptions")
+    x = made("RESHAPE", "pixels", (12, 3), image, flat, dtype=np.float32)
+    w = f.tensor("w", data=random.standard_normal((5, 3)).astype(np.float32))
+    bias = f.tensor("bias", data=random.standard_normal(5).astype(np.float32))
+    x = made("FULLY_CONNECTED", "dense", (12, 5), x, w, bias, options="FullyConnectedOptions", dtype=np.float32, FusedActivationFunction=1)
+    x = made("RESHAPE", "picture", (1, 4, 3, 5), x, whole, dtype=np.float32)
+    f.write(path, [image], [made("MEAN", "logits", (1, 5), x, ints("over", 1, 2), options="ReducerOptions", dtype=np.float32)])
+
+
+def test_a_dense_layer_of_each_pixel():
+    needs_litert()
+    tensordot("dense.tflite")
+    done = convert("dense.tflite")
+    check(done.returncode == 0 and "LiteRT's to " in done.stdout and " conv " in done.stdout, f"{done.stdout}{done.stderr}")
+
+
 def test_an_operator_without_a_rule_is_named():
     small("net.tflite", activation="FLOOR")
     refused("net.tflite", "act (FLOOR)")
@@ -294,6 +330,21 @@ def test_quantised_input_and_an_implied_relu():
         [node.op for node in imported.finished.nodes] == ["conv", "relu", "global_avgpool"], [node.op for node in imported.finished.nodes]
     )
     check(np.allclose(imported.finished.nodes[0].weights, 0.5) and np.allclose(imported.finished.nodes[0].bias, (0, 0.5)))
+
+
+def test_a_softmax_of_integers_may_change_its_type():
+    """Full-integer files: softmax in int8, then uint8. The range from 0 is the softmax's, no ReLU."""
+    f = File()
+    image = f.tensor("image", (1, 4, 4, 2), np.int8, scale=0.02, point=0)
+    logits = f.tensor("logits", (1, 2), np.int8, scale=0.05, point=-10)
+    axes = f.tensor("axes", data=np.array([1, 2], np.int32))
+    f.operator("MEAN", [image, axes], logits, "ReducerOptions", KeepDims=False)
+    small, wide = (f.tensor(str(dtype), (1, 2), dtype, scale=1 / 256, point=point) for dtype, point in ((np.int8, -128), (np.uint8, 0)))
+    f.operator("SOFTMAX", [logits], small, "SoftmaxOptions", Beta=1.0)
+    f.operator("QUANTIZE", [small], wide)
+    f.write("q.tflite", [image], [wide])
+    finished = read("q.tflite").finished
+    check([node.op for node in finished.nodes] == ["global_avgpool"], [node.op for node in finished.nodes])
 
 
 def real(name):

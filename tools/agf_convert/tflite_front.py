@@ -421,7 +421,7 @@ def describe_pictures(imported, graph, path, output):
                 "range": 255.0,
             }
         elif imported.range is not None:
-            imported.preprocessing = {"mean": (-imported.range[0],), "std": (1.0,), "range": 255.0}
+            imported.preprocessing = {"mean": (0.0 - imported.range[0],), "std": (1.0,), "range": 255.0}
             note(
                 "the file does not say how pictures are normalised: their bytes are taken as they are, as quantised networks "
                 "are fed as a rule"

@@ -193,6 +193,18 @@ def shape(graph, op):
     return np.array(x.dims if isinstance(x, Value) else x.shape, np.int32)
 
 
+@handles("GATHER")
+def gather(graph, op):
+    x = graph.array(op, 0, "what it picks from")
+    return np.take(x, graph.array(op, 1, "the list of places"), axis=graph.options(op, "GatherOptions").Axis())
+
+
+@handles("REDUCE_PROD")
+def reduce_prod(graph, op):
+    axes = tuple(int(axis) for axis in np.ravel(graph.array(op, 1, "the list of axes")))
+    return np.prod(graph.array(op, 0, "its input"), axis=axes, keepdims=bool(graph.options(op, "ReducerOptions").KeepDims()))
+
+
 @handles("PACK")
 def pack(graph, op):
     parts = [graph.array(op, i, "a part") for i in range(len(op.inputs))]
@@ -326,8 +338,10 @@ def space_to_depth(graph, op):
 @handles("QUANTIZE", "DEQUANTIZE")
 def between_integers_and_reals(graph, op):
     """Values are real numbers throughout, so only the ReLU that a range stands for is left of these."""
-    x = graph.get(op, 0)
-    return graph.result(op, x) if isinstance(x, Value) else np.asarray(x, np.float32)
+    x, limits = graph.get(op, 0), graph.range_of(op.inputs[0])
+    if not isinstance(x, Value):
+        return np.asarray(x, np.float32)
+    return x if limits is not None and limits[0] >= 0 else graph.result(op, x)  # as a softmax's, from int8 to uint8
 
 
 @handles("CAST")
