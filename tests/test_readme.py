@@ -128,7 +128,8 @@ int main(void) {
     made = run(
         *os.environ.get("CC", "cc").split(),
         "-std=c99",
-        *["-Wall", "-Wextra", "-DAGF_NO_SIMD", "-I" + ROOT, "engine.c", "-o", "engine", "-lm", "-lpthread"],
+        *["-Wall", "-Wextra", "-DAGF_NO_SIMD", "-DAGF_KERNELS_LINKED", "-DAGF_API=static", "-I" + ROOT],  # as tests/inside.h
+        *["engine.c", LIBRARY, "-o", "engine", "-lm", "-lpthread"],
     )
     check(made.returncode == 0 and not made.stderr, made.stderr)
     check(run(os.path.abspath("engine")).returncode == 0, "the op's row is not whole")
