@@ -813,6 +813,22 @@ def test_damaged_tables():
     command = ("perturb", DEMO, "mine", "-o", "bytes", "--sheet", "1")
     done = evaluate(*command)
     check(json.loads(results_of("bytes"))["results"][0]["units"] == 2, f"names that are not UTF-8: {done.stderr}")
+
+    def without(*keys):
+        with open("bytes/run.json", "rb") as f:
+            plan = json.load(f)
+        part = plan
+        for key in keys[:-1]:
+            part = part[key]
+        del part[keys[-1]]
+        return json.dumps(plan).encode()
+
+    def altered_record(part):
+        with open("bytes/records.jsonl", "rb") as f:
+            records = [json.loads(line) for line in f]
+        records[1]["result"]["agf"] = part
+        return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
     for name, damage, text in (
         ("run.json", b'{"settings": {', "run.json"),
         ("run.json", b"[]", "run.json"),
@@ -821,6 +837,14 @@ def test_damaged_tables():
         ("records.jsonl", b'{"unit": "a"}\n', "line 1"),
         ("records.jsonl", b"\0\0\0\n", "line 1"),
         ("records.jsonl", b"3\n", "line 1"),
+        ("records.jsonl", b"[" * 100000 + b"\n", "line 1"),
+        ("run.json", b"[" * 100000, "run.json"),
+        ("run.json", without("settings", "methods"), "run.json"),
+        ("run.json", without("model"), "run.json"),
+        ("records.jsonl", altered_record(None), "record of"),
+        ("records.jsonl", altered_record({"positive": [1.0] * 10}), "record of"),
+        ("records.jsonl", altered_record({"positive": ["a"] * 10, "negative": [1.0] * 10}), "record of"),
+        ("records.jsonl", altered_record({"positive": [], "negative": {}}), "record of"),
     ):
         path = os.path.join("bytes", name)
         with open(path, "rb") as f:

@@ -80,9 +80,25 @@ def put_section(path, section, inputs=()):
     write_file(path, report.with_section(text, section), inputs)
 
 
+def check_records(experiment, plan, records, folder):
+    """EvalError for a record that is JSON, but not what the experiment measures: of no unit may the rest be trusted."""
+    for unit in plan["units"]:
+        for method in plan["settings"]["methods"]:
+            try:
+                part = records[unit["id"]].get(method, {"problem": ""})
+                if "problem" not in part:
+                    experiment.values(part), experiment.curve([part])
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+                raise EvalError(
+                    f"{folder}: the record of {agf.printable(unit['id'])}, {method}, is damaged ({reason(problem)}): delete its line "
+                    "in records*.jsonl to have it measured again"
+                ) from None
+
+
 def finish(plan, records, args):
     """Write every result; the exit code: 1 if nothing could be measured."""
     experiment, settings = EXPERIMENTS[plan["settings"]["experiment"]](), plan["settings"]
+    check_records(experiment, plan, records, args.out)
     rows, single, curves, problems = report.tabulate(experiment, plan, records)
     compared = report.differences(experiment, plan, records)
     out = functools.partial(os.path.join, args.out)

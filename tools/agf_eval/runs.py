@@ -71,13 +71,16 @@ def read_plan(path):
             plan = json.load(f)
         if not isinstance(plan, dict):
             raise ValueError("no object")
-        for key, kind in (("settings", dict), ("contents", dict), ("units", list), ("left_out", list)):
-            if not isinstance(plan[key], kind):
-                raise ValueError(f"{key} is no {kind.__name__}")
+        parts = {"settings": dict, "contents": dict, "units": list, "left_out": list, "model": str, "folder": str}
+        settings = {"methods": list, "size": list, "model": str, "engine": str, "explain": str, "probability": str, "seed": int}
+        for part, kinds in ((plan, parts), (plan["settings"], settings)):
+            for key, kind in kinds.items():
+                if not isinstance(part[key], kind):
+                    raise ValueError(f"{key} is no {kind.__name__}")
         EXPERIMENTS[plan["settings"]["experiment"]]
         if not all(isinstance(unit["id"], str) for unit in plan["units"]):
             raise ValueError("a unit without a name")
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise EvalError(f"{path} is damaged ({reason(problem)}): delete the folder or choose another one") from None
     return plan
 
@@ -155,7 +158,7 @@ def read_records(path):
             record = json.loads(line)
             if not isinstance(record["unit"], str) or not isinstance(record["result"], dict):
                 raise ValueError("no record")
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, RecursionError) as problem:
             raise EvalError(f"{path}, line {number}, is damaged ({reason(problem)}): delete the line to have it measured again") from None
         records[record["unit"]] = record["result"]
     return records

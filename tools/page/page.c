@@ -80,11 +80,12 @@ static int page_session(int method) {
   if (page.session && (page.methods & AGF_METHOD_BIT(method))) return AGF_OK;
   agf_session_destroy(page.session);
   page.session = NULL;
-  page.methods |= AGF_METHOD_BIT(method);
   page.has_run = 0;
   config.threads = 1;
-  config.methods = page.methods;
-  return agf_session_create(page.model, &config, &page.session, &page.error);
+  config.methods = page.methods | AGF_METHOD_BIT(method);
+  if (agf_session_create(page.model, &config, &page.session, &page.error)) return page.error.code;
+  page.methods = config.methods; /* a method that cannot be planned is not asked for again with the next one */
+  return AGF_OK;
 }
 
 static int page_forward(void) {
