@@ -8775,6 +8775,22 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
   return AGF_OK;
 }
 
+AGF_API agf_status agf_photo_mute(const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+  int x, y;
+  agf_clear(err);
+  if (!rgb || width < 1 || height < 1 || stride < 3 * (size_t)width)
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_photo_mute: %d x %d pixels in rows of %zu bytes", width, height, stride);
+  for (y = 0; y < height; y++)
+    for (x = 0; x < width; x++) {
+      uint8_t *p = rgb + (size_t)y * stride + 3 * (size_t)x;
+      int dark = 255000 - (299 * p[0] + 587 * p[1] + 114 * p[2]); /* of 255000; ITU-R 601 luma */
+      double across = seen ? x + 0.5 - seen->left : 0, down = seen ? y + 0.5 - seen->top : 0;
+      int inside = !seen || (across >= 0 && across < seen->width && down >= 0 && down < seen->height);
+      p[0] = p[1] = p[2] = (uint8_t)(255 - (dark * (inside ? 65 : 25) + 50000) / 100000);
+    }
+  return AGF_OK;
+}
+
 AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
   agf_fp_state fp = agf_fp_enter();

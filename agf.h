@@ -505,6 +505,10 @@ AGF_API agf_status agf_map_smooth(float *map, int height, int width, double sigm
 AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err);
 
+/* An RGB8 photograph as light gray, in place, to lay a map over: no colour of it can be taken for the map's, and no dark of it hides
+ * them. Outside of the rectangle `seen` (NULL: all is inside) it is pale. */
+AGF_API agf_status agf_photo_mute(const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err);
+
 /* Blend a map over an RGB8 photograph in place, on the rectangle `seen` (NULL: all of it). alpha: opacity of the strongest
  * evidence, 0 to 1; weaker evidence is proportionally more transparent. */
 AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,

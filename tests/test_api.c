@@ -573,6 +573,24 @@ static void test_rendering(void) {
         photo[3]);
 }
 
+/* The ground of an overlay: light gray where the network looked, pale elsewhere; nothing beyond its rows is written. */
+static void test_photo_mute(void) {
+  uint8_t photo[2][12] = {{0, 0, 0, 255, 0, 0, 255, 255, 255, 7, 7, 7}, {0, 255, 0, 0, 0, 255, 0, 0, 0, 7, 7, 7}};
+  static const uint8_t wanted[2][3] = {{89, 139, 255}, {187, 108, 191}};
+  agf_rect seen = {0, 0, 2, 2};
+  agf_error err;
+  int x, y;
+  CHECK(agf_photo_mute(&seen, photo[0], 3, 2, 12, &err) == AGF_OK, "%s", err.message);
+  for (y = 0; y < 2; y++)
+    for (x = 0; x < 3; x++)
+      CHECK(photo[y][3 * x] == wanted[y][x] && photo[y][3 * x + 1] == wanted[y][x] && photo[y][3 * x + 2] == wanted[y][x],
+            "pixel %d, %d: %d %d %d", x, y, photo[y][3 * x], photo[y][3 * x + 1], photo[y][3 * x + 2]);
+  CHECK(photo[0][9] == 7 && photo[1][11] == 7, "it wrote beyond its rows");
+  CHECK(agf_photo_mute(NULL, photo[0], 1, 1, 12, &err) == AGF_OK && photo[0][0] == 147, "89 again: %d", photo[0][0]);
+  CHECK(refused(agf_photo_mute(NULL, photo[0], 3, 2, 8, &err), &err, AGF_ERR_ARGUMENT, "8 bytes"), "rows too short: %s",
+        err.message);
+}
+
 static int compare_magnitudes(const void *a, const void *b) {
   float x = fabsf(*(const float *)a), y = fabsf(*(const float *)b);
   return (x < y) - (x > y);
@@ -1203,6 +1221,7 @@ int main(int argc, char **argv) {
   RUN(test_allocations);
   RUN(test_fork);
   RUN(test_rendering);
+  RUN(test_photo_mute);
   RUN(test_scale_of_a_map);
   RUN(test_box_of_a_map);
   RUN(test_finding_a_class);

@@ -78,11 +78,12 @@ def write_model(
     name="tiny",
     layer="layer",
     seed=1,
+    answers=0,
 ):
     """conv 3x3 - ReLU - max pool - conv 3x3 - ReLU - global average pool - flatten - linear, He-initialised.
 
-    resize_to: 0 stretches pictures, else their shorter side becomes this, and the centre is cut out. Returns the number
-    of parameters.
+    answers: 0 softmax, 1 sigmoid, 2 none; other than softmax the file is of version 2. resize_to: 0 stretches pictures,
+    else their shorter side becomes this, and the centre is cut out. Returns the number of parameters.
     """
     rng = random.Random(seed)
     classes = classes or len(labels)
@@ -114,7 +115,7 @@ def write_model(
     ]
 
     def node(op, kernel=0, stride=0, pad=0, groups=0, channels=0, weights=0, bias=0):
-        dilation = 1 if op == CONV else 0
+        dilation = 1 if op == CONV or (answers and op == MAXPOOL) else 0
         index = len(nodes)
         nodes.append(
             struct.pack(
@@ -140,6 +141,7 @@ def write_model(
                 bias,
                 0,
             )
+            + bytes(16 if answers else 0)
         )
 
     nodes = []
@@ -158,9 +160,9 @@ def write_model(
         if is_picture
         else (0, 0, 0, 0.0, *[0.0] * 8)
     )
-    inputs = struct.pack("<7I9f2I8x", channels, height, width, int(is_picture), *picture, string(name), string("test"))
+    inputs = struct.pack("<7I9f2I8x", channels, height, width, int(is_picture) | answers << 8, *picture, string(name), string("test"))
     label_table = struct.pack("<%dI" % len(labels), *[string(label) for label in labels])
-    before_tensors = 144 + 80 * len(nodes) + len(edges) + 40 * len(tensors) + len(label_table) + len(strings)
+    before_tensors = 144 + (96 if answers else 80) * len(nodes) + len(edges) + 40 * len(tensors) + len(label_table) + len(strings)
     header_bytes = (before_tensors + 63) // 64 * 64
     table, data = b"", b""
     for layout, dimensions, content in tensors:
@@ -172,7 +174,7 @@ def write_model(
     def header(crc):
         return b"\x89AGF\r\n\x1a\n" + struct.pack(
             "<2IQ7I12x",
-            1,
+            2 if answers else 1,
             header_bytes,
             header_bytes + len(data),
             crc,
@@ -551,7 +553,7 @@ def test_selftest():
 def test_watch_memory():
     """Thousands of frames, each explained before the next one comes, in the memory of the first hundreds."""
     setup()
-    frames, settled = 1200, 300
+    frames, settled = 3000, 300
     frame = bytes(v for row in scene(24, 24) for p in row for v in p)
     process = subprocess.Popen([AGF, "watch", "m.agf", "-", "--frames", "24x24:rgb24", "--json", "--threads", "1", "-o", "last.png"],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -913,6 +915,38 @@ def test_prints_the_best_five():
     )
 
 
+def test_heads():
+    """Labels that do not exclude one another have probabilities of their own; where the file does not say, scores."""
+    setup(labels=["a", "b", "c"])
+    write_model("sigmoid.agf", labels=["a", "b", "c"], answers=1)
+    write_model("none.agf", labels=["a", "b", "c"], answers=2)
+    good("explain", "m.agf", "photo.png", "--logits", "z.npy")
+    z = read_npy("z.npy")[1]
+    best = max(range(3), key=lambda k: z[k])
+    shares = {k: [t["probability"] for t in explain_json(k + ".agf", "photo.png")["top"]] for k in ("m", "sigmoid")}
+    ranked = sorted(z, reverse=True)
+    check(math.isclose(sum(shares["m"]), 1, rel_tol=1e-8), "softmax: %s" % shares["m"])
+    # nine digits are printed
+    check(all(math.isclose(p, 1 / (1 + math.exp(-v)), rel_tol=1e-8) for p, v in zip(shares["sigmoid"], ranked)),
+          "each one's sigmoid: %s of %s" % (shares["sigmoid"], ranked))
+    check(abs(sum(shares["sigmoid"]) - 1) > 0.01, "which need not sum to 1")
+    out = good("explain", "sigmoid.agf", "photo.png", "-o", "sigmoid.png").out
+    check(re.search(r"map of %s \(%d\), [0-9.]+ %%" % ("abc"[best], best), out), out)
+    none = explain_json("none.agf", "photo.png")
+    check(all(t.get("probability") is None for t in none["top"] + none["maps"]), "no probability: %s" % none)
+    check([t["logit"] for t in none["top"]] == [t["logit"] for t in explain_json("m.agf", "photo.png")["top"]], "scores")
+    out = good("explain", "none.agf", "photo.png", "-o", "none.png").out
+    check("score %.3g" % z[best] in out and "%" not in out, out)
+    for name, says in (("m", "sum to 1"), ("sigmoid", "own"), ("none", "score")):
+        out = good("info", name + ".agf").out
+        check(says in re.search("^answers +(.*)$", out, re.M)[1], "%s: %s" % (name, out))
+    good("explain", "none.agf", "photo.png", "-o", "out/", "--html")
+    check("%" not in re.sub(r"<style>.*?</style>", "", read("out/index.html").decode(), flags=re.S).partition("<script>")[0],
+          "nor in the page")
+    watch_out = good("explain", "none.agf", "photo.png", "--show", "-q").out
+    check("score" in watch_out, "in the terminal: %r" % watch_out[-80:])
+
+
 def test_classes_by_label():
     setup()
     for text, k in {
@@ -1145,11 +1179,15 @@ def test_outputs_refused():
     save("taken.png", b"precious")
     os.mkdir("dir")
     pictures = ["photo.png", "other.png"]
-    refused("explain", "m.agf", "photo.png", "-o", "missing/out.png", says="missing")
+    refused("explain", "m.agf", "photo.png", "-o", "missing/folder/out.png", says="missing/folder")
     refused("explain", "m.agf", "photo.png", "-o", "missing/folder/", says="missing")
+    refused("explain", "m.agf", "photo.png", "-o", "%p/out.png", says="no such folder")
     refused("explain", "m.agf", "photo.png", "-o", "out.jpg", says=".png")
     refused("explain", "m.agf", "photo.png", "--npy", "dir", says="dir")
-    refused("explain", "m.agf", "photo.png", "--npy", "missing/maps.npy", says="missing")
+    refused("explain", "m.agf", "photo.png", "--npy", "missing/folder/maps.npy", says="missing/folder")
+    refused("explain", "m.agf", "photo.png", "--npy", "new/maps.npy", "-c", "dog", says="dog")  # and makes no folder
+    refused("watch", "m.agf", "-", "-o", "missing/folder/live.mjpeg", says="missing/folder")
+    refused("bank", "m.agf", ".", "-o", "missing/folder/photos.bank", says="missing/folder")
     refused("explain", "m.agf", *pictures, "-o", "out.png", says=["out.png", "folder"])
     refused("explain", "m.agf", *pictures, "-o", "%s.png", says="%p")
     refused("explain", "m.agf", *pictures, "--npy", "maps.npy", says="%p")
@@ -1225,6 +1263,24 @@ def test_names_that_clash():
     run = Run("explain", "dash.agf", "b-c.png", "c.png", "-c", "a", "-c", "a-b", "-o", "sub/%s-%p.png")
     check(run.code == 1 and "c.png" in run.err and twice in run.err and run.err.count("\n") == 1, str(run))
     check(sorted(os.listdir("sub")) == ["a-b-b-c.png", "a-b-c.png", "real.png"], "written: %s" % os.listdir("sub"))
+
+
+def test_folders_of_files():
+    """Every option that names a file makes the folder that it is to lie in."""
+    setup()
+    os.mkdir("in")
+    save("in/other.png", png_bytes(scene(20, 20)))
+    good("explain", "m.agf", "in", "photo.png", "--npy", "a/%p.npy", "--logits", "./b/%p.npy", "-o", "c/%p.png")
+    check([sorted(os.listdir(name)) for name in "abc"] == [["other.npy", "photo.npy"]] * 2 + [["other.png", "photo.png"]],
+          "written: %s" % everything(".").keys())
+    good("explain", "m.agf", "in", "--npy", "d/%p.npy", "-o", "d/")
+    check(sorted(os.listdir("d")) == ["other.npy", "other.png"], "one folder for both: %s" % os.listdir("d"))
+    good("bank", "m.agf", "in", "-o", "e/photos.bank")
+    check(os.listdir("e") == ["photos.bank"], "the bank's folder")
+    jpeg = jpeg_bytes(GRAYS)
+    watch("-", "-o", "f/live.mjpeg", data=jpeg)
+    watch("-", "-o", "g/now.png", data=jpeg)
+    check(os.listdir("f") == ["live.mjpeg"] and os.listdir("g") == ["now.png"], "watch's folders")
 
 
 def test_folder_that_is_made():
@@ -1518,7 +1574,9 @@ def test_captions_of_all_scripts():
 def test_did_you_mean():
     setup()
     refused("explian", says="did you mean explain")
-    refused("explain", "m.agf", "photo.png", "--overaly", says="did you mean overlay")
+    refused("explain", "m.agf", "photo.png", "--overaly", says="did you mean --overlay?")
+    refused("explain", "m.agf", "photo.png", "--agianst=crane", says="did you mean --against?")
+    refused("explain", "m.agf", "photo.png", "-smoth", "2", says="did you mean --smooth?")
     refused("explain", "m.agf", "photo.png", "-c", "crnae", says="did you mean crane")
     refused("explain", "m.agf", "photo.png", "--cmap", "virdis", says="did you mean viridis")
     check("did you mean" not in refused("explain", "m.agf", "photo.png", "-c", "helicopter").err, "nothing near")

@@ -9,6 +9,7 @@ Pillow.
 
 import copy
 import ctypes
+import dataclasses
 import gc
 import itertools
 import os
@@ -397,9 +398,14 @@ def test_explain_in_one_call():
             np.array_equal(why["cup"].map, expected[1]) and why[-1].probability == why.probabilities[1], "one of them"
         )
         check("tree" in repr(why) and "a.png" in repr(why), repr(why))
+        for share, text in ((0, "0 %"), (1, "100 %"), (1 - 1e-9, "> 99.9999 %"), (0.99964, "99.964 %"), (0.5, "50.0 %"),
+                            (0.00888, "0.89 %"), (8e-5, "0.008 %"), (1e-9, "< 0.0001 %")):  # fmt: skip
+            sure = repr(dataclasses.replace(why[0], probabilities=[share]))
+            check(sure.endswith(f": tree {text}>"), f"as the program prints it: {sure}")
         check(why.overlay().size == (120, 48) and why[0].overlay().size == (60, 48), "overlays side by side")
         gray = np.asarray(why[0].overlay(alpha=0.0))
-        check(np.array_equal(gray[:, :, 0], gray[:, :, 2]), "over the picture in gray")
+        check(np.array_equal(gray, agf.mute(picture)), "over the picture in light gray, as the program has it")
+        check(np.array_equal(gray[:, :, 0], gray[:, :, 2]) and gray.min() >= 255 * 0.35 - 1, "no dark hides the map")
         check(np.array_equal(np.asarray(why[0].overlay(alpha=0.0, colour=True)), picture), "or in its colours")
         why.save("why.png")
         why.save("why.npy")

@@ -24,7 +24,8 @@ static const struct command {
      "PICTURE is a file (" READABLE "), - for standard input, a .npy float32 tensor [C, H, W] or [1, C, H, W] that goes into\n"
      "the network as it is, or a folder of those. Prints the 5 best classes, and writes what is asked for: red is\n"
      "evidence for the class, blue evidence against it. Several pictures need a folder after -o, or %p in the name; one\n"
-     "that cannot be read is reported, and the others are done (exit code 1).\n"},
+     "that cannot be read is reported, and the others are done (exit code 1). A folder that a file is to be written into\n"
+     "is made, below one that is there.\n"},
     {"bank", "MODEL FOLDER -o FILE", "latent vectors of pictures, for --bank", BANK, run_bank,
      "Computes what `explain --bank` compares pictures with, once, into a file. Interrupted or called again it goes on\n"
      "where it was: pictures that are in the file and did not change are not computed again, those that left the folder\n"

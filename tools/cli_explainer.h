@@ -186,10 +186,10 @@ static bool has_placeholder(const char *pattern, char which) {
 }
 
 /* An output that cannot work is refused before the work, not after it. `path` may be NULL: not asked for. A folder is allowed for
- * pictures; one that does not exist is made by the first of them, where only a folder can be meant. */
+ * pictures, where only a folder can be meant. One that does not exist is made by the first output in it. */
 static void check_output(explainer *e, const char *path, const char *shown, bool is_picture) {
   struct stat status;
-  bool exists, per_picture, ended;
+  bool exists, per_picture, ended, means_folder = false;
   char *folder;
 
   if (!path) return;
@@ -211,14 +211,20 @@ static void check_output(explainer *e, const char *path, const char *shown, bool
     char *named = text_of("%.*s", (int)(strlen(path) - ended), path);
 
     if (is_picture && !exists && !strchr(path, '%') && (ended || (e->many && !ends_with(path, ".png")))) {
-      per_picture = e->out_is_folder = true;
+      per_picture = means_folder = e->out_is_folder = true;
       make_folder_later(named);
     } else if (is_picture && !ends_with(path, ".png") && (!exists || S_ISREG(status.st_mode))) {
       fatal("%s %s: no such folder, and no name that ends in .png", shown, path);
     }
     folder = folder_of(named);
     free(named);
-    if (!is_folder(folder)) fatal("%s %s: no such folder: %s", shown, path, folder);
+    if (!is_folder(folder)) {
+      char *above = folder_of(folder);
+
+      if (means_folder || !folder_can_be(path)) fatal("%s %s: no such folder: %s", shown, path, folder);
+      free(folder);
+      folder = above;
+    }
   }
   if (e->many && !per_picture)
     fatal("%s %s: several pictures need %s%s in the name (the picture's name)", shown, path, is_picture ? "a folder, or " : "",

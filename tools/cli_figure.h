@@ -35,24 +35,6 @@ typedef struct figure {
 
 enum { USUAL_SIDE = 448, SMALL_SIDE = 320, LARGE_SIDE = 1600 };
 
-/* The photograph under a map, width x height pixels large, as light gray: no colour of it can be taken for the map's, and no dark of it
- * hides them. What lies outside `seen`, in pixels of the panel, is pale. */
-static void mute_photo(canvas *c, int left, int top, int width, int height, const agf_rect *seen) {
-  int x, y, k;
-
-  for (y = 0; y < height; y++)
-    for (x = 0; x < width; x++) {
-      uint8_t *p = pixel_at(c, left + x, top + y);
-      double gray = 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2];
-      double across = x + 0.5 - seen->left, down = y + 0.5 - seen->top;
-
-      bool inside = across >= 0 && across < seen->width && down >= 0 && down < seen->height;
-
-      gray = 255 - (255 - gray) * (inside ? 0.65 : 0.25);
-      for (k = 0; k < 3; k++) p[k] = (uint8_t)(gray + 0.5);
-    }
-}
-
 /* Draw a map at (left, top), width x height pixels large: under an overlay, `shown` of the photograph comes first. */
 static bool draw_map(canvas *c, int left, int top, int width, int height, const figure *f, const panel *p, const style *s,
                      problem *why) {
@@ -69,9 +51,10 @@ static bool draw_map(canvas *c, int left, int top, int width, int height, const 
     seen.top *= (double)height / f->photo->height;
     seen.height *= (double)height / f->photo->height;
     draw_photo(c, left, top, width, height, f->photo, &all);
-    if (!s->colour) mute_photo(c, left, top, width, height, &seen);
-    status =
-        agf_overlay(p->map, f->map_height, f->map_width, p->cmap, p->vmax, s->alpha, &seen, corner, width, height, stride, &error);
+    status = s->colour ? AGF_OK : agf_photo_mute(&seen, corner, width, height, stride, &error);
+    if (status == AGF_OK)
+      status = agf_overlay(p->map, f->map_height, f->map_width, p->cmap, p->vmax, s->alpha, &seen, corner, width, height, stride,
+                           &error);
   } else {
     status = agf_render(p->map, f->map_height, f->map_width, p->cmap, p->vmax, corner, width, height, stride, 3, &error);
   }

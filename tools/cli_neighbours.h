@@ -203,6 +203,7 @@ static int run_bank(const options *asked) {
   if (there && asked->height && (kept.height != asked->height || kept.width != asked->width))
     fatal("%s: a bank at %d x %d pixels cannot be continued at %d x %d", path, kept.width, kept.height, asked->width,
           asked->height);
+  if (strcmp(path, "-") && !folder_can_be(path)) fatal("-o %s: no such folder", path);
   if (!output_reserve(path, &why)) fatal("%s", why.text);
   made.size = kept.size;
   made.height = kept.height;

@@ -228,16 +228,21 @@ static void apply_option(options *o, const option *known, const char *shown, con
   if (!right) fatal("%s %s: not a valid %s", shown, *value ? value : "''", known->argument);
 }
 
-/* The options of a command, for did_you_mean(). */
+/* The options of a command as they are written, for did_you_mean(). Valid until the next call. */
 static const char *option_name(int i, const void *command) {
-  return options_known[i].commands & *(const int *)command ? options_known[i].name : "";
+  static char written[64];
+
+  if (!(options_known[i].commands & *(const int *)command)) return "";
+  snprintf(written, sizeof written, "--%s", options_known[i].name);
+  return written;
 }
 
 static const char *suggest_option(const char *word, int command) {
   char name[64];
 
-  snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 1, "=") + 1, word);
-  return strlen(word) < 4 ? "" : did_you_mean(name + strspn(name, "-"), option_name, &command, OPTION_COUNT);
+  word += strspn(word, "-");
+  snprintf(name, sizeof name, "--%.*s", (int)strcspn(word, "="), word);
+  return strlen(word) < 2 ? "" : did_you_mean(name, option_name, &command, OPTION_COUNT);
 }
 
 /* Parse argv[0 .. count - 1], a command's arguments. */

@@ -35,6 +35,17 @@ static void make_folder_later(const char *folder) {
   if (!*state) *state = 1;
 }
 
+/* Whether the folder that `path` is to lie in is there, or may be: the first output in it makes it, below one that is there. */
+static bool folder_can_be(const char *path) {
+  char *folder = folder_of(path), *above = folder_of(folder);
+  bool there = is_folder(folder), later = !there && !strchr(folder, '%') && is_folder(above);
+
+  if (later) make_folder_later(folder);
+  free(folder);
+  free(above);
+  return there || later;
+}
+
 static void output_free(output *o) {
   free(o->path);
   free(o->target);

@@ -320,10 +320,12 @@ static void sink_open(sink *k, const options *o) {
   k->is_newest = !k->is_folder && ends_with(o->out, ".png");
   if ((k->is_folder || k->is_newest) && o->raw) fatal("--raw is for a file or a pipe, -o %s is neither", o->out);
   if (k->is_folder && !exists && mkdir(o->out, 0777)) output_failed(o->out);
+  if (!k->is_folder && strcmp(o->out, "-") && !folder_can_be(o->out)) fatal("-o %s: no such folder", o->out);
   if (k->is_folder || k->is_newest) return;
   if (!strcmp(o->out, "-") && isatty(STDOUT_FILENO)) fatal("-o -: standard output is a terminal; send it to a file or a pipe");
   if (exists && text_map_has(&protected_files, identity_of(&status).text))
     fatal("%s: is input of this run and would be overwritten", o->out);
+  if (strcmp(o->out, "-")) make_folders(o->out);
   k->stream = strcmp(o->out, "-") ? fopen(o->out, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
   if (!k->stream) output_failed(o->out);
 }

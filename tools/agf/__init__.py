@@ -29,7 +29,7 @@ from .arrays import as_picture, frame
 from .bank import Bank
 from .engine import ABLATIONS, Error, colormaps, library, library_path, methods, printable, version
 from .explanation import Box, Explanation, read_picture
-from .model import Input, Layer, Model, Rect, Session, Times, map_scale, overlay, render, smooth_map
+from .model import Input, Layer, Model, Rect, Session, Times, map_scale, mute, overlay, render, smooth_map
 
 METHODS: tuple[str, ...]
 COLORMAPS: tuple[str, ...]
@@ -63,6 +63,7 @@ __all__ = [
     "library_path",
     "map_scale",
     "methods",
+    "mute",
     "overlay",
     "printable",
     "read_picture",

@@ -233,6 +233,7 @@ FUNCTIONS = {  # name: (result, arguments)
         c_int,
         [c_void_p, c_int, c_int, c_int, c_float, c_void_p, c_int, c_int, c_size_t, c_int, POINTER(CError)],
     ),
+    "agf_photo_mute": (c_int, [POINTER(CRect), c_void_p, c_int, c_int, c_size_t, POINTER(CError)]),
     "agf_overlay": (
         c_int,
         [

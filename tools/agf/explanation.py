@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from ctypes import byref
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import as_map, as_picture, is_image
+from .arrays import as_map, is_image
 from .engine import CBox, CError, check, library, method_has, printable
 
 # Pillow knows many more formats, and starts other programs for some (PostScript, whatever the file is called).
@@ -47,6 +48,20 @@ def is_batch(photo: Any) -> bool:
     return dimensions == 4 if dimensions is not None else hasattr(photo, "__iter__")
 
 
+def percent(share: float) -> str:
+    """A share of 1 in percent, with as many digits as tell it from 0 and from 100, as the program prints it."""
+    value, rest = 100 * share, 100 - 100 * share
+    if value == 0 or rest == 0:
+        return f"{value:.0f} %"
+    if rest < 1e-4:
+        return "> 99.9999 %"
+    if rest < 1:
+        return f"{value:.{1 - math.floor(math.log10(rest))}f} %"
+    if value < 1e-4:
+        return "< 0.0001 %"
+    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
+
+
 class Box(NamedTuple):
     """Where evidence lies, in pixels of a map; x, y: its centre of mass, 0.5, 0.5 being the first pixel's middle."""
 
@@ -69,7 +84,7 @@ class Explanation:
     maps: NDArray[np.float32]  #: [n, H, W], positive where a pixel speaks for the class
     classes: list[int]  #: the class of each map
     labels: list[str]  #: its name; "class 7" where the model file has none
-    probabilities: list[float]  #: its probability
+    probabilities: list[float]  #: its probability; NaN where the file does not say what makes them of the logits
     logits: NDArray[np.float32]  #: [K], of all classes
     method: str
     picture: NDArray[np.uint8] | None  #: [height, width, 3]; None if a tensor was explained
@@ -94,7 +109,10 @@ class Explanation:
         return self.probabilities[0]
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{label} {p:.3g}" for label, p in zip(self.labels, self.probabilities))
+        found = ", ".join(
+            f"{label} " + (f"score {self.logits[k]:.3g}" if math.isnan(p) else percent(p))
+            for label, k, p in zip(self.labels, self.classes, self.probabilities)
+        )
         of, other = f" of {self.path}" if self.path else "", f", against {self.against}" if self.against else ""
         return printable(f"<agf.Explanation {self.method}{of}: {found}{other}>")
 
@@ -122,17 +140,17 @@ class Explanation:
         """The maps over the picture, side by side, as a Pillow image; a tensor's maps by themselves.
 
         cmap, vmax, alpha: as in Model.render(); None: rdbu, viridis for methods whose maps are never negative. colour:
-        over the picture in its colours, not in gray.
+        over the picture as it is, not as light gray that is pale where the network did not look.
         """
         from PIL import Image
 
-        from .model import overlay, render
+        from .model import mute, overlay, render
 
         cmap = cmap or ("viridis" if method_has(self.method, "not_negative") else "rdbu")
         if self.picture is None:
             tiles = [render(heat, cmap, vmax=vmax) for heat in self.maps]
         else:
-            below = self.picture if colour else as_picture(Image.fromarray(self.picture).convert("L"))
+            below = self.picture if colour else mute(self.picture, self.seen)
             tiles = [overlay(heat, below, self.seen, cmap, vmax, alpha) for heat in self.maps]
         return Image.fromarray(np.concatenate(tiles, 1))
 

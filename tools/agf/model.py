@@ -266,8 +266,10 @@ class Model(_Uncopyable):
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
         """What the network's head makes of logits, in double: their softmax, or each one's sigmoid where the labels do
-        not exclude one another. A head that the file does not know is taken as a softmax."""
+        not exclude one another. NaN where the file does not say which."""
         z = np.asarray(logits, np.float64)
+        if self.input.head == "none":
+            return np.full_like(z, np.nan)
         if self.input.head == "sigmoid":
             return 1 / (1 + np.exp(-np.clip(z, -700, 700)))
         e = np.exp(z - z.max())
@@ -529,6 +531,15 @@ def overlay(map: ArrayLike, over: Any, seen: Rect, cmap: str = "rdbu", vmax: flo
         error,
     )
     return picture
+
+
+def mute(picture: Any, seen: Rect | None = None) -> Picture:
+    """A picture as light gray, for a map to lie over; outside of `seen` (None: nowhere) it is pale (agf_photo_mute)."""
+    muted, error = np.array(as_picture(picture)), CError()
+    rect = byref(CRect(*seen)) if seen is not None else None
+    height, width = muted.shape[:2]
+    check(library().agf_photo_mute(rect, muted.ctypes.data, width, height, muted.strides[0], byref(error)), error)
+    return muted
 
 
 class Session(_Uncopyable):

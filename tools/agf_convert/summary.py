@@ -9,6 +9,10 @@ def printable(text):
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
+def size_text(size):
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"
+
+
 def summary(file, path, checked=""):
     network, p = file.network, file.network.preprocessing
     rows = [("op", "nodes", "flat", "parameters")]
@@ -19,7 +23,7 @@ def summary(file, path, checked=""):
             rows.append((op, str(len(nodes)), str(flat) if op == "conv" else "", f"{sum(map(parameters, nodes)):,}"))
     rows.append(("total", str(len(network.nodes)), "", f"{sum(map(parameters, network.nodes)):,}"))
     classes = int(np.prod(file.shapes[network.nodes[-1].name]))
-    lines = [f"{path}: {network.name}, {file.file_bytes / 1e6:.1f} MB, {'f16' if file.f16 else 'f32'}, {classes} "
+    lines = [f"{path}: {network.name}, {size_text(file.file_bytes)}, {'f16' if file.f16 else 'f32'}, {classes} "
              f"{'labelled ' if network.labels else ''}classes, {network.head}, format {file.version}",
              "input " + "x".join(map(str, network.input_shape))]
     if p is None:

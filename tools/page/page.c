@@ -132,15 +132,11 @@ int PAGE(page_draw)(int method, double alpha, int colour) {
   agf_colormap cmap = agf_method_traits((agf_method)method) & AGF_METHOD_NOT_NEGATIVE ? AGF_CMAP_VIRIDIS : AGF_CMAP_RDBU;
   int status;
   if (!shown) return page_fails("the figure");
-  for (i = 0; i < 3 * pixels; i += 3) {
-    const uint8_t *p = page.rgb + i;
-    if (colour)
-      memcpy(shown + i, p, 3);
-    else /* light, so that what lies over it can be read; ITU-R 601 luma */
-      memset(shown + i, 96 + (p[0] * 299 + p[1] * 587 + p[2] * 114) * 5 / 8 / 1000, 3);
-  }
-  status = agf_overlay(page.map, page.input.height, page.input.width, cmap, 0, (float)alpha, &page.seen, shown, page.width,
-                       page.height, 3 * (size_t)page.width, &page.error);
+  memcpy(shown, page.rgb, 3 * pixels);
+  status = colour ? AGF_OK : agf_photo_mute(&page.seen, shown, page.width, page.height, 3 * (size_t)page.width, &page.error);
+  if (status == AGF_OK)
+    status = agf_overlay(page.map, page.input.height, page.input.width, cmap, 0, (float)alpha, &page.seen, shown, page.width,
+                         page.height, 3 * (size_t)page.width, &page.error);
   for (i = 0; i < pixels; i++) {
     memcpy(page.rgba + 4 * i, shown + 3 * i, 3);
     page.rgba[4 * i + 3] = 255;
