@@ -60,6 +60,14 @@ demo=tests/demo/demo.agf
   [ -f $multilabel ] || multilabel=$demo
   evaluate multilabel "Several labels a picture: scenes with four objects" segment-classes $multilabel \
     build/scenes4 --objects label:mask --objects second:second_mask --objects third:third_mask --objects fourth:fourth_mask $methods
+  gated=tests/demo/gated.agf # made by tools/train_demo.py --gated
+  manner="network in the manner of MobileNetV3"
+  evaluate gated-segment "Segmentation: $manner, scenes with two objects" segment $gated build/scenes2 --explain target $methods
+  evaluate gated-grid2 "Grid pointing 2x2: $manner" grid $gated build/scenes1 --grids 20 --cells 2 $methods
+  evaluate gated-insert-delete "Insertion and deletion: $manner, scenes with two objects" insert-delete $gated build/scenes2 \
+    --limit 25 $methods
+  evaluate gated-perturb "Perturbation, predicted class: $manner, scenes with two objects" perturb $gated build/scenes2 \
+    --limit 40 $methods
   # What the self-supervised network is compared with is made beside it: tools/train_demo.py --self-supervised --out build/selfsup
   selfsup=build/selfsup
   if [ -f $selfsup/selfsup-trunk.agf ]; then
