@@ -38,7 +38,7 @@ from PIL import Image  # noqa: E402
 TOOLS = os.path.join(ROOT, "tools")
 sys.path.insert(0, TOOLS)
 import agf  # noqa: E402
-from agf_eval import cli, common, experiments, masks, metrics, pictures, results, runs, subject, weights  # noqa: E402
+from agf_eval import cli, common, experiments, masks, metrics, pictures, report, results, runs, subject, summary, weights  # noqa: E402
 from agf_convert import format as layout  # noqa: E402
 
 DEMO = os.environ.get("AGF_DEMO", os.path.join(ROOT, "tests", "demo", "demo.agf"))
@@ -987,6 +987,35 @@ def test_differences():
         check(abs(rows["ap"][end] - np.quantile(draws, quantile)) <= 0.1 * width, f"{end} end")
 
 
+def test_summary():
+    """The best method of each experiment, and which are as good: those whose difference's interval holds 0."""
+    methods = ("-m", "gradient", "-m", "agf", "-m", "agf:no_m", "--sheet", "0")
+    evaluate("segment", DEMO, scenes(), *methods, "--explain", "target", "-o", "segment")
+    evaluate("grid", DEMO, scenes(), *methods, "--grids", "3", "--confidence", "0.2", "--probability", "sigmoid", "-o", "grid")
+    with open("page.md", "w", encoding="utf-8") as f:
+        f.write("# Page\n")
+    evaluate("summary", "segment", "grid", "-o", "out", "--into", "page.md", "--title", "In short")
+    with open("page.md", encoding="utf-8") as f:
+        page = f.read()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")][2:]
+    questions = [experiments.EXPERIMENTS[name].question for name in ("segment", "grid")]
+    check("## In short" in page and all(questions) and [row[0] for row in rows] == questions, page)
+    for folder, metric, row in zip(("segment", "grid"), ("miou", "share"), rows):
+        values = {name: value(folder, name, metric) for name in ("gradient", "agf", "agf:no_m")}
+        best, worst = max(values, key=values.get), min(values, key=values.get)
+        check(row[3].startswith(f"`{best}` {values[best]:.3f}") and row[5].startswith(f"`{worst}`"), f"{row}, {values}")
+        plan, records = summary.finished_part(folder)
+        experiment = experiments.EXPERIMENTS[folder]()
+        for compared in report.differences(experiment, plan, records, reference=best, metrics=[metric]):
+            check((f"`{compared['method']}`" in row[4]) == (compared["low"] <= 0 <= compared["high"]), f"{row}, {compared}")
+            check(abs(compared["value"] - (values[compared["method"]] - values[best])) < 1e-12, f"{compared}")
+    with open("out/summary.pdf", "rb") as f:
+        check(f.read(5) == b"%PDF-", "a plot for print")
+    check(Image.open("out/summary.png").size[0] > 500, "a plot")
+    done = evaluate("summary", "nowhere", "-o", "never", code=2)
+    check("nowhere: not a folder that agf_eval.py has written" in done.stderr, done.stderr)
+
+
 def test_threads_of_a_worker():
     """A worker's threads measure side by side: each has sessions of its own, and the records of one thread."""
     args = cli.command_line().parse_args(["perturb", DEMO, scenes(), "-o", "out", "--threads", "1"])
@@ -1096,6 +1125,18 @@ def test_processes():
     check(json.loads(results_of("one"))["results"] == json.loads(results_of("two"))["results"], "the same numbers")
     done = evaluate(*common, "--jobs", "2", "--dask", "tcp://nowhere:1", "-o", "never", code=2)
     check("neither --jobs nor" in done.stderr, done.stderr)
+
+
+def test_killed_with_processes():
+    """Of a run with --jobs that is killed nothing goes on working."""
+    command = [*EVAL, "insert-delete", DEMO, scenes(), "--jobs", "2", "--sheet", "0", "-o", "killed"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        records = os.path.join("killed", "records.jsonl")
+        while not os.path.exists(records) or not os.path.getsize(records):
+            check(process.poll() is None, "it ended before it was killed")
+            time.sleep(0.05)
+        process.kill()
+        process.stderr.read()  # its end comes when nobody holds the pipe any longer: the workers are gone
 
 
 def test_minutes():

@@ -9,4 +9,5 @@
     subject.py         methods, and a process's model, sessions and pictures
     pictures.py        pictures, labels and masks: what a folder or a CSV lists
     results.py         what a run writes; report.py makes the tables, plots and pages
+    summary.py         one page over several experiments
 """

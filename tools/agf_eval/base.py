@@ -9,6 +9,8 @@ class Experiment:
 
     help = ""
     note = ""
+    question = ""  # what a user asks, and
+    decisive = ""  # the metric that answers it, for the summary
     metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
     curves = None  # (title, x axis, y axis)
     partial = True  # whether the units that are finished say something while others are not

@@ -11,6 +11,7 @@
     agf_eval.py odd-object    NET.agf PICTURES -o OUT   the same of pairs of scenes that share all objects but one
     agf_eval.py speed         NET.agf PICTURES -o OUT   milliseconds
     agf_eval.py merge         OUT [OUT ...] -o OUT      put the shards of one experiment together
+    agf_eval.py summary       OUT [OUT ...] -o OUT      which method for which question, over several experiments
 
 Methods:  -m agf -m agf_lc -m agf:no_a,no_reg -m integrated_gradients:steps=20 -m gradcam:layer=NODE, or -m all.
 Labels:   a CSV with the columns file, label (--labels, or labels.csv in the folder), else the names of subfolders,
@@ -53,6 +54,7 @@ from agf_convert import files
 from .common import EvalError, positive, reason, say
 from .experiments import EXPERIMENTS
 from .runs import merge, run
+from .summary import summarise
 
 
 def fraction(text):
@@ -127,6 +129,8 @@ def command_line():
     for name, experiment in EXPERIMENTS.items():
         own = commands.add_parser(name, parents=[common, output], help=experiment.help, description=experiment.note)
         experiment.arguments(own)
+    own = commands.add_parser("summary", parents=[output], help="which method for which question, over several experiments")
+    own.add_argument("outs", nargs="+", metavar="OUT")
     own = commands.add_parser("merge", parents=[output], help="put the shards of one experiment together")
     own.add_argument("outs", nargs="+", metavar="OUT")
     return parser
@@ -135,14 +139,15 @@ def command_line():
 def main(argv=None):
     parser = command_line()
     args = parser.parse_args(argv)
-    if args.experiment != "merge":
+    other = {"merge": merge, "summary": summarise}.get(args.experiment)
+    if other is None:
         if args.threads is None:
             args.threads = 1 if args.jobs > 1 else 0
         if args.dask and (args.jobs > 1 or args.minutes):
             parser.error("--dask goes with neither --jobs nor --minutes")
     args.command = shlex.join(["tools/agf_eval.py"] + (sys.argv[1:] if argv is None else list(argv)))
     try:
-        return merge(args) if args.experiment == "merge" else run(args)
+        return (other or run)(args)
     except BrokenPipeError:  # the reader of the report has seen enough; everything is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

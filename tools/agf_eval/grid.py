@@ -10,6 +10,7 @@ from .base import Experiment
 
 
 class Grid(Experiment):
+    question, decisive = "where is this class, and not the others?", "share"
     help = "grid pointing game"
     metrics = (("share", "share in own cell", "higher"),)
     note = (

@@ -15,6 +15,7 @@ from .masks import Segment
 
 
 class LabelFree(Segment):
+    question, decisive = "what is there, without any label?", "ap"
     help = "label-free maps, of what sets a picture apart from its nearest neighbours: on the objects, on the odd one?"
     note = (
         "Each picture is compared with its nearest neighbours in a bank, or with the picture in the CSV's column --pair, by "
@@ -155,6 +156,7 @@ class LabelFree(Segment):
 
 
 class OddObject(LabelFree):
+    question, decisive = "what sets this picture apart from that one?", "share"
     help = "label-free maps of pairs of scenes that share all objects but one: is the evidence on that one?"
     metrics = (
         ("share", "evidence on the odd object", "higher"),

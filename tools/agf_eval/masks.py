@@ -14,6 +14,7 @@ from .base import Experiment
 
 
 class Segment(Experiment):
+    question, decisive = "which pixels make up the object?", "miou"
     help = "maps as segmentations, against masks"
     note = (
         "Foreground is where the map is positive; for methods whose maps are not signed around 0 (lrp_a1b0, "
@@ -74,6 +75,7 @@ VOID = 255  # in such a mask: an object's outline, which does not count
 
 
 class SegmentClasses(Experiment):
+    question, decisive = "which pixels belong to which of several classes?", "miou"
     help = "several labels a picture: each class's map against that class's own mask"
     note = (
         "For every class that a picture's masks hold, its map. Average precision takes each map as a ranking of its own "

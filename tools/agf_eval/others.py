@@ -13,6 +13,7 @@ from .base import Experiment
 
 
 class Sanity(Experiment):
+    question, decisive = "does the map show what the network has learned?", "all"
     help = "do maps change when the weights are randomised, layer by layer from the top?"
     metrics = (("correlation", "mean rank correlation", "lower"), ("all", "all layers randomised", "lower"))
     note = (
@@ -86,6 +87,7 @@ class Sanity(Experiment):
 
 
 class Speed(Experiment):
+    question, decisive = "which is the fastest?", "total"
     help = "milliseconds"
     metrics = (
         ("total", "picture to map, ms", "lower"),

@@ -11,6 +11,7 @@ from .base import Experiment
 
 
 class Perturb(Experiment):
+    question, decisive = "which pixels can the answer least do without?", "positive"
     help = "accuracy while the pixels that a map ranks highest, or lowest, are blacked out"
     note = (
         "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of "
@@ -84,6 +85,7 @@ class Perturb(Experiment):
 
 
 class SingleDelete(Experiment):
+    question, decisive = "how much does each region matter?", "correlation"
     help = "does a patch's share of the map rank as the probability that is lost without it?"
     note = (
         "The picture is divided into patches; each by itself is replaced by the blurred picture (Gaussian, 11 x 11, "
@@ -139,6 +141,7 @@ class SingleDelete(Experiment):
 
 
 class InsertDelete(Experiment):
+    question, decisive = "which pixels carry the probability?", "difference"
     help = "probability while pixels appear in a blurred picture, or vanish (RISE)"
     metrics = (
         ("insertion", "insertion AUC", "higher"),

@@ -73,8 +73,9 @@ def tabulate(experiment, plan, records):
     return rows, single, curves, problems
 
 
-def differences(experiment, plan, records):
-    """Every method against the first one, on the units that both have: rows of method, metric, value, low, high, units.
+def differences(experiment, plan, records, reference=None, metrics=None):
+    """Every method against the reference (default: the first), on the units that both have: rows of method, metric,
+    value, low, high, units. metrics: their names (default: all).
 
     value: the difference of the metric; low, high: its 95 % bootstrap interval (percentiles) over the units, which are
     drawn in pairs, so that what makes a picture hard for both does not count. Nothing of a metric that is pooled some
@@ -83,8 +84,9 @@ def differences(experiment, plan, records):
     from scipy.stats import bootstrap
 
     rows, parts = [], usable_parts(plan, records)
-    first, *others = [method for method in parts if parts[method]] or [None]
-    for method in others:
+    measured = [method for method in parts if parts[method]]
+    first = reference or (measured or [None])[0]
+    for method in [method for method in measured if method != first]:
         units = [unit for unit in parts[first] if unit in parts[method]]
         if len(units) < 2:
             continue
@@ -92,7 +94,7 @@ def differences(experiment, plan, records):
         values = [[experiment.values(part) for part in side] for side in pairs]
         pairs = [experiment.settled(side) for side in pairs]
         pooled = set(experiment.pooled(pairs[0]))
-        for metric, _, _ in experiment.metrics:
+        for metric in metrics or [metric for metric, _, _ in experiment.metrics]:
             if metric in pooled:
 
                 def difference(chosen, metric=metric, pairs=pairs):
@@ -152,14 +154,23 @@ def colours_of(methods):
     return {method: palette[number % len(palette)] for number, method in enumerate(methods)}
 
 
-def save_figure(figure):
-    """The figure as the bytes of a PNG."""
-    data = io.BytesIO()
+def save_figures(figure, formats, dpi):
+    """The figure as bytes in each of these formats."""
+    found = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a label in a script that the font lacks: boxes
-        figure.savefig(data, format="png", dpi=120, bbox_inches="tight")
+        for kind in formats:
+            data = io.BytesIO()
+            figure.savefig(data, format=kind, dpi=dpi, bbox_inches="tight")
+            found.append(data.getvalue())
     pyplot().close(figure)
-    return data.getvalue()
+    return found
+
+
+def save_figure(figure):
+    """The figure as the bytes of a PNG."""
+    figure.set_dpi(120)
+    return save_figures(figure, ["png"], 120)[0]
 
 
 def plot_bars(metrics, rows, methods):

@@ -222,10 +222,20 @@ def travelling(plan):
     return json.dumps({key: plan[key] for key in plan if key not in ("units", "contents")})
 
 
+def end_with_parent():
+    """Let this process end when the one that started it is gone: killed, it tells nobody."""
+
+    def watch(parent):
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
 def work_in_processes(plan, units, jobs):
     """(unit, record) for each unit as one of `jobs` processes finishes it. Each is handed a unit when it has none."""
     text, left = travelling(plan), iter(units)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
 
         def handed(count):
             return {pool.submit(measure_remotely, text, unit): unit for unit in itertools.islice(left, count)}
