@@ -413,6 +413,16 @@ static agf_fp_state agf_fp_enter(void) {
 static void agf_fp_leave(agf_fp_state old) { fesetround(old); }
 #endif
 
+/* Around a function of the interface that has no session: its error begins empty, and the caller's arithmetic comes back with its status. */
+static agf_fp_state agf_fp_begin(agf_error *err) {
+  agf_clear(err);
+  return agf_fp_enter();
+}
+static agf_status agf_fp_end(agf_fp_state fp, agf_status status) {
+  agf_fp_leave(fp);
+  return status;
+}
+
 /* Whether the compiler kept a * b + c apart: 1 + 2^-12 squared loses its last bit when the product is rounded. */
 static int agf_build_contracts(void) {
   volatile float v = 1.000244140625f, w = -1.00048828125f;
@@ -8328,12 +8338,8 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
 
 AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int width, const uint8_t *rgb, int picture_width,
                                         int picture_height, size_t stride, float *chw, agf_rect *seen, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_prepare_picture(model, height, width, rgb, picture_width, picture_height, stride, chw, seen, err));
 }
 
 static const char *const agf_pixel_formats[AGF_PIXEL_FORMATS] = {"rgb24", "bgr24", "gray", "yuv420", "nv12"};
@@ -8464,12 +8470,8 @@ static agf_status agf_convert_picture(const agf_picture *picture, uint8_t *rgb, 
 }
 
 AGF_API agf_status agf_picture_to_rgb(const agf_picture *picture, uint8_t *rgb, size_t stride, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_convert_picture(picture, rgb, stride, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_convert_picture(picture, rgb, stride, err));
 }
 
 /* A colormap: straight lines between `last` + 1 evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions,
@@ -8617,12 +8619,8 @@ static agf_status agf_find_box(const float *map, int height, int width, double s
 }
 
 AGF_API agf_status agf_map_box(const float *map, int height, int width, double share, agf_box *box, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_find_box(map, height, width, share, box, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_find_box(map, height, width, share, box, err));
 }
 
 /* The largest deviation of agf_map_smooth, in pixels, and how many of its Gaussian's weights that takes: floor(4 sigma + 1/2) and the
@@ -8675,12 +8673,8 @@ static agf_status agf_smooth(float *map, int height, int width, double sigma, fl
 }
 
 AGF_API agf_status agf_map_smooth(float *map, int height, int width, double sigma, float *scratch, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_smooth(map, height, width, sigma, scratch, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_smooth(map, height, width, sigma, scratch, err));
 }
 
 /* vmax, or the map's own scale where it is 0; never 0. Negative: a value is not finite. */
@@ -8736,12 +8730,8 @@ static agf_status agf_render_map(const float *map, int map_height, int map_width
 
 AGF_API agf_status agf_render(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                               int out_width, int out_height, size_t stride, int channels, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_render_map(map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_render_map(map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err));
 }
 
 static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
@@ -8793,12 +8783,8 @@ AGF_API agf_status agf_photo_mute(const agf_rect *seen, uint8_t *rgb, int width,
 
 AGF_API agf_status agf_overlay(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
-  agf_fp_state fp = agf_fp_enter();
-  agf_status status;
-  agf_clear(err);
-  status = agf_overlay_map(map, map_height, map_width, cmap, vmax, alpha, seen, rgb, width, height, stride, err);
-  agf_fp_leave(fp);
-  return status;
+  agf_fp_state fp = agf_fp_begin(err);
+  return agf_fp_end(fp, agf_overlay_map(map, map_height, map_width, cmap, vmax, alpha, seen, rgb, width, height, stride, err));
 }
 
 AGF_FAST_END
