@@ -413,7 +413,7 @@ static agf_fp_state agf_fp_enter(void) {
 static void agf_fp_leave(agf_fp_state old) { fesetround(old); }
 #endif
 
-/* Around a function of the interface that has no session: its error begins empty, and the caller's arithmetic comes back with its status. */
+/* Around a function of the interface that has no session: its error begins empty, and the caller's arithmetic is back at its end. */
 static agf_fp_state agf_fp_begin(agf_error *err) {
   agf_clear(err);
   return agf_fp_enter();
