@@ -2,14 +2,18 @@
 # Makes the tables of bench/RESULTS.md, a command each. A run that was killed continues.
 #
 #   sh bench/results.sh PICTURES SQUEEZENET.agf     all; PICTURES: ImageNet photographs, the class's number in the name (0271.jpg)
-#   sh bench/results.sh                             those on the demo network alone
+#   sh bench/results.sh PICTURES SQUEEZENET.agf LITE0.agf   those of EfficientNet-Lite0 too (tests/test_convert.py says where its weights are)
+#   sh bench/results.sh                             those on the demo network alone: minutes
 #
-# PYTHON names the interpreter with what tools/agf_eval.py needs (default python3).
+# With both networks about two and a half hours on two cores, most of it ROAD. PYTHON names the interpreter with what tools/agf_eval.py needs
+# (default python3), JOBS the number of processes (default 2).
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 pictures=${1:-}
 squeezenet=${2:-}
+lite0=${3:-}
+jobs=${JOBS:-2}
 out=build/results
 # Two methods run the network once for each sample or step: fewer than by default, so that the tables take minutes.
 methods="-m agf -m agf_a -m agf_lc -m gradient -m gradient_x_input -m smoothgrad:samples=10 -m integrated_gradients:steps=10
@@ -30,11 +34,29 @@ evaluate() { # NAME TITLE ARGUMENTS...
   $python tools/agf_eval.py "$@" -o "$out/$name" --title "$title" --into bench/RESULTS.md >"$out/$name.log"
 }
 
+weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summary
+  main="-m agf -m agf_a -m agf_lc -m lrp_lc -m lrp_a1b0 -m sglrp -m gradcam"
+  more="$main -m layercam -m gradient_x_input"
+  common="--labels $half --jobs $jobs --threads 1 --sheet 0"
+  # shellcheck disable=SC2086 # words
+  {
+    evaluate "$1-single" "Single deletion: $2, ImageNet" single-delete "$3" "$pictures" $common $more
+    evaluate "$1-grid2" "Grid pointing 2x2: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 2 --grids 300 --asked 1
+    evaluate "$1-insert-delete" "Insertion and deletion: $2, ImageNet" insert-delete "$3" "$pictures" $common $more --steps 28
+    evaluate "$1-perturb" "Perturbation: $2, ImageNet" perturb "$3" "$pictures" $common $more
+    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 300 --asked 1
+    evaluate "$1-sanity" "Randomised weights: $2, ImageNet" sanity "$3" "$pictures" $common $more --stages 4 --explain target
+    evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" $common $main --fill road
+  }
+  $python tools/agf_eval.py summary $out/"$1"-single $out/"$1"-grid2 $out/"$1"-insert-delete $out/"$1"-perturb $out/"$1"-grid3 \
+    $out/"$1"-sanity $out/"$1"-road -o $out/"$1"-summary --title "Which method for which question: $2" --into bench/RESULTS.md
+}
+
 mkdir -p $out
 scenes build/scenes1 1 8
-scenes build/scenes4 4 9
+[ -f build/scenes4/labels.csv ] || $python tools/train_demo.py --scenes 150 --objects 4 --seed 9 --out build/scenes4
 [ -f build/scenes1n/labels.csv ] || $python tools/train_demo.py --scenes 200 --objects 1 --seed 9 --out build/scenes1n
-[ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 120 --out build/odd
+[ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 160 --out build/odd
 scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
 [ -f build/two/scenes/labels.csv ] || $python bench/two_classes.py $demo build/two
@@ -59,7 +81,8 @@ demo=tests/demo/demo.agf
   multilabel=build/multilabel/multilabel.agf
   [ -f $multilabel ] || multilabel=$demo
   evaluate multilabel "Several labels a picture: scenes with four objects" segment-classes $multilabel \
-    build/scenes4 --objects label:mask --objects second:second_mask --objects third:third_mask --objects fourth:fourth_mask $methods
+    build/scenes4 --probability sigmoid --objects label:mask --objects second:second_mask --objects third:third_mask \
+    --objects fourth:fourth_mask $methods
   gated=tests/demo/gated.agf # made by tools/train_demo.py --gated
   manner="network in the manner of MobileNetV3"
   evaluate gated-segment "Segmentation: $manner, scenes with two objects" segment $gated build/scenes2 --explain target $methods
@@ -79,6 +102,7 @@ demo=tests/demo/demo.agf
       --objects-column objects_mask $label_free_odd
     evaluate label-free-odd-trunk "Label-free: the odd object, latent vector by place" odd-object $selfsup/selfsup-trunk.agf build/odd \
       --pair pair --objects-column objects_mask -m agf -m agf_a
+    $python bench/odd_object.py $selfsup/selfsup.agf $selfsup/selfsup-trunk.agf build/odd --into bench/RESULTS.md
     evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" odd-object $selfsup/control.agf \
       build/odd --pair pair --objects-column objects_mask -m agf -m agf_a
     for net in selfsup-probe control-probe; do
@@ -91,11 +115,14 @@ demo=tests/demo/demo.agf
   if [ -n "$pictures" ]; then
     evaluate imagenet-speed "Time: SqueezeNet 1.1, ImageNet, 1 thread" speed "$squeezenet" "$pictures" --limit 5 --threads 1 \
       $methods
-    evaluate imagenet-perturb "Perturbation: SqueezeNet 1.1, ImageNet" perturb "$squeezenet" "$pictures" --limit 25 $methods
-    # The grid is four times the network's size: the methods that matter most there, over more grids.
-    evaluate imagenet-grid2 "Grid pointing 2x2: SqueezeNet 1.1, ImageNet" grid "$squeezenet" "$pictures" --grids 30 --cells 2 \
-      -m agf -m gradcam -m sglrp -m agf_a -m agf_lc -m lrp_lc -m layercam -m hirescam
-    evaluate imagenet-insert-delete "Insertion and deletion: SqueezeNet 1.1, ImageNet" insert-delete "$squeezenet" "$pictures" \
-      --limit 10 -m agf -m agf_a -m agf_lc -m gradcam -m sglrp -m lrp_lc -m layercam -m hirescam
+    half=$out/half.csv # every second picture: of all classes, where --limit would take the first
+    [ -f $half ] || $python - "$pictures" >$half <<'END'
+import os, sys
+print("file,label")
+for name in sorted(name for name in os.listdir(sys.argv[1]) if name[:4].isdigit())[::2]:
+    print(f"{name},{int(name[:4])}")
+END
+    weighty squeezenet "SqueezeNet 1.1" "$squeezenet"
+    [ -z "$lite0" ] || weighty lite0 "EfficientNet-Lite0" "$lite0"
   fi
 }
