@@ -78,7 +78,7 @@ def main():
         channels = projection.shape[1]
 
         def activations(name):
-            session.run(model.preprocess(os.path.join(args.pairs, name)), explain=False)
+            session.run(model.preprocess(agf.read_picture(os.path.join(args.pairs, name))), explain=False)
             return session.latent().astype(float).reshape(channels, -1)
 
         scenes = [(activations(row["file"]), activations(row["pair"])) for row in rows]

@@ -1011,7 +1011,8 @@ def test_summary():
             check(abs(compared["value"] - (values[compared["method"]] - values[best])) < 1e-12, f"{compared}")
     with open("out/summary.pdf", "rb") as f:
         check(f.read(5) == b"%PDF-", "a plot for print")
-    check(Image.open("out/summary.png").size[0] > 500, "a plot")
+    with Image.open("out/summary.png") as plot:
+        check(plot.size[0] > 500, "a plot")
     done = evaluate("summary", "nowhere", "-o", "never", code=2)
     check("nowhere: not a folder that agf_eval.py has written" in done.stderr, done.stderr)
 
