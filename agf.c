@@ -4067,11 +4067,14 @@ static void agf_f_solve(agf_session *s, const agf_plain_job *j, int k) {
   double *a = agf_plain_sums(s, j, 0, 2 * k), *b = agf_plain_sums(s, j, 0, 2 * k + 1), aa = 1, ab = 0, bb = 1, det;
   float *wa = agf_plain_coef(s, j, 2 * k), *wb = agf_plain_coef(s, j, 2 * k + 1);
   int l, r;
-  for (l = 0; l < t->c; l++) {
-    for (r = 1; r < t->h; r++) {
-      a[l] += agf_plain_sums(s, j, r, 2 * k)[l];
-      b[l] += agf_plain_sums(s, j, r, 2 * k + 1)[l];
+  for (r = 1; r < t->h; r++) {
+    const double *p = agf_plain_sums(s, j, r, 2 * k), *n = agf_plain_sums(s, j, r, 2 * k + 1);
+    for (l = 0; l < t->c; l++) {
+      a[l] += p[l];
+      b[l] += n[l];
     }
+  }
+  for (l = 0; l < t->c; l++) {
     a[l] = j->positive ? a[l] / ((double)j->positive + 1e-9) : 0;
     b[l] = j->negative ? b[l] / ((double)j->negative + 1e-9) : 0;
     aa += a[l] * a[l];
