@@ -107,6 +107,13 @@ def test_c_programs():
     check(len(printed) == 1, f"the programs print different results: {printed}")
 
 
+def test_switches():
+    """The table of the build's switches says what agf.h says, and names no other."""
+    sizes = re.findall(r"^ \*   (AGF_NO_\w+) .*?(\S+ KB)$", text_of("agf.h"), re.M)
+    shown = re.findall(r"^\| `-D(AGF_NO_\w+)` \|.*\| (\S+ KB) \|$", text_of("README.md"), re.M)
+    check(len(sizes) >= 5 and sorted(sizes) == sorted(shown), f"{shown}, not {sizes}")
+
+
 def test_op_of_contributing():
     """The op that CONTRIBUTING.md adds as an example compiles in today's engine without a warning; its row is whole."""
     section, row = blocks("CONTRIBUTING.md", "c")
