@@ -65,7 +65,8 @@ static const char *label_name(int k, const void *model) { return agf_model_label
 
 /* ---- Options -------------------------------------------------------------------------------------------------------------- */
 
-enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8, BANK = 16, SELFTEST = 32 }; /* the commands that an option belongs to */
+/* The commands that an option belongs to. */
+enum { EXPLAIN = 1, INFO = 2, BENCH = 4, WATCH = 8, BANK = 16, SELFTEST = 32, EVERY_COMMAND = ~0 };
 
 typedef struct options {
   text_list arguments; /* what is no option */
@@ -180,7 +181,7 @@ static const option options_known[] = {
      "also print the time spent in each layer; selftest: each hash"},
     {"quiet", 'q', EXPLAIN | WATCH | BENCH | BANK, FLAG, FIELD(quiet), 0, 0, NULL,
      "print nothing but errors and JSON, show no progress"},
-    {"help", 'h', EXPLAIN | WATCH | INFO | BENCH | BANK | SELFTEST, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
+    {"help", 'h', EVERY_COMMAND, FLAG, FIELD(help), 0, 0, NULL, "print this help"},
 };
 
 enum { OPTION_COUNT = sizeof options_known / sizeof *options_known };
