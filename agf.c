@@ -8232,7 +8232,7 @@ static void agf_resize_rule(const agf_input *in, int height, int width, int ph, 
 /* Bytes from a picture's first pixel to its last, and of float planes. */
 static size_t agf_pixel_bytes(int width, int height, int channels, size_t stride, int *overflow) {
   size_t row = (size_t)width * (size_t)channels, rows = agf_mul_size(stride, (size_t)height - 1, overflow);
-  if (row > SIZE_MAX - rows) *overflow = 1;
+  if (rows > SIZE_MAX / 2 || row > SIZE_MAX / 2 - rows) *overflow = 1; /* a negative stride, as a size, of two rows */
   return rows + row;
 }
 
@@ -8428,7 +8428,9 @@ static agf_status agf_convert_picture(const agf_picture *picture, uint8_t *rgb, 
     if (strides[p] < row)
       return agf_fail(err, AGF_ERR_ARGUMENT, "agf_picture_to_rgb: plane %d has rows of %llu bytes, and %d pixels of %s need %llu",
                       p, (unsigned long long)strides[p], width, agf_pixel_formats[format], (unsigned long long)row);
-    bytes = agf_mul_size(strides[p], (size_t)rows - 1, &overflow) + row;
+    bytes = agf_mul_size(strides[p], (size_t)rows, &overflow); /* of whole rows: another plane may begin behind them */
+    if (bytes > SIZE_MAX / 2) overflow = 1;                    /* a negative step, as a size */
+    bytes -= strides[p] - row;
     if (p) { /* behind the plane before, whose last row is as long as the others */
       int above;
       size_t unused;
@@ -8769,9 +8771,10 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
 }
 
 AGF_API agf_status agf_photo_mute(const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
-  int x, y;
+  int x, y, overflow = 0;
   agf_clear(err);
-  if (!rgb || width < 1 || height < 1 || stride < 3 * (size_t)width)
+  if (rgb && width > 0 && height > 0) agf_pixel_bytes(width, height, 3, stride, &overflow);
+  if (!rgb || width < 1 || height < 1 || stride / 3 < (size_t)width || overflow)
     return agf_fail(err, AGF_ERR_ARGUMENT, "agf_photo_mute: %d x %d pixels in rows of %zu bytes", width, height, stride);
   for (y = 0; y < height; y++)
     for (x = 0; x < width; x++) {

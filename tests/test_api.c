@@ -589,6 +589,8 @@ static void test_photo_mute(void) {
   CHECK(agf_photo_mute(NULL, photo[0], 1, 1, 12, &err) == AGF_OK && photo[0][0] == 147, "89 again: %d", photo[0][0]);
   CHECK(refused(agf_photo_mute(NULL, photo[0], 3, 2, 8, &err), &err, AGF_ERR_ARGUMENT, "8 bytes"), "rows too short: %s",
         err.message);
+  CHECK(refused(agf_photo_mute(NULL, photo[1], 3, 2, (size_t)0 - 12, &err), &err, AGF_ERR_ARGUMENT, "bytes"), "rows backwards: %s",
+        err.message);
 }
 
 static int compare_magnitudes(const void *a, const void *b) {
@@ -679,7 +681,7 @@ static void test_pixel_formats(void) {
   static const uint8_t yuv[5][3] = {{81, 90, 240}, {235, 128, 128}, {16, 128, 128}, {126, 128, 128}, {41, 240, 110}};
   static const uint8_t rgb_of[5][3] = {{254, 0, 0}, {255, 255, 255}, {0, 0, 0}, {128, 128, 128}, {0, 0, 255}};
   static const size_t sizes[AGF_PIXEL_FORMATS] = {45, 45, 15, 15 + 2 * 6, 15 + 12};
-  uint8_t tight[64], rows[256], whole[3 * W * H], loose[H * (3 * W + GAP)];
+  uint8_t tight[64], rows[256], whole[3 * W * H], loose[256];
   agf_picture p;
   agf_error err;
   int format, c, x, y, i;
@@ -739,6 +741,24 @@ static void test_pixel_formats(void) {
   p.format = AGF_PIXELS_GRAY;
   CHECK(refused(agf_picture_to_rgb(&p, tight, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "overlaps"), "%s", err.message);
   CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W - 1, &err), &err, AGF_ERR_ARGUMENT, "need 15"), "%s", err.message);
+  { /* steps backwards, as sizes: the memory before the picture is nobody's */
+    enum { BEFORE = 100 };
+    p.height = 2;
+    p.strides[0] = (size_t)0 - BEFORE;
+    CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "larger"), "%s", err.message);
+    p.strides[0] = 0;
+    CHECK(refused(agf_picture_to_rgb(&p, loose + BEFORE, (size_t)0 - BEFORE, &err), &err, AGF_ERR_ARGUMENT, "larger"), "%s",
+          err.message);
+    p.format = AGF_PIXELS_NV12;
+    p.height = 1; /* the second plane would begin before the first */
+    p.planes[0] = rows + BEFORE;
+    p.planes[1] = NULL;
+    p.strides[0] = (size_t)0 - BEFORE;
+    CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "larger"), "%s", err.message);
+    p.format = AGF_PIXELS_GRAY;
+    p.height = H;
+    p.planes[0] = tight;
+  }
   p.strides[0] = W - 1;
   CHECK(refused(agf_picture_to_rgb(&p, whole, 3 * W, &err), &err, AGF_ERR_ARGUMENT, "plane 0"), "%s", err.message);
   p.format = AGF_PIXEL_FORMATS;
