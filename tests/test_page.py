@@ -155,6 +155,9 @@ def test_clicks():
     """Classes, search, opacity, colours, download; a phone's width; what is neither picture nor network."""
     with browser_page() as page:
         shoot(page, "start")
+        shown = page.evaluate("[0, 1, 1 - 1e-9, 0.99964, 0.5, 0.00888, 8e-5, 1e-9, -1].map(percent)")
+        told = ["0 %", "100 %", "> 99.9999 %", "99.964 %", "50.0 %", "0.89 %", "0.008 %", "< 0.0001 %", ""]
+        check(shown == told, f"percentages as the program prints them: {shown}")
         check(page.evaluate("document.documentElement.scrollWidth") <= 1200, "the page fits its window")
         first = status(page)
         check("house" in first or "sailboat" in first or "umbrella" in first, first)

@@ -16,4 +16,4 @@ build agf.wasm ""
 build agf-relaxed.wasm "+relaxed_simd"
 cp tools/page/index.html tools/page/page.js tools/page/worker.js tools/page/page.css LICENSE tests/demo/demo.agf "$to"
 for scene in $(cut -d ' ' -f 1 tests/demo/demo.txt); do cp "tests/demo/$scene" "$to"; done
-echo "wrote $to: $(du -ck "$to"/* | tail -n 1 | cut -f 1) KB. Look at it: python3 -m http.server -d $to"
+echo "wrote $to: $(du -ck "$to"/* | tail -n 1 | cut -f 1) KB. Look at it: tools/agf_page.py --page $to"

@@ -33,7 +33,16 @@ function say(text, failed = false) {
   at("status").classList.toggle("failed", failed);
 }
 
-const percent = p => p < 0 ? "" : p >= 0.9995 ? "> 99.9 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+// A share of 1 with as many digits as tell it from 0 and from 100 %, as the program prints it; "" where there is none.
+function percent(p) {
+  const value = 100 * p, rest = 100 - value;
+  if (p < 0) return "";
+  if (value === 0 || rest === 0) return `${value} %`;
+  if (rest < 1e-4) return "> 99.9999 %";
+  if (rest < 1) return `${value.toFixed(1 - Math.floor(Math.log10(rest)))} %`;
+  if (value < 1e-4) return "< 0.0001 %";
+  return value < 1 ? `${Number(value.toPrecision(2))} %` : `${value.toFixed(1)} %`;
+}
 const number = v => v === 0 ? "0" : Number(v.toPrecision(3)).toString();
 
 // Runs one thing after the other: what a user starts while another works, waits; a failure is said, and what was there before stays.
