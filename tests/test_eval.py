@@ -1017,6 +1017,13 @@ def test_summary():
     check("nowhere: not a folder that agf_eval.py has written" in done.stderr, done.stderr)
 
 
+def test_long_titles():
+    """A title of several lines has lines, and what a file says is still no mathematics and no control character."""
+    found = report.wrapped("agf: neighbours=5 and $x$", 17)
+    check(found == "agf: neighbours=5\nand \\$x\\$", repr(found))
+    check("\x1b" not in report.wrapped("a\x1b[31m b", 30), "no escape sequence")
+
+
 def test_threads_of_a_worker():
     """A worker's threads measure side by side: each has sessions of its own, and the records of one thread."""
     args = cli.command_line().parse_args(["perturb", DEMO, scenes(), "-o", "out", "--threads", "1"])

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import textwrap
 import warnings
 
 import agf
@@ -146,6 +147,11 @@ def pyplot():
 def plain(text):
     """Text from a file for matplotlib, which would read mathematics between dollar signs."""
     return agf.printable(text).replace("$", r"\$")
+
+
+def wrapped(text, columns):
+    """plain() in lines of so many columns."""
+    return "\n".join(plain(line) for line in textwrap.wrap(text, columns))
 
 
 def colours_of(methods):

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import platform
-import textwrap
 
 import agf
 from PIL import Image
@@ -39,14 +38,14 @@ def plot_sheet(plan, records, count):
         try:
             pixels, k = experiment.exhibit(subject, unit)
         except Exception as problem:  # it was there when it was measured
-            axis_row[0].text(0, 0.5, report.plain(textwrap.fill(reason(problem), 24)), fontsize=6)
+            axis_row[0].text(0, 0.5, report.wrapped(reason(problem), 24), fontsize=6)
             continue
         gray = Image.fromarray(pixels).convert("L").convert("RGBA")
         session = subject.session(*pixels.shape[:2])
         p = probabilities(session.run(subject.normalised(pixels)), subject.settings["probability"])
         predicted = session.ranked(0)
         lines = [f"predicted {class_name(subject, predicted)} ({p[predicted]:.0%})", f"maps: {class_name(subject, k)}"]
-        if isinstance(experiment, LabelFree):
+        if issubclass(experiment, LabelFree):
             lines = [unit["picture"]["file"]]
         elif "picture" in unit:
             k = unit["picture"].get("label")
@@ -54,7 +53,7 @@ def plot_sheet(plan, records, count):
         axis_row[0].imshow(pixels)
         axis_row[0].set_title("\n".join(report.plain(line) for line in lines), fontsize=6)
         for axis, (method, heat, problem) in zip(axis_row[1:], experiment.shown(subject, session, unit, k)):
-            axis.set_title(report.plain(textwrap.fill(method.text.replace(":", ": "), 16)), fontsize=6)
+            axis.set_title(report.wrapped(method.text.replace(":", ": "), 16), fontsize=6)
             if problem is None:
                 layer = Image.fromarray(subject.model.render(heat, transparent=True))
                 axis.imshow(Image.alpha_composite(gray, layer))
