@@ -3195,7 +3195,7 @@ static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
   int i, block = 1, one = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
   for (i = 0; i < lanes_in * AGF_CB; i++) {
     block &= index[i] / AGF_CB == index[0] / AGF_CB;
-    one &= index[i] == index[i / AGF_CB * AGF_CB];
+    one &= index[i] == index[i / 8 * 8];
     lane &= index[i] == index[0] + i;
   }
   return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;

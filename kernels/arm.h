@@ -281,7 +281,8 @@ AGF_NEON_FN agf_v16 agf_gconv_x__neon(agf_reads reads, const float *x, ptrdiff_t
   if (reads == AGF_READS_LANE) {
     v = agf_load16__neon(x + index[0] / AGF_CB * xb);
   } else if (reads == AGF_READS_ONE) {
-    v.a = v.b = v.c = v.d = vld1q_dup_f32(x + index[0] / AGF_CB * xb + index[0] % AGF_CB);
+    v.a = v.b = vld1q_dup_f32(x + index[0] / AGF_CB * xb + index[0] % AGF_CB);
+    v.c = v.d = vld1q_dup_f32(x + index[8] / AGF_CB * xb + index[8] % AGF_CB);
   } else {
     v.a = agf_gconv_four__neon(x, xb, index);
     v.b = agf_gconv_four__neon(x, xb, index + 4);
