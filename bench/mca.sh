@@ -9,9 +9,10 @@
 # For the walks over nonzeros the last columns estimate time against a dense loop at the peak where 0.5, 0.25 and 0.1 of the elements
 # are not 0: 16 d nonzeros and one mispredicted branch for each pixel and block of channels (15 cycles on A72, 11 on N1, 7 on A53).
 #
-# Fails if the dense tile of W x gets less than 0.96 from gcc (A53, which runs in order, is told but not judged), or if an inner loop of a convolution touches the stack. The dense tile of
-# |W| |x| also forms both magnitudes, which takes the same pipes; it runs where a network feeds a convolution with few zeros and is
-# explained. (Loops of 8 multiply-adds named agf_dense are what is left of a row that six pixels do not divide.)
+# Fails if the dense tile of W x gets less than 0.96 from gcc (A53, which runs in order, is told but not judged), or if an inner loop of a
+# convolution touches the stack. The dense tile of |W| |x| also forms both magnitudes, which takes the same pipes; it runs where a network
+# feeds a convolution with few zeros and is explained. (Loops of 8 multiply-adds named agf_dense are what is left of a row that six pixels do
+# not divide.) The depthwise loops are those of 16 multiply-adds named agf_gconv that do not touch the stack.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=build/mca

@@ -35,6 +35,9 @@ if [ -x $python ] && $python -c 'import torch, onnxruntime' 2>/dev/null; then
     # shellcheck disable=SC2086 # two words
     $python bench/peers.py --threads $threads --json $out/peers-$threads.json ${SQUEEZENET:+--squeezenet $SQUEEZENET} | tee $out/peers-$threads.md
   done
+  $python bench/ratios.py --folder $out/ratios | tee $out/ratios.md
+  $python bench/ratios.py --scaling --folder $out/ratios | tee $out/scaling.md
+  $python bench/folder.py --folder $out/ratios | tee $out/folder.md
 else
   echo "SKIP peers: PyTorch and ONNX Runtime are not in build/venv (make torch)"
 fi
