@@ -55,6 +55,7 @@ weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summ
 mkdir -p $out
 scenes build/scenes1 1 8
 [ -f build/scenes4/labels.csv ] || $python tools/train_demo.py --scenes 150 --objects 4 --seed 9 --out build/scenes4
+[ -f build/scenes2n/labels.csv ] || $python tools/train_demo.py --scenes 160 --objects 2 --seed 7 --out build/scenes2n
 [ -f build/scenes1n/labels.csv ] || $python tools/train_demo.py --scenes 200 --objects 1 --seed 9 --out build/scenes1n
 [ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 160 --out build/odd
 scenes build/scenes2 2 7
@@ -106,10 +107,10 @@ demo=tests/demo/demo.agf
     evaluate label-free-odd-control "Label-free: the odd object, network that was never trained" odd-object $selfsup/control.agf \
       build/odd --pair pair --objects-column objects_mask -m agf -m agf_a
     for net in selfsup-probe control-probe; do
-      evaluate $net-segment "Per-class maps of a linear probe: $net" segment $selfsup/$net.agf build/scenes2 --explain target \
+      evaluate $net-segment "Per-class maps of a linear probe: $net" segment $selfsup/$net.agf build/scenes2n --explain target \
         -m agf -m agf_a -m agf_lc -m gradcam
     done
-    evaluate multilabel-segment "Per-class maps of a network trained with labels" segment $multilabel build/scenes2 \
+    evaluate multilabel-segment "Per-class maps of a network trained with labels" segment $multilabel build/scenes2n \
       --explain target -m agf -m agf_a -m agf_lc -m gradcam
   fi
   if [ -n "$pictures" ]; then
