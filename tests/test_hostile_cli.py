@@ -327,6 +327,14 @@ def test_pipes_that_nobody_writes_to():
           "a picture from a slow pipe")
 
 
+def test_devices_without_an_end():
+    """What goes on for ever is given up at a gigabyte, as picture, mask or bank, not when memory ends."""
+    setup()
+    for args in (["/dev/zero"], ["photo.png", "--mask", "/dev/zero"], ["photo.png", "--bank", "/dev/zero"]):
+        run = Run("explain", "m.agf", *args, memory=4 * MEMORY)
+        check(run.code == 2 and "/dev/zero: larger than" in run.err and run.err.count("\n") == 1, str(run))
+
+
 def test_long_labels():
     """A caption costs what it shows: labels of a million characters are cut, not tried at every length."""
     write_model("m.agf", labels=["w" * 1000000, "a label of words " * 60000, "\u4e2d" * 300000])

@@ -267,6 +267,7 @@ def test_bank():
                 check(False, f"{word}: not refused")
             except ValueError as problem:
                 check(re.search(word, str(problem)) and "net.bank" in str(problem), str(problem))
+        raises(ValueError, lambda: model.bank("/dev/zero"), "not a bank")
         os.chmod(path, 0o640)
         link = os.path.join(folder, "link")
         os.symlink("net.bank", link)

@@ -213,12 +213,14 @@ static bool bank_parse(bank *b, const char *path, const uint8_t *data, size_t si
 }
 
 static bool bank_read(bank *b, const char *path, const agf_model *model, problem *why) {
+  struct stat status;
+  bool has_size = !stat(path, &status) && S_ISREG(status.st_mode); /* a device or pipe may never end */
   uint8_t *data;
   size_t size;
   bool right;
 
   memset(b, 0, sizeof *b);
-  if (!read_whole(path, SIZE_MAX / 4, &data, &size, why)) return false;
+  if (!read_whole(path, has_size ? SIZE_MAX / 4 : MAX_FILE_BYTES, &data, &size, why)) return false;
   right = bank_parse(b, path, data, size, model, why);
   free(data);
   if (!right) bank_free(b);

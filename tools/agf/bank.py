@@ -133,7 +133,9 @@ class Bank:
         """A bank from its file; ValueError where that is damaged or not of the model with this checksum."""
         shown = printable(os.fsdecode(path))
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(len(MAGIC))
+            if data == MAGIC:  # else it might never end
+                data += file.read()
         if data[:8] != MAGIC:
             raise ValueError(f"{shown}: not a bank (`agf bank` and Model.bank() make one)")
         if len(data) < HEAD.size:
