@@ -89,7 +89,7 @@ demo=tests/demo/demo.agf
   evaluate gated-segment "Segmentation: $manner, scenes with two objects" segment $gated build/scenes2 --explain target $methods
   evaluate gated-grid2 "Grid pointing 2x2: $manner" grid $gated build/scenes1 --grids 20 --cells 2 $methods
   evaluate gated-insert-delete "Insertion and deletion: $manner, scenes with two objects" insert-delete $gated build/scenes2 \
-    --limit 25 $methods
+    --limit 30 $methods
   evaluate gated-perturb "Perturbation, predicted class: $manner, scenes with two objects" perturb $gated build/scenes2 \
     --limit 40 $methods
   # What the self-supervised network is compared with is made beside it: tools/train_demo.py --self-supervised --out build/selfsup

@@ -1793,6 +1793,14 @@ def test_efficientnet_lite():
     check((written.version, written.count("batchnorm")) == (1, 49), "EfficientNet-Lite0 in version 2, or BatchNorms folded")
 
 
+def test_the_demos_gated_network():
+    need("torch", "PIL")
+    import train_demo
+    written = module_agrees(randomise(train_demo.build_gated_network(10)), (64, 64))
+    # hard swish: 2 a block, 2 around them, and a gate's hard sigmoid a block
+    check((written.count("mul"), written.count("act"), written.count("add")) == (5, 17, 3), written.nodes)
+
+
 def test_timm():
     need("torch", "timm")
     import timm
