@@ -1017,6 +1017,18 @@ def test_summary():
     check("nowhere: not a folder that agf_eval.py has written" in done.stderr, done.stderr)
 
 
+def test_sheet_shows_the_class_that_it_names():
+    """The contact sheet's maps are of the class in its caption: the explained one, not the label."""
+    asked, shown = [], masks.Segment.shown
+    masks.Segment.shown = staticmethod(lambda subject, session, unit, k: asked.append(k) or shown(subject, session, unit, k))
+    try:
+        evaluate("segment", DEMO, scenes(), "--explain", "second", "--mask-column", "second_mask", "--sheet", "4", "-o", "out")
+    finally:
+        del masks.Segment.shown
+    with agf.Model(DEMO) as model:
+        check(asked == [model.labels.index(row["second"]) for row in scene_rows()[:4]], f"{asked}")
+
+
 def test_long_titles():
     """A title of several lines has lines, and what a file says is still no mathematics and no control character."""
     found = report.wrapped("agf: neighbours=5 and $x$", 17)

@@ -48,8 +48,8 @@ def plot_sheet(plan, records, count):
         if issubclass(experiment, LabelFree):
             lines = [unit["picture"]["file"]]
         elif "picture" in unit:
-            k = unit["picture"].get("label")
-            lines.insert(0, f"label {class_name(subject, k)}" if k is not None else unit["picture"]["file"])
+            label = unit["picture"].get("label")
+            lines.insert(0, f"label {class_name(subject, label)}" if label is not None else unit["picture"]["file"])
         axis_row[0].imshow(pixels)
         axis_row[0].set_title("\n".join(report.plain(line) for line in lines), fontsize=6)
         for axis, (method, heat, problem) in zip(axis_row[1:], experiment.shown(subject, session, unit, k)):
