@@ -88,6 +88,13 @@
 #define AGF_FAST_END
 #endif
 
+/* gcc inlines across its optimisation levels only what it must: what is called for single elements or weights. */
+#if defined(__GNUC__)
+#define AGF_INLINE static inline __attribute__((always_inline))
+#else
+#define AGF_INLINE static inline
+#endif
+
 #if !defined(__OPTIMIZE__) && !defined(AGF_KERNELS_LINKED)
 AGF_OPTIMIZE("O2")
 #endif
@@ -126,13 +133,6 @@ AGF_INTERNAL int agf_kernels_choose(agf_kernels *k, const char *isa) {
 #endif
 
 #define AGF_ALIGN 64
-
-/* gcc inlines across its optimisation levels only what it must. */
-#if defined(__GNUC__)
-#define AGF_INLINE static inline __attribute__((always_inline))
-#else
-#define AGF_INLINE static inline
-#endif
 
 AGF_INLINE int agf_imin(int a, int b) { return a < b ? a : b; }
 AGF_INLINE int agf_imax(int a, int b) { return a > b ? a : b; }
@@ -887,7 +887,7 @@ static int agf_is_vector(const agf_model *m, int t, int n) {
   return t < 0 || (m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == n);
 }
 
-static inline float agf_weight_at(const agf_weight *w, size_t i) {
+AGF_INLINE float agf_weight_at(const agf_weight *w, size_t i) {
   return w->type == AGF_F32 ? ((const float *)(const void *)w->data)[i] : agf_half(((const uint16_t *)(const void *)w->data)[i]);
 }
 

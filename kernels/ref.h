@@ -69,7 +69,7 @@ static inline void agf_fma_lanes(float *acc, float x, const float *w, int n, int
 }
 
 /* sdiv of agf-spec: 0 where b is 0, else a / (b + 1e-9), with 1e-9 itself where that sum is 0. */
-static inline float agf_sdiv(float a, float b) {
+AGF_INLINE float agf_sdiv(float a, float b) {
   float d = b + 1e-9f;
   return b == 0 ? 0.0f : a / (d == 0 ? 1e-9f : d);
 }
@@ -126,7 +126,7 @@ static inline double agf_tree16_double(const double *v) {
   return t[0];
 }
 
-static inline float agf_half(uint16_t h) {
+AGF_INLINE float agf_half(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023;
   if (e == 31) return agf_from_bits(sign | 0x7f800000u | m << 13);
   if (e) return agf_from_bits(sign | (e + 112) << 23 | m << 13);
@@ -225,7 +225,7 @@ AGF_RHS_LIST(AGF_REF_CONV)
 #undef AGF_REF_CONV
 
 /* A weight as the box rule takes it: 0 w, 1 w+, 2 w-. */
-static inline float agf_filtered(float w, int filter) {
+AGF_INLINE float agf_filtered(float w, int filter) {
   return filter == 0 ? w : filter == 1 ? (w > 0 ? w : 0.0f) : (w < 0 ? w : 0.0f);
 }
 
