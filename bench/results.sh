@@ -97,6 +97,8 @@ demo=tests/demo/demo.agf
   if [ -f $selfsup/selfsup-trunk.agf ]; then
     evaluate label-free-segment "Label-free: objects cut out, self-supervised network" label-free $selfsup/selfsup.agf \
       build/scenes1n --bank $selfsup/selfsup.bank --trunk $selfsup/selfsup-trunk.agf $label_free
+    evaluate label-free-place "Label-free: objects cut out, latent vector by place" label-free $selfsup/selfsup-trunk.agf \
+      build/scenes1n --bank $selfsup/selfsup-trunk.bank -m agf -m agf_a
     evaluate label-free-control "Label-free: objects cut out, network that was never trained" label-free $selfsup/control.agf \
       build/scenes1n --bank $selfsup/control.bank -m agf -m agf_a -m gradcam
     evaluate label-free-odd "Label-free: the odd object, self-supervised network" odd-object $selfsup/selfsup.agf build/odd --pair pair \

@@ -36,7 +36,7 @@ labels.csv with the columns file, label (the odd object's), pair, mask (the odd 
 
 With --self-supervised: selfsup.agf, whose logits are the projection in which training compared pictures; selfsup.bank,
 latent vectors of 200 scenes, whose names say what is in them, for people; and for the experiments selfsup-probe.agf
-(the same features under a linear classifier of the classes), selfsup-trunk.agf (without a head), control.agf,
+(the same features under a linear classifier of the classes), selfsup-trunk.agf, .bank (without a head), control.agf,
 control.bank and control-probe.agf (never trained). With --multilabel: multilabel.agf, 64 x 64, its head a sigmoid; with
 --gated: gated.agf, for the same pictures and questions, with inverted residuals, squeeze-and-excite and hard swish.
 
@@ -996,6 +996,8 @@ def make_self_supervised(directory, seed, network=None):
     # For the experiments: the same features under other heads, and features that were never trained.
     convert_small(with_head(network, "probe", probe), path("selfsup-probe.agf"), "probe", labels=LABELS)
     convert_small(with_head(network, "", None), path("selfsup-trunk.agf"), "trunk", head="none")
+    with agf.Model(path("selfsup-trunk.agf")) as model:
+        model.bank(list(pictures), names).save(path("selfsup-trunk.bank"))
     torch.manual_seed(seed)
     control = build_small_network(PROJECTION)
     control.head.bias = None
