@@ -256,8 +256,8 @@ def table(rows):
              "distance of the engine's from torch's for one random tensor, relative. Maps: whether agf, agf_a and agf_lc of the predicted",
              "class are finite; -: not made yet. Oracle: their largest distance from float64's, relative, for networks of up to",
              f"{SMALL / 1e6:g} million parameters; two correct float32 orders differ by up to {ORDERS:g} where a ReLU's input lies near 0",
-             f"(agf-spec.md); where it is more, in brackets the largest distance of {ROUNDINGS} float32 runs of the oracle in which every operation",
-             "is rounded at random: how far a correct program may be off.",
+             f"(agf-spec.md); where it is more, in brackets the largest distance of {ROUNDINGS} float32 runs of the oracle in which every",
+             "operation is rounded at random: how far a correct program may be off.",
              f"ONNX Runtime: its forward pass, milliseconds of the processor on one thread, best of {ROUNDS}; forward, a",
              "class: how many times that the engine's forward pass takes, and this with a map of agf. The three took turns.",
              f"{datetime.date.today()}, {machine()}.", "", *summary_of(rows)]
