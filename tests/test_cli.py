@@ -661,6 +661,32 @@ def test_watch_folder():
     check([json.loads(t)["picture"] for t in out.splitlines()] == ["in/" + n for n in names], "%r" % out)
 
 
+def test_watch_folder_names():
+    """Pictures that differ in their ending alone have an output each; a newer picture of one name replaces the older one's."""
+    setup()
+    os.mkdir("in")
+    process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", "4"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists("out") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    wanted = set()
+    for i, (name, output) in enumerate((("a.png", "a.png"), ("a.jpg", "a.jpg.png"), ("a.jpg.bmp", "a.jpg.bmp.png"), ("a.png", "a.png"))):
+        save("arriving", png_bytes(scene(30, 20 + i)))  # pictures are known by what they hold
+        os.rename("arriving", "in/" + name)
+        wanted.add(output)
+        while (output not in os.listdir("out") or png_size("out/" + output)[1] < 20 + i) and process.poll() is None:
+            check(time.monotonic() < deadline, "waiting for %s: %s" % (output, os.listdir("out")))
+            time.sleep(0.02)
+        time.sleep(0.2)
+    out, error = process.communicate(timeout=PATIENCE)
+    check(process.returncode == 0, "code %d, %r" % (process.returncode, error))
+    check(set(os.listdir("out")) == wanted, "written: %s" % os.listdir("out"))
+    check([png_size("out/" + name) for name in ("a.jpg.png", "a.jpg.bmp.png", "a.png")] == [(30, 21), (30, 22), (30, 23)],
+          "each its own picture")
+
+
 def test_watched_folder_is_no_output():
     """What would replace the pictures that come, or be the next one of them, is refused before any comes."""
     setup()

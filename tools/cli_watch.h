@@ -289,6 +289,8 @@ typedef struct sink {
   bool raw;
   int width, height; /* of raw frames, which all have one size */
   long long written;
+  text_list sources; /* the names of a folder's pictures that have an output in a folder */
+  text_map owners;   /* an output's name to which of them it belongs to, from 1 on */
 } sink;
 
 /* What is written into the watched folder would be the next picture in it, and replace the one that it is made of. */
@@ -339,14 +341,37 @@ static void stream_bytes(void *context, void *data, int size) {
   }
 }
 
+/* Whether the output `path` is that of the picture `base`, which takes it where nothing has it yet. */
+static bool sink_gives(sink *k, const char *path, const char *base) {
+  int *owner = text_map_at(&k->owners, path);
+
+  if (!*owner) {
+    text_list_add(&k->sources, text_of("%s", base));
+    *owner = k->sources.count;
+  }
+  return !strcmp(k->sources.items[*owner - 1], base);
+}
+
+/* The output of a picture called `base` in a folder: cat.png of cat.jpg, but cat.webp.png of a cat.webp that comes later. */
+static char *sink_name(sink *k, const char *base) {
+  int stem = (int)(strrchr(base, '.') - base), tries;
+  char *path = text_of("%s/%.*s.png", k->path, stem, base);
+
+  for (tries = 1; !sink_gives(k, path, base); tries++) {
+    free(path);
+    path = tries == 1 ? text_of("%s/%s.png", k->path, base) : text_of("%s/%s-%d.png", k->path, base, tries);
+  }
+  return path;
+}
+
 static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why) {
   bool done = true;
 
   if (k->is_folder || k->is_newest) {
-    const char *base = base_name(name), *dot = strrchr(base, '.');
-    char *path = k->is_newest ? text_of("%s", k->path)
-                 : dot        ? text_of("%s/%.*s.png", k->path, (int)(dot - base), base)
-                              : text_of("%s/frame-%08lld.png", k->path, k->written + 1);
+    const char *base = base_name(name);
+    char *path = k->is_newest        ? text_of("%s", k->path)
+                 : strchr(base, '.') ? sink_name(k, base)
+                                     : text_of("%s/frame-%08lld.png", k->path, k->written + 1);
 
     outputs_forget(); /* the same name again is the newer picture */
     done = write_png(path, c, why);
@@ -467,6 +492,8 @@ static int run_watch(const options *asked) {
     e.some_failed = true;
   }
   if (to.stream && fclose(to.stream)) output_failed(to.path);
+  text_list_free(&to.sources);
+  text_map_free(&to.owners);
   if (!asked->quiet) complain("%lld frames explained, %lld dropped, %lld that could not be", explained, from.dropped, failures);
   stop_if_interrupted();
   source_close(&from);
