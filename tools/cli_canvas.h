@@ -40,7 +40,8 @@ static unsigned char *compressed(unsigned char *data, int size, int *compressed_
 #define STBI_WRITE_NO_STDIO
 #include <stb/stb_image_write.h>
 
-/* Before the first picture. One filter for all rows, the one that wins most of them: to try all five for each took as long as compressing. */
+/* Before the first picture. One filter for all rows, the one that wins most of them: to try all five for each row took as long as
+ * compressing. */
 static void canvas_begin(void) { stbi_write_force_png_filter = 4; }
 
 #define STB_TRUETYPE_IMPLEMENTATION
