@@ -115,7 +115,8 @@ class _Test(unittest.FunctionTestCase):
 def run_tests(tests: Mapping[str, object], arguments: list[str], missing: str = "") -> int:
     """Run the functions test_* of a module's globals() that the command line's arguments choose, unless what they test
     is missing; ends with the line "N passed, N failed, N skipped". Returns the exit code."""
-    # A background job ignores SIGINT, one under nohup SIGHUP, and hands that on; what the tests start must take both as at a terminal.
+    # A background job ignores SIGINT, one under nohup SIGHUP, and hands that on; what the tests start must take both as
+    # at a terminal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
