@@ -37,7 +37,7 @@ CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
 PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_tflite test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
-SLOW_TESTS = test_dist test_page test_notebook compile_cost test_cmake test_package test_hostile_cli test_oracle test_contrast check_seeds $(CHECKED:%=%-checked) lint
+SLOW_TESTS = test_dist test_page test_notebook compile_cost test_cmake test_make test_package test_hostile_cli test_oracle test_contrast check_seeds $(CHECKED:%=%-checked) lint
 
 all: lib $(BUILD)/agf
 
@@ -52,10 +52,15 @@ $(BUILD):
 $(BUILD)/agf.o: $(ENGINE) | $(BUILD)
 	$(CC) $(WARNINGS) $(CFLAGS) '-DAGF_INTERNAL=__attribute__((visibility("hidden")))' -fPIC -c agf.c -o $@
 
-# Objects of their own, which are made beside the engine's.
+# The program's object, made beside the engine's; where it cannot be made, the libraries are made first.
+STB := $(shell echo '\#include <stb/stb_image.h>' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
+ifeq ($(STB),)
+$(BUILD)/agf_cli.o: | lib
+endif
 $(BUILD)/agf_cli.o: $(CLI) agf.h | $(BUILD)
-	@echo '#include <stb/stb_image.h>' | $(CC) -E -x c - >/dev/null 2>&1 || \
-	  { echo "make: the program needs stb's headers: apt-get install libstb-dev. 'make lib' builds the libraries alone." >&2; exit 1; }
+ifeq ($(STB),)
+	@echo "make: the program needs stb's headers: apt-get install libstb-dev. The libraries are made." >&2; exit 1
+endif
 	$(CC) $(WARNINGS) $(CFLAGS) $(CLI_FLAGS) -I. -c tools/agf_cli.c -o $@
 
 $(BUILD)/agf: $(BUILD)/agf_cli.o $(BUILD)/agf.o

@@ -36,7 +36,7 @@ missing() {
 start() {
   case $1 in
     check_seeds) "$build/check_kernels" --seeds 200 --rounds 20 ;;
-    lint | test_dist | test_bits | test_cmake) sh "tests/$1.sh" ;;
+    lint | test_dist | test_bits | test_cmake | test_make) sh "tests/$1.sh" ;;
     test_cli | test_hostile_cli) python3 "tests/$1.py" ;; # Python's standard library alone
     *) if [ -f "tests/$1.py" ]; then build/venv/bin/python "tests/$1.py"; else "$build/$1"; fi ;;
   esac
