@@ -914,6 +914,11 @@ def test_wrong_arguments():
         done = evaluate("perturb", DEMO, scenes(), "-o", "out", *more, code=2)
         check(text in done.stderr and done.stderr.count("\n") == 1, f"{more}: {done.stderr}")
         check(not os.path.exists("out/run.json"), f"{more}: nothing was begun")
+    for target in ("/dev/null", "no_folder", "no_folder/out"):
+        with open("no_folder", "w", encoding="utf-8"):
+            pass
+        done = evaluate("perturb", DEMO, scenes(), "-o", target, code=2)
+        check(done.stderr == f"agf_eval.py: error: -o {target}: not a folder\n", f"-o {target}: {done.stderr}")
 
 
 def test_interrupt():

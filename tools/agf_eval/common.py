@@ -1,6 +1,7 @@
 """What every part of the battery uses: errors in one line, files that are replaced whole, progress."""
 
 import argparse
+import os
 import re
 import sys
 
@@ -25,6 +26,14 @@ def reason(problem):
     text = " ".join(str(problem).split())
     known = isinstance(problem, (agf.Error, OSError, ValueError, EvalError, files.OutputError)) and text
     return agf.printable(text if known else f"{type(problem).__name__}: {text}".rstrip(": "))
+
+
+def make_folder(path):
+    """The folder for results, made where it is not there; EvalError where something else has its name."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise EvalError(f"-o {path}: not a folder") from None
 
 
 def write_file(path, content, inputs=()):

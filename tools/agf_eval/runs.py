@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 import agf
 from agf_convert import files
 
-from .common import EvalError, checksum, progress, reason, say, write_file
+from .common import EvalError, checksum, make_folder, progress, reason, say, write_file
 from .pictures import contents_of, masks_of
 from .subject import Method, Subject
 from .experiments import EXPERIMENTS
@@ -95,7 +95,7 @@ def prepare(args):
     """The plan with its units, from OUT/run.json where a run was begun there; EvalError if that had other settings."""
     plan, pictures = make_plan(args)
     path = os.path.join(args.out, "run.json")
-    os.makedirs(args.out, exist_ok=True)
+    make_folder(args.out)
     if os.path.exists(path):
         begun = read_plan(path)
         differing = other_settings(begun, plan)
@@ -342,5 +342,5 @@ def merge(args):
     missing = [unit["id"] for unit in plan["units"] if unit["id"] not in records]
     if missing:
         raise EvalError(f"{len(missing)} of {len(plan['units'])} units are missing, such as {missing[0]}: finish the shards first")
-    os.makedirs(args.out, exist_ok=True)
+    make_folder(args.out)
     return finish(plan, records, args)

@@ -6,7 +6,7 @@ import os
 import agf
 
 from . import report
-from .common import EvalError, write_file
+from .common import EvalError, make_folder, write_file
 from .experiments import EXPERIMENTS
 from .results import put_section
 from .runs import read_plan, read_records, record_files
@@ -112,7 +112,7 @@ def summarise(args):
         "made this table of the experiments' records.",
     ]
     text = "\n".join(lines) + "\n"
-    os.makedirs(args.out, exist_ok=True)
+    make_folder(args.out)
     figure = plot_differences(found)
     for name, data in zip(("summary.png", "summary.pdf"), report.save_figures(figure, ("png", "pdf"), dpi=200)):
         write_file(os.path.join(args.out, name), data)
