@@ -836,6 +836,15 @@ def test_outputs_lose_nothing():
         mask = os.umask(0)
         os.umask(mask)
         check(converter(path, "-o", fresh)[0] == 0 and os.stat(fresh).st_mode & 0o777 == 0o666 & ~mask, "not a new file's mode")
+        waiting = os.path.join(directory, "waiting")
+        os.mkfifo(waiting)
+        for given in ([waiting], [waiting + ".tflite"], [path, "--labels", waiting], [path, "--labels", "/dev/zero"], ["/dev/zero"]):
+            if given[0].endswith(".tflite"):
+                os.symlink("waiting", given[0])
+            # In a process of its own: what waits for a FIFO's writer would wait for ever.
+            done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "agf_convert.py"), *given, "-o", fresh],
+                                  capture_output=True, text=True, timeout=60)
+            check(done.returncode == 2 and "no regular file" in done.stderr and done.stderr.count("\n") == 1, done.stderr)
         fifo = os.path.join(directory, "fifo")
         os.mkfifo(fifo)
         reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)

@@ -8,6 +8,7 @@ The files made here are written with the package tflite and run in LiteRT; the e
 
 import glob
 import os
+import struct
 import subprocess
 import sys
 
@@ -308,6 +309,89 @@ def test_damaged_files_are_refused():
         except ConvertError:
             pass
     check(taken < 150, f"{taken} of 200 damaged files were taken")
+
+
+def rewritten(whole, change):
+    """A file's bytes with numbers of its tables set by change(model, put): put(table, field, value) writes
+    an int32 field, put(table, field, value, i) item i of a vector, where item -1 is its length."""
+    data = bytearray(whole)
+
+    def put(table, field, value, i=None):
+        at = table._tab.Offset(4 + 2 * field)
+        at = table._tab.Pos + at if i is None else table._tab.Vector(at) + 4 * i
+        data[at : at + 4] = struct.pack("<i", value)
+
+    change(schema.Model.GetRootAsModel(bytes(whole), 0), put)
+    return data
+
+
+def test_numbers_that_point_out_of_their_tables_are_refused_by_name():
+    """An operator's kind, the input's and the output's number: what stands beside the table is not its content."""
+    small("net.tflite")
+    whole = open("net.tflite", "rb").read()
+    cases = (
+        (lambda model, put: put(model.Subgraphs(0), 1, -1, 0), "input is tensor -1"),
+        (lambda model, put: put(model.Subgraphs(0), 1, 99, 0), "input is tensor 99"),
+        (lambda model, put: put(model.Subgraphs(0), 2, -1, 0), "an output is none of"),
+        (lambda model, put: put(model.Subgraphs(0), 2, 99, 0), "an output is none of"),
+        (lambda model, put: put(model.Subgraphs(0).Operators(1), 0, 99), "operator 1 is of kind 99"),
+    )
+    for change, word in cases:
+        with open("damaged.tflite", "wb") as f:
+            f.write(rewritten(whole, change))
+        refused("damaged.tflite", word)
+
+
+def test_options_of_another_kind_are_refused():
+    f = File()
+    image = f.tensor("image", (1, 4, 4, 3))
+    logits, axes = f.tensor("logits", (1, 3)), f.tensor("axes", data=np.array([1, 2], np.int32))
+    f.operator("MEAN", [image, axes], logits, "AddOptions", FusedActivationFunction=1)
+    f.write("net.tflite", [image], [logits])
+    refused("net.tflite", "no ReducerOptions")
+
+
+def test_constants_that_grow_are_refused():
+    """Each joins the one before it with itself: 2^40 numbers. A resized picture of 2^31 - 1 rows."""
+    f = File()
+    image, part = f.tensor("image", (1, 4, 4, 3)), f.tensor("part", data=np.ones(2, np.float32))
+    for i in range(39):
+        whole = f.tensor(f"joined{i}", (2,))  # the shape that is said is not asked
+        f.operator("CONCATENATION", [part, part], whole, "ConcatenationOptions", Axis=0)
+        part = whole
+    logits = f.tensor("logits", (1, 4, 4, 3))
+    f.operator("ADD", [image, part], logits, "AddOptions")
+    f.write("net.tflite", [image], [logits])
+    refused("net.tflite", "computes a constant of")
+    f = File()
+    image, size = f.tensor("image", (1, 4, 4, 3)), f.tensor("size", data=np.array([2**31 - 1, 4], np.int32))
+    wide = f.tensor("wide", (1, 2**31 - 1, 4, 3))
+    f.operator("RESIZE_NEAREST_NEIGHBOR", [image, size], wide, "ResizeNearestNeighborOptions")
+    f.write("net.tflite", [image], [wide])
+    refused("net.tflite", "resizes to [2147483647,4]")
+
+
+def test_a_file_that_litert_refuses_or_crashes_on_is_not_written():
+    """A version of the schema that there is not; a depthwise convolution without bias, on which LiteRT 2.3 crashes."""
+    needs_litert()
+    small("net.tflite")
+    whole = open("net.tflite", "rb").read()
+    graph = schema.Model.GetRootAsModel(whole, 0).Subgraphs(0)
+    kernel = next(i for i in range(graph.TensorsLength()) if graph.Tensors(i).Name() == b"depthwise.w")
+    depthwise = next(i for i in range(graph.OperatorsLength()) if kernel in graph.Operators(i).InputsAsNumpy())
+
+    def no_bias(model, put):
+        put(model.Subgraphs(0).Operators(depthwise), 1, 2, -1)
+
+    for change in (lambda model, put: put(model, 0, 6), no_bias):
+        with open("damaged.tflite", "wb") as f:
+            f.write(rewritten(whole, change))
+        done = convert("damaged.tflite")
+        check(done.returncode == 2 and "LiteRT cannot run it" in done.stderr, f"{done.returncode}: {done.stderr}")
+        check(not os.path.exists("net.agf"), "a file was written")
+        check(not [name for name in os.listdir(".") if name.endswith(".tmp")], "a temporary file was left")
+        check(convert("damaged.tflite", "--no-check").returncode == 0, "--no-check")
+        os.remove("net.agf")
 
 
 def test_quantised_input_and_an_implied_relu():

@@ -7,7 +7,7 @@
     passes.py          from there to the nodes that are written
     onnx_front.py ...  the front ends, each with a registry of handlers (onnx_ops.py, torch_ops.py, tflite_ops.py)
     format.py          the layout of the file; writer.py writes it, files.py without losing anything
-    check.py           the comparison with the original
+    check.py           the comparison with the original; litert.py runs LiteRT in a process of its own
 """
 import importlib
 

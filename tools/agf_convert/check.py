@@ -77,6 +77,8 @@ def compare(imported, network, f16, path):
         logits = network.forward(tensor).astype(np.float64)
     try:
         output = np.asarray(imported.reference(tensor), np.float64).ravel()
+    except ConvertError:
+        raise
     except Exception as problem:  # what the original's runtime raises
         return f"not checked: {imported.reference_name} cannot run the original ({first_line(problem)})"
     got = as_original(logits, imported.finished)

@@ -103,6 +103,8 @@ def run(arguments):
     inputs = [name for name in (arguments.net, arguments.weights, arguments.labels) if name]
     try:
         files.check(arguments.path, inputs)
+        for name in inputs:
+            files.check_input(name)
     except files.OutputError as problem:
         raise ConvertError(str(problem)) from None
     given = {what: getattr(arguments, what) for what in ("mean", "std", "range", "channels")

@@ -20,7 +20,15 @@ import threading
 
 
 class OutputError(Exception):
-    """Why a path cannot be written to: one line that names it."""
+    """Why a path cannot be written to, or not be read: one line that names it."""
+
+
+def check_input(path):
+    """Refuse what is there and no regular file: a FIFO waits for its writer, a device may never end."""
+    with contextlib.suppress(OSError):  # what is not there is its reader's to report
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutputError(f"{os.fspath(path)}: no regular file; it is not read (save what it gives in a file)")
 
 
 def check(path, inputs=()):

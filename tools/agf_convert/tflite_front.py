@@ -5,7 +5,12 @@ weights and biases through their scales, activations as real numbers, no roundin
 of a tensor cuts off what is below 0, as TensorFlow's converter arranges it when it drops a ReLU, the ReLU is put back.
 """
 
+import importlib.util
+import io
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +38,9 @@ TYPES = {
 }  # TensorType, for the types that classifiers hold
 FUSED = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: "tanh"}  # ActivationFunctionType
 INTEGERS = (np.uint8, np.int8, np.int16)
+MAX_CONSTANT = 1 << 24  # elements of all constants that are computed while reading; weights are not
+MAX_OPERATORS = 1 << 14  # four times the engine's nodes
+MAX_OPERANDS = 1 << 10  # of one operator; the widest concatenations in use have some dozens
 
 
 ARITHMETIC = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions"}
@@ -47,6 +55,7 @@ class Operator:
     inputs: list  # tensor numbers, -1 where left out
     outputs: list
     options: object
+    options_type: int  # of BuiltinOptions
 
 
 class Graph:
@@ -68,6 +77,9 @@ class Graph:
         if self.main.InputsLength() != 1:
             raise ConvertError(f"{path}: {self.main.InputsLength()} inputs; one image is needed")
         self.values = {}
+        self.computed = 0  # elements of constants that are computed while reading
+        if not 0 <= self.main.Inputs(0) < self.main.TensorsLength():
+            raise ConvertError(f"{path}: its input is tensor {self.main.Inputs(0)}, which the file lacks")
         dims = self.dims(self.main.Inputs(0))
         if len(dims) != 4 or dims[0] not in (1, -1) and dims[0] < 1 or min(dims[1:]) < 1:
             raise ConvertError(f"{path}: its input is {describe([dims])}; one image, [1,H,W,C], is needed")
@@ -135,6 +147,12 @@ class Graph:
 
     # What handlers call
 
+    def computing(self, shape):
+        """Before a constant of a shape is computed: all together must be small."""
+        self.computed += int(np.prod(shape, dtype=object))
+        if self.computed > MAX_CONSTANT:
+            raise self.b.error(f"computes a constant of {describe([shape])}: with those before it more than {MAX_CONSTANT} elements")
+
     def get(self, op, i):
         """Input i of an operator: a Value, an array, or None where it is left out."""
         if i >= len(op.inputs) or op.inputs[i] < 0:
@@ -165,6 +183,8 @@ class Graph:
         options = getattr(self.schema, kind)()
         if op.options is None:
             raise self.b.error(f"its {kind} are missing")
+        if op.options_type != getattr(self.schema.BuiltinOptions, kind):
+            raise self.b.error(f"its options are of type {op.options_type}, no {kind}")
         options.Init(op.options.Bytes, op.options.Pos)
         return options
 
@@ -220,19 +240,25 @@ class Graph:
     # The walk
 
     def operators(self):
+        if self.main.OperatorsLength() > MAX_OPERATORS:
+            raise ConvertError(f"{self.main.OperatorsLength()} operators; {MAX_OPERATORS} are understood")
         for i in range(self.main.OperatorsLength()):
             raw = self.main.Operators(i)
+            if not 0 <= raw.OpcodeIndex() < self.model.OperatorCodesLength():
+                raise ConvertError(f"operator {i} is of kind {raw.OpcodeIndex()}, and the file has {self.model.OperatorCodesLength()}")
             code = self.model.OperatorCodes(raw.OpcodeIndex())
             number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
             kind = self.operator_names.get(number, f"operator {number}")
             if kind == "CUSTOM":
                 kind = (code.CustomCode() or b"custom").decode("utf-8", "replace")
+            if raw.InputsLength() > MAX_OPERANDS or raw.OutputsLength() > MAX_OPERANDS:
+                raise ConvertError(f"operator {i} ({kind}) has more than {MAX_OPERANDS} inputs or outputs")
             outputs = [int(raw.Outputs(k)) for k in range(raw.OutputsLength())]
             inputs = [int(raw.Inputs(k)) for k in range(raw.InputsLength())]
             count = self.main.TensorsLength()
             if not outputs or any(not -1 <= n < count for n in inputs) or any(not 0 <= n < count for n in outputs):
                 raise ConvertError(f"operator {i} ({kind}) names tensors that the file lacks")
-            yield Operator(kind, self.name_of(outputs[0]), inputs, outputs, raw.BuiltinOptions())
+            yield Operator(kind, self.name_of(outputs[0]), inputs, outputs, raw.BuiltinOptions(), raw.BuiltinOptionsType())
 
     def run(self, outputs):
         """Convert what the tensors `outputs`, and the file's own, depend on."""
@@ -363,27 +389,34 @@ def read(path, size=None, output=None, head=None):
 
 def reference(path, number, chosen, graph):
     """The original in LiteRT: a tensor [C,H,W] to the output's numbers. None where the package is not installed."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
+    if importlib.util.find_spec("ai_edge_litert") is None:
         return None
     dtype, scale = graph.dtype(number), graph.quantization(chosen)
 
     def run(tensor):
-        interpreter = Interpreter(str(path), num_threads=1)
-        interpreter.allocate_tensors()
-        into = interpreter.get_input_details()[0]
-        interpreter.set_tensor(into["index"], np.asarray(tensor).transpose(1, 2, 0)[None].astype(dtype))
-        interpreter.invoke()
-        found = [one["index"] for one in interpreter.get_output_details() if one["index"] == chosen]
-        y = interpreter.get_tensor(found[0] if found else interpreter.get_output_details()[0]["index"]).astype(np.float64)
-        return y.ravel() if scale is None else (y.ravel() - scale[1][0]) * scale[0][0]
+        given = io.BytesIO()
+        np.save(given, np.ascontiguousarray(np.asarray(tensor).transpose(1, 2, 0)[None].astype(dtype)))
+        command = [sys.executable, str(Path(__file__).with_name("litert.py")), os.path.abspath(path), str(chosen)]
+        ended = subprocess.run(command, input=given.getvalue(), capture_output=True, check=False)
+        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        if ended.returncode < 0:
+            said = [f"it crashes with signal {-ended.returncode}"]
+        if ended.returncode:
+            # Nothing else says whether a file that its own runtime does not take means what was read from it.
+            raise ConvertError(
+                f"{path}: LiteRT cannot run it ({first_line(said[-1] if said else 'no reason is given')}): damaged, or newer than "
+                "the LiteRT that is installed; nothing was written (--no-check writes it all the same)"
+            )
+        y = np.load(io.BytesIO(ended.stdout), allow_pickle=False).astype(np.float64).ravel()
+        return y if scale is None else (y - scale[1][0]) * scale[0][0]
 
     return run
 
 
 def choose_output(graph, output):
     numbers = [int(graph.main.Outputs(i)) for i in range(graph.main.OutputsLength())]
+    if any(not 0 <= number < graph.main.TensorsLength() for number in numbers):
+        raise ConvertError(f"an output is none of the file's {graph.main.TensorsLength()} tensors")
     names = {graph.name_of(number): number for number in range(graph.main.TensorsLength())}
     if output is not None:
         if output not in names:

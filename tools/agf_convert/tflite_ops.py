@@ -5,10 +5,10 @@ import numpy as np
 from .builder import Value
 from .errors import describe
 from .frontend import NO_ATTENTION, Registry
+from .ops import MAX_SIDE
 
 REGISTRY = Registry()
 handles = REGISTRY.handles
-MAX_CONSTANT = 1 << 24  # elements of a constant that is computed while reading; weights are not
 
 
 def strides(options):
@@ -97,9 +97,7 @@ def divide(a, b):
 
 def folded(graph, function, *arrays):
     """A constant computed from constants, if it is small."""
-    shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    if int(np.prod(shape, dtype=object)) > MAX_CONSTANT:
-        raise graph.b.error(f"computes a constant of {describe([shape])}, more than is understood")
+    graph.computing(np.broadcast_shapes(*(array.shape for array in arrays)))
     return function(*arrays)
 
 
@@ -108,6 +106,7 @@ def concatenation(graph, op):
     options = graph.options(op, "ConcatenationOptions")
     parts = [graph.get(op, i) for i in range(len(op.inputs))]
     if not any(isinstance(part, Value) for part in parts):
+        graph.computing((sum(part.size for part in parts if part is not None),))
         return np.concatenate(parts, options.Axis())
     if not all(isinstance(part, Value) for part in parts):
         raise graph.b.error("joins constants and tensors that depend on the image, which is not understood")
@@ -145,6 +144,8 @@ def resize(graph, op):
     if op.kind == "RESIZE_BILINEAR":
         raise graph.b.error("resizes smoothly; only copies of pixels (nearest neighbour) are understood, AGF has no rule for others")
     options = graph.options(op, "ResizeNearestNeighborOptions")
+    if len(new) != 2 or not all(1 <= size <= MAX_SIDE for size in new):
+        raise graph.b.error(f"resizes to {describe([new])}; the engine's sides are 1 to {MAX_SIDE}")
     copied = []
     for old, count in zip(x.dims[2:], new):
         corners = options.AlignCorners() and count > 1
@@ -196,7 +197,11 @@ def shape(graph, op):
 @handles("GATHER")
 def gather(graph, op):
     x = graph.array(op, 0, "what it picks from")
-    return np.take(x, graph.array(op, 1, "the list of places"), axis=graph.options(op, "GatherOptions").Axis())
+    places, options = graph.array(op, 1, "the list of places"), graph.options(op, "GatherOptions")
+    if options.BatchDims():
+        raise graph.b.error(f"picks with batch_dims={options.BatchDims()}, which is not understood")
+    graph.computing((places.size, x.size // max(x.shape[options.Axis()], 1)))
+    return np.take(x, places, axis=options.Axis())
 
 
 @handles("REDUCE_PROD")
@@ -208,6 +213,7 @@ def reduce_prod(graph, op):
 @handles("PACK")
 def pack(graph, op):
     parts = [graph.array(op, i, "a part") for i in range(len(op.inputs))]
+    graph.computing((sum(part.size for part in parts),))
     return np.stack(parts, graph.options(op, "PackOptions").Axis())
 
 
@@ -349,6 +355,7 @@ def cast(graph, op):
     x = graph.get(op, 0)
     to = graph.dtype(op.outputs[0])
     if not isinstance(x, Value):
+        graph.computing(x.shape)
         return x.astype(to)
     exact = op.inputs[0] == graph.main.Inputs(0) and graph.quantization(op.inputs[0]) is None
     if np.issubdtype(to, np.floating) and (np.issubdtype(graph.dtype(op.inputs[0]), np.floating) or exact):
