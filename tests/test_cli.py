@@ -662,7 +662,7 @@ def test_watch_folder():
 
 
 def test_watch_folder_names():
-    """Pictures that differ in their ending alone have an output each; a newer one of the same name replaces the older."""
+    """Pictures that differ in their ending alone have an output each; a newer one of a name replaces the older."""
     setup()
     os.mkdir("in")
     process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", "4"], stdout=subprocess.PIPE,
