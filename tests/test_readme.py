@@ -164,6 +164,8 @@ REPLACED = (
     (r"--scenes 100\b", "--scenes 6"),
     (r"--cells 3 --confidence 0.9", "--cells 2 --confidence 0.5"),
     (r" MODEL \[PICTURE\]", " net.agf dog.jpg"),
+    (r"\bbench/ratios.py\b", "bench/ratios.py MobileNetV2 --rounds 1"),  # one network and one round show that it runs
+    (r"\bbench/folder.py\b", "bench/folder.py MobileNetV2 --pictures 8 --rounds 1"),
     (r"^rpicam-vid .*--codec mjpeg -o - \|", "cat dog.jpg dog.jpg |"),  # a camera
     (r"^rpicam-vid .*--codec yuv420 -o - \|", "head -c 921600 /dev/urandom |"),  # two of its frames, 640x480
     (r"\| ffplay -$", "| cat >shown.mjpeg"),  # a screen
@@ -272,6 +274,9 @@ def own_files(command):
     if command.startswith("aarch64-linux-gnu-gcc"):
         if not os.environ.get("CI") or not shutil.which("aarch64-linux-gnu-gcc"):
             raise Skip("gcc for aarch64 is not installed, or this is not CI: it compiles for a minute")
+    if re.search(r"bench/(ops|ratios|folder)\.py", command):
+        if not os.environ.get("CI") or not python_has("torch", "torchvision", "timm", "onnxruntime", "pytorch_grad_cam"):
+            raise Skip("PyTorch and its peers are not installed, or this is not CI: it measures for a minute")
     if "bench_conv" in command and not os.environ.get("CI"):
         raise Skip("this is not CI: it compiles and measures for minutes")
 
