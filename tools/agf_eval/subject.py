@@ -104,7 +104,10 @@ class Subject:
 
     def read(self, name, folder="folder"):
         """A picture file, upright, as a Pillow image."""
-        return agf.read_picture(os.path.join(self.plan[folder], name))
+        path = os.path.join(self.plan[folder], name)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("no regular file")  # a FIFO would be waited for
+        return agf.read_picture(path)
 
     def stretched(self, picture, size=None):
         """A picture stretched to the network's size (or another): uint8 [H, W, 3]."""
