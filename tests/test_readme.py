@@ -152,10 +152,9 @@ NOT_RUN = (
     (r"^(\S*/)?pip install ", "installs packages"),
     (r"^parallel ", "needs other machines"),
     (r"--dask tcp:", "needs other machines"),
-    (r"^build/check_kernels --bench$", "takes minutes"),
-    (r"^build/venv/bin/python bench/peers.py", "takes minutes"),
-    (r"^sh bench/results.sh$", "takes hours"),
-    (r"^make (bench|mca)$", "takes minutes"),
+    (r"^sh bench/results.sh", "takes hours"),
+    (r"^make bench$", "runs what the table under it names, each for all networks"),
+    (r"^make mca$", "needs llvm-mca 19, which Debian 12 lacks"),
     (r"agf_page.py", "does not end: tests/test_page.py runs it"),
 )
 # What a reader replaces by names and sizes of his own.
@@ -165,6 +164,8 @@ REPLACED = (
     (r"--cells 3 --confidence 0.9", "--cells 2 --confidence 0.5"),
     (r" MODEL \[PICTURE\]", " net.agf dog.jpg"),
     (r"\bbench/ratios.py\b", "bench/ratios.py MobileNetV2 --rounds 1"),  # one network and one round show that it runs
+    (r"\bbench/peers.py\b", "bench/peers.py --networks resnet50 --runs 1"),
+    (r"^build/check_kernels --bench$", "build/check_kernels --bench --kernel row_max"),
     (r"\bbench/folder.py\b", "bench/folder.py MobileNetV2 --pictures 8 --rounds 1"),
     (r"^rpicam-vid .*--codec mjpeg -o - \|", "cat dog.jpg dog.jpg |"),  # a camera
     (r"^rpicam-vid .*--codec yuv420 -o - \|", "head -c 921600 /dev/urandom |"),  # two of its frames, 640x480
@@ -176,7 +177,7 @@ def commands_of(path):
     """The commands of a document, a list for each block; of bench/README.md, those in its table's last column."""
     if path == "bench/README.md":
         cells = [line.rsplit("|", 2)[1] for line in text_of(path).splitlines() if re.match(r"\| \w.*\|.*\|.*\|$", line)]
-        found = [re.match(r" `([^`]*)`", cell) for cell in cells[:10]]
+        found = [re.match(r" `([^`]*)`", cell) for cell in cells]
         return [[part.strip() for part in m[1].split(";")] for m in found if m and " " in m[1]]
     lists = []
     for block in blocks(path, "sh"):
@@ -274,8 +275,8 @@ def own_files(command):
     if command.startswith("aarch64-linux-gnu-gcc"):
         if not os.environ.get("CI") or not shutil.which("aarch64-linux-gnu-gcc"):
             raise Skip("gcc for aarch64 is not installed, or this is not CI: it compiles for a minute")
-    if re.search(r"bench/(ops|ratios|folder)\.py", command):
-        if not os.environ.get("CI") or not python_has("torch", "torchvision", "timm", "onnxruntime", "pytorch_grad_cam"):
+    if re.search(r"bench/(ops|ratios|folder|peers)\.py", command):
+        if not os.environ.get("CI") or not python_has("torch", "torchvision", "timm", "onnxruntime", "pytorch_grad_cam", "captum", "zennit"):
             raise Skip("PyTorch and its peers are not installed, or this is not CI: it measures for a minute")
     if "bench_conv" in command and not os.environ.get("CI"):
         raise Skip("this is not CI: it compiles and measures for minutes")
