@@ -276,7 +276,8 @@ def own_files(command):
         if not os.environ.get("CI") or not shutil.which("aarch64-linux-gnu-gcc"):
             raise Skip("gcc for aarch64 is not installed, or this is not CI: it compiles for a minute")
     if re.search(r"bench/(ops|ratios|folder|peers)\.py", command):
-        if not os.environ.get("CI") or not python_has("torch", "torchvision", "timm", "onnxruntime", "pytorch_grad_cam", "captum", "zennit"):
+        peers = ("torch", "torchvision", "timm", "onnxruntime", "pytorch_grad_cam", "captum", "zennit")
+        if not os.environ.get("CI") or not python_has(*peers):
             raise Skip("PyTorch and its peers are not installed, or this is not CI: it measures for a minute")
     if "bench_conv" in command and not os.environ.get("CI"):
         raise Skip("this is not CI: it compiles and measures for minutes")
