@@ -3262,8 +3262,8 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     return;
   }
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
-  j->joined =
-      agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns) && j->hi == j->ho && j->wi == j->wo && j->xr == j->wi * j->xp;
+  j->joined = agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns) && j->columns.down == 1 && j->hi == j->ho &&
+              j->wi == j->wo && j->xr == j->wi * j->xp; /* a row of one pixel has any stride */
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
   while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
