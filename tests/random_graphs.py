@@ -960,6 +960,10 @@ def listing(g):
     return "\n".join(lines)
 
 
+# Seeds that once caught what others rarely draw: a 1x1 convolution with a stride over rows of one pixel.
+CAUGHT = (7500002,)
+
+
 def engine_version():
     """The newest model files that the engine reads."""
     header = (ROOT / "agf.h").read_text()
@@ -984,7 +988,7 @@ def main():
     if skipped:
         print("SKIP PyTorch: it is not installed; logits and gradients are compared with the oracle's alone")
     with tempfile.TemporaryDirectory() as scratch:
-        for s in range(seed, seed + count):
+        for s in [*(CAUGHT if a.seed is None else ()), *range(seed, seed + count)]:
             if failed == MOST_FAILURES:
                 print(f"  {failed} networks fail; the rest is not tried")
                 break
