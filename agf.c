@@ -2872,7 +2872,7 @@ struct agf_conv_job {
   agf_axis rows, columns;
   agf_conv_cut cut;
   int th, tiles; /* rows of a tile, tiles of an output group */
-  int joined;    /* one tap, stride 1, no border: a tile's rows follow one another everywhere, and are one row to the kernels */
+  int joined; /* output pixel i is made of input pixel i alone, and no border lies between rows: a tile is one row to the kernels */
 };
 
 /* Where element [oc][ic][kr][t] of an ungrouped convolution's weights with ci inputs is stored. */
@@ -3143,6 +3143,9 @@ static inline int agf_reaches_all(const agf_axis *a) {
   return a->k == 1 && a->up == 1 && a->pad == 0 && (int64_t)(a->out - 1) * a->down < a->in;
 }
 
+/* Whether output i is made of input i alone along an axis. A single element may have a stride, which the kernels must not see. */
+static inline int agf_is_one_to_one(const agf_axis *a) { return agf_reaches_all(a) && a->down == 1 && a->in == a->out; }
+
 static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
   int first = index / j->tiles * j->cut.group, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
@@ -3262,8 +3265,7 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
     return;
   }
   j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
-  j->joined = agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns) && j->columns.down == 1 && j->hi == j->ho &&
-              j->wi == j->wo && j->xr == j->wi * j->xp; /* a row of one pixel has any stride */
+  j->joined = agf_is_one_to_one(&j->rows) && agf_is_one_to_one(&j->columns) && j->xr == j->wi * j->xp;
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
   while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
@@ -3851,10 +3853,15 @@ static void agf_observe_inside(agf_session *s, const agf_explanation *e, const a
 typedef struct agf_adjoint_out {
   const agf_tensor *t; /* the input */
   float *g, *c, *a;    /* [cb][h][w][16]: convT(w, g), C, A, in the order of agf_rhs; NULL: not among the right-hand sides */
-  float *maxima; /* agf_plain_maxima, formed of g, and of x where want_max_x, while their rows are in cache; NULL: not wanted */
+  float *maxima;       /* agf_maxima_at: of g, and of x where want_max_x, formed while their rows are in cache; NULL: not wanted */
   int want_max_x;
   const agf_delivery *delivery; /* c and g are the step's cam and g; NULL: not yet */
 } agf_adjoint_out;
+
+/* Of row r of a tensor its channels' largest Gm (which: 0) or x (1), [16 cb], in an agf_conv_step's maxima. */
+static inline float *agf_maxima_at(float *maxima, const agf_tensor *t, int r, int which) {
+  return maxima + ((size_t)r * 2 + (size_t)which) * (size_t)t->cb * AGF_CB;
+}
 
 static void agf_lane_maxima(agf_session *s, const float *x, int n, float *lanes) {
   int l;
@@ -3870,11 +3877,9 @@ static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, i
   if (g) s->k.store(acc, as, t->w, g), acc += rs;
   if (c) s->k.store_c(acc, as, t->w, agf_row_x(s, t, block, row), c), acc += rs;
   if (a) s->k.store(acc, as, t->w, a);
-  if (o->maxima) {
-    float *lanes = o->maxima + ((size_t)row * 2 * (size_t)t->cb + (size_t)block) * AGF_CB;
-    agf_lane_maxima(s, g, t->w, lanes);
-    if (o->want_max_x) agf_lane_maxima(s, agf_row_x(s, t, block, row), t->w, lanes + (size_t)t->cb * AGF_CB);
-  }
+  if (o->maxima) agf_lane_maxima(s, g, t->w, agf_maxima_at(o->maxima, t, row, 0) + block * AGF_CB);
+  if (o->maxima && o->want_max_x)
+    agf_lane_maxima(s, agf_row_x(s, t, block, row), t->w, agf_maxima_at(o->maxima, t, row, 1) + block * AGF_CB);
   if (o->delivery) agf_merge_row(s, o->delivery, block, row, c, g);
 }
 
@@ -4028,13 +4033,12 @@ static inline float *agf_plain_coef(const agf_session *s, const agf_plain_job *j
   return agf_floats(s, j->own->coef) + (size_t)which * (size_t)j->t->cb * AGF_CB;
 }
 
-/* The largest of the channels' maxima over the rows: of Gm (0) or x (1). */
+/* The largest of the channels' maxima over the rows. */
 static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int which) {
-  const float *maxima = agf_floats(s, j->own->maxima);
   float best = -FLT_MAX;
   int r, l;
   for (r = 0; r < j->t->h; r++) {
-    const float *max = maxima + ((size_t)r * 2 + (size_t)which) * (size_t)j->t->cb * AGF_CB;
+    const float *max = agf_maxima_at(agf_floats(s, j->own->maxima), j->t, r, which);
     for (l = 0; l < j->t->c; l++)
       if (max[l] > best) best = max[l];
   }
