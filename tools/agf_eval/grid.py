@@ -54,12 +54,11 @@ class Grid(Experiment):
     @staticmethod
     def units(subject, pictures, skipped):
         settings, by_class = subject.settings, {}
-        session = subject.session(*subject.size)
         for picture in progress(pictures, "classify"):
             try:
                 if "problem" in picture:
                     raise ValueError(picture["problem"])
-                session.run(subject.normalised(subject.stretched(picture)), explain=False)
+                session = subject.ran(picture, explain=False)
             except Exception as problem:  # whatever is wrong with one picture ends that one
                 skipped(picture["file"], reason(problem))
                 continue

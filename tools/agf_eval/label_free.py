@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .common import EvalError, checksum
-from .metrics import average_precision, energy_inside, overlap
+from .metrics import energy_inside
 from .pictures import each_once, rows_of_csv
 from .subject import ACTIVATION_NORM
 from .masks import Segment
@@ -73,7 +73,7 @@ class LabelFree(Segment):
         latent = session.latent()
         if picture.get("pair"):
             with subject.model.session(height=subject.size[0], width=subject.size[1], threads=1) as other:
-                other.run(subject.normalised(subject.stretched({"file": picture["pair"]})), explain=False)
+                other.run(subject.input_of({"file": picture["pair"]}), explain=False)
                 bank = agf.Bank([picture["pair"]], other.latent()[None], subject.model.checksum, subject.size)
         else:
             bank = LabelFree.bank_of(subject)
@@ -98,8 +98,7 @@ class LabelFree(Segment):
         if method.name == ACTIVATION_NORM:
             if not hasattr(subject, "trunk"):
                 subject.trunk = agf.Model(subject.settings["trunk_file"])
-            trunk = subject.session(*subject.size, model=subject.trunk)
-            trunk.run(subject.normalised(subject.stretched(picture)), explain=False)
+            trunk = subject.ran(picture, explain=False, model=subject.trunk)
             channels = subject.trunk.classes
             side = math.isqrt(len(trunk.latent()) // channels)
             norm = np.sqrt((trunk.latent().astype(np.float64).reshape(channels, side, -1) ** 2).sum(0))
@@ -128,18 +127,11 @@ class LabelFree(Segment):
         picture = unit["picture"]
         mask = subject.mask(picture)
         objects = subject.mask({"mask": picture["all_objects"]}) if picture.get("all_objects") else None
-        results = {}
+        session, results = subject.ran(picture), {}
         for method in subject.methods:
-            session = subject.session(*subject.size)
-            session.run(subject.normalised(subject.stretched(picture)))
             try:
                 heat = self.label_free_map(subject, session, picture, method)
-                threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
-                results[method.text] = {
-                    "counts": overlap(mask, heat > threshold),
-                    "ap": average_precision(mask, heat),
-                    "energy": energy_inside(mask, heat),
-                }
+                results[method.text] = self.judged(mask, method, heat)
                 if objects is not None:
                     evidence = np.where(objects | mask, heat, 0)
                     results[method.text]["share"] = energy_inside(mask, evidence)

@@ -41,18 +41,19 @@ class Segment(Experiment):
 
     def measure(self, subject, unit):
         mask = subject.mask(unit["picture"])
-        session = subject.session(*subject.size)
-        session.run(subject.normalised(subject.stretched(unit["picture"])))
+        session = subject.ran(unit["picture"])
+        k = subject.explained_class(session, unit["picture"])
+        return subject.measured(session, k, lambda method, heat: self.judged(mask, method, heat))
 
-        def judged(method, heat):
-            threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
-            return {
-                "counts": overlap(mask, heat > threshold),
-                "ap": average_precision(mask, heat),
-                "energy": energy_inside(mask, heat),
-            }
-
-        return subject.measured(session, subject.explained_class(session, unit["picture"]), judged)
+    @staticmethod
+    def judged(mask, method, heat):
+        """A map against a mask."""
+        threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
+        return {
+            "counts": overlap(mask, heat > threshold),
+            "ap": average_precision(mask, heat),
+            "energy": energy_inside(mask, heat),
+        }
 
     def values(self, record):
         return {
@@ -200,8 +201,7 @@ class SegmentClasses(Experiment):
     def measure(self, subject, unit):
         truth = self.truth(subject, unit["picture"])
         classes = [int(k) - 1 for k in np.unique(truth[truth > 0])]
-        session = subject.session(*subject.size)
-        session.run(subject.normalised(subject.stretched(unit["picture"])))
+        session = subject.ran(unit["picture"])
         fold, counts = zlib.crc32(unit["id"].encode("utf-8", "surrogateescape")) & 1, truth >= 0
         results = {}
         for method in subject.methods:

@@ -59,8 +59,7 @@ class Sanity(Experiment):
     def measure(self, subject, unit):
         picture = unit["picture"]
         before = subject.maps(picture["file"], picture["label"])
-        session = subject.session(*subject.size, model=subject.variant(unit["depth"]))
-        session.run(subject.normalised(subject.stretched(picture)))
+        session = subject.ran(picture, model=subject.variant(unit["depth"]))
 
         def correlated(method, heat):
             if before[method.text] is None:
@@ -112,7 +111,7 @@ class Speed(Experiment):
 
     def measure(self, subject, unit):
         session = subject.session(*subject.size)
-        chw = subject.normalised(subject.stretched(unit["picture"]))
+        chw = subject.input_of(unit["picture"])
         results = {}
         for method in subject.methods:
             rounds = []

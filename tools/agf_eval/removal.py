@@ -108,7 +108,7 @@ class SingleDelete(Experiment):
         from scipy.stats import spearmanr
 
         session, n = subject.session(*subject.size), subject.settings["patches"]
-        chw = subject.normalised(subject.stretched(unit["picture"]))
+        chw = subject.input_of(unit["picture"])
         session.run(chw)
         k, blurred = subject.explained_class(session, unit["picture"]), gaussian_blur(chw).astype(np.float32)
         kind = subject.settings["probability"]
@@ -165,7 +165,7 @@ class InsertDelete(Experiment):
 
     def measure(self, subject, unit):
         session = subject.session(*subject.size)
-        chw = subject.normalised(subject.stretched(unit["picture"]))
+        chw = subject.input_of(unit["picture"])
         session.run(chw)
         k = subject.explained_class(session, unit["picture"])
         blurred, empty = gaussian_blur(chw).astype(np.float32), np.zeros_like(chw)

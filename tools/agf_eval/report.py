@@ -247,31 +247,31 @@ def facts_of(experiment, plan):
     return [agf.printable(fact) for fact in facts + [f"engine {settings['engine']}"]]
 
 
-def tables_of(experiment, plan, rows, compared):
-    """[(heading, column titles, rows of cells)]: the results, and differences where there are several methods."""
-    arrows = {"lower": " (↓)", "higher": " (↑)", "": ""}
-    titles = [title + arrows[better] for _, title, better in experiment.metrics_of(plan["settings"])]
+def method_lines(experiment, rows, cell):
+    """A line of a table for each method: its name, cell(row) for each metric, and how many units."""
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = {row["metric"]: row for row in rows if row["method"] == method}
-        cells = [agf.printable(method)]
-        for metric, _, _ in experiment.metrics:
-            row = mine[metric]
-            cells.append(number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else ""))
-        lines.append(cells + [str(next(iter(mine.values()))["units"])])
-    tables = [("", ["method", *titles, "n"], lines)]
+        cells = [cell(mine[metric]) for metric, _, _ in experiment.metrics]
+        lines.append([agf.printable(method), *cells, str(next(iter(mine.values()))["units"])])
+    return lines
+
+
+def tables_of(experiment, plan, rows, compared):
+    """[(heading, column titles, rows of cells)]: the results, and differences where there are several methods."""
+    arrows = {"lower": " (↓)", "higher": " (↑)", "": ""}
+    titles = ["method", *(title + arrows[better] for _, title, better in experiment.metrics_of(plan["settings"])), "n"]
+
+    def with_error(row):
+        return number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else "")
+
+    def with_interval(row):
+        return f"{number_text(row['value'])} [{number_text(row['low'])}, {number_text(row['high'])}]"
+
+    tables = [("", titles, method_lines(experiment, rows, with_error))]
     if compared:
-        first = agf.printable(rows[0]["method"])
-        lines = []
-        for method in dict.fromkeys(row["method"] for row in compared):
-            mine = {row["metric"]: row for row in compared if row["method"] == method}
-            cells = [agf.printable(method)]
-            for metric, _, _ in experiment.metrics:
-                row = mine[metric]
-                low, high = number_text(row["low"]), number_text(row["high"])
-                cells.append(f"{number_text(row['value'])} [{low}, {high}]")
-            lines.append(cells + [str(next(iter(mine.values()))["units"])])
-        tables.append((f"Difference to {first}, with its 95 % interval", ["method", *titles, "n"], lines))
+        heading = f"Difference to {agf.printable(rows[0]['method'])}, with its 95 % interval"
+        tables.append((heading, titles, method_lines(experiment, compared, with_interval)))
     return tables
 
 

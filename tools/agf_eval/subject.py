@@ -135,6 +135,16 @@ class Subject:
         values = (ordered / 255.0 * rule.range - rule.mean) / rule.std
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
+    def input_of(self, picture):
+        """A picture at the network's size as its input."""
+        return self.normalised(self.stretched(picture))
+
+    def ran(self, picture, explain=True, model=None):
+        """The session of a model (None: the one that is judged) that has just run a picture."""
+        session = self.session(*self.size, model=model)
+        session.run(self.input_of(picture), explain=explain)
+        return session
+
     def explained_class(self, session, picture):
         """The class that --explain chooses, for a picture that has just been run."""
         which = self.settings["explain"]
@@ -170,6 +180,5 @@ class Subject:
 
     def _maps(self, name, label):
         """{method: its map of a picture's target class on the model that is judged, or None}, for Sanity."""
-        session = self.session(*self.size)
-        session.run(self.normalised(self.stretched({"file": name})))
+        session = self.ran({"file": name})
         return {method.text: heat for method, heat, _ in self.explain_each(session, label)}
