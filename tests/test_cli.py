@@ -633,18 +633,24 @@ def test_watch_jpegs():
     refused("watch", "m.agf", "missing", says="missing")
 
 
+def watching_folder(count):
+    """(agf watch at work on in/, for that many pictures, into out/; when to be out of patience)."""
+    process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", str(count)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE
+    while not os.path.exists("out") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)  # it looks at what is there when it has made the folder
+    return process, deadline
+
+
 def test_watch_folder():
     """Each new picture of a folder, once it is whole; those that were there before are left alone."""
     setup()
     os.mkdir("in")
     save("in/old.png", png_bytes(scene(30, 20)))
-    process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", "3"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    process, deadline = watching_folder(3)
     names = []
-    deadline = time.monotonic() + PATIENCE
-    while not os.path.exists("out") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)  # it looks at what is there when it has made the folder
     for i in range(3):
         whole = png_bytes(scene(30, 20, seed=i))
         with open("in/new%d.png" % i, "wb") as f:  # in two pieces
@@ -665,12 +671,7 @@ def test_watch_folder_names():
     """Pictures that differ in their ending alone have an output each; a newer one of a name replaces the older."""
     setup()
     os.mkdir("in")
-    process = subprocess.Popen([AGF, "watch", "m.agf", "in", "-o", "out/", "--json", "--count", "4"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE
-    while not os.path.exists("out") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
+    process, deadline = watching_folder(4)
     wanted = set()
     for i, (name, output) in enumerate((("a.png", "a.png"), ("a.jpg", "a.jpg.png"), ("a.jpg.bmp", "a.jpg.bmp.png"), ("a.png", "a.png"))):
         save("arriving", png_bytes(scene(30, 20 + i)))  # pictures are known by what they hold

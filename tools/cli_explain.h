@@ -168,13 +168,10 @@ static int run_explain(const options *asked) {
   problem why;
   int i;
 
-  memset(&e, 0, sizeof e);
   memset(&html, 0, sizeof html);
   memset(&others, 0, sizeof others);
-  e.asked = asked;
   if (asked->arguments.count < 2) fatal("explain needs a model file and a picture: agf explain MODEL PICTURE...");
-  e.method_count = find_methods(&asked->methods, e.methods);
-  e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+  explainer_begin(&e, asked);
   list_subjects(&e);
   if ((asked->neighbours || asked->shared) && !asked->bank)
     fatal("%s goes with --bank", asked->shared ? "--shared" : "--neighbours");

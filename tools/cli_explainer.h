@@ -407,6 +407,14 @@ static void explainer_free(explainer *e) {
   text_list_free(&e->paths);
 }
 
+/* What is asked for with which methods, before anything is opened. */
+static void explainer_begin(explainer *e, const options *asked) {
+  memset(e, 0, sizeof *e);
+  e->asked = asked;
+  e->method_count = find_methods(&asked->methods, e->methods);
+  e->ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+}
+
 /* Open the model and find what the options name in it. */
 static void choose_all(explainer *e) {
   const options *asked = e->asked;

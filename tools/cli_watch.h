@@ -427,15 +427,12 @@ static int run_watch(const options *asked) {
   long long explained = 0, failures = 0;
 
   memset(&raw, 0, sizeof raw);
-  memset(&e, 0, sizeof e);
-  e.asked = asked;
-  e.many = true;
   if (asked->arguments.count != 2) fatal("watch needs a model file and a source: agf watch MODEL SOURCE -o OUT");
   if (asked->json && asked->out && !strcmp(asked->out, "-")) fatal("-o -: --json writes to standard output, too");
   if (asked->frames && !parse_frames(asked->frames, &raw))
     fatal("--frames %s: not a size and one of rgb24, bgr24, gray, yuv420, nv12, as in 640x480:yuv420", asked->frames);
-  e.method_count = find_methods(&asked->methods, e.methods);
-  e.ablations = asked->ablations ? find_ablations(asked->ablations) : 0;
+  explainer_begin(&e, asked);
+  e.many = true;
   protect_input(asked->arguments.items[0]);
   protect_input(asked->arguments.items[1]);
   choose_all(&e);
