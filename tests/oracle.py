@@ -346,7 +346,7 @@ def padded(node, kernel, x, ho, wo, value=0.0):
     reach_h = (ho - 1) * node.stride[0] + dh * (kernel[0] - 1) + 1 - x.shape[1] - top
     reach_w = (wo - 1) * node.stride[1] + dw * (kernel[1] - 1) + 1 - x.shape[2] - left
     height, width = top + x.shape[1] + max(bottom, reach_h), left + x.shape[2] + max(right, reach_w)
-    xp = np.full((len(x), height, width), value, x.dtype)
+    xp = np.full_like(x, value, shape=(len(x), height, width))
     xp[:, top:top + x.shape[1], left:left + x.shape[2]] = x
     return xp
 
@@ -367,7 +367,7 @@ def conv(node, x, w):
     xp = padded(node, kernel, x, ho, wo)
     xp = xp.reshape(node.groups, w.shape[1], *xp.shape[1:])
     wt = by_tap(node, w)
-    y = np.zeros((node.groups, w.shape[0] // node.groups, ho * wo), x.dtype)
+    y = np.zeros_like(x, shape=(node.groups, w.shape[0] // node.groups, ho * wo))
     for i, j, rows, columns in taps(node, kernel, ho, wo):
         y += wt[i, j] @ xp[:, :, rows, columns].reshape(node.groups, w.shape[1], ho * wo)
     return y.reshape(-1, ho, wo)
@@ -377,7 +377,7 @@ def conv_t(node, w, s, shape):
     """convT(w, s): the gradient of <conv(x, w), s> in x, which has the given shape: [O, Ho, Wo] -> [I, H, W]."""
     kernel = w.shape[2:]
     (top, left, _, _), (_, ho, wo) = node.pad, s.shape
-    xp = padded(node, kernel, np.zeros(shape, s.dtype), ho, wo)
+    xp = padded(node, kernel, np.zeros_like(s, shape=shape), ho, wo)
     xp = xp.reshape(node.groups, w.shape[1], *xp.shape[1:])
     wt = by_tap(node, w)
     s = s.reshape(node.groups, -1, ho * wo)
@@ -437,7 +437,7 @@ def max_positions(node, x):
     (top, left, _, _), (_, height, width) = node.pad, x.shape
     ho, wo = window_counts(node, node.kernel, height, width)
     xp = padded(node, node.kernel, x, ho, wo, -np.inf)  # "padding is never a max pool's maximum"
-    best = np.full((x.shape[0], ho, wo), -np.inf, x.dtype)
+    best = np.full_like(x, -np.inf, shape=(x.shape[0], ho, wo))
     position = np.full(best.shape, -1)
     row = np.arange(ho)[:, None] * node.stride[0] - top
     column = np.arange(wo)[None, :] * node.stride[1] - left
@@ -465,7 +465,7 @@ def pool_t(node, x, s):
     """poolT(s), the adjoint at the input x (max: s goes "to the first maximum ...; overlapping windows add up")."""
     if node.op in ("maxpool", "global_maxpool"):
         position = max_positions(node, x).reshape(len(x), -1)
-        out = np.zeros((len(x), x[0].size), s.dtype)
+        out = np.zeros_like(s, shape=(len(x), x[0].size))
         np.add.at(out, (np.arange(len(x))[:, None], position), s.reshape(position.shape))
         return out.reshape(x.shape)
     rows, columns = average_matrices(node, x.shape, x.dtype)
@@ -852,7 +852,7 @@ def plain_conv_rule(node, x, cam, g, G, options):
 
     # Fx + M, or what the options leave of it; maps [H, W], spread over the channels where they are added
     on_positive, on_negative = factor_weights(C)
-    term = np.zeros(x.shape[1:], x.dtype)
+    term = np.zeros_like(x, shape=x.shape[1:])
     if "fx_gradcam" in options:
         term = relu((x * Gm.mean(axis=(1, 2), keepdims=True)).mean(axis=0))
     else:
