@@ -34,6 +34,15 @@ evaluate() { # NAME TITLE ARGUMENTS...
   $python tools/agf_eval.py "$@" -o "$out/$name" --title "$title" --into bench/RESULTS.md >"$out/$name.log"
 }
 
+every() { # PICTURES N CSV: each Nth picture and its class
+  [ -f "$3" ] || $python - "$1" "$2" >"$3" <<'END'
+import os, sys
+print("file,label")
+for name in sorted(name for name in os.listdir(sys.argv[1]) if name[:4].isdigit())[:: int(sys.argv[2])]:
+    print(f"{name},{int(name[:4])}")
+END
+}
+
 weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summary
   main="-m agf -m agf_a -m agf_lc -m lrp_lc -m lrp_a1b0 -m sglrp -m gradcam"
   more="$main -m layercam -m gradient_x_input"
@@ -44,9 +53,11 @@ weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summ
     evaluate "$1-grid2" "Grid pointing 2x2: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 2 --grids 300 --asked 1
     evaluate "$1-insert-delete" "Insertion and deletion: $2, ImageNet" insert-delete "$3" "$pictures" $common $more --steps 28
     evaluate "$1-perturb" "Perturbation: $2, ImageNet" perturb "$3" "$pictures" $common $more
-    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 300 --asked 1
+    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 150 --asked 1
     evaluate "$1-sanity" "Randomised weights: $2, ImageNet" sanity "$3" "$pictures" $common $more --stages 4 --explain target
-    evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" $common $main --fill road
+    # Solving for the missing pixels costs ten times the network's runs: a quarter of the pictures.
+    evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" --labels $eighth --jobs $jobs --threads 1 --sheet 0 \
+      $main --fill road
   }
   $python tools/agf_eval.py summary $out/"$1"-single $out/"$1"-grid2 $out/"$1"-insert-delete $out/"$1"-perturb $out/"$1"-grid3 \
     $out/"$1"-sanity $out/"$1"-road -o $out/"$1"-summary --title "Which method for which question: $2" --into bench/RESULTS.md
@@ -57,6 +68,7 @@ scenes build/scenes1 1 8
 [ -f build/scenes4/labels.csv ] || $python tools/train_demo.py --scenes 150 --objects 4 --seed 9 --out build/scenes4
 [ -f build/scenes2n/labels.csv ] || $python tools/train_demo.py --scenes 160 --objects 2 --seed 7 --out build/scenes2n
 [ -f build/scenes1n/labels.csv ] || $python tools/train_demo.py --scenes 200 --objects 1 --seed 9 --out build/scenes1n
+[ -f build/scenes1m/labels.csv ] || $python tools/train_demo.py --scenes 400 --objects 1 --seed 21 --out build/scenes1m
 [ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 160 --out build/odd
 scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
@@ -92,6 +104,10 @@ demo=tests/demo/demo.agf
     --limit 30 $methods
   evaluate gated-perturb "Perturbation, predicted class: $manner, scenes with two objects" perturb $gated build/scenes2 \
     --limit 40 $methods
+  # Of scenes that no choice was made on: the best of seven numbers on one set of scenes is the best there by chance alone.
+  evaluate label-free-neighbours "Label-free: how many neighbours" label-free tests/demo/selfsup.agf build/scenes1m \
+    --bank tests/demo/selfsup.bank -m agf -m agf:neighbours=2 -m agf:neighbours=3 -m agf:neighbours=5 -m agf:neighbours=10 \
+    -m agf:neighbours=20 -m agf:neighbours=50 -m agf_a -m agf_a:neighbours=5
   # What the self-supervised network is compared with is made beside it: tools/train_demo.py --self-supervised --out build/selfsup
   selfsup=build/selfsup
   if [ -f $selfsup/selfsup-trunk.agf ]; then
@@ -118,13 +134,10 @@ demo=tests/demo/demo.agf
   if [ -n "$pictures" ]; then
     evaluate imagenet-speed "Time: SqueezeNet 1.1, ImageNet, 1 thread" speed "$squeezenet" "$pictures" --limit 5 --threads 1 \
       $methods
-    half=$out/half.csv # every second picture: of all classes, where --limit would take the first
-    [ -f $half ] || $python - "$pictures" >$half <<'END'
-import os, sys
-print("file,label")
-for name in sorted(name for name in os.listdir(sys.argv[1]) if name[:4].isdigit())[::2]:
-    print(f"{name},{int(name[:4])}")
-END
+    # Every second picture, and every eighth: of all classes, where --limit would take the first.
+    half=$out/half.csv eighth=$out/eighth.csv
+    every "$pictures" 2 $half
+    every "$pictures" 8 $eighth
     weighty squeezenet "SqueezeNet 1.1" "$squeezenet"
     [ -z "$lite0" ] || weighty lite0 "EfficientNet-Lite0" "$lite0"
   fi
