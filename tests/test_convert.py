@@ -743,6 +743,87 @@ def test_half_precision_and_external_data():
         refused(directory, ["weights.bin"], path)
 
 
+def test_external_data_stays_in_its_folder_and_its_file():
+    """Where the name, offset and length of weights beside the file lead: each is refused in one line, at once."""
+    need("onnx")
+    import onnx
+
+    def entry(key, value):
+        def change(tensor, folder):
+            for one in [one for one in tensor.external_data if one.key == key]:
+                tensor.external_data.remove(one)
+            if value is not None:
+                tensor.external_data.add(key=key, value=value.replace("FOLDER", folder))
+        return change
+
+    def in_the_way(make):
+        def change(tensor, folder):
+            weights = os.path.join(folder, "weights.bin")
+            if os.path.isfile(weights):
+                os.replace(weights, os.path.join(folder, "..", "weights.bin"))
+                make(weights)
+        return change
+
+    def grown(tensor, folder):  # 2^40 bytes that take no place on the disk, to be read in full
+        os.truncate(os.path.join(folder, "weights.bin"), 1 << 40)
+        entry("length", str(1 << 40))(tensor, folder)
+
+    cases = [(in_the_way(os.mkfifo), "no regular file"), (in_the_way(os.mkdir), "no regular file"),
+             (in_the_way(lambda path: os.symlink("/dev/zero", path)), "outside of the folder"),
+             (in_the_way(lambda path: os.symlink("../weights.bin", path)), "outside of the folder"),
+             (in_the_way(lambda path: os.symlink("weights.bin", path)), "cannot be read"),
+             (entry("location", "../in/weights.bin"), "in the folder of"), (entry("location", "FOLDER/weights.bin"), "in the folder of"),
+             (entry("location", ""), "in the folder of"), (entry("location", None), "in the folder of"),
+             (entry("location", "."), "no regular file"), (entry("location", "a\0b"), "cannot be read"),
+             (entry("location", "a" * 5000), "cannot be read"), (entry("zzz", "1"), "'zzz' that is not understood"),
+             (grown, "needs"), (entry("length", "1"), "needs"), (entry("offset", "2661"), "which has 2660 bytes")]
+    cases += [(entry(key, value), f"the {key}") for key in ("offset", "length") for value in ("-1", "x", "", "1.5", "9" * 5000)]
+    for change, words in cases:
+        for constants in (False, True):  # as initialisers, as the attributes of nodes
+            with tempfile.TemporaryDirectory() as directory:
+                folder = os.path.join(directory, "in")
+                os.mkdir(folder)
+                g = Graph()
+                path = g.save(folder, g.head(g.conv("x", 20, 3), 20), save_as_external_data=True, location="weights.bin",
+                              size_threshold=0)
+                model = onnx.load(path, load_external_data=False)
+                for tensor in list(model.graph.initializer):
+                    change(tensor, folder)
+                    if constants:
+                        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+                if constants:
+                    del model.graph.initializer[:]
+                with open(path, "wb") as f:
+                    f.write(model.SerializeToString())
+                refused(directory, ["net.onnx", words], path)
+
+
+def test_pieces_that_tensors_share_are_read_within_limits():
+    """Twenty tensors are the same 8 MB of a file: 2^24 bytes more than the file's are taken, 160 MB are not."""
+    need("onnx")
+    import onnx
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "net.onnx")
+        g = Graph()
+        x = g.conv("x", 6, 3)
+        shared = g.constant(np.full(1 << 21, 1e-6, np.float32))
+        total = g.add("ReduceSum", shared, keepdims=0)
+        onnx.save(g.model(g.head(g.add("Mul", x, total), 6)), path, save_as_external_data=True, location="weights.bin",
+                  size_threshold=1 << 20)
+        model = onnx.load(path, load_external_data=False)
+        kind = next(tensor for tensor in model.graph.initializer if tensor.name == shared)
+        for i in range(20):
+            model.graph.initializer.add().CopyFrom(kind)
+            model.graph.initializer[-1].name = f"again{i}"
+        with open(path, "wb") as f:
+            f.write(model.SerializeToString())
+        refused(directory, ["net.onnx", "share pieces"], path)
+        del model.graph.initializer[-18:]
+        with open(path, "wb") as f:
+            f.write(model.SerializeToString())
+        converted(directory, path)
+
+
 def test_f16_overflow():
     need("onnx")
     g = Graph()
@@ -907,6 +988,49 @@ def test_constants_are_folded_within_limits():
         [onnx.helper.make_tensor_value_info("still", 9, []), onnx.helper.make_tensor_value_info("w", 1, [1])])
     w = g.add("Loop", "", g.constant(np.array(True)), g.constant(np.zeros(1, np.float32)), body=body)
     refuses(g, g.head(g.add("Mul", g.conv("x", 6, 3), w), 6), ["loop0", "onnxslim"])
+    for make in (lambda g, a: g.add("Gemm", a, a, transA=1),  # 4e8 numbers each, of 20,000
+                 lambda g, a: g.add("Gather", g.add("Reshape", a, g.ints(-1, 1)), g.constant(np.zeros(20000, np.int64)), axis=1),
+                 lambda g, a: g.add("Pad", g.add("Reshape", a, g.ints(20000, 1, 1, 1, 1)), g.ints(*[0] * 3, 40, 40, *[0] * 3, 40, 40))):
+        g = Graph()
+        many = g.constant(np.ones((1, 20000), np.float32))
+        total = g.add("ReduceSum", make(g, many), keepdims=0)
+        refuses(g, g.head(g.add("Mul", g.conv("x", 6, 3), total), 6), ["computes a constant", "elements"])
+    g = Graph()  # each below the limit, 2^30 numbers all together
+    x, shape = g.conv("x", 6, 3), g.ints(1 << 12, 1 << 12)
+    for _ in range(64):
+        x = g.add("Mul", x, g.add("ReduceMean", g.add("ConstantOfShape", shape), keepdims=0))
+    refuses(g, g.head(x, 6), ["computes a constant", "with those before it"])
+    g = Graph()  # 113 convolutions share 9.4 million weights, which a file of ours holds for each
+    w = g.add("ConstantOfShape", g.ints(1024, 1024, 3, 3))
+    x = g.conv("x", 1024, 3)
+    for _ in range(114):
+        x = g.add("Conv", x, w, kernel_shape=(3, 3), pads=[1] * 4)
+    refuses(g, g.head(x, 1024), ["conv", "shares them", str(1 << 30)])
+    for count, words in ((64, None), (1500, ["64"])):  # functions that call each other, in either order of the calls
+        for order in (range(count), reversed(range(count))):
+            g = Graph(18)
+            opset = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("own", 1)]
+            for i in range(count):
+                inner, domain = (f"F{i + 1}", "own") if i + 1 < count else ("Relu", "")
+                g.functions.append(onnx.helper.make_function("own", f"F{i}", ["a"], ["b"],
+                                                             [onnx.helper.make_node(inner, ["a"], ["b"], domain=domain)], opset))
+            x = g.conv("x", 6, 3)
+            for i in order if words else [0]:
+                x = g.add(f"F{i}", x, domain="own")
+            if words is None:
+                agrees(g, g.head(x, 6), exact=False)
+            else:
+                refuses(g, g.head(x, 6), words)
+    g = Graph(18)  # a constant of 4 MB in a function that is called a hundred times
+    opset = [onnx.helper.make_opsetid("", 18)]
+    value = onnx.numpy_helper.from_array(np.full(1 << 20, 1e-6, np.float32))
+    nodes = [onnx.helper.make_node("Constant", [], ["k"], value=value), onnx.helper.make_node("ReduceSum", ["k"], ["s"], keepdims=0),
+             onnx.helper.make_node("Mul", ["a", "s"], ["b"])]
+    g.functions.append(onnx.helper.make_function("own", "F", ["a"], ["b"], nodes, opset))
+    x = g.conv("x", 6, 3)
+    for _ in range(100):
+        x = g.add("F", x, domain="own")
+    refuses(g, g.head(x, 6), ["bytes of constants"])
     for calls, words in (("twice", ["stands for more"]), ("itself", ["calls itself"])):
         g = Graph(18)
         output = g.head(g.add("F0", g.conv("x", 6, 3), domain="own"), 6)

@@ -371,6 +371,32 @@ def test_constants_that_grow_are_refused():
     refused("net.tflite", "resizes to [2147483647,4]")
 
 
+def test_tensors_that_share_a_buffer_are_read_within_limits():
+    """Sixty tensors are the same megabyte of int8: 2^24 numbers beyond the file's bytes are read, 60 million not."""
+    for count, word in ((60, "share the buffers"), (10, None)):
+        f = File()
+        x = image = f.tensor("image", (1, 4, 4, 3))
+        data = np.ones((1 << 20,), np.int8)
+        f.buffers.append(data.tobytes())
+        shared = len(f.buffers) - 1
+        for i in range(count):
+            scales, points = f.vector([1e-3], 4, "PrependFloat32"), f.vector([0], 8, "PrependInt64")
+            fields = {"Shape": f.ints(data.shape), "Name": f.b.CreateString(f"part{i}"), "Type": 9, "Buffer": shared}
+            f.tensors.append(f.table("Tensor", Quantization=f.table("QuantizationParameters", Scale=scales, ZeroPoint=points), **fields))
+            part, axis, mean = len(f.tensors) - 1, f.tensor(f"axis{i}", data=np.zeros(1, np.int32)), f.tensor(f"product{i}", (1,))
+            f.operator("REDUCE_PROD", [part, axis], mean, "ReducerOptions", KeepDims=True)
+            y = f.tensor(f"sum{i}", (1, 4, 4, 3))
+            f.operator("ADD", [x, mean], y, "AddOptions")
+            x = y
+        axes, logits = f.tensor("axes", data=np.array([1, 2], np.int32)), f.tensor("logits", (1, 3))
+        f.operator("MEAN", [x, axes], logits, "ReducerOptions", KeepDims=False)
+        f.write("net.tflite", [image], [logits])
+        if word:
+            refused("net.tflite", word)
+        else:
+            read("net.tflite")
+
+
 def test_a_file_that_litert_refuses_or_crashes_on_is_not_written():
     """A version of the schema that there is not; a depthwise convolution without bias, on which LiteRT 2.3 crashes."""
     needs_litert()

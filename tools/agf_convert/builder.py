@@ -27,6 +27,8 @@ from .errors import ConvertError, describe
 from .network import IMAGE, Node, batchnorm_scale_bias, output_shape
 from .ops import ACTIVATIONS, GATES
 
+MAX_PARAMETERS = 1 << 30  # weights and biases of all nodes: the largest convolutional networks in use have 10^9
+
 CHANNELS, ROWS, COLUMNS = range(3)  # the axes of a node's [C,H,W]
 
 
@@ -69,6 +71,8 @@ class Builder:
         self.arithmetic = set()   # names of batchnorm nodes that are no BatchNorm of the original
         self.origins = {}         # name of a node -> "node NAME (OP)" of the original, for messages
         self.notes = []           # what the user should know, a line each
+        self.budget = 1 << 24     # elements of all constants that may be computed while reading; a front end's own to set
+        self._parameters = 0      # weights and biases of all nodes
         self._flattened = {}      # name of a node -> name of the flatten node behind it
         self._shuffled = {}       # likewise of shuffle nodes, by name and order
         self._name, self._here = "node", "the network"
@@ -86,6 +90,13 @@ class Builder:
     def note(self, text):
         if text not in self.notes:
             self.notes.append(text)
+
+    def computing(self, shape):
+        """Count a constant of a shape before it is computed: a file must not fill the machine's memory with them."""
+        self.budget -= max(0, math.prod(int(size) for size in shape))
+        if self.budget < 0:
+            raise self.error(f"computes a constant of {describe([shape])}: with those before it more elements than are "
+                             "understood")
 
     # Values
 
@@ -251,6 +262,10 @@ class Builder:
             shape = output_shape(node, [self.shapes[name] for name in inputs])
         except ConvertError as problem:
             raise self.error(str(problem)) from None
+        self._parameters += sum(array.size for array in (node.weights, node.bias) if array is not None)
+        if self._parameters > MAX_PARAMETERS:
+            raise self.error(f"with it the network has {self._parameters} weights, each node its own where the original shares "
+                             f"them; {MAX_PARAMETERS} are understood")
         self.shapes[unique] = shape
         self.nodes.append(node)
         self.by_name[unique] = node

@@ -2,6 +2,7 @@
 import argparse
 import os
 import sys
+import warnings
 
 from .errors import ConvertError, first_line
 
@@ -156,7 +157,9 @@ def main(argv=None):
         if getattr(arguments, option) is not None and not arguments.net:
             commands.error(f"--{option} belongs to a file")
     try:
-        run(arguments)
+        with warnings.catch_warnings():  # of NumPy and onnx, about numbers of the file that are checked here
+            warnings.simplefilter("ignore")
+            run(arguments)
     except ConvertError as problem:
         return fail(str(problem))
     except ImportError as problem:

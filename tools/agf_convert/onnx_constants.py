@@ -9,7 +9,10 @@ import numpy as np
 
 from .errors import first_line
 
-MAX_ELEMENTS = 1 << 28  # of one constant: 1 GB of float32, twice the largest layer of any VGG
+# Elements of all constants that are computed: so many, and for each byte of the file so many more, as weights that are
+# dequantised, transposed or normalised are computed in a few steps each.
+MAX_ELEMENTS = 1 << 26
+STEPS = 4
 
 ALLOWED = set("""
     Abs Add And Cast CastLike Ceil Clip Concat Constant ConstantOfShape CumSum DequantizeLinear Div Dropout Equal Erf Exp Expand
@@ -22,24 +25,37 @@ ALLOWED = set("""
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
-def size_of(op, arguments):
-    """An upper bound of the number of elements that an operation makes; 0: no more than it was given."""
+def size_of(node, arguments):
+    """An upper bound of the number of elements that a node makes; 0: no more than it was given."""
+    op = node.op
     arrays = [array for array in arguments if array is not None]
     if op == "ConstantOfShape":
         return math.prod(int(n) for n in np.ravel(arrays[0]))
     if op == "Expand":
-        return math.prod(int(n) for n in np.ravel(arrays[1])) * max(arrays[0].size, 1)
+        shape = [int(n) for n in np.ravel(arrays[1])]
+        rank = max(len(shape), arrays[0].ndim)
+        return math.prod(max(sizes) for sizes in zip((1,) * (rank - len(shape)) + tuple(shape),
+                                                     (1,) * (rank - arrays[0].ndim) + arrays[0].shape))
     if op == "Tile":
         return math.prod(int(n) for n in np.ravel(arrays[1])) * arrays[0].size
     if op == "Range":
         start, limit, delta = (float(np.ravel(array)[0]) for array in arrays)
-        return 0 if delta == 0 else abs(math.ceil((limit - start) / delta)) if math.isfinite(limit - start) else math.inf
-    if op == "Pad" and len(arrays) > 1:
-        return (max(arrays[0].shape, default=1) + int(np.abs(arrays[1]).max(initial=0)) * 2) ** min(arrays[0].ndim, 4)
-    if op in ("Gather", "GatherElements", "GatherND") and len(arrays) > 1:
-        return arrays[1].size * max(arrays[0].size // max(arrays[0].shape[0] if arrays[0].ndim else 1, 1), 1)
-    if op in ("MatMul", "Gemm") and len(arrays) > 1:
-        return arrays[0].size * arrays[1].size // max(arrays[0].shape[-1] if arrays[0].ndim else 1, 1)
+        return max(0, math.ceil((limit - start) / delta))
+    if op == "Pad":
+        pads = np.ravel(arrays[1] if len(arrays) > 1 else node.attribute("pads", ()))
+        return math.prod(size + 2 * int(np.abs(pads).max(initial=0)) for size in arrays[0].shape)
+    if op == "Gather":
+        return arrays[1].size * (arrays[0].size // max(arrays[0].shape[node.attribute("axis", 0)], 1))
+    if op == "GatherElements":
+        return arrays[1].size
+    if op == "GatherND":
+        picked = node.attribute("batch_dims", 0) + arrays[1].shape[-1]
+        return math.prod(arrays[1].shape[:-1]) * math.prod(arrays[0].shape[picked:])
+    if op == "Gemm":
+        rows = arrays[0].shape[1 if node.attribute("transA", 0) else 0]
+        return rows * arrays[1].shape[0 if node.attribute("transB", 0) else 1]
+    if op == "MatMul":
+        return arrays[0].size * arrays[1].size // max(arrays[0].shape[-1], 1)
     if op == "Concat":
         return sum(array.size for array in arrays)
     ranks = max((array.ndim for array in arrays), default=0)
@@ -60,11 +76,10 @@ def fold(node, arguments):
     if node.op == "Identity":
         return [arguments[0]]
     try:
-        elements = size_of(node.op, arguments)
-    except (TypeError, ValueError, IndexError, OverflowError) as problem:
+        elements = size_of(node, arguments)
+    except (TypeError, ValueError, IndexError, ArithmeticError) as problem:
         raise node.error(f"a constant that cannot be computed ({first_line(problem)})") from None
-    if elements > MAX_ELEMENTS:
-        raise node.error(f"computes a constant of up to {elements:g} elements; {MAX_ELEMENTS} are understood")
+    node.b.computing((elements,))
     given = {name: np.asarray(array) for name, array in zip(proto.input, arguments) if name}
     types = {name: onnx.helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in given.items()}
     inputs = [onnx.helper.make_tensor_value_info(name, types[name], array.shape) for name, array in given.items()]

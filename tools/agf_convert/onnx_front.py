@@ -3,13 +3,15 @@ import os
 
 import numpy as np
 
-from . import onnx_constants, onnx_ops, patterns
+from . import onnx_constants, onnx_external, onnx_ops, patterns
 from .builder import Builder, Value
 from .errors import ConvertError, describe, first_line
 from .frontend import Imported
 from .passes import finish
 
 OPSETS = range(7, 26)
+MAX_CALLS = 64       # functions that call each other; exporters' call some five deep
+MAX_GROWN = 1 << 28  # bytes that a graph may grow by when functions are put in place
 MAX_GRAPH = 1 << 17  # nodes after inlining: far beyond any image classifier, far below what fills a machine's memory
 
 
@@ -143,6 +145,7 @@ class Walk:
             results = onnx_constants.fold(node, arguments)
         else:
             results = self._call(node, arguments)
+            self._charge(results, arguments)
         for name, result in zip(proto.output, results if isinstance(results, list) else [results]):
             if name:
                 self.values[name] = result
@@ -160,6 +163,12 @@ class Walk:
         except Exception as problem:  # a malformed node, in a way that its handler did not think of
             raise node.error(f"cannot be understood ({type(problem).__name__}: {first_line(problem)}); is the file "
                              "damaged?") from problem
+
+    def _charge(self, results, arguments):
+        """Count the constants that a handler has made."""
+        for result in results if isinstance(results, list) else [results]:
+            if isinstance(result, np.ndarray) and not any(result is argument for argument in arguments):
+                self.builder.computing(result.shape)
 
     def _check_schema(self, node):
         import onnx
@@ -258,15 +267,7 @@ def load(path):
     if not model.graph.node:
         raise ConvertError(f"{path}: not an ONNX file, or an empty one{hint_for(path)}")
     check_names(model, path)
-    folder = os.path.dirname(os.path.abspath(path))
-    for tensor in model.graph.initializer:
-        files += [os.path.join(folder, entry.value) for entry in tensor.external_data if entry.key == "location"]
-    try:
-        onnx.load_external_data_for_model(model, folder)
-    except OSError as problem:
-        raise ConvertError(f"{problem.filename or path}: {problem.strerror or first_line(problem)}") from None
-    except Exception as problem:  # onnx.checker.ValidationError, ValueError for a wrong length
-        raise ConvertError(f"{path}: {first_line(problem)}") from None
+    files += onnx_external.load(model, path)
     if model.functions:
         check_functions(model, path)
         try:
@@ -300,24 +301,38 @@ def check_names(model, path):
 
 
 def check_functions(model, path):
-    """Refuse functions that call themselves, and those that grow beyond MAX_GRAPH when they are put in place."""
+    """Refuse functions that call themselves, and those that grow beyond measure when they are put in place."""
     functions = {(f.domain, f.name): f for f in model.functions}
     sizes = {}
+
+    def total(nodes, calls):
+        """(nodes, bytes, depth of calls) of nodes with their functions in place; calls: those that they stand in."""
+        parts = [size_of((node.domain, node.op_type), calls) if (node.domain, node.op_type) in functions else
+                 (1, node.ByteSize(), 0) for node in nodes]
+        return sum(part[0] for part in parts), sum(part[1] for part in parts), max((part[2] for part in parts), default=0)
+
+    def check(what, size):
+        if size[0] > MAX_GRAPH:
+            raise ConvertError(f"{path}: {what} stands for more than {MAX_GRAPH} nodes")
+        if size[2] > MAX_CALLS:
+            raise ConvertError(f"{path}: {what} goes through more than {MAX_CALLS} functions that call each other")
+        if size[1] > held + MAX_GROWN:
+            raise ConvertError(f"{path}: {what} stands for {size[1]} bytes of constants and nodes; {MAX_GROWN} more than the "
+                               "file's own are understood")
 
     def size_of(key, calls):
         if key in calls:
             raise ConvertError(f"{path}: the function {key[1]} calls itself; only plain graphs are understood")
+        if len(calls) >= MAX_CALLS:
+            raise ConvertError(f"{path}: the function {key[1]} is called by more than {MAX_CALLS}, each by the next")
         if key not in sizes:
-            sizes[key] = sum(size_of((node.domain, node.op_type), calls | {key})
-                             if (node.domain, node.op_type) in functions else 1 for node in functions[key].node)
-            if sizes[key] > MAX_GRAPH:
-                raise ConvertError(f"{path}: the function {key[1]} stands for more than {MAX_GRAPH} nodes")
+            nodes, size, depth = total(functions[key].node, (*calls, key))
+            sizes[key] = nodes, size, depth + 1
+            check(f"the function {key[1]}", sizes[key])
         return sizes[key]
 
-    total = sum(size_of((node.domain, node.op_type), frozenset()) if (node.domain, node.op_type) in functions else 1
-                for node in model.graph.node)
-    if total > MAX_GRAPH:
-        raise ConvertError(f"{path}: {total} nodes with its functions put in place; {MAX_GRAPH} are understood")
+    held = sum(node.ByteSize() for graph in (model.graph, *model.functions) for node in graph.node)
+    check("the graph with its functions put in place", total(model.graph.node, ()))
 
 
 def opsets_of(model, path):
@@ -405,6 +420,7 @@ def read(path, size=None, output=None, layout=None, head=None):
     if len(graph.node) > MAX_GRAPH:
         raise ConvertError(f"{path}: {len(graph.node)} nodes; {MAX_GRAPH} are understood")
     builder = Builder(input_shape)
+    builder.budget = onnx_constants.MAX_ELEMENTS + onnx_constants.STEPS * sum(map(os.path.getsize, files))
     integer = element in INTEGERS
     values = {**constants, image: builder.image(layout, integer)}
     if batch > 1:

@@ -38,7 +38,7 @@ TYPES = {
 }  # TensorType, for the types that classifiers hold
 FUSED = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: "tanh"}  # ActivationFunctionType
 INTEGERS = (np.uint8, np.int8, np.int16)
-MAX_CONSTANT = 1 << 24  # elements of all constants that are computed while reading; weights are not
+MAX_SHARED = 1 << 24  # elements that constants may have beyond the file's bytes: tensors may share a buffer
 MAX_OPERATORS = 1 << 14  # four times the engine's nodes
 MAX_OPERANDS = 1 << 10  # of one operator; the widest concatenations in use have some dozens
 
@@ -77,7 +77,8 @@ class Graph:
         if self.main.InputsLength() != 1:
             raise ConvertError(f"{path}: {self.main.InputsLength()} inputs; one image is needed")
         self.values = {}
-        self.computed = 0  # elements of constants that are computed while reading
+        self.constants, self.read = {}, 0  # what constant() has read: {tensor number: array}, elements
+        self.most = len(data) + MAX_SHARED
         if not 0 <= self.main.Inputs(0) < self.main.TensorsLength():
             raise ConvertError(f"{path}: its input is tensor {self.main.Inputs(0)}, which the file lacks")
         dims = self.dims(self.main.Inputs(0))
@@ -119,6 +120,11 @@ class Graph:
 
     def constant(self, number):
         """A constant tensor as the numbers that it stands for (float32 where it is quantised), or None."""
+        if number not in self.constants:
+            self.constants[number] = self.read_constant(number)
+        return self.constants[number]
+
+    def read_constant(self, number):
         tensor = self.tensor(number)
         if not 0 <= tensor.Buffer() < self.model.BuffersLength():
             raise self.b.error(f"tensor {self.name_of(number)} names buffer {tensor.Buffer()}, which the file lacks")
@@ -132,6 +138,10 @@ class Graph:
         wanted = int(np.prod(dims, dtype=object)) * np.dtype(dtype).itemsize
         if raw.nbytes != wanted:
             raise self.b.error(f"tensor {self.name_of(number)} holds {raw.nbytes} bytes where {describe([dims])} needs {wanted}")
+        self.read += raw.nbytes // np.dtype(dtype).itemsize
+        if self.read > self.most:
+            raise self.b.error(f"reads {self.name_of(number)}: constants of {self.read} elements, which share the buffers of a smaller "
+                               f"file; {self.most} are understood")
         array = np.frombuffer(raw.tobytes(), dtype).reshape(dims)
         quantised = self.quantization(number)
         if quantised is None:
@@ -146,12 +156,6 @@ class Graph:
         return ((array.astype(np.float64) - points) * scales).astype(np.float32)
 
     # What handlers call
-
-    def computing(self, shape):
-        """Before a constant of a shape is computed: all together must be small."""
-        self.computed += int(np.prod(shape, dtype=object))
-        if self.computed > MAX_CONSTANT:
-            raise self.b.error(f"computes a constant of {describe([shape])}: with those before it more than {MAX_CONSTANT} elements")
 
     def get(self, op, i):
         """Input i of an operator: a Value, an array, or None where it is left out."""

@@ -97,7 +97,7 @@ def divide(a, b):
 
 def folded(graph, function, *arrays):
     """A constant computed from constants, if it is small."""
-    graph.computing(np.broadcast_shapes(*(array.shape for array in arrays)))
+    graph.b.computing(np.broadcast_shapes(*(array.shape for array in arrays)))
     return function(*arrays)
 
 
@@ -106,7 +106,7 @@ def concatenation(graph, op):
     options = graph.options(op, "ConcatenationOptions")
     parts = [graph.get(op, i) for i in range(len(op.inputs))]
     if not any(isinstance(part, Value) for part in parts):
-        graph.computing((sum(part.size for part in parts if part is not None),))
+        graph.b.computing((sum(part.size for part in parts if part is not None),))
         return np.concatenate(parts, options.Axis())
     if not all(isinstance(part, Value) for part in parts):
         raise graph.b.error("joins constants and tensors that depend on the image, which is not understood")
@@ -200,7 +200,7 @@ def gather(graph, op):
     places, options = graph.array(op, 1, "the list of places"), graph.options(op, "GatherOptions")
     if options.BatchDims():
         raise graph.b.error(f"picks with batch_dims={options.BatchDims()}, which is not understood")
-    graph.computing((places.size, x.size // max(x.shape[options.Axis()], 1)))
+    graph.b.computing((places.size, x.size // max(x.shape[options.Axis()], 1)))
     return np.take(x, places, axis=options.Axis())
 
 
@@ -213,7 +213,7 @@ def reduce_prod(graph, op):
 @handles("PACK")
 def pack(graph, op):
     parts = [graph.array(op, i, "a part") for i in range(len(op.inputs))]
-    graph.computing((sum(part.size for part in parts),))
+    graph.b.computing((sum(part.size for part in parts),))
     return np.stack(parts, graph.options(op, "PackOptions").Axis())
 
 
@@ -355,7 +355,7 @@ def cast(graph, op):
     x = graph.get(op, 0)
     to = graph.dtype(op.outputs[0])
     if not isinstance(x, Value):
-        graph.computing(x.shape)
+        graph.b.computing(x.shape)
         return x.astype(to)
     exact = op.inputs[0] == graph.main.Inputs(0) and graph.quantization(op.inputs[0]) is None
     if np.issubdtype(to, np.floating) and (np.issubdtype(graph.dtype(op.inputs[0]), np.floating) or exact):
