@@ -7,6 +7,7 @@
 Leaves screenshots in $BUILD/page-shots for who wants to look. Needs Chromium, playwright and ziglang.
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -29,6 +30,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
+Image.MAX_IMAGE_PIXELS = None  # the tests make some that are larger than Pillow would read
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 import agf  # noqa: E402
 
@@ -225,6 +227,163 @@ def test_files():
             page.set_input_files("#model", golden)
             ready(page)
             check("--mean" in status(page), status(page))
+
+
+def network(labels, weight=1.0) -> bytes:
+    """A small network's file."""
+    from agf_convert import ModelFile, Network, Node, Preprocessing
+
+    random = np.random.RandomState(4)
+    nodes = [
+        Node("conv", "conv", ["input"], kernel=(3, 3), stride=(1, 1), dilation=(1, 1), groups=1,
+             weights=(random.standard_normal((6, 3, 3, 3)) * weight).astype(np.float32), bias=np.zeros(6, np.float32)),
+        Node("relu", "relu", ["conv"]),
+        Node("global_avgpool", "mean", ["relu"]),
+        Node("flatten", "flat", ["mean"]),
+        Node("linear", "logits", ["flat"], weights=(random.standard_normal((len(labels), 6)) * weight).astype(np.float32),
+             bias=np.zeros(len(labels), np.float32)),
+    ]  # fmt: skip
+    picture = Preprocessing((0.0,) * 3, (1.0,) * 3)
+    file = io.BytesIO()
+    ModelFile(Network((3, 24, 20), nodes, "small", "test", list(labels), picture, None, "softmax")).write_to(file)
+    return file.getvalue()
+
+
+def drop(page, *files) -> None:
+    """Files (name, bytes) dropped onto the page together."""
+    page.evaluate(
+        """files => {
+          const transfer = new DataTransfer();
+          for (const [name, data] of files) {
+            const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, { type: name.endsWith(".png") ? "image/png" : "" }));
+          }
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [[name, base64.b64encode(data).decode()] for name, data in files],
+    )
+
+
+def figure(page) -> str:
+    return page.evaluate("document.getElementById('figure').toDataURL()")
+
+
+def failed(page) -> bool:
+    return page.locator("#status.failed").count() == 1
+
+
+def png(size, mode="RGB", noise=True) -> bytes:
+    file = io.BytesIO()
+    image = Image.effect_noise(size, 60).convert(mode) if noise else Image.new(mode, size)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def downloaded(page, then: str = "") -> str:
+    """The name of the file that Download gives, pressed right behind the script `then`."""
+    with page.expect_download() as waits:
+        page.evaluate(f"() => {{ {then}; document.getElementById('download').click(); }}")
+    return waits.value.suggested_filename
+
+
+def test_a_map_keeps_its_name():
+    """While another class or method is worked on, and after a network that failed, what is shown keeps its caption."""
+    with browser_page() as page:
+        first, second = page.evaluate("agf.ranked.slice(0, 2).map(({ k }) => agf.model.labels[k])")
+        check(downloaded(page) == f"{first}-agf.png")
+        name = downloaded(page, "document.querySelector('#classes li:nth-child(2) button').click()")
+        check(name == f"{first}-agf.png", f"{name}: the map was still that of {first}")
+        ready(page)
+        check(downloaded(page) == f"{second}-agf.png")
+        name = downloaded(page, "const m = document.getElementById('method'); m.value = '4'; m.dispatchEvent(new Event('change'))")
+        check(name == f"{second}-agf.png", f"{name}: the map was still agf's")
+        page.select_option("#method", label="agf")
+        ready(page)
+        before = figure(page)
+        drop(page, ("broken.agf", b"no network" * 40))
+        ready(page)
+        check(failed(page) and figure(page) == before, status(page))
+        for opacity in ("0.3", "0.85"):
+            page.fill("#opacity", opacity)
+            ready(page)
+        check(figure(page) == before, "another map than before the broken network, under the same name")
+        check(downloaded(page) == f"{second}-agf.png")
+
+
+def test_a_failure_leaves_the_picture_alone():
+    """A network whose numbers overflow, a picture of one colour: no map, no classes, nothing to download."""
+    alone = """() => {
+      const shown = document.getElementById("figure").getContext("2d").getImageData(0, 0, agf.picture.width, agf.picture.height);
+      return agf.caption === "" && agf.result === null && shown.data.every((v, i) => v === agf.picture.rgba[i]);
+    }"""
+    with browser_page() as page:
+        drop(page, ("huge.agf", network("abc", 5e37)))
+        ready(page)
+        check(failed(page) and page.evaluate(alone), f"an old map: {status(page)}")
+        check(page.locator("#classes button").count() == 0, "an old network's classes")
+        page.fill("#search", "b")
+        page.fill("#opacity", "0.3")
+        page.select_option("#method", label="gradcam")
+        page.click("#download")
+        ready(page)
+        check(page.evaluate(alone), "a map that nothing has computed")
+        page.fill("#search", "")
+        drop(page, ("good.agf", network("abc")), ("noise.png", png((50, 40))))
+        ready(page)
+        check(not failed(page) and page.evaluate("agf.caption").endswith(", gradcam"), status(page))
+        page.select_option("#method", label="agf")
+        drop(page, ("flat.png", png((50, 40), noise=False)))
+        page.evaluate("document.getElementById('opacity').dispatchEvent(new Event('input'))")  # it waits behind the picture
+        ready(page)
+        check(failed(page) and page.evaluate(alone), f"an old map: {status(page)}")
+
+
+def test_hostile_files():
+    """Nothing that is dropped hangs the page, runs a label, or takes away what was there."""
+    with browser_page() as page:
+        before = figure(page)
+        good = png((300, 200))
+        huge = png((60000, 60000), "1", noise=False)  # half a megabyte, and 14 GB of RGBA
+        with open(os.path.join(DEMO, "demo.agf"), "rb") as file:
+            demo = file.read()
+        random = np.random.RandomState(1)
+        for name, data in (("cut.png", good[: len(good) // 2]), ("text.png", b"text"), ("empty.png", b""), ("text", b"text"),
+                           ("huge.png", huge), ("text.agf", b"text"), ("empty.agf", b""), ("cut.agf", demo[:-1])):  # fmt: skip
+            drop(page, (name, data))
+            ready(page)
+            check(failed(page) and figure(page) == before, f"{name}: {status(page)}")
+        for _ in range(20):
+            damaged = bytearray(demo)
+            for at in random.randint(0, len(demo), 3):
+                damaged[at] ^= 1 << random.randint(8)
+            drop(page, ("damaged.agf", bytes(damaged)))
+        ready(page)
+        check(failed(page) and figure(page) == before, status(page))
+        hostile = ['<img src=x onerror="window.hacked=1">', "<script>window.hacked=1</script>", "\u202etnedive", "x" * 100_000]
+        drop(page, ("hostile.agf", network(hostile)), ("noise.png", good))
+        ready(page)
+        for number in range(len(hostile)):
+            page.click(f"#classes li:nth-child({number + 1}) button")
+            ready(page)
+            check(not failed(page) and downloaded(page).endswith("-agf.png"), status(page)[:200])
+        check(page.evaluate("document.documentElement.scrollWidth") <= 1200, "a long label makes the page wide")
+        shoot(page, "hostile-labels")
+        check(page.evaluate("window.hacked") is None, "a label ran")
+        check(page.evaluate("document.querySelectorAll('#controls img, #controls script').length") == 0, "a label is part of the page")
+        drop(page, ("many.agf", network([f"label {k}" for k in range(70_000)])))
+        ready(page)
+        check(not failed(page) and page.locator("#classes button").count() == 100, status(page))
+        page.fill("#search", "LABEL 69999")
+        check(page.locator("#classes button").all_inner_texts()[0].startswith("label 69999"), "the last class")
+        page.fill("#search", "")
+        page.select_option("#method", label="integrated_gradients")
+        drop(page, ("small.agf", network(["left", "right"])))  # while that runs
+        drop(page, ("demo.agf", demo))
+        drop(page, ("noise.png", good), ("other.agf", network(["up", "down"])))
+        ready(page)
+        check(not failed(page) and page.evaluate("agf.model.labels") == ["up", "down"], status(page))
+        check(page.evaluate("agf.caption.split(',')[0]") in ("up", "down"), page.evaluate("agf.caption"))
+        check(page.evaluate("[agf.picture.width, agf.picture.height]") == [300, 200], "the picture")
 
 
 def test_camera():

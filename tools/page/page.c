@@ -9,7 +9,9 @@ static struct {
   agf_session *session;
   agf_input input;
   unsigned methods; /* that the session is planned for */
+  int filled;       /* chw, with the picture */
   int has_run;      /* the session, the picture that is shown */
+  int mapped;       /* map, of that picture */
   unsigned char *file;
   uint8_t *rgb, *rgba; /* the picture as it is, and what is shown */
   float *chw, *map;
@@ -17,6 +19,9 @@ static struct {
   int width, height;
   agf_error error;
 } page;
+
+/* What belongs to the picture or the network before is gone. */
+static void page_forget(void) { page.filled = page.has_run = page.mapped = 0; }
 
 static int page_fails(const char *what) {
   page.error.code = AGF_ERR_MEMORY;
@@ -31,6 +36,7 @@ unsigned char *PAGE(page_file)(size_t bytes) {
   agf_session_destroy(page.session);
   agf_model_close(page.model);
   free(page.file);
+  page_forget();
   page.session = NULL;
   page.model = NULL;
   page.file = bytes <= SIZE_MAX - AGF_ALIGN ? (unsigned char *)aligned_alloc(AGF_ALIGN, agf_align_up(bytes)) : NULL;
@@ -64,14 +70,16 @@ int PAGE(page_method_is_positive)(int i) { return (agf_method_traits((agf_method
 /* Room for a picture as RGBA, to be filled before page_run() and read after page_draw(). */
 uint8_t *PAGE(page_picture)(int width, int height) {
   size_t pixels = (size_t)width * (size_t)height;
+  page_forget();
   free(page.rgb);
   free(page.rgba);
   page.rgb = (uint8_t *)malloc(3 * pixels);
   page.rgba = (uint8_t *)malloc(4 * pixels);
   page.width = width;
   page.height = height;
-  if (!page.rgb || !page.rgba) page_fails("the picture");
-  return page.rgb ? page.rgba : NULL;
+  if (page.rgb && page.rgba) return page.rgba;
+  page_fails("the picture");
+  return NULL;
 }
 
 static int page_session(int method) {
@@ -100,6 +108,7 @@ int PAGE(page_run)(void) {
   if (agf_picture_to_input(page.model, 0, 0, page.rgb, page.width, page.height, 3 * (size_t)page.width, page.chw, &page.seen,
                            &page.error))
     return page.error.code;
+  page.filled = 1;
   if (page_session(AGF_METHOD_AGF)) return page.error.code;
   return page_forward();
 }
@@ -115,8 +124,14 @@ float *PAGE(page_explain)(int k, int method) {
   request.method = (agf_method)method;
   request.count = 1;
   request.classes = &k;
+  page.mapped = 0;
+  if (!page.filled) {
+    agf_fail(&page.error, AGF_ERR_STATE, "there is no picture that the network has seen");
+    return NULL;
+  }
   if (page_session(method) || (!page.has_run && page_forward())) return NULL;
-  return agf_explain(page.session, &request, page.map, &page.error) ? NULL : page.map;
+  page.mapped = agf_explain(page.session, &request, page.map, &page.error) == AGF_OK;
+  return page.mapped ? page.map : NULL;
 }
 
 /* The value at the end of the map's colours. */
@@ -128,9 +143,11 @@ uint8_t *PAGE(page_address)(void) { return page.rgba; }
 /* The map over the picture, in gray unless colour is set. */
 int PAGE(page_draw)(int method, double alpha, int colour) {
   size_t i, pixels = (size_t)page.width * (size_t)page.height;
-  uint8_t *shown = (uint8_t *)malloc(3 * pixels);
   agf_colormap cmap = agf_method_traits((agf_method)method) & AGF_METHOD_NOT_NEGATIVE ? AGF_CMAP_VIRIDIS : AGF_CMAP_RDBU;
+  uint8_t *shown;
   int status;
+  if (!page.mapped) return agf_fail(&page.error, AGF_ERR_STATE, "there is no map to draw");
+  shown = (uint8_t *)malloc(3 * pixels);
   if (!shown) return page_fails("the figure");
   memcpy(shown, page.rgb, 3 * pixels);
   status = colour ? AGF_OK : agf_photo_mute(&page.seen, shown, page.width, page.height, 3 * (size_t)page.width, &page.error);

@@ -25,8 +25,10 @@ function call(name, more = {}) {
   });
 }
 
-// What is known; tests read it too.
-const state = window.agf = { model: null, picture: null, ranked: null, chosen: -1, method: 0, result: null, live: false, idle: false };
+// What is known; tests read it too. result: the last map, caption: of what is drawn; none after a failure.
+const state = window.agf = {
+  model: null, picture: null, ranked: null, chosen: -1, method: 0, result: null, caption: "", live: false, idle: false,
+};
 
 function say(text, failed = false) {
   at("status").textContent = text;
@@ -63,11 +65,17 @@ async function openModel(bytes) {
     state.model = await call("open", { bytes });
   } catch (error) {
     if (state.bytes) await call("open", { bytes: state.bytes }); // the one before is still there
-    if (state.bytes && state.picture) await run();
+    if (state.bytes && state.picture) {
+      const { chosen } = state;
+      await run();
+      state.chosen = chosen;
+      await explain();
+    }
     throw error;
   }
   state.bytes = bytes;
   state.chosen = -1;
+  state.ranked = null;
   state.method = Math.min(state.method, state.model.methods.length - 1);
   at("method").replaceChildren(...state.model.methods.map((name, i) => new Option(name, i, i === state.method, i === state.method)));
   say(`${state.model.name || "A network"}: ${state.model.classes} classes.`);
@@ -87,42 +95,61 @@ async function setPicture(source, width, height) {
   await explain(await run());
 }
 
+// What there was belongs to another picture or network: the picture alone is shown.
+function forget() {
+  state.result = null;
+  state.caption = "";
+  for (const id of ["low", "high"]) at(id).textContent = "";
+  at("bar").getContext("2d").clearRect(0, 0, 256, 1);
+  figure.width = state.picture.width;
+  figure.height = state.picture.height;
+  shown.putImageData(new ImageData(state.picture.rgba.slice(), figure.width, figure.height), 0, 0);
+}
+
 async function run() {
   const { width, height, rgba } = state.picture;
-  const { ranked, milliseconds } = await call("picture", { width, height, rgba });
-  state.ranked = ranked;
-  if (state.chosen < 0 || !state.pinned) state.chosen = ranked[0].k;
-  return milliseconds;
+  try {
+    const { ranked, milliseconds } = await call("picture", { width, height, rgba });
+    state.ranked = ranked;
+    if (state.chosen < 0 || !state.pinned) state.chosen = ranked[0].k;
+    return milliseconds;
+  } catch (error) {
+    forget();
+    state.ranked = null;
+    at("classes").replaceChildren();
+    throw error;
+  }
 }
 
 async function explain(forward = 0) {
+  if (!state.ranked) return;
   listClasses();
+  const { chosen, method } = state, label = state.model.labels[chosen];
   try {
-    state.result = await call("explain", { k: state.chosen, method: state.method });
-  } catch (error) { // the picture at least
-    state.result = null;
-    figure.width = state.picture.width;
-    figure.height = state.picture.height;
-    shown.putImageData(new ImageData(state.picture.rgba.slice(), figure.width, figure.height), 0, 0);
+    const result = await call("explain", { k: chosen, method });
+    state.result = { ...result, method, caption: `${label}, ${state.model.methods[method]}` };
+    await draw();
+  } catch (error) {
+    forget();
     throw error;
   }
-  await draw();
-  const { scale, positive, bar, milliseconds } = state.result;
-  at("low").textContent = positive ? "0" : number(-scale);
-  at("high").textContent = number(scale);
-  at("bar").getContext("2d").putImageData(new ImageData(bar, 256, 1), 0, 0);
-  const entry = state.ranked.find(({ k }) => k === state.chosen), chance = percent(entry.probability);
-  say(`${state.model.labels[state.chosen]}: ${chance ? `${chance}, ` : ""}logit ${number(entry.logit)}. ` +
-    `${Math.round(forward + milliseconds)} ms${state.model.relaxed ? "" : ", without this browser's fused multiply-add"}.`);
+  const entry = state.ranked.find(({ k }) => k === chosen), chance = percent(entry.probability);
+  say(`${label}: ${chance ? `${chance}, ` : ""}logit ${number(entry.logit)}. ` +
+    `${Math.round(forward + state.result.milliseconds)} ms${state.model.relaxed ? "" : ", without this browser's fused multiply-add"}.`);
 }
 
 async function draw() {
-  const { width, height } = state.picture;
+  if (!state.result) return; // it has failed since the slider was moved
+  const { width, height } = state.picture, { method, caption, scale, positive, bar } = state.result;
   const alpha = Number(at("opacity").value), colour = at("colour").checked;
-  const { rgba } = await call("draw", { method: state.method, alpha, colour, width, height });
+  const { rgba } = await call("draw", { method, alpha, colour, width, height });
   figure.width = width;
   figure.height = height;
   shown.putImageData(new ImageData(rgba, width, height), 0, 0);
+  at("low").textContent = positive ? "0" : number(-scale);
+  at("high").textContent = number(scale);
+  at("bar").getContext("2d").putImageData(new ImageData(bar, 256, 1), 0, 0);
+  state.caption = caption;
 }
 
 function listClasses() {
@@ -211,7 +238,7 @@ for (const id of ["picture", "model"])
 at("camera").onclick = () => state.live ? stopCamera() : startCamera();
 at("method").onchange = ({ target }) => {
   state.method = Number(target.value);
-  if (state.picture) work(() => explain());
+  if (state.ranked) work(() => explain());
 };
 let drawing = false;
 for (const id of ["opacity", "colour"])
@@ -225,8 +252,8 @@ for (const id of ["opacity", "colour"])
   };
 at("search").oninput = () => state.ranked && listClasses();
 at("download").onclick = () => {
-  if (!state.result) return;
-  const caption = `${state.model.labels[state.chosen]}, ${state.model.methods[state.method]}`;
+  const { caption } = state;
+  if (!caption) return;
   const times = Math.max(1, Math.ceil(480 / figure.width)), width = figure.width * times, height = figure.height * times; // room for text
   const sheet = new OffscreenCanvas(width, height + 40), context = sheet.getContext("2d");
   context.fillStyle = "white";
