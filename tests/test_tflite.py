@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import tflite as schema  # noqa: E402
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
-from agf_convert import ConvertError  # noqa: E402
+from agf_convert import ConvertError, api  # noqa: E402
 from agf_convert.tflite_front import read  # noqa: E402
 
 REAL = os.path.join(DATA, "real-nets")
@@ -160,6 +160,62 @@ def test_a_small_network_gives_the_logits_of_litert():
     check(done.returncode == 0, done.stderr)
     # The converter itself allows 1e-3: a wrong stride or order is off by far more, float32 by far less.
     check("LiteRT's to " in done.stdout, done.stdout)
+
+
+def check_of(path, spoil=None, output=None):
+    """What the converter's comparison with LiteRT says; spoil: changes the network that was read."""
+    imported = read(path, output=output)
+    network = api.network_of(imported, "net", "test", [], None)
+    if spoil:
+        spoil(network.nodes)
+    try:
+        return api.write_network(network, "net.agf", imported=imported)[1]
+    except ConvertError as problem:
+        return str(problem)
+
+
+def negate(nodes):
+    """The last layer's weights."""
+    node = [node for node in nodes if node.weights is not None][-1]
+    node.weights = -node.weights
+
+
+def test_a_tensor_within_the_network_is_compared_with_itself():
+    """--output names no output of the file: LiteRT is asked for that tensor, not for the file's output."""
+    needs_litert()
+    small("net.tflite")
+    check("LiteRT's to " in check_of("net.tflite", output="logits"), check_of("net.tflite", output="logits"))
+    check("differ from LiteRT's" in check_of("net.tflite", negate, "logits"), "weights of the wrong sign")
+
+
+def few_classes(path, classes, end=None, step=0.05):
+    """Quantised: the mean of a convolution's output, of one or two classes; end: the activation behind it."""
+    f, random = File(), np.random.RandomState(2)
+    image = f.tensor("image", (1, 6, 6, 3), np.int8, scale=0.02, point=3)
+    w = f.tensor("w", data=random.randint(-127, 128, (classes, 1, 1, 3)).astype(np.int8), scale=0.01)
+    b = f.tensor("b", data=np.zeros(classes, np.int32), scale=0.0002)
+    y, axes = f.tensor("y", (1, 6, 6, classes), np.int8, scale=0.05, point=0), f.tensor("axes", data=np.array([1, 2], np.int32))
+    f.operator("CONV_2D", [image, w, b], y, "Conv2DOptions", Padding=1, StrideH=1, StrideW=1)
+    out = f.tensor("logits", (1, classes), np.int8, scale=step, point=0)
+    f.operator("MEAN", [y, axes], out, "ReducerOptions", KeepDims=False)
+    if end:
+        logits, out = out, f.tensor("probabilities", (1, classes), np.int8, scale=1 / 256, point=-128)
+        f.operator(end, [logits], out, *(["SoftmaxOptions"] if end == "SOFTMAX" else []), **({"Beta": 1.0} if end == "SOFTMAX" else {}))
+    f.write(path, [image], [out])
+
+
+def test_quantised_networks_of_one_or_two_classes_are_compared():
+    """One tensor's two numbers always correlate: their course over several is held against LiteRT's."""
+    needs_litert()
+    for classes, end in ((2, None), (2, "SOFTMAX"), (1, "LOGISTIC")):
+        few_classes("q.tflite", classes, end)
+        said = check_of("q.tflite")
+        check("random tensors follow LiteRT's" in said, said)
+        said = check_of("q.tflite", negate)
+        check("do not resemble" in said, said)
+    few_classes("q.tflite", 2, None, step=100)  # an original that says 0 whatever it is given
+    said = check_of("q.tflite")
+    check(said.startswith("not checked") and "too little" in said, said)
 
 
 def needs_litert():

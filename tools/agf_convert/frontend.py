@@ -14,7 +14,8 @@ class Imported:
     """A network that a front end has read."""
     finished: Finished
     input_shape: Tuple[int, int, int]                # [C, H, W]
-    reference: Optional[Callable] = None             # tensor [C,H,W] -> what the original computes, flat; None: not here
+    reference: Optional[Callable] = None             # [tensor [C,H,W], ...] -> [what the original computes, flat, ...]; None:
+                                                     # its runtime is not installed
     reference_name: str = ""                         # "ONNX Runtime" ...
     range: Optional[Tuple[float, float]] = None      # integers in it are all that the original takes
     files: List[str] = field(default_factory=list)   # everything that was read: no output may replace it

@@ -444,7 +444,7 @@ def reference(path, model, image, output, layout, batch, element):
     except ImportError:
         return None
 
-    def run(tensor):
+    def run(tensors):
         import onnx
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -459,10 +459,13 @@ def reference(path, model, image, output, layout, batch, element):
             copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
             session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
-        x = np.asarray(tensor).astype(dtype)[None]
-        x = np.ascontiguousarray(np.repeat(x if layout == "NCHW" else x.transpose(0, 2, 3, 1), batch, 0))
-        result = np.asarray(session.run([output], {image: x})[0], np.float64)
-        return result.reshape(batch, -1)[0] if result.size % batch == 0 else result.ravel()
+        outputs = []
+        for tensor in tensors:
+            x = np.asarray(tensor).astype(dtype)[None]
+            x = np.ascontiguousarray(np.repeat(x if layout == "NCHW" else x.transpose(0, 2, 3, 1), batch, 0))
+            result = np.asarray(session.run([output], {image: x})[0], np.float64)
+            outputs.append(result.reshape(batch, -1)[0] if result.size % batch == 0 else result.ravel())
+        return outputs
 
     return run
 

@@ -392,14 +392,14 @@ def read(path, size=None, output=None, head=None):
 
 
 def reference(path, number, chosen, graph):
-    """The original in LiteRT: a tensor [C,H,W] to the output's numbers. None where the package is not installed."""
+    """The original in LiteRT: tensors [C,H,W] to the output's numbers for each. None where it is not installed."""
     if importlib.util.find_spec("ai_edge_litert") is None:
         return None
     dtype, scale = graph.dtype(number), graph.quantization(chosen)
 
-    def run(tensor):
+    def run(tensors):
         given = io.BytesIO()
-        np.save(given, np.ascontiguousarray(np.asarray(tensor).transpose(1, 2, 0)[None].astype(dtype)))
+        np.save(given, np.ascontiguousarray(np.asarray(tensors).transpose(0, 2, 3, 1)[:, None].astype(dtype)))
         command = [sys.executable, str(Path(__file__).with_name("litert.py")), os.path.abspath(path), str(chosen)]
         ended = subprocess.run(command, input=given.getvalue(), capture_output=True, check=False)
         said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -411,8 +411,8 @@ def reference(path, number, chosen, graph):
                 f"{path}: LiteRT cannot run it ({first_line(said[-1] if said else 'no reason is given')}): damaged, or newer than "
                 "the LiteRT that is installed; nothing was written (--no-check writes it all the same)"
             )
-        y = np.load(io.BytesIO(ended.stdout), allow_pickle=False).astype(np.float64).ravel()
-        return y if scale is None else (y - scale[1][0]) * scale[0][0]
+        y = np.load(io.BytesIO(ended.stdout), allow_pickle=False).astype(np.float64).reshape(len(tensors), -1)
+        return list(y if scale is None else (y - scale[1][0]) * scale[0][0])
 
     return run
 

@@ -200,10 +200,13 @@ def read(module, input_shape, head=None):
     if not isinstance(result, Value):
         raise ConvertError("the module's output does not depend on the image")
 
-    def reference(tensor):
-        with torch.no_grad(), quiet():
-            y = module(torch.from_numpy(np.ascontiguousarray(tensor, np.float32))[None])
-        y = next(part for part in flat(y if isinstance(y, (tuple, list, dict)) else [y]) if torch.is_tensor(part))
-        return y.double().numpy().ravel()
+    def reference(tensors):
+        outputs = []
+        for tensor in tensors:
+            with torch.no_grad(), quiet():
+                y = module(torch.from_numpy(np.ascontiguousarray(tensor, np.float32))[None])
+            y = next(part for part in flat(y if isinstance(y, (tuple, list, dict)) else [y]) if torch.is_tensor(part))
+            outputs.append(y.double().numpy().ravel())
+        return outputs
 
     return Imported(finish(builder, result, head), input_shape, reference, f"torch {torch.__version__}")
