@@ -1527,6 +1527,8 @@ typedef struct agf_run_facts {
 typedef struct agf_arrival {
   int delivered; /* readers that have delivered */
   int wants_g;   /* a rule below uses its gradient, of those that the request's options leave */
+  int late;      /* its cam is what agf_kernels.combine left, to be shifted by `mean` when it is read */
+  float mean;
 } agf_arrival;
 
 typedef struct agf_method_rules agf_method_rules;
@@ -2792,9 +2794,10 @@ AGF_FAST_BEGIN
  * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
  * kernels.h promises, and hands finished rows, 16 channels at a time, to the job's epilogue. */
 
-enum { AGF_ACC_BYTES = 256 * 1024 };  /* accumulators of a tile: they share a core's second-level cache with a weight panel */
-enum { AGF_PANEL_BYTES = 32 * 1024 }; /* weights of a call on several input blocks: they stay in the first-level cache */
-enum { AGF_DENSE_BYTES = 72 * 1024 }; /* weights that the dense kernel reads for each few pixels, from the second-level cache */
+enum { AGF_ACC_BYTES = 256 * 1024 };    /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_PANEL_BYTES = 32 * 1024 };   /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_WINDOW_BYTES = 128 * 1024 }; /* what is made as it is needed stays in the second-level cache until then */
+enum { AGF_DENSE_BYTES = 72 * 1024 };   /* weights that the dense kernel reads for each few pixels, from the second-level cache */
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -2855,6 +2858,9 @@ typedef struct agf_conv_job agf_conv_job;
 /* What becomes of the sums: row `row` of output block `block`, right-hand side j at acc + j * rs, pixels `as` apart. */
 typedef void agf_epilogue(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs);
 
+/* Makes row `row` of block `block` of what a convolution reads, as it lies there, and its mask (NULL: not wanted). */
+typedef void agf_prologue(agf_session *s, const agf_conv_job *j, int block, int row, float *to, uint16_t *mask);
+
 /* One walk over a convolution's weights, forward or as its adjoint. */
 struct agf_conv_job {
   const agf_step *st;
@@ -2862,13 +2868,16 @@ struct agf_conv_job {
   int adjoint;
   int filter;           /* 0 w, 1 w+, 2 w- */
   int packed;           /* the box rule's w, w+ and w- side by side: each makes so many outputs; 0: one filter */
-  const float *x;       /* what it reads, element (0, 0, 0) */
+  const float *x;       /* what it reads, element (0, 0, 0); not read where `make` makes it */
   ptrdiff_t xp, xr, xb; /* floats from pixel to pixel, row to row, block to block */
   const uint16_t *mask; /* [blocks][hi][wi] */
   int ci, hi, wi;       /* channels, rows and pixels that it reads */
   int co, ho, wo;       /* and makes */
   agf_epilogue *done;
-  const void *out; /* the epilogue's own */
+  const void *out;    /* the epilogue's own */
+  agf_prologue *make; /* NULL: x lies in memory; else rows are made as they are needed, in a window (agf_conv_window) */
+  const void *from;   /* the prologue's own */
+  size_t window;      /* bytes of a task's scratch before the window */
   agf_axis rows, columns;
   agf_conv_cut cut;
   int th, tiles; /* rows of a tile, tiles of an output group */
@@ -3146,22 +3155,43 @@ static inline int agf_reaches_all(const agf_axis *a) {
 /* Whether output i is made of input i alone along an axis. A single element may have a stride, which the kernels must not see. */
 static inline int agf_is_one_to_one(const agf_axis *a) { return agf_reaches_all(a) && a->down == 1 && a->in == a->out; }
 
-static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
-  const agf_conv_job *j = (const agf_conv_job *)arg;
-  int first = index / j->tiles * j->cut.group, r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
+/* Rows [r0, r0 + rows) of the outputs from `first` on, which read rows of x from `at` on. */
+static void agf_conv_tile(agf_session *s, const agf_conv_job *j, int first, int r0, int rows, int at, unsigned char *scratch) {
   int outputs = agf_imin(j->cut.group, agf_ceil_div(j->co - first, AGF_CB) * AGF_CB), block, r;
   ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
-  float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->ho) * 4));
-  int dense = agf_is_dense(s, j, outputs, r0, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
+  float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->rows.out) * 4));
+  int dense = agf_is_dense(s, j, outputs, at, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
   if (!dense && !fresh) memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
   if (dense)
-    agf_conv_dense(s, j, first, outputs, r0, rows, acc, panel);
+    agf_conv_dense(s, j, first, outputs, at, rows, acc, panel);
   else
-    agf_conv_skipping(s, j, first, outputs, r0, rows, fresh, acc, panel);
+    agf_conv_skipping(s, j, first, outputs, at, rows, fresh, acc, panel);
   for (block = 0; block * AGF_CB < outputs; block++)
     for (r = 0; r < rows; r++)
       j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * agf_acc_row(j) + block * AGF_CB, ap, j->cut.lanes);
+}
+
+static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_conv_job *j = (const agf_conv_job *)arg;
+  int r0 = index % j->tiles * j->th, rows = agf_imin(j->th, j->ho - r0);
+  agf_conv_tile(s, j, index / j->tiles * j->cut.group, r0, rows, r0, scratch);
+}
+
+/* The same where x is made: a task is a tile of all outputs, and the window the whole of x to it. Output i is made of input i alone. */
+static void agf_conv_window_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_conv_job *whole = (const agf_conv_job *)arg;
+  int r0 = index * whole->th, rows = agf_imin(whole->th, whole->ho - r0), blocks = agf_ceil_div(whole->ci, AGF_CB), first, b, r;
+  float *x = (float *)(void *)(scratch + whole->window);
+  uint16_t *mask = (uint16_t *)(void *)(x + (ptrdiff_t)blocks * rows * whole->xr);
+  agf_conv_job j = *whole;
+  j.x = x;
+  j.mask = mask;
+  j.xb = rows * j.xr;
+  j.hi = j.ho = rows;
+  for (b = 0; b < blocks; b++)
+    for (r = 0; r < rows; r++, x += j.xr, mask += j.wi) j.make(s, whole, b, r0 + r, x, mask);
+  for (first = 0; first < j.co; first += j.cut.group) agf_conv_tile(s, &j, first, r0, rows, 0, scratch);
 }
 
 /* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box
@@ -3204,6 +3234,30 @@ static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
   return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;
 }
 
+/* Rows of `row` bytes that a window holds: those of one output row, and as many more as make moving them up a rare thing. */
+static uint64_t agf_window_rows(const agf_axis *rows, uint64_t row) {
+  uint64_t span = (uint64_t)(rows->k - 1) * (uint64_t)rows->dilation / (uint64_t)rows->up + 2,
+           n = span + AGF_WINDOW_BYTES / 2 / row;
+  return n < (uint64_t)rows->in ? n : (uint64_t)rows->in;
+}
+
+typedef struct agf_window {
+  float *at; /* rows [from, made) of what is read, from `from` on */
+  int from, made, rows;
+} agf_window;
+
+/* Makes what output row r of block `block` reads. */
+static void agf_window_move(agf_session *s, const agf_conv_job *j, agf_window *v, int block, int r) {
+  int first = r * j->rows.down - j->rows.pad, last = first + (j->rows.k - 1) * j->rows.dilation;
+  int lo = first > 0 ? agf_ceil_div(first, j->rows.up) : 0, hi = last < 0 ? 0 : agf_imin(last / j->rows.up + 1, j->hi);
+  if (lo > v->made) v->from = v->made = lo;
+  if (hi - v->from > v->rows) {
+    memmove(v->at, v->at + (lo - v->from) * j->xr, (size_t)(v->made - lo) * (size_t)j->xr * sizeof(float));
+    v->from = lo;
+  }
+  for (; v->made < hi; v->made++) j->make(s, j, block, v->made, v->at + (v->made - v->from) * j->xr, NULL);
+}
+
 /* A task is some rows of one output block. */
 static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *j = (const agf_conv_job *)arg;
@@ -3215,6 +3269,7 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   float *acc = (float *)(void *)scratch;
   float *panel =
       (float *)(void *)(scratch + acc_bytes + agf_align_up((size_t)agf_ceil_div(lanes_in, AGF_CB) * AGF_CB * AGF_CB * 4));
+  agf_window window = {NULL, 0, 0, 0};
   agf_gconv_row q;
   for (i = 0; i < lanes_in; i++)
     for (l = 0; l < AGF_CB; l++) { /* lanes beyond the last channel read as the last one does; their weights are 0 */
@@ -3245,11 +3300,27 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   q.dilation = j->columns.dilation;
   q.pad = j->columns.pad;
   q.w = agf_gconv_weights(s, j, block, lanes_in, panel);
+  if (j->make) { /* groups lie within a block: the only one */
+    window.at = (float *)(void *)(scratch + j->window);
+    window.rows = (int)agf_window_rows(&j->rows, (uint64_t)j->xr * sizeof(float));
+    q.x = window.at;
+    q.xb = 0;
+  }
   for (r = r0; r < r1; r++) {
+    if (j->make) {
+      agf_window_move(s, j, &window, block, r);
+      q.pad_h = j->rows.pad + window.from * j->rows.up; /* its first row is row 0 */
+      q.h_in = j->hi - window.from;
+    }
     q.row = r;
     s->k.gconv[j->kind](&q);
     j->done(s, j, block, r, acc, (ptrdiff_t)agf_rhs_out(j->kind) * AGF_CB, AGF_CB);
   }
+}
+
+/* Rows of `wi` pixels of ci channels that a window holds, so many right-hand sides to each; 0: not one. */
+static int agf_window_tile(int wi, int ci, int vectors) {
+  return AGF_WINDOW_BYTES / (agf_ceil_div(ci, AGF_CB) * (AGF_CB * vectors * 4 + 2)) / wi;
 }
 
 static void agf_conv(agf_session *s, agf_conv_job *j) {
@@ -3268,6 +3339,11 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
   j->joined = agf_is_one_to_one(&j->rows) && agf_is_one_to_one(&j->columns) && j->xr == j->wi * j->xp;
   blocks = agf_ceil_div(j->co, j->cut.group);
   j->th = agf_tile_rows(&j->cut, j->ho);
+  if (j->make) {
+    j->th = agf_imin(j->th, agf_window_tile(j->wi, j->ci, (int)(j->xp / AGF_CB)));
+    agf_parallel(s, agf_ceil_div(j->ho, j->th), agf_conv_window_task, j);
+    return;
+  }
   while (s->threads > 1 && j->th > 4 && blocks * agf_ceil_div(j->ho, j->th) < 3 * s->threads) j->th = (j->th + 1) / 2;
   j->tiles = agf_ceil_div(j->ho, j->th);
   agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
@@ -3284,10 +3360,12 @@ AGF_FAST_END
  * and g = convT(w, g). LRP: alpha f(w+, w-) - (alpha - 1) f(w-, w+), the box rule at the image. */
 
 typedef struct agf_conv_step {
-  int plain;                       /* neither flat nor the image's: the full rule */
-  int apart;                       /* A is formed in a walk of its own: agf_conv_settle */
-  int co;                          /* outputs, filled to whole panels */
-  agf_rhs back;                    /* right-hand sides of its adjoint, all gradients wanted */
+  int plain;       /* neither flat nor the image's: the full rule */
+  int apart;       /* A is formed in a walk of its own: agf_conv_settle */
+  int late;        /* what made its input shifts C + R as it reads them: agf_conv_settle */
+  uint64_t window; /* bytes for the adjoint's right-hand sides if they are made as they are needed; 0: they are not */
+  int co;          /* outputs, filled to whole panels */
+  agf_rhs back;    /* right-hand sides of its adjoint, all gradients wanted */
   int row_classes, column_classes; /* outputs whose windows the border cuts alike */
   agf_id row_class, column_class;  /* uint8_t [h], [w] of the output: the class of each row and column */
   agf_id range;                    /* int [row_classes + column_classes][2]: the classes' kernel rows and columns */
@@ -3414,6 +3492,31 @@ static int agf_lrp_keeps(const agf_planner *p, const agf_step *st) {
          (((p->plan->needs & AGF_NEEDS_LRP) && agf_plan_in(p, st, 0)->is_signed) || (p->plan->needs & AGF_NEEDS_LRP_TWICE));
 }
 
+/* Bytes of the window in which the adjoint's right-hand sides are made; 0: they are not. */
+static uint64_t agf_conv_window(const agf_planner *p, const agf_step *st) {
+  const agf_conv_step *own = (const agf_conv_step *)st->own;
+  const agf_node *n = &p->model->node[st->node];
+  const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
+  agf_axis rows = agf_conv_axis(n, 0, 1, to->h, ti->h), columns = agf_conv_axis(n, 1, 1, to->w, ti->w);
+  uint64_t row = (uint64_t)to->w * AGF_CB * (uint64_t)agf_rhs_in(own->plain ? AGF_RHS_TRIPLE : AGF_RHS_FLAT) * 4, bytes;
+  if (st->box || own->apart || agf_is_last(p, st)) return 0;
+  if (n->groups ==
+      1) /* all blocks of some rows, enough of them that bringing the weights into order for each tile does not count */
+    return !own->plain && agf_is_one_to_one(&rows) && agf_is_one_to_one(&columns) &&
+                   (uint64_t)to->h * to->cb * row > AGF_ACC_BYTES && agf_window_tile(to->w, to->c, 2) * to->w >= 40
+               ? AGF_WINDOW_BYTES
+               : 0;
+  bytes = agf_window_rows(&rows, row) * row;
+  return ti->c == n->channels && AGF_CB % (n->channels / n->groups) == 0 && bytes <= 2 * AGF_WINDOW_BYTES ? bytes : 0;
+}
+
+/* Whether a convolution makes what step st reads, so that its gate is the next to read the cam that st delivers. */
+static int agf_made_by_conv(const agf_planner *p, const agf_step *st) {
+  int i = st->index - 1;
+  while (i >= 0 && p->step[i].out != p->in[st->in]) i--;
+  return i >= 0 && p->step[i].rules == st->rules;
+}
+
 /* With low_memory the largest plain convolutions form A in a second walk over the weights, after C and G, where the right-hand
  * sides of the first walk lay (`apart`). P, Q: bytes of a plane of the output and of the input. The gate then needs 5 P instead of
  * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
@@ -3421,8 +3524,10 @@ static void agf_conv_settle(agf_planner *p, agf_step *st) {
   agf_conv_step *own = (agf_conv_step *)st->own;
   uint64_t planes = agf_tensor_elements(agf_plan_in(p, st, 0)) + agf_tensor_elements(agf_plan_out(p, st));
   own->apart = p->s->config.low_memory && own->plain && !agf_is_last(p, st) && planes > p->largest_plain / 2;
+  own->window = agf_conv_window(p, st);
+  own->late = own->plain && !p->s->config.observer && agf_plan_in(p, st, 0)->readers == 1 && agf_made_by_conv(p, st);
   st->writes = agf_adjoint_moment(p, st);
-  st->reads_g = agf_lrp_keeps(p, st) ? agf_adjoint_moment(p, st) : agf_gate_moment(p, st);
+  st->reads_g = own->window || agf_lrp_keeps(p, st) ? agf_adjoint_moment(p, st) : agf_gate_moment(p, st);
   st->reads_cam = own->apart ? agf_adjoint_moment(p, st) : st->reads_g;
 }
 
@@ -3462,20 +3567,20 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   own->range = agf_buf(p, (uint64_t)(own->row_classes + own->column_classes) * 2 * sizeof(int), 0, end);
   classes = (uint64_t)own->row_classes * (uint64_t)own->column_classes;
   if (st->box || plain) own->border = agf_buf(p, classes * (uint64_t)own->co * 4 * (st->box ? 2 : 1), 0, end);
-  own->d = agf_buf(p, pixels * AGF_CB * 4, low ? gate : 0, !low ? end : lrp ? back : gate);
-  if (!last) {
+  own->d = agf_buf(p, pixels * AGF_CB * 4, low ? gate : 0, !low ? end : lrp || own->window ? back : gate);
+  if (!last && (!own->window || others || (p->plan->needs & AGF_NEEDS_LOCAL) || s->config.observer)) {
     uint64_t vectors = (uint64_t)agf_imax(agf_rhs_in(own->back), s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
     if (own->apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
     /* one right-hand side takes cam's place, element by element, where nothing else will read cam */
     st->rhs = vectors == 1 && !others ? agf_part(p, to->cam, 0, elements * 4, gate, back) : agf_buf(p, elements * 4, gate, back);
     st->rhs_mask = agf_buf(p, pixels * 2, gate, back);
   }
-  agf_need_scratch(p, agf_conv_scratch(s, st, own->back, 1));
+  agf_need_scratch(p, agf_conv_scratch(s, st, own->back, 1) + own->window);
   if (own->apart) {
     agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_A, 1));
     agf_need_scratch(p, (uint64_t)to->w * AGF_CB * 4);
   }
-  if (!st->box) agf_need_scratch(p, agf_conv_scratch(s, st, own->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1));
+  if (!st->box) agf_need_scratch(p, agf_conv_scratch(s, st, own->plain ? AGF_RHS_APAIR : AGF_RHS_A, 1) + own->window);
   if (others) agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
   if (st->box && !agf_box_packed(n, ti->c)) own->a = agf_buf(p, agf_tensor_elements(ti) * 2 * 4, back, back);
   if (lrp && !st->box && ti->is_signed) {
@@ -3484,14 +3589,14 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   }
   if (plain) {
     uint64_t hw = (uint64_t)ti->h * (uint64_t)ti->w, lanes = (uint64_t)ti->cb * AGF_CB;
-    own->cam_mask = agf_buf(p, pixels * 2, gate, back);
+    if (!own->window) own->cam_mask = agf_buf(p, pixels * 2, gate, back);
     if (!own->apart) own->a = agf_buf(p, agf_tensor_elements(ti) * 4, back, back);
     own->maps = agf_buf(p, hw * 4 * 4, back, back);
     own->sums = agf_buf(p, (uint64_t)ti->h * lanes * 4 * sizeof(double), back, back);
     own->maxima = agf_buf(p, (uint64_t)ti->h * lanes * 2 * 4, back, back);
     own->counts = agf_buf(p, (uint64_t)ti->h * (uint64_t)ti->cb * sizeof(int64_t), back, back);
     own->coef = agf_buf(p, lanes * 4 * 4, back, back);
-    agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1));
+    agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1) + own->window);
   }
   return AGF_OK;
 }
@@ -3662,6 +3767,13 @@ static void agf_job_adjoint(agf_session *s, agf_conv_job *j, const agf_step *st,
   j->out = out;
 }
 
+/* Lets what a job reads be made from `from`; make NULL: it lies in memory. */
+static void agf_job_make(agf_session *s, agf_conv_job *j, agf_prologue *make, const void *from) {
+  j->make = make;
+  j->from = from;
+  j->window = (size_t)agf_conv_scratch(s, j->st, j->kind, j->adjoint);
+}
+
 typedef struct agf_border_job {
   const agf_step *st;
   float value;
@@ -3763,6 +3875,7 @@ typedef struct agf_gate_job {
   const agf_step *st;
   agf_gate_kind kind;
   const float *cam, *g; /* at the output; g NULL: not wanted */
+  const float *mean;    /* as agf_gate_row has it */
   const float *scale;   /* of the BatchNorm; NULL: none */
   agf_act act;
   float *rhs;
@@ -3770,58 +3883,69 @@ typedef struct agf_gate_job {
   uint16_t *mask, *cam_mask; /* NULL: not wanted */
 } agf_gate_job;
 
-static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_gate_job *j = (const agf_gate_job *)arg;
+/* Row r of block b, into rhs. mask, cam_mask: of that row, NULL: not wanted; spare: a row's room, used by GATE_A alone. */
+static void agf_gate_row_at(agf_session *s, const agf_gate_job *j, int b, int r, float *rhs, uint16_t *mask, uint16_t *cam_mask,
+                            float *spare) {
   const agf_conv_step *own = agf_conv_of(j->st);
   const agf_tensor *t = agf_out(s, j->st);
   const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
-  float *d = agf_floats(s, own->d), *row = (float *)(void *)scratch;
-  agf_piece p = agf_piece_at(t, i);
+  size_t at = agf_row_at(t, b, r);
   agf_gate_row q;
   int k;
+  q.cam = j->cam + at * AGF_CB;
+  q.mean = j->mean;
+  q.g = j->g ? j->g + at * AGF_CB : NULL;
+  q.y = agf_row_x(s, t, b, r);
+  q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
+  q.quotients = j->kind == AGF_GATE_PASS ? 0 : j->kind == AGF_GATE_C_AND_A ? 2 : 1;
+  q.d = q.b = NULL;
+  q.column_class = column_class;
+  q.b_stride = own->co;
+  switch (j->kind) {
+    case AGF_GATE_PASS: break;
+    case AGF_GATE_C_AND_A:
+      q.b = agf_border_at(s, j->st, r, b);
+      /* fall through */
+    case AGF_GATE_C: q.d = agf_floats(s, own->d) + at * AGF_CB; break;
+    case AGF_GATE_A: { /* B takes D's place */
+      const float *border = agf_border_at(s, j->st, r, b);
+      for (k = 0; k < t->w; k++) memcpy(spare + k * AGF_CB, border + column_class[k] * own->co, AGF_CB * sizeof(float));
+      q.d = spare;
+      break;
+    }
+  }
+  q.rhs = rhs;
+  q.mask = mask;
+  q.cam_mask = cam_mask;
+  q.act = j->act;
+  if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+}
+
+static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_gate_job *j = (const agf_gate_job *)arg;
+  const agf_tensor *t = agf_out(s, j->st);
+  agf_piece p = agf_piece_at(t, i);
   for (; p.r < p.end; p.r++) {
     size_t at = agf_row_at(t, p.b, p.r);
-    q.cam = j->cam + at * AGF_CB;
-    q.g = j->g ? j->g + at * AGF_CB : NULL;
-    q.y = agf_row_x(s, t, p.b, p.r);
-    q.scale = j->scale ? j->scale + p.b * AGF_CB : NULL;
-    q.quotients = j->kind == AGF_GATE_PASS ? 0 : j->kind == AGF_GATE_C_AND_A ? 2 : 1;
-    q.d = q.b = NULL;
-    q.column_class = column_class;
-    q.b_stride = own->co;
-    switch (j->kind) {
-      case AGF_GATE_PASS: break;
-      case AGF_GATE_C_AND_A:
-        q.b = agf_border_at(s, j->st, p.r, p.b);
-        /* fall through */
-      case AGF_GATE_C: q.d = d + at * AGF_CB; break;
-      case AGF_GATE_A: { /* B takes D's place */
-        const float *b = agf_border_at(s, j->st, p.r, p.b);
-        for (k = 0; k < t->w; k++) memcpy(row + k * AGF_CB, b + column_class[k] * own->co, AGF_CB * sizeof(float));
-        q.d = row;
-        break;
-      }
-    }
-    q.rhs = j->rhs + at * AGF_CB * (size_t)j->vectors;
-    q.mask = j->mask ? j->mask + at : NULL;
-    q.cam_mask = j->cam_mask ? j->cam_mask + at : NULL;
-    q.act = j->act;
-    if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+    agf_gate_row_at(s, j, p.b, p.r, j->rhs + at * AGF_CB * (size_t)j->vectors, j->mask ? j->mask + at : NULL,
+                    j->cam_mask ? j->cam_mask + at : NULL, (float *)(void *)scratch);
   }
 }
 
-/* The gate of step st, its activation and BatchNorm included. Returns nonzero if g is not 0 somewhere where cam is. */
-static int agf_gate(agf_session *s, const agf_gate_job *j) {
-  s->bad = 0;
-  agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_gate_task, j);
-  return (s->bad & AGF_BAD_OUTSIDE) != 0;
+/* The gate as an adjoint's prologue. */
+static void agf_make_gated(agf_session *s, const agf_conv_job *j, int block, int row, float *to, uint16_t *mask) {
+  agf_gate_row_at(s, (const agf_gate_job *)j->from, block, row, to, mask, NULL, NULL);
 }
+
+/* The gate of step st, its activation and BatchNorm included. Where g is not 0 though cam is, s->bad says so. */
+static void agf_gate(agf_session *s, const agf_gate_job *j) { agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_gate_task, j); }
 
 static agf_gate_job agf_gate_of(agf_session *s, const agf_explanation *e, const agf_step *st) {
   agf_gate_job j;
   memset(&j, 0, sizeof j);
   j.st = st;
   j.cam = agf_floats(s, agf_out(s, st)->cam);
+  j.mean = e->arrival[st->out].late ? &e->arrival[st->out].mean : NULL;
   j.g = agf_wanted_g(s, e, st);
   j.scale = agf_floats(s, st->scale);
   j.act = st->act;
@@ -3883,9 +4007,9 @@ static void agf_done_adjoint(agf_session *s, const agf_conv_job *j, int block, i
   if (o->delivery) agf_merge_row(s, o->delivery, block, row, c, g);
 }
 
-/* out = convT(w, g) for g at rhs, `vectors` to a pixel; maxima NULL: not wanted. */
-static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *rhs, int vectors, const uint16_t *mask, float *out,
-                               float *maxima) {
+/* out = convT(w, g) for g at rhs, or made from `from`, `vectors` to a pixel; maxima NULL: not wanted. */
+static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *rhs, int vectors, const uint16_t *mask,
+                               agf_prologue *make, const void *from, float *out, float *maxima) {
   agf_adjoint_out o;
   agf_conv_job j;
   memset(&o, 0, sizeof o);
@@ -3893,12 +4017,13 @@ static void agf_conv_adjoint_g(agf_session *s, const agf_step *st, const float *
   o.g = out;
   o.maxima = maxima;
   agf_job_adjoint(s, &j, st, AGF_RHS_W, rhs, vectors, mask, agf_done_adjoint, &o);
+  agf_job_make(s, &j, make, from);
   agf_conv(s, &j);
 }
 
 static void agf_conv_gradient(agf_session *s, const agf_step *st, int slot, const float *g, float *out) {
   (void)slot;
-  agf_conv_adjoint_g(s, st, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask), out, NULL);
+  agf_conv_adjoint_g(s, st, g, 1, (const uint16_t *)agf_at(s, st->rhs_mask), NULL, NULL, out, NULL);
 }
 
 /* --- the rule of a convolution that reads the image --- */
@@ -3987,7 +4112,7 @@ static void agf_flat_rule(agf_session *s, const agf_step *st, agf_explanation *e
   gate.kind = AGF_GATE_C;
   if (!wants_g) gate.g = NULL;
   gate.vectors = wants_g ? 2 : 1;
-  agf_gate(s, &gate);
+  if (!agf_conv_of(st)->window) agf_gate(s, &gate);
   d = agf_begin_delivery(s, e, st, 0);
   memset(&out, 0, sizeof out);
   out.t = d.t;
@@ -3995,6 +4120,7 @@ static void agf_flat_rule(agf_session *s, const agf_step *st, agf_explanation *e
   out.c = d.cam;
   out.delivery = &d;
   agf_job_adjoint(s, &j, st, wants_g ? AGF_RHS_FLAT : AGF_RHS_A, gate.rhs, gate.vectors, gate.mask, agf_done_adjoint, &out);
+  if (agf_conv_of(st)->window) agf_job_make(s, &j, agf_make_gated, &gate);
   agf_conv(s, &j);
 }
 
@@ -4014,7 +4140,7 @@ typedef struct agf_plain_job {
   const agf_step *st;
   const agf_conv_step *own;
   const agf_tensor *t;        /* the input */
-  float *C, *G, *A;           /* [cb][h][w][16]. G holds Gm until Fdx is formed. A becomes R, C becomes cam. */
+  float *C, *G, *A;           /* [cb][h][w][16]. G holds Gm until Fdx is formed. C becomes C + R, then cam. */
   float *phi, *M, *Fx, *Fdx;  /* [h][w]; Fx becomes Fx + M */
   agf_f f[2];                 /* those of Fx and Fdx that the options leave */
   int fs, dots_due;           /* how many; whether they are still to be formed from their coefficients */
@@ -4159,8 +4285,8 @@ static void agf_plain_gradcam(agf_session *s, const agf_plain_job *j) {
   agf_parallel(s, j->t->h, agf_gradcam_mean_task, j);
 }
 
-/* R = [(Fx + M) / (1 + exp(-C)) + Fdx + A] * nz(C) in place of A, M divided by its maximum, its sums by lane, and the counts of C's
- * nonzeros by block. */
+/* R = [(Fx + M) / (1 + exp(-C)) + Fdx + A] * nz(C), M divided by its maximum, and C + R in place of C (agf_kernels.combine); R's sums by
+ * lane, and the counts of C's nonzeros by block. */
 static void agf_plain_r_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
@@ -4189,7 +4315,7 @@ static void agf_plain_r(agf_session *s, agf_plain_job *j) {
   j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
 }
 
-/* cam = shift(C, R), and its delivery. */
+/* cam = shift(C, R) from C + R, and its delivery. */
 static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
   const agf_tensor *t = j->t;
@@ -4197,7 +4323,7 @@ static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigne
   (void)scratch;
   for (; p.r < p.end; p.r++) {
     float *c = agf_row_of(j->C, t, p.b, p.r);
-    s->k.shift(c, agf_row_of(j->A, t, p.b, p.r), j->mean, t->w);
+    s->k.shift(c, j->mean, t->w);
     agf_merge_row(s, j->delivery, p.b, p.r, c, agf_row_of(j->G, t, p.b, p.r));
   }
 }
@@ -4215,6 +4341,26 @@ static void agf_mask_g_task(agf_session *s, const void *arg, int i, unsigned cha
     for (k = 0; k < t->w; k++, g += AGF_CB * j->vectors)
       for (l = 0; l < AGF_CB; l++) g[AGF_CB + l] = j->cam_mask[at + (size_t)k] >> l & 1 ? g[l] : 0.0f;
   }
+}
+
+/* Of [cam, g] likewise, as an adjoint's prologue: [g * m, g]. */
+static void agf_make_masked_g(agf_session *s, const agf_conv_job *j, int block, int row, float *to, uint16_t *mask) {
+  int k, l;
+  agf_make_gated(s, j, block, row, to, mask);
+  for (k = 0; k < j->wi; k++, to += 2 * AGF_CB)
+    for (l = 0; l < AGF_CB; l++) to[l] = to[l] != 0 ? to[AGF_CB + l] : 0.0f;
+}
+
+/* Gm or, unless `masked`, G, in a walk of its own. */
+static void agf_plain_g(agf_session *s, const agf_plain_job *j, agf_gate_job gate, int masked, float *maxima) {
+  if (!j->own->window) {
+    if (masked) agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_mask_g_task, &gate);
+    agf_conv_adjoint_g(s, j->st, gate.rhs + (masked ? AGF_CB : 0), gate.vectors, masked ? gate.cam_mask : gate.mask, NULL, NULL,
+                       j->G, maxima);
+    return;
+  }
+  gate.kind = masked ? AGF_GATE_PASS : AGF_GATE_C;
+  agf_conv_adjoint_g(s, j->st, NULL, 2, NULL, masked ? agf_make_masked_g : agf_make_gated, &gate, j->G, maxima);
 }
 
 /* A = convT(|w|, sdiv(cam, conv(1, |w|) * m)) in a walk of its own, behind the right-hand side where the first walk's lay. */
@@ -4250,7 +4396,8 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
   gate.cam_mask = (uint16_t *)agf_at(s, own->cam_mask);
   if (!needs_g) gate.g = NULL;
   gate.vectors = 1 + !own->apart + needs_g;
-  outside = agf_gate(s, &gate) && !bare;
+  s->bad = 0;
+  if (!own->window) agf_gate(s, &gate);
   d = agf_begin_delivery(s, e, st, 0);
 
   memset(&j, 0, sizeof j);
@@ -4281,11 +4428,11 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
                   : own->apart ? AGF_RHS_A
                                : AGF_RHS_APAIR,
                   gate.rhs, gate.vectors, gate.mask, agf_done_adjoint, &out);
+  if (own->window) agf_job_make(s, &walk, agf_make_gated, &gate);
   agf_conv(s, &walk);
-  if (outside) { /* Gm = convT(w, g * m): G wherever g is 0 outside m; else it is formed now, and G again when Fdx is done */
-    agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mask_g_task, &gate);
-    agf_conv_adjoint_g(s, st, gate.rhs + AGF_CB, gate.vectors, gate.cam_mask, j.G, out.maxima);
-  }
+  /* Gm = convT(w, g * m): G wherever g is 0 outside m; else it is formed now, and G again when Fdx is done */
+  outside = (s->bad & AGF_BAD_OUTSIDE) && !bare;
+  if (outside) agf_plain_g(s, &j, gate, 1, out.maxima);
 
   memset(j.Fx, 0, 2 * pixels * sizeof *j.Fx);
   if (bare) {
@@ -4302,7 +4449,7 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
     agf_plain_phi(s, &j);
     if (outside) {
       agf_plain_dots(s, &j);
-      agf_conv_adjoint_g(s, st, gate.rhs, gate.vectors, gate.mask, j.G, NULL);
+      agf_plain_g(s, &j, gate, 0, NULL);
       j.fs = 0;
       agf_parallel(s, j.t->h, agf_plain_phi_task, &j); /* M of G itself */
     }
@@ -4312,7 +4459,12 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
   if (own->apart) agf_plain_dots(s, &j);
   if (own->apart) agf_plain_a_apart(s, &j, gate);
   agf_plain_r(s, &j);
-  agf_parallel(s, agf_pieces(j.t), agf_plain_shift_task, &j);
+  if (own->late) {
+    e->arrival[s->plan->in[st->in]].late = 1;
+    e->arrival[s->plan->in[st->in]].mean = j.mean;
+  } else {
+    agf_parallel(s, agf_pieces(j.t), agf_plain_shift_task, &j);
+  }
 }
 
 static void agf_conv_rule(agf_session *s, const agf_step *st, agf_explanation *e) {

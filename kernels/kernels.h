@@ -201,6 +201,7 @@ typedef struct agf_lrn_row {
  *   0: cam' [, g']    1: [g',] sdiv(cam', D)    2: [g',] sdiv(cam', D), sdiv(cam', B) */
 typedef struct agf_gate_row {
   const float *cam, *g; /* [n][16]; g NULL: no gradient is asked for */
+  const float *mean;    /* cam is what `combine` left, and becomes shift(cam, *mean); NULL: it is what it is */
   const float *y;       /* [n][16], read where act is not NONE */
   const float *scale;   /* [16] or NULL */
   int quotients;
@@ -342,11 +343,11 @@ typedef struct agf_kernels {
   void (*weighted_mean)(const float *x, ptrdiff_t xbs, const float *a, int blocks, int n, float channels, float *out);
   /* sum[l] += x, in double, pixels ascending. */
   void (*lane_sums)(const float *x, int n, double *sum);
-  /* r = ((fxm / (1 + exp(-c)) + fdx) + a) where c != 0, else 0, in place of a; no_reg: fxm is added as it is; a_off: a counts as 0.
-   * sum[l] += r in double; returns the count of c != 0. */
-  long (*combine)(const float *c, float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n, double *sum);
-  /* c = (c + r) - mean where c != 0, else r (which is 0 there). */
-  void (*shift)(float *c, const float *r, float mean, int n);
+  /* r = ((fxm / (1 + exp(-c)) + fdx) + a) where c != 0; no_reg: fxm is added as it is; a_off: a counts as 0. c = c + r where c != 0, else
+   * -0, which no such sum is. sum[l] += r in double; returns the count of c != 0. */
+  long (*combine)(float *c, const float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n, double *sum);
+  /* c = +0 where it is -0, else c - mean. */
+  void (*shift)(float *c, float mean, int n);
 
   /* Linear layers. W is [rows][ld], columns outputs. Forward: y[o] += chain over rows ascending of fmaf(x[k], W[k][o]),
    * d[o] += the same with |x|, |W| (d NULL: not wanted); rows with x[k] == 0 are not read. */

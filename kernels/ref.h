@@ -373,6 +373,8 @@ static inline float agf_act_g(float g, float y, agf_act act) {
   return !(y > 0) || (act == AGF_ACT_RELU6 && !(y < 6.0f)) ? 0.0f : g;
 }
 
+static inline float agf_shifted(float c, float mean) { return agf_bits(c) == 0x80000000u ? 0.0f : c - mean; }
+
 static int agf_gate__ref(const agf_gate_row *r, int n) {
   int p, l, k = (r->quotients ? r->quotients : 1) + (r->g != NULL), outside = 0;
   for (p = 0; p < n; p++) {
@@ -380,6 +382,7 @@ static int agf_gate__ref(const agf_gate_row *r, int n) {
     for (l = 0; l < AGF_CB; l++) {
       float *o = r->rhs + (ptrdiff_t)p * k * AGF_CB + l;
       float cam = r->cam[p * AGF_CB + l], g = r->g ? r->g[p * AGF_CB + l] : 0.0f;
+      if (r->mean) cam = agf_shifted(cam, *r->mean);
       if (r->act != AGF_ACT_NONE) {
         float y = r->y[p * AGF_CB + l];
         cam = agf_act_cam(cam, y);
@@ -570,28 +573,29 @@ static void agf_lane_sums__ref(const float *x, int n, double *sum) {
     for (l = 0; l < AGF_CB; l++) sum[l] += (double)x[p * AGF_CB + l];
 }
 
-static long agf_combine__ref(const float *c, float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n,
+static long agf_combine__ref(float *c, const float *a, const float *fxm, const float *fdx, int no_reg, int a_off, int n,
                              double *sum) {
   int p, l;
   long count = 0;
   for (p = 0; p < n; p++)
     for (l = 0; l < AGF_CB; l++) {
       int i = p * AGF_CB + l;
-      float r = 0.0f;
+      float r = 0.0f, to = -0.0f;
       if (c[i] != 0) {
         r = (no_reg ? fxm[p] : fxm[p] / (1.0f + agf_exp(-c[i]))) + fdx[p];
         if (!a_off) r += a[i];
+        to = c[i] + r;
         count++;
       }
-      a[i] = r;
+      c[i] = to;
       sum[l] += (double)r;
     }
   return count;
 }
 
-static void agf_shift__ref(float *c, const float *r, float mean, int n) {
+static void agf_shift__ref(float *c, float mean, int n) {
   int i;
-  for (i = 0; i < n * AGF_CB; i++) c[i] = c[i] != 0 ? (c[i] + r[i]) - mean : r[i];
+  for (i = 0; i < n * AGF_CB; i++) c[i] = agf_shifted(c[i], mean);
 }
 
 /* ---- Linear layers ---- */

@@ -255,6 +255,7 @@ static void setup_gate(operands *o) {
   cam = row(ANY, o);
   q->cam = cam;
   q->g = rnd_below(4) ? row(ANY, o) : NULL;
+  q->mean = rnd_below(2) ? in_floats(1, FINITE) : NULL;
   q->act = rnd_act();
   q->y = q->act == AGF_ACT_NONE ? NULL : row(POSITIVE, o);
   q->scale = rnd_below(2) ? in_floats(AGF_CB, FINITE) : NULL;
@@ -504,7 +505,7 @@ static void setup_combine(operands *o) {
 static void call_combine(const agf_kernels *k, operands *o) {
   o->result = k->combine(o->f[0], o->f[3], o->f[1], o->f[2], o->flag, o->flag2, o->n, o->d[0]);
 }
-static void call_shift(const agf_kernels *k, operands *o) { k->shift(o->f[0], o->f[1], o->f[2][0], o->n); }
+static void call_shift(const agf_kernels *k, operands *o) { k->shift(o->f[0], o->f[1][0], o->n); }
 
 static void setup_linear(operands *o) {
   o->n = benching ? 1024 : rnd_from(1, 40); /* rows */

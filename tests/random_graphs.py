@@ -964,8 +964,9 @@ def listing(g):
     return "\n".join(lines)
 
 
-# Seeds that once caught what others rarely draw: a 1x1 convolution with a stride over rows of one pixel.
-CAUGHT = (7500002,)
+# Seeds that draw what others rarely do: a 1x1 convolution with a stride over rows of one pixel; a grouped convolution whose gradient
+# is not 0 where its cam is.
+CAUGHT = (7500002, 4105)
 
 
 def engine_version():
