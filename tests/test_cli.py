@@ -1393,6 +1393,11 @@ def test_full_disk():
         for args in (["--help"], ["info", "m.agf"], ["explain", "m.agf", "photo.png"]):
             run = Run(*args, stdout=full)
             check(run.code == 2 and "standard output" in run.err, str(run))
+        run = Run("explain", "m.agf", "photo.png", "--html", "-o", "page/", stdout=full)  # what fails later does not hide why
+        check(run.code == 2 and "standard output cannot be written: No space left" in run.err, str(run))
+    # A standard stream that the caller closed is no file of the program's own.
+    closed = subprocess.run(["sh", "-c", '"$0" explain m.agf - <&- >&-', AGF], stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
+    check(closed.returncode == 2 and b"standard input: Bad file descriptor" in closed.stderr, str(closed))
 
 
 def test_pipes():
@@ -2025,6 +2030,26 @@ def test_interrupted():
         for name in written:
             read_png(os.path.join("out", name))
             os.remove(os.path.join("out", name))
+
+
+def test_interrupted_within_a_step():
+    """What is done in one go, here the blurring of a large map for half a minute, is not waited for; files stay."""
+    setup()
+    os.mkdir("out")
+    save("out/map.png", png_bytes(scene(4, 4)))
+    before = read("out/map.png")
+    arguments = ["explain", "m.agf", "photo.png", "--size", "640x640", "--smooth", "256", "--npy", "out/map.npy", "-o", "out/map.png"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        process = subprocess.Popen([AGF, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(1)
+        check(process.poll() is None, "the run ended before it could be interrupted")
+        began = time.monotonic()
+        process.send_signal(number)
+        out, error = process.communicate(timeout=PATIENCE)
+        took = time.monotonic() - began
+        check(process.returncode == code and not out and not error, "code %d, %r, %r" % (process.returncode, out, error))
+        check(took < 4, "%.1f s after the signal" % took)  # half a second, on a busy machine more
+        check(os.listdir("out") == ["map.png"] and read("out/map.png") == before, "half a result: %s" % os.listdir("out"))
 
 
 def test_golden_cases():

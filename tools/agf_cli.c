@@ -200,9 +200,9 @@ int main(int argc, char **argv) {
   else
     code = run_command(find_command(first), argc - 2, argv + 2);
   outputs_free();
-  if (fflush(stdout) || ferror(stdout)) {
+  if (!flush_stdout()) {
     stop_if_interrupted(); /* nobody reads it */
-    fatal("standard output cannot be written: %s", strerror(errno));
+    fatal("standard output cannot be written: %s", strerror(stdout_error));
   }
   return code;
 }

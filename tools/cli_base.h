@@ -35,6 +35,7 @@ static volatile sig_atomic_t interrupted; /* the signal that asks the program to
 
 static void progress_clear(void);
 static void outputs_discard(void);
+static void outputs_unlink(void);
 
 /* ---- Several threads ------------------------------------------------------------------------------------------------------ */
 
@@ -112,6 +113,15 @@ static void complain(const char *format, ...) {
   va_start(arguments, format);
   report(format, arguments);
   va_end(arguments);
+}
+
+static int stdout_error; /* why stdout could not be written, 0: it could */
+
+/* Whether all that has been printed is written; the reason is kept, as what follows has reasons of its own. */
+static bool flush_stdout(void) {
+  errno = 0;
+  if ((fflush(stdout) || ferror(stdout)) && !stdout_error) stdout_error = errno ? errno : EIO;
+  return !stdout_error;
 }
 
 /* Report a problem that ends the run, remove what was begun, and exit. */
@@ -301,10 +311,64 @@ static double seconds_now(void) {
 
 /* ---- Interruption ------------------------------------------------------------------------------------------------------- */
 
-static void on_signal(int number) { interrupted = number; }
+static int stop_asked[2] = {-1, -1}; /* a pipe: a byte for each signal */
 
-/* SIGINT, SIGTERM, SIGHUP and, when nobody reads stdout any more, SIGPIPE end the run in order, temporaries removed; a second
- * one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file
+static void on_signal(int number) {
+  int error = errno;
+
+  interrupted = number;
+  (void)!write(stop_asked[1], "", 1);
+  errno = error;
+}
+
+static void (*before_stop)(void); /* what an interrupted run does first, once; NULL: nothing */
+
+/* A thread that ends an interrupted run whose other threads do not come to do it: a layer of a huge picture takes seconds, a large
+ * picture is decoded and drawn in one go. Who writes or prints is waited for, and so is what is to be done before the end. */
+static void *stop_late(void *unused) {
+  const struct timespec patience = {0, 400000000};
+  char byte;
+
+  while (read(stop_asked[0], &byte, 1) != 1)
+    if (errno != EINTR) return unused;
+  nanosleep(&patience, NULL);
+  pthread_mutex_lock(&whole_program); /* for good, once another has it to end the program */
+  if (interrupted && !before_stop) {
+    progress_clear();
+    outputs_unlink();
+    if (!ftrylockfile(stdout)) fflush(stdout);
+    _exit(EXIT_SIGNAL + interrupted);
+  }
+  pthread_mutex_unlock(&whole_program);
+  return unused;
+}
+
+/* Where no thread or pipe is to be had the run ends by itself, only later. */
+static void start_stop_late(void) {
+  const size_t stack_bytes = 1 << 18;
+  pthread_attr_t attributes;
+  pthread_t thread;
+  sigset_t all, before;
+  int ends[2], i;
+
+  if (pipe(ends)) return;
+  for (i = 0; i < 2; i++) { /* away from a standard stream's number, which the caller may have closed */
+    stop_asked[i] = fcntl(ends[i], F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(ends[i]);
+  }
+  fcntl(stop_asked[1], F_SETFL, O_NONBLOCK);
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the others', whose waiting they end */
+  (void)!pthread_create(&thread, &attributes, stop_late, NULL);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+}
+
+/* SIGINT, SIGTERM, SIGHUP and, when nobody reads stdout any more, SIGPIPE end the run in order, temporaries removed, within half a
+ * second; a second one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file
  * size limit is an error, not a death. */
 static void catch_signals(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
@@ -319,9 +383,8 @@ static void catch_signals(void) {
     if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
   }
   signal(SIGXFSZ, SIG_IGN);
+  start_stop_late();
 }
-
-static void (*before_stop)(void); /* what an interrupted run does first, once; NULL: nothing */
 
 static void stop_if_interrupted(void) {
   if (interrupted) {

@@ -32,7 +32,7 @@ static void report_subject(explainer *e, const subject *s, const prepared *p, co
     print_text(e, s, r);
   if (e->asked->show && !e->asked->json && !e->to_stdout) show_maps(e, d);
   if (e->page) page_add(e->page, s, d, r, e);
-  fflush(stdout);
+  flush_stdout();
 }
 
 static void explain_subject(explainer *e, const subject *s) {

@@ -55,6 +55,7 @@ static void output_free(output *o) {
 
 /* Remove whatever is not complete. */
 static void outputs_discard(void) {
+  pthread_mutex_lock(&whole_program);
   while (outputs) {
     output *o = outputs;
 
@@ -63,6 +64,15 @@ static void outputs_discard(void) {
     if (o->temporary) unlink(o->temporary);
     output_free(o);
   }
+  pthread_mutex_unlock(&whole_program);
+}
+
+/* The same in a program that ends while another thread may still be at work on them. */
+static void outputs_unlink(void) {
+  const output *o;
+
+  for (o = outputs; o; o = o->next)
+    if (o->temporary) unlink(o->temporary);
 }
 
 static void output_failed(const char *path) { fatal("%s: cannot be written: %s", path, strerror(errno)); }
@@ -184,6 +194,7 @@ static output *output_open(const char *path, problem *why) {
   o = allocate(1, sizeof *o);
   o->path = text_of("%s", path);
   o->target = target;
+  pthread_mutex_lock(&whole_program); /* from the file to its place in the list */
   if (direct || !strcmp(target, "-")) {
     o->file = direct ? fopen(path, "wb") : fdopen(dup(STDOUT_FILENO), "wb");
     if (!o->file) output_failed(path);
@@ -205,6 +216,7 @@ static output *output_open(const char *path, problem *why) {
   }
   o->next = outputs;
   outputs = o;
+  pthread_mutex_unlock(&whole_program);
   return o;
 }
 
@@ -223,6 +235,7 @@ static void output_close(output *o) {
 
 /* Every closed output under its own name. */
 static void outputs_complete(void) {
+  pthread_mutex_lock(&whole_program);
   stop_if_interrupted();
   while (outputs) {
     output *o = outputs;
@@ -231,6 +244,7 @@ static void outputs_complete(void) {
     outputs = o->next;
     output_free(o);
   }
+  pthread_mutex_unlock(&whole_program);
 }
 
 /* Let names be written again: what is newer replaces what this run wrote before. */
