@@ -1289,6 +1289,12 @@ def test_gates_and_normalisations():
     names = [""] + [name for _, name in written.nodes]
     gates = [names[written.inputs[name][1]] for op, name in written.nodes if op == "mul"]
     check([gate.startswith("sigmoid") for gate in gates] == [True, True], gates)
+    g = Graph(13)  # one gate for everything, made by a convolution and by a linear layer
+    x = g.conv("x", 8, 3)
+    x = g.add("Mul", x, g.add("Sigmoid", g.conv(g.add("GlobalAveragePool", x), 1, 8, (1, 1))))
+    s = g.add("Sigmoid", g.add("Gemm", g.add("Flatten", g.add("GlobalAveragePool", x)), g.weights(8, 1), g.weights(1)))
+    x = g.add("Mul", g.add("Reshape", s, g.ints(1, 1, 1, 1)), x)
+    check(agrees(g, g.head(x, 8)).count("mul") == 2, "a gate of one value")
     g = Graph(18)
     x = g.add("InstanceNormalization", g.conv("x", 8, 3), g.weights(8), g.weights(8))
     view = g.add("InstanceNormalization", g.add("Reshape", x, g.ints(1, 4, -1)), g.constant(np.ones(4, np.float32)),

@@ -619,7 +619,7 @@ class Builder:
         if known is not None:
             return known
         signal, gate, dims = self._signal_and_gate(a, b)
-        y = self.emit("mul", [signal.source, gate.source])
+        y = self.emit("mul", [signal.source, self._one_a_channel(gate.source, self.shapes[signal.source])])
         return replace(y, dims=signal.dims if len(signal.dims) >= len(dims) else dims, atoms=signal.atoms)
 
     def _signal_and_gate(self, a, b):
@@ -645,6 +645,16 @@ class Builder:
                     break
                 raise self._unreadable(gate)
         return signal, gate, dims
+
+    def _one_a_channel(self, name, signal):
+        """A gate of one value for a whole picture as one for each channel, which a product reads: a layer of ones."""
+        ones = np.ones((signal[0], 1), np.float32)
+        if math.prod(self.shapes[name]) > 1 or len(ones) == 1 or math.prod(signal[1:]) == 1:
+            return name
+        if len(self.shapes[name]) == 1:
+            return self.emit("linear", [name], weights=ones, bias=None).source
+        return self.emit("conv", [name], kernel=(1, 1), stride=(1, 1), pad=(0, 0, 0, 0), dilation=(1, 1), groups=1,
+                         weights=ones[:, :, None, None], bias=None).source
 
     def _is_gate(self, name):
         """Whether a tensor comes out of a sigmoid, hardsigmoid, tanh or softmax, through linear ops."""

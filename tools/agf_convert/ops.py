@@ -371,7 +371,7 @@ class Act(Op):
 
 
 class Mul(Op):
-    """inputs: signal, gate; the gate is [C,1,1], [1,H,W], [1,1,1] or of the signal's shape."""
+    """inputs: signal, gate; the gate is [C,1,1], [1,H,W] or of the signal's shape."""
     number, version, inputs, elementwise = 14, 2, (2, 2), True
 
     @staticmethod
@@ -379,7 +379,8 @@ class Mul(Op):
         x, gate = inputs
         if len(gate) == 1 and len(x) == 3:  # passes.py makes a picture of it
             gate = gate + (1, 1)
-        fits = len(gate) == len(x) and gate[0] in (1, x[0]) and gate[1:] in (x[1:], (1,) * (len(x) - 1))
+        one = (1,) * (len(x) - 1)
+        fits = len(gate) == len(x) and (gate[0] == x[0] and gate[1:] in (x[1:], one) or gate[0] == 1 and gate[1:] == x[1:])
         need(fits, "multiplies by a tensor of another shape than [C,1,1], [1,H,W] or the signal's", inputs)
         return x
 
