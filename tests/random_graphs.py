@@ -964,8 +964,8 @@ def listing(g):
     return "\n".join(lines)
 
 
-# Seeds that draw what others rarely do: a 1x1 convolution with a stride over rows of one pixel; a grouped convolution whose gradient
-# is not 0 where its cam is.
+# Seeds that draw what others rarely do: a 1x1 convolution with a stride over rows of one pixel; a grouped convolution
+# whose gradient is not 0 where its cam is.
 CAUGHT = (7500002, 4105)
 
 
