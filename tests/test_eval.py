@@ -1165,6 +1165,46 @@ def test_killed_with_processes():
         process.stderr.read()  # its end comes when nobody holds the pipe any longer: the workers are gone
 
 
+def deadly(text, unit):
+    """Measures in a process that some units kill: one always, one where a file does not say that it has already."""
+    if unit["id"] == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if unit["id"] == "once" and not os.path.exists(text):
+        open(text, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"pid": os.getpid()}
+
+
+def test_a_process_that_dies():
+    """Its unit is tried again, alone; the others lose nothing, and one that kills every time is its own problem."""
+    units = [{"id": name} for name in ("once", *map(str, range(12)), "deadly", "last")]
+    travelling, runs.travelling = runs.travelling, lambda plan: os.path.abspath("tried")
+    try:
+        done = list(runs.work_in_processes({}, units, 2, deadly))
+    finally:
+        runs.travelling = travelling
+    check(sorted(unit["id"] for unit, _ in done) == sorted(unit["id"] for unit in units), "each unit once")
+    problems = {unit["id"]: record["_problem"] for unit, record in done if "_problem" in record}
+    check(list(problems) == ["deadly"] and "ended" in problems["deadly"], problems)
+
+
+def test_two_runs_in_one_folder():
+    """The second is refused while the first is at work; the first goes on."""
+    command = ["perturb", DEMO, scenes(), "-o", "shared", *RUN]
+    with subprocess.Popen([*EVAL, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
+        records = os.path.join("shared", "records.jsonl")
+        while not os.path.exists(records) or not os.path.getsize(records):
+            check(first.poll() is None, "it ended before the second began")
+            time.sleep(0.02)
+        os.kill(first.pid, signal.SIGSTOP)
+        done = evaluate(*command, code=2)
+        check("another run is writing there" in done.stderr, done.stderr)
+        os.kill(first.pid, signal.SIGCONT)
+        error = first.communicate()[1]
+    check(first.returncode == 0 and count_lines(records) == SCENES, f"{first.returncode}: {error[-300:]}")
+    evaluate(*command)  # when it has ended
+
+
 def test_minutes():
     """--minutes ends early with the numbers so far, says so, and the same command goes on."""
     common = ("segment", DEMO, scenes(), "--limit", "6", "--explain", "target", "--sheet", "0")
@@ -1179,6 +1219,7 @@ def test_minutes():
     evaluate(*common, "-o", "out")
     evaluate(*common, "-o", "whole")
     check(json.loads(results_of("out"))["results"] == json.loads(results_of("whole"))["results"], "as in one go")
+    check("are left" in evaluate(*common, "--minutes", "1e-9", "-o", "none", code=3).stderr, "nothing in no time is no error")
     for wrong in ("0", "-1", "soon", "nan"):
         evaluate(*common, "--minutes", wrong, "-o", "never", code=2)
     sanity = ("sanity", DEMO, scenes(), "--limit", "2", "--explain", "target", "--sheet", "0", "--stages", "1")

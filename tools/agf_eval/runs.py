@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 import agf
 from agf_convert import files
@@ -164,16 +165,37 @@ def read_records(path):
     return records
 
 
+def locked(file):
+    """Lock an open file for this process, as far as the system knows such locks; False if another process has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
 class Records:
     """A records*.jsonl, a line for each finished unit, written at once: a killed run leaves at most half a line."""
 
     def __init__(self, path):
+        """EvalError if another run is writing there: each would cut off what it takes for the other's half line."""
         self.path, self.records = path, {}
-        if os.path.exists(path):
+        self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            if not locked(self.file):
+                raise EvalError(f"{os.path.dirname(path)}: another run is writing there; wait for its end or choose another folder")
             self.records = read_records(path)
             with open(path, "r+b") as f:
                 f.truncate(f.read().rfind(b"\n") + 1)
-        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except BaseException:
+            os.close(self.file)
+            raise
 
     def add(self, unit, result):
         os.write(self.file, (json.dumps({"unit": unit, "result": result}) + "\n").encode())
@@ -232,19 +254,49 @@ def end_with_parent():
     threading.Thread(target=watch, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def work_in_processes(plan, units, jobs):
-    """(unit, record) for each unit as one of `jobs` processes finishes it. Each is handed a unit when it has none."""
+def work_in_processes(plan, units, jobs, measure=measure_remotely):
+    """(unit, record) for each unit as one of `jobs` processes finishes it.
+
+    A process that dies, killed or out of memory, takes along what the others are at: those units are measured again,
+    one at a time, and the one with which a process dies again has that as its problem.
+    """
     text, left = travelling(plan), iter(units)
+    while lost := (yield from in_pool(text, left, jobs, 2 * jobs, measure)):
+        again = iter(lost)
+        while dead := (yield from in_pool(text, again, 1, 1, measure)):
+            for unit in dead:
+                yield unit, {"_problem": "the process that measured it ended (killed, or out of memory)"}
+
+
+def in_pool(text, left, jobs, ahead, measure):
+    """(unit, record) for each unit of an iterator as one of `jobs` processes finishes it, `ahead` handed out at a time.
+
+    Returns the units that were handed out when a process died.
+    """
+    working, lost = {}, []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
 
-        def handed(count):
-            return {pool.submit(measure_remotely, text, unit): unit for unit in itertools.islice(left, count)}
+        def hand(count):
+            for unit in itertools.islice(left, count):
+                try:
+                    working[pool.submit(measure, text, unit)] = unit
+                except BrokenProcessPool:
+                    lost.append(unit)
+                    return
 
-        working = handed(2 * jobs)
+        hand(ahead)
         while working:
             for future in wait(working, return_when=FIRST_COMPLETED).done:
-                yield working.pop(future), future.result()
-                working.update(handed(1))
+                unit = working.pop(future)
+                try:
+                    record = future.result()
+                except BrokenProcessPool:
+                    lost.append(unit)
+                    continue
+                yield unit, record
+                if not lost:
+                    hand(1)
+    return lost
 
 
 def work_on_dask(plan, units, address):
@@ -322,6 +374,8 @@ def run(args):
             f"{shlex.quote(args.out)} makes the results when all are"
         )
         return 0
+    if left and not plan["units"]:
+        return 3
     return finish(plan, records.records, args) or (3 if left else 0)
 
 
