@@ -2788,7 +2788,6 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 
 #endif
 
-AGF_FAST_BEGIN
 /* MARK: convolution driver ----------------------------------------------------------------------------------------------------
  * The loops around the convolution kernels, forward and adjoint. A task holds the accumulators of some rows of one group of
  * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
@@ -2910,6 +2909,7 @@ static inline int agf_panel_count(const agf_conv_job *j, int first) {
   return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
 }
 
+AGF_FAST_BEGIN
 /* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them.
  * Forward f32 weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed
  * and reversed into `scratch`. *wb receives the distance of blocks. */
@@ -3070,6 +3070,7 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   q.up = j->columns.up;
   q.dilation = j->columns.dilation;
   q.pad = j->columns.pad;
+  q.kept = agf_rhs_kept(j->kind);
   for (b = 0; b * AGF_CB < j->ci; b += blocks) {
     blocks = b < full ? agf_imin(j->cut.blocks, full - b) : 1;
     q.blocks = blocks;
@@ -3193,6 +3194,7 @@ static void agf_conv_window_task(agf_session *s, const void *arg, int index, uns
     for (r = 0; r < rows; r++, x += j.xr, mask += j.wi) j.make(s, whole, b, r0 + r, x, mask);
   for (first = 0; first < j.co; first += j.cut.group) agf_conv_tile(s, &j, first, r0, rows, 0, scratch);
 }
+AGF_FAST_END
 
 /* Weights of one output block as agf_gconv_row reads them; adjoints' have their taps reversed and may be filtered for the box
  * rule. */
@@ -3348,8 +3350,6 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
   j->tiles = agf_ceil_div(j->ho, j->th);
   agf_parallel(s, blocks * j->tiles, agf_conv_task, j);
 }
-
-AGF_FAST_END
 
 /* MARK: op: convolution -------------------------------------------------------------------------------------------------------
  * Convolutions, grouped and depthwise ones too, with the BatchNorm and activation behind them. agf-spec, "Rules, per node":

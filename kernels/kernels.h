@@ -55,6 +55,12 @@ static inline int agf_rhs_magnitudes(agf_rhs k) {
   return f.abs_w[0] || f.abs_w[1] || f.abs_w[2];
 }
 
+/* The bits that are kept of the values of the last one: all, or all but the sign, for |x|. */
+static inline uint32_t agf_rhs_kept(agf_rhs k) {
+  const agf_rhs_form f = agf_rhs_get(k);
+  return f.abs_x[f.n - 1] ? 0x7fffffffu : 0xffffffffu;
+}
+
 /* Convolutions and their adjoints in one form. Tap t of a kernel row joins input pixel p and output o where
  *   o * down = p * up + pad - t * dilation:
  * the convolution itself has down = its stride and up = 1; its adjoint up = the stride, down = 1, the taps reversed and
@@ -76,7 +82,8 @@ typedef struct agf_conv_row {
   float *acc;           /* output 0, right-hand side 0; AGF_MARGIN outputs on either side are scratch */
   ptrdiff_t ap, ar;     /* floats from output pixel to output pixel, right-hand side to right-hand side */
   int blocks, w_in, w_out, kw, down, up, dilation, pad;
-  int fresh; /* one tap that reaches every output: the accumulators are not read but begin at +0 */
+  uint32_t kept; /* agf_rhs_kept of the entry's kind */
+  int fresh;     /* one tap that reaches every output: the accumulators are not read but begin at +0 */
 } agf_conv_row;
 typedef void agf_conv_row_fn(const agf_conv_row *r);
 

@@ -558,6 +558,7 @@ static void setup_conv(operands *o) {
   r->mb = r->w_in + rnd_below(3);
   r->wb = (ptrdiff_t)panels * AGF_CB * r->kw * AGF_OCG + 64 * rnd_below(2);
   r->wab = r->wb;
+  r->kept = agf_rhs_kept((agf_rhs)o->kind);
   r->ar = agf_imax(outputs, AGF_CB) + AGF_CB * rnd_below(2);
   r->ap = r->ar * out + 8 * rnd_below(2);
   r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
