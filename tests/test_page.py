@@ -15,6 +15,7 @@ import http.server
 import io
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -500,6 +501,27 @@ def test_watch_refuses():
             [*tool, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env={**os.environ, "AGF_BIN": PROGRAM}
         )
         check(done.returncode and says in done.stderr and done.stderr.count("\n") == 1, f"{words}: {done.stderr}")
+    done = subprocess.run([*tool[:-1], "70000"], capture_output=True, text=True, timeout=60)
+    check(done.returncode == 2 and "70000 is no port" in done.stderr and "Traceback" not in done.stderr, done.stderr)
+
+
+def test_watch_ends():
+    """SIGTERM and Ctrl-C end the program as well, though it waits for a frame that does not come."""
+    if not os.path.exists(PROGRAM):
+        raise Skip(f"{PROGRAM} is not built")
+    words = [os.path.join(ROOT, "tools", "agf_page.py"), "--port", "0", "--watch", os.path.join(DEMO, "demo.agf"), "-", "-q"]
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 0)):
+        process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "AGF_BIN": PROGRAM},
+        )  # fmt: skip
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(number)
+        ended = select.select([process.stderr], [], [], 30)[0]  # its end comes when the program, which has it too, is gone
+        check(ended and not process.stderr.read(), "the program is still there")
+        check(process.wait(60) == code, f"{number}: exit code {process.returncode}")
+        process.stdin.close()
 
 
 if __name__ == "__main__":

@@ -186,15 +186,26 @@ def watch(args):
     server = serve(functools.partial(Live, frames), args)
     process = subprocess.Popen([program(), "watch", *words, "-o", "-"], stdout=subprocess.PIPE)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         frames.read(process.stdout)
         if process.wait():
             return process.returncode
         threading.Event().wait()  # the last frame stays to be looked at
     except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        pass
+    finally:  # it may be waiting for a frame, and would learn of nothing
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait()
     return 0
+
+
+def port_number(text):
+    """A port that can be listened at."""
+    if not 0 <= int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+    return int(text)
 
 
 def main():
@@ -202,7 +213,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage="%(prog)s [options] [--watch MODEL SOURCE ...]"
     )
     parser.add_argument("--host", default="127.0.0.1", help="who may look: 0.0.0.0 for other machines too (default: this one)")
-    parser.add_argument("--port", type=int, default=8000, help="default 8000; 0: any that is free")
+    parser.add_argument("--port", type=port_number, default=8000, help="default 8000; 0: any that is free")
     parser.add_argument("--page", default=os.path.join(ROOT, "build", "page"), help="the folder to serve (default: build/page)")
     parser.add_argument("--watch", nargs=argparse.REMAINDER, metavar="MODEL SOURCE", help="what agf watch takes; must be last")
     args = parser.parse_args()
