@@ -204,7 +204,7 @@ static bool bank_parse(bank *b, const char *path, const uint8_t *data, size_t si
 
     memcpy(&b->latents[k], &bits, sizeof bits);
     if ((bits & 0x7F800000) == 0x7F800000)
-      return failed(why, "%s: damaged bank: a value of picture %llu is not finite", path, (unsigned long long)(k / values + 1));
+      return failed(why, "%s: damaged bank: a value of picture %llu is not finite", path, (unsigned long long)(k / values) + 1);
   }
   for (k = 0; k < count; k++, at += 8) b->marks[k] = get_little(data + at, 8);
   if (!bank_read_names(b, path, data + at, size - at, (int)count, why)) return false;

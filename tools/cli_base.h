@@ -124,8 +124,14 @@ static bool flush_stdout(void) {
   return !stdout_error;
 }
 
+#if defined(__GNUC__)
+#define NO_RETURN __attribute__((noreturn))
+#else
+#define NO_RETURN
+#endif
+
 /* Report a problem that ends the run, remove what was begun, and exit. */
-static void fatal(const char *format, ...) {
+NO_RETURN static void fatal(const char *format, ...) {
   va_list arguments;
 
   pthread_mutex_lock(&whole_program); /* for good: the others end with the program */

@@ -154,7 +154,8 @@ static double layer_operations(const agf_model *model, int i, int height, int wi
     elements = from.shape[0] * from.shape[1] * from.shape[2];
   }
   if (layer.op == AGF_OP_LINEAR) return 2.0 * layer.shape[0] * elements;
-  return 2.0 * layer.shape[0] * layer.shape[1] * layer.shape[2] * (channels / layer.groups) * layer.kernel[0] * layer.kernel[1];
+  channels /= layer.groups;
+  return 2.0 * layer.shape[0] * layer.shape[1] * layer.shape[2] * channels * layer.kernel[0] * layer.kernel[1];
 }
 
 /* The widest layer name, for tables. */

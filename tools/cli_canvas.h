@@ -361,8 +361,9 @@ typedef struct typeface {
   double cap; /* the capitals' height in the font's units */
 } typeface;
 
-static typeface *chosen_typeface;     /* --font; NULL: strokes, and what the system has */
-static typeface *found_typefaces[16]; /* those that some text needed */
+static typeface *chosen_typeface; /* --font; NULL: strokes, and what the system has */
+enum { MOST_TYPEFACES = 16 };
+static typeface *found_typefaces[MOST_TYPEFACES]; /* those that some text needed */
 static int found_count;
 
 static typeface *typeface_load(const char *path, problem *why) {
@@ -467,7 +468,7 @@ static const typeface *find_typeface(const char *text) {
     if (fonts.count) qsort(fonts.items, (size_t)fonts.count, sizeof *fonts.items, compare_fonts);
     listed = true;
   }
-  for (i = 0; i < fonts.count && found_count < (int)(sizeof found_typefaces / sizeof *found_typefaces); i++) {
+  for (i = 0; i < fonts.count && found_count < MOST_TYPEFACES; i++) {
     problem why;
     typeface *t = typeface_load(fonts.items[i], &why);
 

@@ -247,8 +247,7 @@ static char *fill_in(const char *pattern, const char *for_s, const char *for_p) 
     const char *piece = at[0] == '%' && at[1] == 's' ? for_s : at[0] == '%' && at[1] == 'p' ? for_p : NULL;
 
     if (piece) {
-      memcpy(end, piece, strlen(piece));
-      end += strlen(piece);
+      while (*piece) *end++ = *piece++;
       at++;
     } else {
       *end++ = *at;

@@ -140,9 +140,9 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   r->height = e->height;
   r->width = e->width;
   r->per_method = e->class_count + e->ranks;
-  r->explained = allocate((size_t)(r->per_method * e->method_count), sizeof *r->explained);
-  r->method = allocate((size_t)(r->per_method * e->method_count), sizeof *r->method);
-  r->maps = allocate((size_t)(r->per_method * e->method_count), map_size * sizeof *r->maps);
+  r->explained = allocate((size_t)r->per_method * (size_t)e->method_count, sizeof *r->explained);
+  r->method = allocate((size_t)r->per_method * (size_t)e->method_count, sizeof *r->method);
+  r->maps = allocate((size_t)r->per_method * (size_t)e->method_count, map_size * sizeof *r->maps);
   memcpy(r->explained, e->classes, (size_t)e->class_count * sizeof *r->explained);
   for (i = 0; i < e->ranks; i++) r->explained[e->class_count + i] = agf_ranked(e->session, i);
 
