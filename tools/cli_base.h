@@ -374,8 +374,8 @@ static void start_stop_late(void) {
 }
 
 /* SIGINT, SIGTERM, SIGHUP and, when nobody reads stdout any more, SIGPIPE end the run in order, temporaries removed, within half a
- * second; a second one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing beyond a file
- * size limit is an error, not a death. */
+ * second; a second one of the first three ends it at once. A signal that the caller chose to ignore (nohup) stays ignored. Writing
+ * beyond a file size limit is an error, not a death. */
 static void catch_signals(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
   struct sigaction action, old;
