@@ -8788,23 +8788,30 @@ AGF_API agf_status agf_map_box(const float *map, int height, int width, double s
  * middle one. */
 enum { AGF_SMOOTH_MOST = 256, AGF_SMOOTH_WEIGHTS = 4 * AGF_SMOOTH_MOST + 1 };
 
-/* The pixel of n in a line that stands for place i, which may be beyond its ends: d c b a | a b c d | d c b a, again and again. */
-static int agf_reflected(int i, int n) {
-  int64_t period = 2 * (int64_t)n, at = i % period;
-  if (at < 0) at += period;
-  return (int)(at < n ? at : period - 1 - at);
-}
-
-/* out = the convolution of each line of n floats, `step` apart, by the weights; of `lines` lines, which begin `next` apart. */
+/* out = the convolution of each line of n floats, `step` apart, by the weights; of `lines` lines, which begin `next` apart. Beyond its ends
+ * a line goes on mirrored, d c b a | a b c d | d c b a, again and again: places count modulo 2n. Several lines at a time share the walk. */
 static void agf_blur(const float *from, float *out, int lines, size_t next, int n, size_t step, const double *weight, int r) {
-  int line, i, k;
-  for (line = 0; line < lines; line++) {
+  enum { TOGETHER = 8 };
+  const unsigned length = (unsigned)n, period = 2 * length;
+  int line, k;
+  for (line = 0; line < lines; line += TOGETHER) {
     const float *v = from + (size_t)line * next;
-    for (i = 0; i < n; i++) {
-      double sum = weight[0] * (double)v[(size_t)i * step];
-      for (k = 1; k <= r; k++)
-        sum += weight[k] * ((double)v[(size_t)agf_reflected(i - k, n) * step] + (double)v[(size_t)agf_reflected(i + k, n) * step]);
-      out[(size_t)line * next + (size_t)i * step] = (float)sum;
+    float *y = out + (size_t)line * next;
+    size_t l, count = lines - line < TOGETHER ? (size_t)(lines - line) : (size_t)TOGETHER;
+    unsigned i;
+    for (i = 0; i < length; i++) {
+      double sum[TOGETHER];
+      unsigned left = i, right = i;
+      for (l = 0; l < count; l++) sum[l] = weight[0] * (double)v[l * next + i * step];
+      for (k = 1; k <= r; k++) {
+        const float *before, *behind;
+        left = left > 0 ? left - 1 : period - 1;
+        right = right + 1 < period ? right + 1 : 0;
+        before = v + (left < length ? left : period - 1 - left) * step;
+        behind = v + (right < length ? right : period - 1 - right) * step;
+        for (l = 0; l < count; l++) sum[l] += weight[k] * ((double)before[l * next] + (double)behind[l * next]);
+      }
+      for (l = 0; l < count; l++) y[l * next + i * step] = (float)sum[l];
     }
   }
 }
