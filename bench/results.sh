@@ -53,7 +53,7 @@ weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summ
     evaluate "$1-grid2" "Grid pointing 2x2: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 2 --grids 300 --asked 1
     evaluate "$1-insert-delete" "Insertion and deletion: $2, ImageNet" insert-delete "$3" "$pictures" $common $more --steps 28
     evaluate "$1-perturb" "Perturbation: $2, ImageNet" perturb "$3" "$pictures" $common $more
-    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 150 --asked 1
+    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 300 --asked 1
     evaluate "$1-sanity" "Randomised weights: $2, ImageNet" sanity "$3" "$pictures" $common $more --stages 4 --explain target
     # Solving for the missing pixels costs ten times the network's runs: a quarter of the pictures.
     evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" --labels $eighth --jobs $jobs --threads 1 --sheet 0 \
