@@ -8503,6 +8503,9 @@ AGF_API agf_status agf_picture_to_input(const agf_model *model, int height, int 
 
 static const char *const agf_pixel_formats[AGF_PIXEL_FORMATS] = {"rgb24", "bgr24", "gray", "yuv420", "nv12"};
 
+/* Frames are converted once, with a few operations a pixel. */
+AGF_FAST_END
+
 AGF_API const char *agf_pixel_format_name(agf_pixel_format format) {
   return (unsigned)format < AGF_PIXEL_FORMATS ? agf_pixel_formats[format] : "?";
 }
@@ -8669,6 +8672,8 @@ AGF_API int agf_colormap_find(const char *name) {
 }
 
 AGF_API int agf_colormap_is_diverging(agf_colormap cmap) { return (unsigned)cmap < AGF_COLORMAPS && agf_colormaps[cmap].diverging; }
+
+AGF_FAST_BEGIN
 
 /* Colour at t in [0, 1]. */
 static void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
