@@ -3500,12 +3500,11 @@ static uint64_t agf_conv_window(const agf_planner *p, const agf_step *st) {
   agf_axis rows = agf_conv_axis(n, 0, 1, to->h, ti->h), columns = agf_conv_axis(n, 1, 1, to->w, ti->w);
   uint64_t row = (uint64_t)to->w * AGF_CB * (uint64_t)agf_rhs_in(own->plain ? AGF_RHS_TRIPLE : AGF_RHS_FLAT) * 4, bytes;
   if (st->box || own->apart || agf_is_last(p, st)) return 0;
-  if (n->groups ==
-      1) /* all blocks of some rows, enough of them that bringing the weights into order for each tile does not count */
-    return !own->plain && agf_is_one_to_one(&rows) && agf_is_one_to_one(&columns) &&
-                   (uint64_t)to->h * to->cb * row > AGF_ACC_BYTES && agf_window_tile(to->w, to->c, 2) * to->w >= 40
-               ? AGF_WINDOW_BYTES
-               : 0;
+  if (n->groups == 1) {
+    /* All blocks of some rows: enough of them that bringing the weights into order for each tile does not count. */
+    int enough = (uint64_t)to->h * (uint64_t)to->cb * row > AGF_ACC_BYTES && agf_window_tile(to->w, to->c, 2) * to->w >= 40;
+    return !own->plain && enough && agf_is_one_to_one(&rows) && agf_is_one_to_one(&columns) ? AGF_WINDOW_BYTES : 0;
+  }
   bytes = agf_window_rows(&rows, row) * row;
   return ti->c == n->channels && AGF_CB % (n->channels / n->groups) == 0 && bytes <= 2 * AGF_WINDOW_BYTES ? bytes : 0;
 }
