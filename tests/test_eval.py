@@ -993,6 +993,26 @@ def test_differences():
         check(abs(rows["ap"][end] - np.quantile(draws, quantile)) <= 0.1 * width, f"{end} end")
 
 
+def test_differences_of_one_origin():
+    """The stages of a picture are drawn together: repeated for each they leave the interval as wide as one of them."""
+    import agf_eval.report as report
+
+    sanity, numbers = experiments.EXPERIMENTS["sanity"](), np.random.RandomState(0).rand(30)
+    widths = []
+    for stages in (1, 4):
+        records = {
+            f"{depth} layers, {i:02d}.png": {"agf": {"depth": 1, "rho": 0.0}, "gradcam": {"depth": 1, "rho": float(rho)}}
+            for depth in range(1, 1 + stages)
+            for i, rho in enumerate(numbers)
+        }
+        plan = {"settings": {"methods": ["agf", "gradcam"], "seed": 0}, "units": [{"id": unit} for unit in records]}
+        row = report.differences(sanity, plan, records, metrics=["correlation"])[0]
+        check(abs(row["value"] - numbers.mean()) < 1e-12 and row["units"] == 30 * stages, str(row))
+        widths.append(row["high"] - row["low"])
+    # The same pictures are drawn: nothing but the order of sums differs.
+    check(0.05 < widths[0] and abs(widths[1] - widths[0]) < 1e-9, str(widths))
+
+
 def test_summary():
     """The best method of each experiment, and which are as good: those whose difference's interval holds 0."""
     methods = ("-m", "gradient", "-m", "agf", "-m", "agf:no_m", "--sheet", "0")

@@ -12,6 +12,7 @@ class Experiment:
     question = ""  # what a user asks, and
     decisive = ""  # the metric that answers it, for the summary
     metrics = ()  # (key, title, "higher" or "lower" or "" for what is better)
+    origins = "units"  # what origin() gives
     curves = None  # (title, x axis, y axis)
     partial = True  # whether the units that are finished say something while others are not
     options = ()  # of methods, besides the engine's own
@@ -51,6 +52,11 @@ class Experiment:
     def shown(subject, session, unit, k):
         """[(method, map, None) or (method, None, problem)] of an exhibit that was run last, for the contact sheet."""
         return subject.explain_each(session, k)
+
+    @staticmethod
+    def origin(unit):
+        """What a bootstrap draws instead of a unit, whose id is given: whatever several units have in common."""
+        return unit
 
     def measure(self, subject, unit):
         """The unit's record: {method: numbers or {"problem": ...}}, whatever else under keys that begin with "_"."""

@@ -23,6 +23,7 @@ class Sanity(Experiment):
         "learned."
     )
     partial = False  # the deepest come last
+    origins = "pictures"
     curves = ("rank correlation with the trained network's map", "randomised layers, from the top", "Spearman's rho")
 
     @staticmethod
@@ -55,6 +56,10 @@ class Sanity(Experiment):
     @staticmethod
     def exhibit(subject, unit):
         return subject.stretched(unit["picture"]), unit["picture"]["label"]
+
+    @staticmethod
+    def origin(unit):
+        return unit.partition(", ")[2]
 
     def measure(self, subject, unit):
         picture = unit["picture"]

@@ -79,8 +79,8 @@ def differences(experiment, plan, records, reference=None, metrics=None):
     value, low, high, units. metrics: their names (default: all).
 
     value: the difference of the metric; low, high: its 95 % bootstrap interval (percentiles) over the units, which are
-    drawn in pairs, so that what makes a picture hard for both does not count. Nothing of a metric that is pooled some
-    other way than by a mean unless the experiment pools any selection of records.
+    drawn in pairs, so that what makes a picture hard for both does not count; units of one origin are drawn together.
+    Nothing of a metric that is pooled some other way than by a mean unless the experiment pools any choice of records.
     """
     from scipy.stats import bootstrap
 
@@ -89,7 +89,11 @@ def differences(experiment, plan, records, reference=None, metrics=None):
     first = reference or (measured or [None])[0]
     for method in [method for method in measured if method != first]:
         units = [unit for unit in parts[first] if unit in parts[method]]
-        if len(units) < 2:
+        origins = {}
+        for place, unit in enumerate(units):
+            origins.setdefault(experiment.origin(unit), []).append(place)
+        groups = list(origins.values())
+        if len(groups) < 2:
             continue
         pairs = [[parts[name][unit] for unit in units] for name in (method, first)]
         values = [[experiment.values(part) for part in side] for side in pairs]
@@ -99,13 +103,18 @@ def differences(experiment, plan, records, reference=None, metrics=None):
             if metric in pooled:
 
                 def difference(chosen, metric=metric, pairs=pairs):
-                    a, b = ([side[int(i)] for i in chosen] for side in pairs)
+                    a, b = ([side[i] for group in chosen for i in groups[int(group)]] for side in pairs)
                     return experiment.pooled(a)[metric] - experiment.pooled(b)[metric]
 
-                sample, statistic, vectorized = np.arange(len(units)), difference, False
+                sample, statistic, vectorized = np.arange(len(groups)), difference, False
             else:
                 a, b = (np.array([value[metric] for value in side]) for side in values)
-                sample, statistic, vectorized = a - b, np.mean, True
+                sums, sizes = np.array([(a - b)[group].sum() for group in groups]), np.array([len(group) for group in groups])
+
+                def mean(chosen, axis=-1, sums=sums, sizes=sizes):
+                    return sums[chosen].sum(axis) / sizes[chosen].sum(axis)
+
+                sample, statistic, vectorized = np.arange(len(groups)), mean, True
             value = float(statistic(sample))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # methods that agree on every unit have an interval without width
@@ -275,12 +284,12 @@ def tables_of(experiment, plan, rows, compared):
     return tables
 
 
-def footnotes(rows, compared):
+def footnotes(experiment, rows, compared):
     """What the numbers in the tables mean."""
     notes = ["± is the standard error of the mean over units (n)."] if any(row["error"] for row in rows) else []
     if compared:
         notes.append(
-            "Differences are paired over the units that both methods have; intervals are bootstrapped over units "
+            f"Differences are paired over the units that both methods have; intervals are bootstrapped over {experiment.origins} "
             f"({RESAMPLES} resamples, percentiles). One that holds 0 shows no difference."
         )
     return notes
@@ -310,7 +319,7 @@ def markdown(experiment, plan, rows, compared, problems, title, command=None, pi
         lines += [f"{heading}:", ""] if heading else []
         lines += [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
         lines += [f"| {' | '.join(line)} |" for line in cells] + [""]
-    lines += [" ".join(footnotes(rows, compared)), ""]
+    lines += [" ".join(footnotes(experiment, rows, compared)), ""]
     lines += [line for name in pictures for line in (f"![{os.path.splitext(name)[0]}]({name})", "")]
     if problems:
         lines += [f"{len(problems)} left out:", ""] + [f"- {line}" for line in collapsed(problems)] + [""]
@@ -350,7 +359,7 @@ def html_page(experiment, plan, rows, compared, problems, title, command, pictur
                     marks[column] = ' class="best"' if best.get(metric) == value else ""
             parts.append("<tr>" + "".join(f"<td{m}>{text(cell)}</td>" for m, cell in zip(marks, cells)) + "</tr>")
         parts.append("</table>")
-    parts += [f"<p>{text(note)}</p>" for note in footnotes(rows, compared)]
+    parts += [f"<p>{text(note)}</p>" for note in footnotes(experiment, rows, compared)]
     for name, data in pictures.items():
         source = "data:image/png;base64," + base64.b64encode(data).decode()
         parts.append(f'<p><img alt="{text(os.path.splitext(name)[0])}" src="{source}"></p>')
