@@ -651,10 +651,8 @@ class Builder:
         ones = np.ones((signal[0], 1), np.float32)
         if math.prod(self.shapes[name]) > 1 or len(ones) == 1 or math.prod(signal[1:]) == 1:
             return name
-        if len(self.shapes[name]) == 1:
-            return self.emit("linear", [name], weights=ones, bias=None).source
-        return self.emit("conv", [name], kernel=(1, 1), stride=(1, 1), pad=(0, 0, 0, 0), dilation=(1, 1), groups=1,
-                         weights=ones[:, :, None, None], bias=None).source
+        gate = self.value(name)
+        return (self.linear(gate, ones) if len(self.shapes[name]) == 1 else self.conv(gate, ones[:, :, None, None])).source
 
     def _is_gate(self, name):
         """Whether a tensor comes out of a sigmoid, hardsigmoid, tanh or softmax, through linear ops."""

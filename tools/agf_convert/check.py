@@ -74,18 +74,15 @@ def before_function(output, function):
 
 def compare(imported, network, f16, path):
     """One line on what was compared; ConvertError where it differs. path: of the file that was written, or None."""
-    tensor = random_tensor(imported)
-    logits, why = engine_logits(path, [tensor]) if path is not None else (None, "the output is no file")
+    several = not imported.exact and network.shapes()[network.nodes[-1].name][0] < 3
+    tensors = [random_tensor(imported, number) for number in range(SEVERAL if several else 1)]
+    logits, why = engine_logits(path, tensors) if path is not None else (None, "the output is no file")
     ours = "the engine's" if logits is not None else "NumPy's forward pass's"
     because = f" ({why})" if why else ""
     if imported.reference is None:
         return f"not checked: {imported.reference_name} is not installed"
     if logits is None:
-        logits = forward(network, [tensor])
-    tensors = [tensor]
-    if not imported.exact and as_original(logits[0], imported.finished).size < 3:
-        tensors = [random_tensor(imported, number) for number in range(SEVERAL)]
-        logits = forward(network, tensors) if why else engine_logits(path, tensors)[0]
+        logits = [network.forward(tensor).astype(np.float64) for tensor in tensors]
     try:
         outputs = [np.asarray(output, np.float64).ravel() for output in imported.reference(tensors)]
     except ConvertError:
@@ -97,7 +94,7 @@ def compare(imported, network, f16, path):
     if got.shape != output.shape:
         raise ConvertError(f"{imported.reference_name} has {output.size} outputs for a random tensor, the file {got.size}; "
                            "nothing was written (--no-check writes it all the same)")
-    if len(tensors) > 1:
+    if several:
         return course(all_got, outputs, imported, ours) + because
     want, known = before_function(output, imported.finished.stripped)
     if not known.any() or not np.isfinite(got).all():
@@ -111,7 +108,7 @@ def compare(imported, network, f16, path):
     error = np.linalg.norm(got - want) / size if size > 0 else np.linalg.norm(got)
     limit = max(imported.tolerance, HALF_WEIGHTS if f16 else 0)
     if not error <= limit:
-        moved = sensitivity(imported, tensor, known)
+        moved = sensitivity(imported, tensors[0], known)
         if moved >= 0.1 * error:
             return f"not checked: {imported.reference_name}'s own logits move by {moved:.2g} of their size when the random "\
                    f"tensor moves by 1e-6 of its own, ours differ by {error:.2g} (random weights?)"
@@ -119,11 +116,6 @@ def compare(imported, network, f16, path):
                            f"their size ({limit:g} is allowed): the conversion is wrong; nothing was written "
                            "(--no-check writes it all the same)")
     return f"checked: {ours} logits for a random tensor are {imported.reference_name}'s to {error:.1g}{because}"
-
-
-def forward(network, tensors):
-    """NumPy's logits, a list."""
-    return [network.forward(tensor).astype(np.float64) for tensor in tensors]
 
 
 def sensitivity(imported, tensor, known):

@@ -3,6 +3,7 @@
 Their names, offsets and lengths stand in a file that may come from anywhere. They must lie in the file's folder, be
 regular files, and hold every tensor in full; all tensors together may not be much larger than the files.
 """
+import math
 import os
 import re
 import stat
@@ -99,11 +100,8 @@ def _checked(tensor, folder, path):
 def _bytes(tensor):
     """The size of a tensor's data, None of a type that onnx does not know or a negative size."""
     import onnx
-    count = 1
-    for size in tensor.dims:
-        count *= size
     try:
         bits = BITS.get(tensor.data_type) or onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8
     except KeyError:
         return None
-    return (count * bits + 7) // 8 if min(tensor.dims, default=0) >= 0 else None
+    return (math.prod(tensor.dims) * bits + 7) // 8 if min(tensor.dims, default=0) >= 0 else None
