@@ -5,7 +5,7 @@
 #   sh bench/results.sh PICTURES SQUEEZENET.agf LITE0.agf   those of EfficientNet-Lite0 too (tests/test_convert.py says where its weights are)
 #   sh bench/results.sh                             those on the demo network alone: minutes
 #
-# With both networks about two and a half hours on two cores, most of it ROAD. PYTHON names the interpreter with what tools/agf_eval.py needs
+# With both networks about three hours on two cores. PYTHON names the interpreter with what tools/agf_eval.py needs
 # (default python3), JOBS the number of processes (default 2).
 set -eu
 cd "$(dirname "$0")/.."
@@ -23,8 +23,8 @@ label_free="-m agf -m agf:neighbours=5 -m agf:shared -m agf:cosine -m agf:own -m
 label_free_odd="-m agf -m agf:own -m agf_a -m agf_a:own -m agf_a:shared -m gradcam -m lrp_a1b0"
 ablations="-m agf:no_a -m agf:no_fx -m agf:no_fdx -m agf:no_m -m agf:no_reg -m agf:fx_gradcam"
 
-scenes() { # FOLDER OBJECTS SEED
-  [ -f "$1/labels.csv" ] || $python tools/train_demo.py --scenes 100 --objects "$2" --seed "$3" --out "$1"
+scenes() { # FOLDER SCENES OBJECTS SEED
+  [ -f "$1/labels.csv" ] || $python tools/train_demo.py --scenes "$2" --objects "$3" --seed "$4" --out "$1"
 }
 
 evaluate() { # NAME TITLE ARGUMENTS...
@@ -46,31 +46,31 @@ END
 weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summary
   main="-m agf -m agf_a -m agf_lc -m lrp_lc -m lrp_a1b0 -m sglrp -m gradcam"
   more="$main -m layercam -m gradient_x_input"
-  common="--labels $half --jobs $jobs --threads 1 --sheet 0"
+  common="--jobs $jobs --threads 1 --sheet 0"
+  halved="--labels $half $common"
   # shellcheck disable=SC2086 # words
   {
-    evaluate "$1-single" "Single deletion: $2, ImageNet" single-delete "$3" "$pictures" $common $more
-    evaluate "$1-grid2" "Grid pointing 2x2: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 2 --grids 300 --asked 1
-    evaluate "$1-insert-delete" "Insertion and deletion: $2, ImageNet" insert-delete "$3" "$pictures" $common $more --steps 28
-    evaluate "$1-perturb" "Perturbation: $2, ImageNet" perturb "$3" "$pictures" $common $more
-    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $common $main --cells 3 --grids 300 --asked 1
-    evaluate "$1-sanity" "Randomised weights: $2, ImageNet" sanity "$3" "$pictures" $common $more --stages 4 --explain target
+    evaluate "$1-single" "Single deletion: $2, ImageNet" single-delete "$3" "$pictures" $halved $more
+    evaluate "$1-grid2" "Grid pointing 2x2: $2, ImageNet" grid "$3" "$pictures" $halved $main --cells 2 --grids 300 --asked 1
+    evaluate "$1-insert-delete" "Insertion and deletion: $2, ImageNet" insert-delete "$3" "$pictures" $halved $more --steps 28
+    evaluate "$1-perturb" "Perturbation: $2, ImageNet" perturb "$3" "$pictures" $halved $more
+    evaluate "$1-grid3" "Grid pointing 3x3: $2, ImageNet" grid "$3" "$pictures" $halved $main --cells 3 --grids 300 --asked 1
+    evaluate "$1-sanity" "Randomised weights: $2, ImageNet" sanity "$3" "$pictures" $halved $more --stages 4 --explain target
     # Solving for the missing pixels costs ten times the network's runs: a quarter of the pictures.
-    evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" --labels $eighth --jobs $jobs --threads 1 --sheet 0 \
-      $main --fill road
+    evaluate "$1-road" "Perturbation with ROAD: $2, ImageNet" perturb "$3" "$pictures" --labels $eighth $common $main --fill road
   }
   $python tools/agf_eval.py summary $out/"$1"-single $out/"$1"-grid2 $out/"$1"-insert-delete $out/"$1"-perturb $out/"$1"-grid3 \
     $out/"$1"-sanity $out/"$1"-road -o $out/"$1"-summary --title "Which method for which question: $2" --into bench/RESULTS.md
 }
 
 mkdir -p $out
-scenes build/scenes1 1 8
-[ -f build/scenes4/labels.csv ] || $python tools/train_demo.py --scenes 150 --objects 4 --seed 9 --out build/scenes4
-[ -f build/scenes2n/labels.csv ] || $python tools/train_demo.py --scenes 160 --objects 2 --seed 7 --out build/scenes2n
-[ -f build/scenes1n/labels.csv ] || $python tools/train_demo.py --scenes 200 --objects 1 --seed 9 --out build/scenes1n
-[ -f build/scenes1m/labels.csv ] || $python tools/train_demo.py --scenes 400 --objects 1 --seed 21 --out build/scenes1m
+scenes build/scenes1 100 1 8
+scenes build/scenes2 100 2 7
+scenes build/scenes4 150 4 9
+scenes build/scenes2n 160 2 7
+scenes build/scenes1n 200 1 9
+scenes build/scenes1m 400 1 21
 [ -f build/odd/labels.csv ] || $python tools/train_demo.py --odd 160 --out build/odd
-scenes build/scenes2 2 7
 demo=tests/demo/demo.agf
 [ -f build/two/scenes/labels.csv ] || $python bench/two_classes.py $demo build/two
 # shellcheck disable=SC2086 # the methods are words

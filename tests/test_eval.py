@@ -1005,7 +1005,8 @@ def test_differences_of_one_origin():
             for depth in range(1, 1 + stages)
             for i, rho in enumerate(numbers)
         }
-        plan = {"settings": {"methods": ["agf", "gradcam"], "seed": 0}, "units": [{"id": unit} for unit in records]}
+        units = [{"id": unit, "picture": {"file": unit.split(", ")[1]}} for unit in records]
+        plan = {"settings": {"methods": ["agf", "gradcam"], "seed": 0}, "units": units}
         row = report.differences(sanity, plan, records, metrics=["correlation"])[0]
         check(abs(row["value"] - numbers.mean()) < 1e-12 and row["units"] == 30 * stages, str(row))
         widths.append(row["high"] - row["low"])

@@ -55,8 +55,8 @@ class Experiment:
 
     @staticmethod
     def origin(unit):
-        """What a bootstrap draws instead of a unit, whose id is given: whatever several units have in common."""
-        return unit
+        """The name of what a bootstrap draws instead of a unit: whatever several units have in common."""
+        return unit["id"]
 
     def measure(self, subject, unit):
         """The unit's record: {method: numbers or {"problem": ...}}, whatever else under keys that begin with "_"."""

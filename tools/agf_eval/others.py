@@ -59,7 +59,7 @@ class Sanity(Experiment):
 
     @staticmethod
     def origin(unit):
-        return unit.partition(", ")[2]
+        return unit["picture"]["file"]
 
     def measure(self, subject, unit):
         picture = unit["picture"]

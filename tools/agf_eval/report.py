@@ -85,16 +85,18 @@ def differences(experiment, plan, records, reference=None, metrics=None):
     from scipy.stats import bootstrap
 
     rows, parts = [], usable_parts(plan, records)
+    origins = {unit["id"]: experiment.origin(unit) for unit in plan["units"]}
     measured = [method for method in parts if parts[method]]
     first = reference or (measured or [None])[0]
     for method in [method for method in measured if method != first]:
         units = [unit for unit in parts[first] if unit in parts[method]]
-        origins = {}
+        groups = {}
         for place, unit in enumerate(units):
-            origins.setdefault(experiment.origin(unit), []).append(place)
-        groups = list(origins.values())
+            groups.setdefault(origins[unit], []).append(place)
+        groups = list(groups.values())
         if len(groups) < 2:
             continue
+        sizes = np.array([len(group) for group in groups])
         pairs = [[parts[name][unit] for unit in units] for name in (method, first)]
         values = [[experiment.values(part) for part in side] for side in pairs]
         pairs = [experiment.settled(side) for side in pairs]
@@ -109,7 +111,7 @@ def differences(experiment, plan, records, reference=None, metrics=None):
                 sample, statistic, vectorized = np.arange(len(groups)), difference, False
             else:
                 a, b = (np.array([value[metric] for value in side]) for side in values)
-                sums, sizes = np.array([(a - b)[group].sum() for group in groups]), np.array([len(group) for group in groups])
+                sums = np.array([(a - b)[group].sum() for group in groups])
 
                 def mean(chosen, axis=-1, sums=sums, sizes=sizes):
                     return sums[chosen].sum(axis) / sizes[chosen].sum(axis)
