@@ -958,8 +958,11 @@ def compare(model, image, exact, single, logits, requests, maps, expected):
             continue
         if runs is None:
             runs = rounded_runs(model, image)
-        limit = max(limit, 8 * max(distance(again(network), want) for network in runs) + 1e-5)
-        if request is not None and vanishes(exact, request):
+        spread = max(distance(answer, want) for answer in (in_single, *map(again, runs)))
+        limit = 8 * spread + 1e-5
+        # A map that rounding turns into its opposite is made of what is left of sums that cancel: nothing may be left.
+        nothing = isinstance(found, Exception) and spread >= 1
+        if request is not None and (nothing or vanishes(exact, request)):
             limit = np.inf
         if not error <= limit:
             if np.isfinite(error):
@@ -984,8 +987,8 @@ def listing(g):
 
 # Seeds that draw what others rarely do: a 1x1 convolution with a stride over rows of one pixel; a grouped convolution
 # whose gradient is not 0 where its cam is; a max pool over means of three and of six equal numbers; an instance
-# normalisation of equal numbers.
-CAUGHT = (7500002, 4105, 63344, 63389)
+# normalisation of equal numbers; sums that cancel but for rounding, which the engine's order leaves 0.
+CAUGHT = (7500002, 4105, 63344, 63389, 9100029)
 
 
 def engine_version():
