@@ -12,6 +12,7 @@ Runtime's forward pass. Needs torch, torchvision, timm, onnxruntime and the engi
 """
 import argparse
 import contextlib
+import copy
 import datetime
 import json
 import math
@@ -27,7 +28,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 SIZE = 96              # small enough for all of them in an hour, large enough for five halvings; else the network's own
-MOST_PARAMETERS = 4e8  # beyond it no maps and no times: the machine's memory
+WANTED = 1e-4          # between the engine's logits and torch's, relative; where it is more, float64 says whose fault that is
+MOST_PARAMETERS = 1e9  # beyond it no maps and no times: the machine's memory
 SMALL = 6e6            # parameters up to which the oracle, which is NumPy, is asked
 ORDERS = 5e-3          # by so much two correct float32 orders may differ (agf-spec.md)
 ROUNDINGS = 3          # runs of the oracle with every operation rounded at random, for a map that is farther from float64's
@@ -134,6 +136,23 @@ def maps_of(path, image, small):
     return row
 
 
+def distances_to_float64(path, module, image):
+    """The distances of the engine's and of torch's logits from torch's in float64, relative."""
+    import agf
+    import torch
+    batch = torch.from_numpy(image[None])
+    with torch.no_grad():
+        single, exact = module(batch)[0].numpy(), copy.deepcopy(module).double()(batch.double())[0].numpy()
+    with agf.Model(path) as model, model.session(threads=1) as session:
+        logits = np.asarray(session.run(image, explain=False))
+    return [float(np.linalg.norm(each - exact) / np.linalg.norm(exact)) for each in (logits, single)]
+
+
+def distance_of(checked):
+    """The figure in what the converter says of its check; NaN where there is none."""
+    return float(checked.rsplit(" to ", 1)[-1].split()[0]) if checked.startswith("checked") else math.nan
+
+
 def times_of(path, module, size, folder):
     """Milliseconds on one thread: the engine's forward pass, that and one class, ONNX Runtime's forward pass.
 
@@ -192,6 +211,8 @@ def try_network(library, name):
             file, checked = write_network(network, path, imported=imported)
             row.update(format=file.version, nodes=len(network.nodes), checked=checked, maps="not made: too large")
             image = np.random.RandomState(1).standard_normal((3, *size)).astype(np.float32)
+            if distance_of(checked) > WANTED:
+                row["float64"] = distances_to_float64(path, module, image)
             if parameters <= MOST_PARAMETERS:
                 row.update(maps_of(path, image, parameters <= SMALL))
                 try:
@@ -253,8 +274,10 @@ def table(rows):
     from agf_convert.frontend import NO_ATTENTION
     lines = ["# Networks that convert", "",
              f"Made by tests/networks.py. Random weights, pictures of {SIZE} x {SIZE} pixels where the network takes them. Logits: the",
-             "distance of the engine's from torch's for one random tensor, relative. Maps: whether agf, agf_a and agf_lc of the predicted",
-             "class are finite; -: not made yet. Oracle: their largest distance from float64's, relative, for networks of up to",
+             f"distance of the engine's from torch's for one random tensor, relative; where it is more than {WANTED:g}, in brackets the",
+             "distances of the engine's and of torch's from torch's own in float64 for another: such a network magnifies any rounding.",
+             "Maps: whether agf, agf_a and agf_lc of the predicted class are finite; -: not made yet. Oracle: their largest distance",
+             "from float64's, relative, for networks of up to",
              f"{SMALL / 1e6:g} million parameters; two correct float32 orders differ by up to {ORDERS:g} where a ReLU's input lies near 0",
              f"(agf-spec.md); where it is more, in brackets the largest distance of {ROUNDINGS} float32 runs of the oracle in which every",
              "operation is rounded at random: how far a correct program may be off.",
@@ -278,7 +301,9 @@ def table(rows):
             if "refused" in row:
                 lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} |" + " - |" * 5)
             else:
-                check = row["checked"].rsplit(" to ", 1)[-1].split()[0] if row["checked"].startswith("checked") else row["checked"]
+                check = row["checked"]
+                check = check if math.isnan(distance_of(check)) else f"{distance_of(check):.0e}"
+                check += " ({:.0e}, {:.0e})".format(*row["float64"]) if "float64" in row else ""
                 distance = f"{row['oracle']:.0e}" if "oracle" in row else "-"
                 distance += f" ({row['rounded']:.0e})" if "rounded" in row else ""
                 times = ["-"] * 3

@@ -14,7 +14,7 @@ class Perturb(Experiment):
     question, decisive = "which pixels can the answer least do without?", "positive"
     help = "accuracy while the pixels that a map ranks highest, or lowest, are blacked out"
     note = (
-        "Top-1 accuracy while 10 % to 90 % of the pixels are set to black, those with the highest values of "
+        "Top-1 accuracy while 10 % to 90 % of the pixels are removed, those with the highest values of "
         "the map first (positive) or the lowest first (negative); area under the accuracy by trapezoids over "
         "0 to 0.9, x 100 (at most 90). When the explained class is the label or the prediction, a good map "
         "loses accuracy fast under positive perturbation and keeps it under negative. When it is another object's "
@@ -25,13 +25,13 @@ class Perturb(Experiment):
         ("negative", "negative AUC", "higher"),
         ("clean", "clean accuracy", ""),
     )
-    curves = ("top-1 accuracy", "share of the pixels set to black", "accuracy")
+    curves = ("top-1 accuracy", "share of the pixels removed", "accuracy")
 
     def metrics_of(self, settings):
-        if settings["explain"] in ("predicted", "target"):
-            return self.metrics
-        turned = {"lower": "higher", "higher": "lower", "": ""}
-        return tuple((metric, title, turned[better]) for metric, title, better in self.metrics)
+        other = {"lower": "higher", "higher": "lower", "": ""}
+        turned = settings["explain"] not in ("predicted", "target")
+        road = ", ROAD" if settings["fill"] == "road" else ""
+        return tuple((metric, title + road * bool(better), other[better] if turned else better) for metric, title, better in self.metrics)
 
     @staticmethod
     def arguments(parser):
