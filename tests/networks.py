@@ -29,7 +29,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 SIZE = 96              # small enough for all of them in an hour, large enough for five halvings; else the network's own
 WANTED = 1e-4          # between the engine's logits and torch's, relative; where it is more, float64 says whose fault that is
-MOST_PARAMETERS = 1e9  # beyond it no maps and no times: the machine's memory
+MOST_PARAMETERS = 4e8  # beyond it no maps and no times: the machine's memory
 SMALL = 6e6            # parameters up to which the oracle, which is NumPy, is asked
 ORDERS = 5e-3          # by so much two correct float32 orders may differ (agf-spec.md)
 ROUNDINGS = 3          # runs of the oracle with every operation rounded at random, for a map that is farther from float64's
@@ -276,11 +276,11 @@ def table(rows):
              f"Made by tests/networks.py. Random weights, pictures of {SIZE} x {SIZE} pixels where the network takes them. Logits: the",
              f"distance of the engine's from torch's for one random tensor, relative; where it is more than {WANTED:g}, in brackets the",
              "distances of the engine's and of torch's from torch's own in float64 for another: such a network magnifies any rounding.",
-             "Maps: whether agf, agf_a and agf_lc of the predicted class are finite; -: not made yet. Oracle: their largest distance",
-             "from float64's, relative, for networks of up to",
-             f"{SMALL / 1e6:g} million parameters; two correct float32 orders differ by up to {ORDERS:g} where a ReLU's input lies near 0",
-             f"(agf-spec.md); where it is more, in brackets the largest distance of {ROUNDINGS} float32 runs of the oracle in which every",
-             "operation is rounded at random: how far a correct program may be off.",
+             f"Maps: whether agf, agf_a and agf_lc of the predicted class are finite, for networks of up to {MOST_PARAMETERS / 1e6:g}",
+             f"million parameters. Oracle: their largest distance from float64's, relative, for networks of up to {SMALL / 1e6:g} million;",
+             f"two correct float32 orders differ by up to {ORDERS:g} where a ReLU's input lies near 0 (agf-spec.md); where it is more,",
+             f"in brackets the largest distance of {ROUNDINGS} float32 runs of the oracle in which every operation is rounded at random:",
+             "how far a correct program may be off.",
              f"ONNX Runtime: its forward pass, milliseconds of the processor on one thread, best of {ROUNDS}; forward, a",
              "class: how many times that the engine's forward pass takes, and this with a map of agf. The three took turns.",
              f"{datetime.date.today()}, {machine()}.", "", *summary_of(rows)]
