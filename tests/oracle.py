@@ -735,6 +735,8 @@ def forward(node, xs):
         return x * xs[1]   # "s is [C,1,1], [1,H,W] or of x's shape"
     if node.op == "concat" and len({x.shape[1:] for x in xs}) == 1:
         return np.concatenate(xs)
+    if node.op not in ("add", "mul", "concat"):
+        raise OracleError(f"node {node.name}: no forward pass is known of {node.op}")
     raise OracleError(f"node {node.name} ({node.op}): inputs {[list(x.shape) for x in xs]} do not fit")
 
 
@@ -761,7 +763,9 @@ def adjoint(node, xs, g):
         return mul_t(xs, g)
     if node.op == "add":
         return [g] * len(xs)
-    return arranged(node, xs, g)
+    if node.op in ARRANGE:
+        return arranged(node, xs, g)
+    raise OracleError(f"node {node.name}: no gradient is known of {node.op}")
 
 
 def arranged(node, xs, t):
@@ -904,6 +908,8 @@ def agf_rule(node, xs, cam, g, flattened, options):
         cams = arranged(node, xs, cam)
     elif node.op == "linear":
         cams = [linear_rule(node, x, cam, gs[0], flattened)]
+    elif node.op != "conv":
+        raise OracleError(f"node {node.name}: no rule is known of {node.op}")
     elif 0 in node.inputs:
         cams = [box_rule(node, x, cam)]
     elif node.flat:
@@ -1072,7 +1078,9 @@ def lrp_rule(node, xs, R, alpha):
         return [R, np.zeros_like(xs[1])]
     if node.op in ARRANGE:
         return arranged(node, xs, R)
-    return [R]             # "ReLU, Dropout, BatchNorm pass R", "activations, normalisations and LRN pass R"
+    if node.op in ("relu", "relu6", "batchnorm", "act", "norm", "lrn"):
+        return [R]         # "ReLU, Dropout, BatchNorm pass R", "activations, normalisations and LRN pass R"
+    raise OracleError(f"node {node.name}: no relevance propagation is known of {node.op}")
 
 
 def contrast(a, b):

@@ -487,6 +487,21 @@ def test_silent_windows():
 
 # Newer networks
 
+def test_unknown_ops():
+    """An op that one of the rules does not know is no other op to it."""
+    node, x = Node("twist", "t", [1]), np.ones((2, 3, 3))
+    for what, rule in (("forward pass", lambda: oracle.forward(node, [x])),
+                       ("gradient", lambda: oracle.adjoint(node, [x], x)),
+                       ("relevance propagation", lambda: oracle.lrp_rule(node, [x], x, 1))):
+        fails(rule, f"no {what} is known of twist", what)
+    kept = oracle.adjoint
+    try:
+        oracle.adjoint = lambda node, xs, g: [g]
+        fails(lambda: oracle.agf_rule(node, [x], x, x, None, set()), "no rule is known of twist", "rule")
+    finally:
+        oracle.adjoint = kept
+
+
 def test_activations():
     """Values known to 15 digits, slopes against central differences, and the sides of the kinks."""
     x = np.array([-4.0, -1, -0.5, 0.25, 1, 4])

@@ -6,6 +6,8 @@ An operation has
     inputs      (least, most) number of inputs
     fields      the fields of a Node that it uses beside op, name and inputs
     elementwise whether it works on a flattened tensor of any size, element by element
+    passes_sum  whether a convolution that reads it reads a sum where it reads one itself (agf-spec, "Conv, flat"); no
+                default, so that a class that does not say fails
     shape(node, inputs)    its output's shape for its inputs' shapes; OpError where they do not fit
     forward(node, inputs)  its output for its inputs' arrays, in their precision: what the file's network computes
 
@@ -96,6 +98,7 @@ def per_channel(array, like):
 
 class Op:
     number, version, inputs, fields, elementwise = 0, 1, (1, 1), (), False
+    passes_sum: bool
 
     @staticmethod
     def shape(node, inputs):
@@ -105,6 +108,7 @@ class Op:
 class Conv(Op):
     """weights [O, I / groups, kh, kw], bias [O] or None."""
     number = 1
+    passes_sum = False
     fields = ("kernel", "stride", "pad", "dilation", "groups", "flat", "weights", "bias")
 
     @staticmethod
@@ -140,6 +144,7 @@ class Conv(Op):
 class BatchNorm(Op):
     """y = weights * x + bias per channel: an inference BatchNorm, or a scale and shift."""
     number, fields = 2, ("weights", "bias")
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -156,6 +161,7 @@ class BatchNorm(Op):
 
 class Relu(Op):
     number, elementwise = 3, True
+    passes_sum = True
 
     @staticmethod
     def forward(node, inputs):
@@ -164,6 +170,7 @@ class Relu(Op):
 
 class Relu6(Op):
     number, elementwise = 4, True
+    passes_sum = True
 
     @staticmethod
     def forward(node, inputs):
@@ -171,6 +178,8 @@ class Relu6(Op):
 
 
 class Pool(Op):
+    passes_sum = True
+
     @staticmethod
     def shape(node, inputs):
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
@@ -208,6 +217,7 @@ class AvgPool(Pool):
 class AdaptiveAvgPool(Op):
     """kernel: the output's size."""
     number, fields = 7, ("kernel",)
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -228,6 +238,7 @@ class AdaptiveAvgPool(Op):
 
 class GlobalAvgPool(Op):
     number = 8
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -242,6 +253,7 @@ class GlobalAvgPool(Op):
 class Linear(Op):
     """weights [O, I], the inputs in the order of the flattened [C,H,W]; bias [O] or None."""
     number, fields = 9, ("weights", "bias")
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -261,6 +273,7 @@ class Linear(Op):
 
 class Flatten(Op):
     number, elementwise = 10, True
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -274,6 +287,7 @@ class Flatten(Op):
 class Add(Op):
     """Version 1 adds two tensors, version 2 any number."""
     number, inputs, elementwise = 11, (2, 1 << 20), True
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -288,6 +302,7 @@ class Add(Op):
 class Concat(Op):
     """Along the channels."""
     number, inputs = 12, (1, 1 << 20)
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -352,6 +367,7 @@ GATES = {"sigmoid", "hardsigmoid", "tanh"}  # agf-spec, "Mul": of two equal shap
 class Act(Op):
     """kind: a key of ACTIVATIONS, with its parameters; prelu's slopes are weights [C]."""
     number, version, fields, elementwise = 13, 2, ("kind", "alpha", "beta", "lo", "hi", "weights"), True
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -373,6 +389,7 @@ class Act(Op):
 class Mul(Op):
     """inputs: signal, gate; the gate is [C,1,1], [1,H,W] or of the signal's shape."""
     number, version, inputs, elementwise = 14, 2, (2, 2), True
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -394,6 +411,7 @@ class Norm(Op):
     of each pixel (layer norm), in `groups` groups; gamma and beta are weights and bias [C]. response: global response
     norm, x + gamma * x * n + beta, n the L2 norm of each channel over the mean of all and eps; groups 1."""
     number, version, fields = 15, 2, ("groups", "spatial", "response", "eps", "weights", "bias")
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -420,6 +438,7 @@ class Norm(Op):
 class Lrn(Op):
     """torch's LocalResponseNorm: x / (k + alpha / size * sum of squares over `size` channels) ** beta."""
     number, version, fields = 16, 2, ("size", "alpha", "beta", "k")
+    passes_sum = True
 
     @staticmethod
     def shape(node, inputs):
@@ -439,6 +458,7 @@ class Lrn(Op):
 class Slice(Op):
     """The channels [start, stop) (agf-spec: from, to)."""
     number, version, fields = 17, 2, ("start", "stop")
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -453,6 +473,7 @@ class Slice(Op):
 class Shuffle(Op):
     """Output channel c is input channel perm[c]."""
     number, version, fields = 18, 2, ("perm",)
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -470,6 +491,7 @@ BORDERS = ("zeros", "reflect", "replicate")  # in the order of their numbers in 
 class Pad(Op):
     """Zeros or copies of pixels around each channel; pad: top, left, bottom, right; border: one of BORDERS."""
     number, version, fields = 19, 2, ("pad", "border")
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):
@@ -501,6 +523,7 @@ class Resize(Op):
     """Pixels repeated kernel[0] times downwards and kernel[1] times to the right; to_size: the output is [C, *kernel],
     its row i of n being row floor(i * m / n) of m, and columns likewise."""
     number, version, fields = 21, 2, ("kernel", "to_size")
+    passes_sum = False
 
     @staticmethod
     def shape(node, inputs):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import ConvertError, describe
 from .network import IMAGE, Node, output_shape
-from .ops import ACTIVATIONS
+from .ops import ACTIVATIONS, OPS
 
 
 @dataclass
@@ -319,7 +319,7 @@ def gates_as_pictures(graph):
                        groups=1, weights=node.weights[:, :, None, None], bias=node.bias)
             graph.insert_after(node, new)
             return new.name
-        elif node.op in ("relu", "relu6", "act", "batchnorm", "mul", "add"):
+        elif node.op == "batchnorm" or node.op in OPS and OPS[node.op].elementwise:
             new = replace(node, name=graph.unique(name), inputs=[picture(other) for other in node.inputs])
             graph.insert_after(node, new)
             if name in graph.arithmetic:
@@ -510,12 +510,10 @@ def end_at(graph, last, found):
 def mark_flat(nodes, published=False):
     """Set the flat flags (agf-spec, "Conv, flat"); published: the published code's, for ResNets' basic blocks."""
     made_by = {node.name: node for node in nodes}
-    through = {"relu", "relu6", "act", "maxpool", "avgpool", "adaptive_avgpool", "global_avgpool", "global_maxpool",
-               "batchnorm", "norm", "lrn"}
 
     def reads_sum(node):
         producer = made_by.get(node.inputs[0])
-        while producer is not None and producer.op in through:
+        while producer is not None and OPS[producer.op].passes_sum:
             producer = made_by.get(producer.inputs[0])
         return producer is not None and producer.op == "add"
 

@@ -14,10 +14,10 @@ from .ops import ACTIVATIONS, BORDERS, OPS
 
 def version_of(network):
     """The first version of the format that can hold the network."""
-    newer = network.affine is not None or network.head != "softmax" or any(
-        OPS[node.op].version > 1 or node.op == "add" and len(node.inputs) > 2 or
-        node.op == "maxpool" and max(node.dilation) > 1 for node in network.nodes)
-    return 2 if newer else 1
+    since_2 = network.affine is not None or network.head != "softmax" or any(
+        node.op == "add" and len(node.inputs) > 2 or node.op == "maxpool" and max(node.dilation) > 1
+        for node in network.nodes)
+    return max([1 + since_2] + [OPS[node.op].version for node in network.nodes])
 
 
 class ModelFile:
