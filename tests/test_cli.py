@@ -1703,6 +1703,9 @@ def test_against():
     check(result["maps"][0]["against"]["class"] == 1, result["maps"])
     refused("explain", "m.agf", "photo.png", "-c", 1, "--against", 1, says=["-c 1", "--against 1", "same class"])
     refused("explain", "m.agf", "photo.png", "--against", 99, says="99")
+    best = explain_json("m.agf", "photo.png")["top"][0]["class"]
+    refused("explain", "m.agf", "photo.png", "--against", best, says=["photo.png", f"--against {best}", "prediction", "-c"])
+    refused("explain", "m.agf", "photo.png", "--against", best, "--top", 2, says=["photo.png", "2 highest", "-c"])
     refused("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "clrp", says=["--against", "agf_lc"])
     done = Run("explain", "m.agf", "photo.png", "-c", 0, "--against", 1, "-m", "agf,clrp", "--json")
     check(done.code == 0 and "clrp" in done.err, "clrp is left out aloud: %s" % (done,))

@@ -1150,6 +1150,11 @@ def test_the_command():
     done = subprocess.run([sys.executable, "-S", os.path.join(ROOT, "tools", "agf_convert.py"), "--help"],
                           capture_output=True, text=True)
     check(done.returncode == 0 and "--arch" in done.stdout and not done.stderr, done.stderr)
+    for command in (["agf_convert.py", "net.onnx", "-o", "net.agf"], ["agf_eval.py", "--help"], ["train_demo.py"]):
+        done = subprocess.run([sys.executable, "-S", os.path.join(ROOT, "tools", command[0]), *command[1:]], capture_output=True,
+                              text=True)
+        check(done.returncode == 2 and done.stderr.startswith(f"{command[0]}: error: needs the Python package numpy")
+              and "pip install" in done.stderr and done.stderr.count("\n") == 1, done.stderr)
     need("onnx")
     with tempfile.TemporaryDirectory() as directory:
         path, out = small_onnx(directory), os.path.join(directory, "out.agf")
@@ -1163,7 +1168,7 @@ def test_the_command():
         state = os.path.join(directory, "weights.pth")
         with zipfile.ZipFile(state, "w") as f:
             f.writestr("archive/data.pkl", b"")
-        refused(directory, ["weights.pth", "--arch NAME --weights"], state)
+        refused(directory, ["weights.pth", "--arch NAME --weights", "agf_convert.convert(module"], state)
         for arguments in ((path, "--timm", "resnet18"), (path, "--weights", state), ("--arch", "resnet18", "--output", "x")):
             check(converter(*arguments, "-o", out)[0] == 2, arguments)
 

@@ -305,7 +305,8 @@ static void check_taken(const explainer *e, bool given, const char *shown, unsig
   for (i = 0; i < AGF_METHODS; i++)
     if (agf_method_traits((agf_method)i) & trait)
       snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", *list ? ", " : "", agf_method_name((agf_method)i));
-  fatal("%s is for the method %s: give it with -m", shown, *list ? list : "(none in this engine)");
+  fatal("%s is not for the method %s; say with -m which of these: %s", shown, agf_method_name(e->methods[0]),
+        *list ? list : "(none in this engine)");
 }
 
 /* The layer of gradcam and its like, as agf_request has it; 0: the default. */

@@ -144,7 +144,19 @@ static bool explain_run(explainer *e, const subject *s, result *r, problem *why)
   r->method = allocate((size_t)r->per_method * (size_t)e->method_count, sizeof *r->method);
   r->maps = allocate((size_t)r->per_method * (size_t)e->method_count, map_size * sizeof *r->maps);
   memcpy(r->explained, e->classes, (size_t)e->class_count * sizeof *r->explained);
-  for (i = 0; i < e->ranks; i++) r->explained[e->class_count + i] = agf_ranked(e->session, i);
+  for (i = 0; i < e->ranks; i++) {
+    int k = agf_ranked(e->session, i);
+
+    r->explained[e->class_count + i] = k;
+    if (k != e->against - 1 || s->difference) continue;
+    if (e->ranks == 1)
+      failed(why, "%s: --against %s is the picture's prediction: say with -c which class to explain rather than it", s->path,
+             e->asked->against);
+    else
+      failed(why, "%s: --against %s is among the picture's %d highest classes: say with -c which to explain rather than it",
+             s->path, e->asked->against, e->ranks);
+    return false;
+  }
 
   memset(&request, 0, sizeof request);
   request.count = r->per_method;

@@ -53,8 +53,13 @@ import sys
 import time
 from collections import OrderedDict
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+try:
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFilter
+except ModuleNotFoundError as missing:
+    print(f"train_demo.py: error: needs the Python package {missing.name}: in a virtual environment, pip install numpy pillow, "
+          "and torch for training", file=sys.stderr)
+    sys.exit(2)
 
 SIZE = 128           # scene and network input, pixels
 SUPERSAMPLE = 4      # objects are drawn this much larger, then averaged down

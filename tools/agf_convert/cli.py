@@ -163,8 +163,9 @@ def main(argv=None):
     except ConvertError as problem:
         return fail(str(problem))
     except ImportError as problem:
-        return fail(f"needs the Python package {problem.name}" if isinstance(problem, ModuleNotFoundError) and problem.name
-                    else first_line(problem))
+        if isinstance(problem, ModuleNotFoundError) and problem.name:
+            return fail(f"needs the Python package {problem.name}: pip install {problem.name}, in a virtual environment")
+        return fail(first_line(problem))
     except MemoryError:
         return fail("there is not enough memory")
     except KeyboardInterrupt:

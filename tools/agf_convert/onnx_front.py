@@ -285,7 +285,8 @@ def hint_for(path):
     except OSError:
         return ""
     if path.endswith((".pth", ".pt", ".safetensors", ".npz", ".bin")) or start[:4] == b"PK\x03\x04":
-        return "; for a PyTorch state dict say --arch NAME --weights FILE"
+        return "; for a PyTorch state dict say --arch NAME --weights FILE (or --timm NAME); a network of your own is " \
+            "converted in Python, agf_convert.convert(module, \"net.agf\", size=...), or exported to ONNX"
     if start[4:8] == b"TFL3":
         return "; it is a TensorFlow Lite file, call it .tflite"
     if start[:4] == b"\x89AGF":
