@@ -8413,7 +8413,9 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
                     picture_width, picture_height, (unsigned long long)stride);
   in = &model->input;
   if (!in->is_picture)
-    return agf_fail(err, AGF_ERR_UNSUPPORTED, "the model file does not say how pictures are prepared for it (mean, std, size)");
+    return agf_fail(
+        err, AGF_ERR_UNSUPPORTED,
+        "the model file does not say how pictures are prepared for it: convert it with --mean and --std, or give tensors");
   height = height ? height : in->height;
   width = width ? width : in->width;
   if (height > AGF_MAX_SIDE || width > AGF_MAX_SIDE || picture_width > AGF_MAX_SIDE || picture_height > AGF_MAX_SIDE)

@@ -54,7 +54,9 @@
  * With the last three, what is left needs no operating system: memory from an allocator or the caller, snprintf, getenv and libm.
  *
  * AGF_API, defined before agf.h and agf.c are included, is what all functions are declared with: `static` for a single translation
- * unit (functions that it does not call are then no warning), __declspec(dllexport) and the like. */
+ * unit (functions that it does not call are then no warning), __declspec(dllexport) and the like. A shared library that holds a copy of
+ * the engine for itself compiles agf.c with -fvisibility=hidden: else, on ELF systems, the first copy that is loaded, perhaps of another
+ * version, serves every library of the process. */
 #ifndef AGF_API
 #define AGF_API
 #elif defined(__GNUC__)

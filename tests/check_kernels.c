@@ -957,11 +957,12 @@ static void bench(const kernel_test *t, const agf_kernels *ref, const agf_kernel
 
 int main(int argc, char **argv) {
   static const char *const isas[] = {"avx2", "avx512", "neon"};
+  enum { ISAS = sizeof isas / sizeof *isas };
   const char *only_isa = NULL, *only_kernel = NULL;
   unsigned long long seed = (unsigned long long)time(NULL);
   long rounds = 400, seeds = 1;
   static kernel_test tests[MAX_TESTS];
-  agf_kernels ref, table[3];
+  agf_kernels ref, table[ISAS];
   double bandwidth = 0;
   int count, i, j, before, t, timed = 0, ran = 0;
   for (i = 1; i < argc; i++) {
@@ -988,7 +989,7 @@ int main(int argc, char **argv) {
   }
   agf_kernels_choose(&ref, "ref");
   if (!timed) printf("seed %llu, seeds %ld, rounds %ld\n", seed, seeds, rounds);
-  for (i = 0; i < 3; i++) {
+  for (i = 0; i < ISAS; i++) {
     table[i] = ref;
     if (only_isa && strcmp(only_isa, isas[i])) continue;
     if (!agf_kernels_choose(&table[i], isas[i])) {
@@ -1018,7 +1019,7 @@ int main(int argc, char **argv) {
       CHECK(!failed, "%s.%s: replay with --seed %llu --isa %s --kernel %s", isas[i], tests[t].name, first, isas[i], tests[t].name);
     }
   }
-  if (!ran && !tests_skipped) CHECK(0, "nothing ran: no kernel of that name");
+  if (!ran && !tests_skipped) CHECK(0, "nothing ran: no kernel or instruction set of that name");
   if (timed) return 0;
   return tests_end();
 }

@@ -1434,9 +1434,11 @@ class Network:
             raise OracleError(f"{method} needs two classes")
         if method == "clrp":
             target, others = np.abs(z[t]) * e, (1 - e) / (len(z) - 1) * np.abs(z[t])
-        else:
+        elif method == "sglrp":
             p = softmax(z)
             target, others = e * (p * (1 - p) + self.dtype(1e-8)), (1 - e) * p[t] * p
+        else:
+            raise OracleError(f"no maps are known of {method}")
         return contrast(self._relevance(target, 1), self._relevance(others, 1))
 
 

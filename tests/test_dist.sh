@@ -79,6 +79,12 @@ kernels='-DAGF_INTERNAL=__attribute__((visibility("hidden")))' # for tests of th
     compiles switch.o "one translation unit: $language" $language -Wall -Wextra -DAGF_API=static -DAGF_NO_SIMD -DAGF_NO_FILE
   done
   source=agf.c
+  # a shared library that keeps its copy to itself: two copies, of different versions, do not take each other's place
+  if compiles hidden.o 'hidden in a shared library' cc -std=c99 $strict -DAGF_NO_SIMD -O1 -fPIC -fvisibility=hidden; then
+    echo 'const char *agf_version(void); const char *mine(void); const char *mine(void) { return agf_version(); }' >mine.c
+    cc -fPIC -shared -o libmine.so mine.c hidden.o -lm -lpthread && seen=$(nm -D --defined-only libmine.so | awk '{ print $3 }' | tr '\n' ' ')
+    [ "$seen" = 'mine ' ] && ok || fail "a shared library with -fvisibility=hidden shows $seen"
+  fi
   zig=$root/build/venv/bin/python
   if "$zig" -m ziglang version >/dev/null 2>&1; then
     export ZIG_GLOBAL_CACHE_DIR="$root/build/zig" ZIG_LOCAL_CACHE_DIR="$root/build/zig"

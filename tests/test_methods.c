@@ -309,6 +309,7 @@ static int processor_has(const char *isa) {
 /* The portable kernels' maps once, as they are slow, and the others' in every way to run. */
 static void test_bits(const char *name) {
   static const char *const isas[] = {"avx2", "avx512", "neon"};
+  enum { ISAS = sizeof isas / sizeof *isas };
   fixture f = open_case(name);
   agf_session_config config = config_of(&f, AGF_METHODS_ALL);
   agf_session *s;
@@ -320,16 +321,16 @@ static void test_bits(const char *name) {
   s = begin(&f, &config);
   first = all_maps(&f, s, 7, NULL);
   agf_session_destroy(s);
-  for (i = 0; i < 6; i++) {
+  for (i = 0; i < ISAS + 3; i++) {
     agf_session_config other = config_of(&f, AGF_METHODS_ALL);
-    other.isa = i < 3 ? isas[i] : NULL;
-    if (i < 3) {
+    other.isa = i < ISAS ? isas[i] : NULL;
+    if (i < ISAS) {
       snprintf(what, sizeof what, "%s and 2 threads", isas[i]);
       other.threads = 2;
-    } else if (i == 3) {
+    } else if (i == ISAS) {
       snprintf(what, sizeof what, "3 threads");
       other.threads = 3;
-    } else if (i == 4) {
+    } else if (i == ISAS + 1) {
       snprintf(what, sizeof what, "low_memory");
       other.low_memory = 1;
     } else {
@@ -337,17 +338,17 @@ static void test_bits(const char *name) {
       other.observer = observe_nothing;
     }
     if (agf_session_create(f.model, &other, &s, &err) != AGF_OK) {
-      int missing = i < 3 && err.code == AGF_ERR_ARGUMENT && strstr(err.message, isas[i]);
+      int missing = i < ISAS && err.code == AGF_ERR_ARGUMENT && strstr(err.message, isas[i]);
       CHECK(missing && !processor_has(isas[i]), "%s: no session with %s: %s", name, what, err.message);
       if (missing && !strcmp(name, "vgg_tiny")) printf("SKIP %s: %s\n", what, err.message), tests_skipped++; /* say it once */
       continue;
     }
     CHECK(agf_run(s, f.x, 0, &err) == AGF_OK, "%s with %s: %s", name, what, err.message);
-    CHECK(i >= 3 || !strcmp(agf_isa_name(s), isas[i]), "%s: asked for %s, got %s", name, what, agf_isa_name(s));
+    CHECK(i >= ISAS || !strcmp(agf_isa_name(s), isas[i]), "%s: asked for %s, got %s", name, what, agf_isa_name(s));
     maps = all_maps(&f, s, 7, NULL);
     compare_all(&f, name, first, maps, what);
     free(maps);
-    if (i == 3) {
+    if (i == ISAS) {
       maps = all_maps(&f, s, 7, NULL);
       compare_all(&f, name, first, maps, "a second time in the same session");
       free(maps);

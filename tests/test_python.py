@@ -390,6 +390,10 @@ def test_explain_in_one_call():
             many = model.explain(batch, classes=[2, 0])
             check(isinstance(many, list) and len(many) == 2, f"a batch of {type(batch)}")
             check(all(np.array_equal(one.maps, expected) for one in many), f"maps of a batch of {type(batch)}")
+        np.save("gray.npy", picture[:, :, 0])
+        raises(ValueError, lambda: model.explain(["a.png", "gray.npy"]), "picture 1 (gray.npy): ", "[48, 60]")
+        raises(ValueError, lambda: model.explain([picture, picture[:, :, 0]]), "picture 1: ", "[48, 60]", "Image.fromarray")
+        raises(ValueError, lambda: model.explain(picture / 255), "[3, height, width]", "[48, 60, 3]", "a picture is uint8")
         check(model.explain(picture, size=(16, 24)).map.shape == (16, 24), "another size")
         check(model.explain(model.preprocess(picture, 16, 24)).map.shape == (16, 24), "a tensor's size")
 

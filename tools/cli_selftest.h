@@ -241,12 +241,13 @@ static bool selftest_isa(selftest *t, const char *isa, int threads, bool brief, 
 static int selftest_run(const char *only, int threads, bool lists) {
   static const char *const isas[] = {"avx512", "avx2", "neon", "ref"};
   selftest t;
-  char machine[256], rows[4][640] = {"", "", "", ""};
+  char machine[256], rows[sizeof isas / sizeof *isas][640];
   double began = seconds_now();
   bool any = false;
   size_t i;
 
   memset(&t, 0, sizeof t);
+  memset(rows, 0, sizeof rows);
   t.lists = lists;
   selftest_machine(machine, sizeof machine);
   for (i = 0; i < sizeof isas / sizeof *isas; i++)

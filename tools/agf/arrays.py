@@ -55,7 +55,8 @@ def as_picture(image: Any) -> NDArray[np.uint8]:
     if array.dtype != np.uint8:
         raise TypeError(f"a picture must be uint8 [height, width, 3] or a Pillow image, not {array.dtype}")
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(f"a picture must have the shape [height, width, 3], not {list(array.shape)}")
+        hint = "; of gray values give a Pillow image, Image.fromarray(values)" if array.ndim == 2 else ""
+        raise ValueError(f"a picture must have the shape [height, width, 3], not {list(array.shape)}{hint}")
     return np.ascontiguousarray(array)
 
 

@@ -310,15 +310,26 @@ class Model(_Uncopyable):
         if is_batch(photo):
             more = {"classes": classes, "top": top, "method": method, "size": size, "threads": threads, "smooth": smooth}
             more |= options
-            return [self.explain(one, **more) for one in photo]
+            done = []
+            for i, one in enumerate(photo):
+                try:
+                    done.append(self.explain(one, **more))
+                except (Error, TypeError, ValueError) as problem:
+                    problem.args = (f"picture {i}{f' ({one})' if isinstance(one, (str, os.PathLike)) else ''}: {problem}",)
+                    raise
+            return done
         if classes is not None:
             single = isinstance(classes, str) or (hasattr(classes, "__index__") and np.ndim(classes) == 0)
             given: Any = [classes] if single else classes
             classes = [self.class_index(name) for name in given]
         subject, path = as_subject(photo)
         tensor = isinstance(subject, np.ndarray) and subject.dtype.kind == "f"
-        if tensor and size is None and subject.ndim == 3:
-            size = subject.shape[1:]
+        channels = self.input.channels
+        if tensor and subject.ndim == 3:
+            if subject.shape[0] != channels:
+                hint = "; a picture is uint8 [height, width, 3]" if subject.shape[2] == channels else ""
+                raise ValueError(f"a tensor must have the shape [{channels}, height, width], not {list(subject.shape)}{hint}")
+            size = size or subject.shape[1:]
         session = self._session_of_thread(method, *(size or (0, 0)), threads)
         picture, seen = None, None
         if tensor:
