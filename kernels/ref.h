@@ -135,7 +135,7 @@ AGF_INLINE float agf_half(uint16_t h) {
 
 /* Where vector kernels take their place, these are left for processors that lack them. */
 #if !defined(AGF_NO_SIMD) && (defined(__x86_64__) || defined(__aarch64__))
-AGF_OPTIMIZE("Os")
+AGF_OPTIMIZE("Os", AGF_FEWEST_PASSES)
 #endif
 
 /* ---- Convolutions ---- */

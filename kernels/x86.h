@@ -62,7 +62,7 @@ static int agf_x86_level(void) {
 }
 
 /* The kernels of `isa`, NULL: the best that there is. Returns 0 and leaves k alone if there are none of that name here. */
-AGF_OPTIMIZE("Os")
+AGF_OPTIMIZE("Os", AGF_FEWEST_PASSES)
 static int agf_kernels_x86(agf_kernels *k, const char *isa) {
   int level = agf_x86_level();
   int wide = level >= 512 && (!isa || !strcmp(isa, "avx512"));
