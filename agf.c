@@ -817,7 +817,8 @@ static agf_status agf_parse_header(agf_model *m, size_t max_bytes, uint32_t *hea
   if (m->bytes < sizeof agf_magic || memcmp(d, agf_magic, sizeof agf_magic)) {
     if (m->bytes >= 4 && !memcmp(d + 1, "AGF", 3))
       return agf_fail(err, AGF_ERR_FORMAT, "model file: damaged in transfer: its line ends or high bits were changed");
-    return agf_fail(err, AGF_ERR_FORMAT, "not an .agf model file");
+    return agf_fail(err, AGF_ERR_FORMAT,
+                    "not an .agf model file (agf_convert.py makes one of ONNX, TensorFlow Lite and PyTorch networks)");
   }
   if (m->bytes < AGF_HEADER + AGF_INPUT_RECORD)
     return agf_fail(err, AGF_ERR_FORMAT, "model file: cut off after %llu bytes", (unsigned long long)m->bytes);

@@ -940,7 +940,8 @@ static void test_messages(void) {
   snprintf(path, sizeof path, "%s/golden", tests_folder());
   for (i = 0; i < 80; i++) strcat(path, "/../golden");
   strcat(path, "/cases.txt");
-  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_FORMAT, "not an .agf model file"), "no model: %s", err.message);
+  CHECK(refused(agf_model_open(path, NULL, &m, &err), &err, AGF_ERR_FORMAT, "not an .agf model file (agf_convert.py"),
+        "no model: %s", err.message);
   CHECK(strstr(err.message, "cases.txt: ") != NULL, "no model: the message should name the file's end: %s", err.message);
   snprintf(path, sizeof path, "no\nsuch\tfile \xc2\x9b \xff\xe2\x82 caf\xc3\xa9");
   agf_model_open(path, NULL, &m, &err);
