@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined"]
 # flags, seconds of user time, MB of memory, KB of text (None: sanitizers add what they like)
 LIMITS = [
-    (["-O2"], 40, 400, 360),
-    (["-O2", "-DAGF_NO_SIMD"], 40, 430, 210),
-    (["-O0"], 40, 420, 440),
-    (SANITIZED, 180, 800, None),
+    (["-O2"], 34, 400, 360),
+    (["-O2", "-DAGF_NO_SIMD"], 20, 200, 210),
+    (["-O0"], 25, 400, 470),
+    (SANITIZED, 110, 800, None),
 ]
 
 
