@@ -3147,6 +3147,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
     for (l = 0; l < outputs; l += AGF_OCG) {
       size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG;
       at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
+      q.outputs = agf_imin(outputs - l, AGF_OCG);
       if (w->type == AGF_F32) {
         q.w = (const float *)(const void *)w->data + at;
         q.wr = (ptrdiff_t)(agf_conv_index(n, j->ci, first + l, b * AGF_CB, 1, 0) - at);

@@ -229,13 +229,14 @@ AGF_NEON_FN void agf_dense_6x16__neon(const agf_dense_row *r, int o, int at, int
   agf_store16__neon(acc + 5 * r->ap, y5);
 }
 
-/* All 32 outputs of pixel o: what six do not divide. */
+/* All outputs of pixel o: what six do not divide. */
 AGF_NEON_FN void agf_dense_1x32__neon(const agf_dense_row *r, int o, int magnitude) {
   const ptrdiff_t lane = (ptrdiff_t)r->kw * AGF_OCG;
   const float zeros[AGF_OCG] = {0};
   float *acc = r->acc + o * r->ap;
-  agf_v32 y = agf_load32__neon(r->fresh ? zeros : acc);
+  agf_v32 y = agf_load32__neon(r->fresh || r->outputs < AGF_OCG ? zeros : acc);
   int b, k, t, i;
+  if (!r->fresh) y.low = agf_load16__neon(acc);
   for (b = 0; b < r->blocks; b++)
     for (k = 0; k < r->kh; k++)
       for (t = 0; t < r->kw; t++) {
@@ -250,14 +251,15 @@ AGF_NEON_FN void agf_dense_1x32__neon(const agf_dense_row *r, int o, int magnitu
           y.high = agf_fma16__neon(sx, v.high, y.high);
         }
       }
-  agf_store32__neon(acc, y);
+  agf_store16__neon(acc, y.low);
+  if (r->outputs == AGF_OCG) agf_store16__neon(acc + AGF_CB, y.high);
 }
 
 AGF_NEON_FN void agf_dense_row__neon(const agf_dense_row *r, int magnitude) {
   int o, at;
   AGF_LOADS_BEGIN();
   for (o = 0; o + 6 <= r->n; o += 6)
-    for (at = 0; at < AGF_OCG; at += AGF_CB) agf_dense_6x16__neon(r, o, at, magnitude);
+    for (at = 0; at < r->outputs; at += AGF_CB) agf_dense_6x16__neon(r, o, at, magnitude);
   for (; o < r->n; o++) agf_dense_1x32__neon(r, o, magnitude);
 }
 

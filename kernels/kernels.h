@@ -110,7 +110,7 @@ typedef struct agf_conv_entry {
   int outputs;
 } agf_conv_entry;
 
-/* The same sums without skipping, for 32 outputs of one row, and all kernel rows of `blocks` input blocks:
+/* The same sums without skipping, for the first `outputs` of a panel, for one row, and all kernel rows of `blocks` input blocks:
  *   acc[o][l] += sum over (block, kernel row k, tap t, lane i), ascending,
  *   of x[block][k][o * xo + t * xt + i] * w[block][k][i][t][l].
  * Reads the zero border where a convolution's input is padded. */
@@ -121,7 +121,8 @@ typedef struct agf_dense_row {
   ptrdiff_t wr, wb;         /* floats from kernel row to kernel row, block to block */
   float *acc;
   ptrdiff_t ap;             /* floats from output pixel to output pixel */
-  int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n outputs */
+  int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n output pixels */
+  int outputs;                  /* 16 or 32 */
   int fresh;                    /* the accumulators are not read but begin at +0 */
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
@@ -264,7 +265,7 @@ typedef struct agf_kernels {
   void (*nonzeros)(const float *x, int n, uint16_t *mask);
 
   /* y = act(scale ? fmaf(acc, scale, bias) : acc + bias); mask of y. acc is read `as` floats apart. Returns nonzero if a value
-   * before the activation is not finite. act: RELU is x <= 0 ? +0 : x, RELU6 also x > 6 ? 6 : x. */
+   * before the activation is not finite. act: RELU is x > 0 ? x : +0, RELU6 also x > 6 ? 6 : x. */
   int (*store_y)(const float *acc, ptrdiff_t as, int n, const float *scale, const float *bias, agf_act act, float *y,
                  uint16_t *mask);
   /* y = acc + 0 */

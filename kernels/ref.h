@@ -168,14 +168,14 @@ static inline void agf_conv_row__ref(const agf_conv_row *r, agf_rhs kind, int ou
 static inline void agf_dense_row__ref(const agf_dense_row *r, int magnitude) {
   int o, b, k, t, i;
   for (o = 0; o < r->n; o++) {
-    if (r->fresh) memset(r->acc + o * r->ap, 0, AGF_OCG * sizeof(float));
+    if (r->fresh) memset(r->acc + o * r->ap, 0, (size_t)r->outputs * sizeof(float));
     for (b = 0; b < r->blocks; b++)
       for (k = 0; k < r->kh; k++)
         for (t = 0; t < r->kw; t++)
           for (i = 0; i < r->lanes; i++) {
             const float *w = r->w + b * r->wb + k * r->wr + (i * r->kw + t) * AGF_OCG;
             float x = r->x[b * r->xb + k * r->xr + o * r->xo + t * r->xt + i], *acc = r->acc + o * r->ap;
-            agf_fma_lanes(acc, magnitude ? fabsf(x) : x, w, AGF_OCG, magnitude);
+            agf_fma_lanes(acc, magnitude ? fabsf(x) : x, w, r->outputs, magnitude);
           }
   }
 }
@@ -307,7 +307,7 @@ static void agf_nonzeros__ref(const float *x, int n, uint16_t *mask) {
 
 static inline float agf_act_apply(float v, agf_act act) {
   if (act == AGF_ACT_NONE) return v;
-  v = agf_relu(v);
+  v = v > 0 ? v : 0.0f;
   return act == AGF_ACT_RELU6 && v > 6.0f ? 6.0f : v;
 }
 

@@ -609,6 +609,7 @@ static void call_conv(const agf_kernels *k, operands *o) {
 static void setup_dense(operands *o) {
   agf_dense_row *r = &o->dense;
   r->n = benching ? 56 : rnd_from(1, 40);
+  r->outputs = benching || rnd_below(2) ? AGF_OCG : AGF_CB;
   r->kh = benching ? 3 : rnd_from(1, 4);
   r->kw = benching ? 3 : rnd_from(1, 4);
   r->lanes = benching ? AGF_CB : rnd_from(1, AGF_CB);
@@ -619,12 +620,12 @@ static void setup_dense(operands *o) {
   r->xb = r->xr * r->kh;
   r->wr = (ptrdiff_t)r->lanes * r->kw * AGF_OCG + AGF_OCG * rnd_below(2);
   r->wb = r->wr * r->kh;
-  r->ap = AGF_OCG + AGF_CB * rnd_below(2);
+  r->ap = r->outputs + AGF_CB * rnd_below(2);
   r->x = in_floats((size_t)(r->xb * r->blocks), FINITE);
   r->w = in_floats((size_t)(r->wb * r->blocks), FINITE);
   r->fresh = rnd_below(2);
   r->acc = r->fresh ? out_floats((size_t)(r->ap * r->n)) : in_floats((size_t)(r->ap * r->n), FINITE);
-  o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * AGF_OCG;
+  o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * r->outputs;
 }
 static void call_dense_w(const agf_kernels *k, operands *o) { k->dense_w(&o->dense); }
 static void call_dense_d(const agf_kernels *k, operands *o) { k->dense_d(&o->dense); }
