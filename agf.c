@@ -2816,6 +2816,7 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 enum { AGF_ACC_BYTES = 256 * 1024 };    /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };   /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_WINDOW_BYTES = 128 * 1024 }; /* what is made as it is needed stays in the second-level cache until then */
+enum { AGF_DENSE_ACC_BYTES = 24 * 1024 }; /* sums of the dense kernels that stay in the first-level cache until the epilogue reads them */
 enum { AGF_DENSE_BYTES = 72 * 1024 };   /* weights that the dense kernel reads for each few pixels, from the second-level cache */
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
@@ -2894,6 +2895,8 @@ struct agf_conv_job {
   int co, ho, wo;       /* and makes */
   agf_epilogue *done;
   const void *out;    /* the epilogue's own */
+  const float *y;     /* NULL, or where it writes first, element (0, 0, 0): asked for while the sums are formed */
+  ptrdiff_t yr, yb;   /* floats from row to row, block to block */
   agf_prologue *make; /* NULL: x lies in memory; else rows are made as they are needed, in a window (agf_conv_window) */
   const void *from;   /* the prologue's own */
   size_t window;      /* bytes of a task's scratch before the window */
@@ -3122,12 +3125,13 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
 }
 
 /* The same over every element; forward only, and every accumulator is set. */
-static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, float *acc,
+static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int to, float *acc,
                            float *panel) {
   const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0), at;
   int taps = n->kernel[0] * n->kernel[1], full = j->ci / AGF_CB, b, r, l, k, blocks;
+  int in_blocks = agf_ceil_div(j->ci, AGF_CB);
   int most = w->type == AGF_F32 ? agf_imax(AGF_DENSE_BYTES / (taps * AGF_CB * AGF_OCG * 4), 1) : 1;
   agf_dense_row q;
   q.xo = (ptrdiff_t)j->columns.down * AGF_CB;
@@ -3161,6 +3165,8 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
       for (r = 0; r < (j->joined ? 1 : rows); r++) {
         q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * AGF_CB;
         q.acc = acc + (size_t)r * j->cut.acc_row + l;
+        q.y = q.acc, q.yb = AGF_CB;
+        if (j->y && b + blocks >= in_blocks) q.y = j->y + (first + l) / AGF_CB * j->yb + (to + r) * j->yr, q.yb = j->yb;
         if (j->kind != AGF_RHS_D) s->k.dense_w(&q);
         if (j->kind == AGF_RHS_FWD) q.acc += j->cut.lanes;
         if (j->kind != AGF_RHS_W) s->k.dense_d(&q);
@@ -3177,21 +3183,31 @@ static inline int agf_reaches_all(const agf_axis *a) {
 /* Whether output i is made of input i alone along an axis. A single element may have a stride, which the kernels must not see. */
 static inline int agf_is_one_to_one(const agf_axis *a) { return agf_reaches_all(a) && a->down == 1 && a->in == a->out; }
 
+/* Rows of `rows` that the dense kernels make before the epilogue reads them: as many as the first-level cache keeps until then, if reading the
+ * weights again for the next ones costs nothing. */
+static int agf_dense_rows(const agf_conv_job *j, int rows) {
+  size_t n = AGF_DENSE_ACC_BYTES / (agf_acc_row(j) * sizeof(float));
+  size_t weights = (size_t)j->ci * (size_t)j->rows.k * (size_t)j->columns.k * (size_t)j->cut.lanes * sizeof(float);
+  if (weights > 2 * AGF_DENSE_BYTES || n >= (size_t)rows) return rows;
+  return n < 1 ? 1 : (int)n;
+}
+
 /* Rows [r0, r0 + rows) of the outputs from `first` on, which read rows of x from `at` on. */
 static void agf_conv_tile(agf_session *s, const agf_conv_job *j, int first, int r0, int rows, int at, unsigned char *scratch) {
-  int outputs = agf_imin(j->cut.group, agf_ceil_div(j->co - first, AGF_CB) * AGF_CB), block, r;
+  int outputs = agf_imin(j->cut.group, agf_ceil_div(j->co - first, AGF_CB) * AGF_CB), block, r, some, end;
   ptrdiff_t ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   float *acc = (float *)(void *)scratch + AGF_MARGIN * ap;
   float *panel = (float *)(void *)(scratch + agf_align_up(j->cut.acc_row * (size_t)agf_tile_rows(&j->cut, j->rows.out) * 4));
   int dense = agf_is_dense(s, j, outputs, at, rows), fresh = !dense && agf_reaches_all(&j->rows) && agf_reaches_all(&j->columns);
   if (!dense && !fresh) memset(scratch, 0, j->cut.acc_row * (size_t)rows * sizeof(float));
-  if (dense)
-    agf_conv_dense(s, j, first, outputs, at, rows, acc, panel);
-  else
-    agf_conv_skipping(s, j, first, outputs, at, rows, fresh, acc, panel);
-  for (block = 0; block * AGF_CB < outputs; block++)
-    for (r = 0; r < rows; r++)
-      j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * agf_acc_row(j) + block * AGF_CB, ap, j->cut.lanes);
+  if (!dense) agf_conv_skipping(s, j, first, outputs, at, rows, fresh, acc, panel);
+  for (end = at + rows; at < end; at += some, r0 += some) {
+    some = dense ? agf_dense_rows(j, end - at) : rows;
+    if (dense) agf_conv_dense(s, j, first, outputs, at, some, r0, acc, panel);
+    for (block = 0; block * AGF_CB < outputs; block++)
+      for (r = 0; r < some; r++)
+        j->done(s, j, first / AGF_CB + block, r0 + r, acc + (size_t)r * agf_acc_row(j) + block * AGF_CB, ap, j->cut.lanes);
+  }
 }
 
 static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
@@ -3866,6 +3882,9 @@ static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow 
                   : f->y                ? AGF_RHS_FWD
                                         : AGF_RHS_D,
                   f->x, f->x_mask, st->box && f->want_d ? agf_done_forward_box : agf_done_forward, &out);
+  j.y = f->y;
+  j.yr = out.to->xr;
+  j.yb = out.to->xb;
   if (f->want_d && st->box) agf_border_box(s, st);
   agf_conv(s, &j);
   agf_facts(s, st)->d_known = f->want_d;

@@ -124,6 +124,8 @@ typedef struct agf_dense_row {
   int blocks, lanes, kh, kw, n; /* lanes: of each block, 1 to 16; n output pixels */
   int outputs;                  /* 16 or 32 */
   int fresh;                    /* the accumulators are not read but begin at +0 */
+  const float *y;               /* where the outputs will go, pixels 16 floats apart: kernels may ask memory for it, but do not touch it */
+  ptrdiff_t yb;                 /* floats from one block of 16 outputs to the next */
 } agf_dense_row;
 typedef void agf_dense_row_fn(const agf_dense_row *r);
 

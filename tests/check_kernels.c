@@ -625,6 +625,8 @@ static void setup_dense(operands *o) {
   r->w = in_floats((size_t)(r->wb * r->blocks), FINITE);
   r->fresh = rnd_below(2);
   r->acc = r->fresh ? out_floats((size_t)(r->ap * r->n)) : in_floats((size_t)(r->ap * r->n), FINITE);
+  r->y = r->acc;
+  r->yb = AGF_CB;
   o->flops = 2.0 * r->n * r->kh * r->kw * r->lanes * r->blocks * r->outputs;
 }
 static void call_dense_w(const agf_kernels *k, operands *o) { k->dense_w(&o->dense); }
