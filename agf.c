@@ -2813,11 +2813,11 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
  * outputs; it walks over input blocks and kernel rows, so that every output is the one chain (block, row, column, channel) that
  * kernels.h promises, and hands finished rows, 16 channels at a time, to the job's epilogue. */
 
-enum { AGF_ACC_BYTES = 256 * 1024 };    /* accumulators of a tile: they share a core's second-level cache with a weight panel */
-enum { AGF_PANEL_BYTES = 32 * 1024 };   /* weights of a call on several input blocks: they stay in the first-level cache */
-enum { AGF_WINDOW_BYTES = 128 * 1024 }; /* what is made as it is needed stays in the second-level cache until then */
-enum { AGF_DENSE_ACC_BYTES = 24 * 1024 }; /* sums of the dense kernels that stay in the first-level cache until the epilogue reads them */
-enum { AGF_DENSE_BYTES = 72 * 1024 };   /* weights that the dense kernel reads for each few pixels, from the second-level cache */
+enum { AGF_ACC_BYTES = 256 * 1024 };      /* accumulators of a tile: they share a core's second-level cache with a weight panel */
+enum { AGF_PANEL_BYTES = 32 * 1024 };     /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_WINDOW_BYTES = 128 * 1024 };   /* what is made as it is needed stays in the second-level cache until then */
+enum { AGF_DENSE_ACC_BYTES = 24 * 1024 }; /* sums of dense kernels that the first-level cache keeps for the epilogue */
+enum { AGF_DENSE_BYTES = 72 * 1024 };     /* weights that the dense kernel reads for each few pixels, from the second-level cache */
 
 /* A convolution or adjoint along one axis, in the terms of agf_conv_row. */
 typedef struct agf_axis {
@@ -3183,8 +3183,8 @@ static inline int agf_reaches_all(const agf_axis *a) {
 /* Whether output i is made of input i alone along an axis. A single element may have a stride, which the kernels must not see. */
 static inline int agf_is_one_to_one(const agf_axis *a) { return agf_reaches_all(a) && a->down == 1 && a->in == a->out; }
 
-/* Rows of `rows` that the dense kernels make before the epilogue reads them: as many as the first-level cache keeps until then, if reading the
- * weights again for the next ones costs nothing. */
+/* Rows of `rows` that the dense kernels make before the epilogue reads them: as many as the first-level cache keeps until then, if reading
+ * the weights again for the next ones costs nothing. */
 static int agf_dense_rows(const agf_conv_job *j, int rows) {
   size_t n = AGF_DENSE_ACC_BYTES / (agf_acc_row(j) * sizeof(float));
   size_t weights = (size_t)j->ci * (size_t)j->rows.k * (size_t)j->columns.k * (size_t)j->cut.lanes * sizeof(float);
