@@ -1956,7 +1956,8 @@ def test_timm():
         for name in ("mobilenetv3_small_050", "resnet10t", "convnext_atto"):
             module = randomise(timm.create_model(name, num_classes=7))
             weights = os.path.join(directory, "weights.pth")
-            torch.save(module.state_dict(), weights)
+            wrapped = {"convnext_atto": "module.", "resnet10t": "_orig_mod."}.get(name, "")  # DataParallel, torch.compile
+            torch.save({"model": {wrapped + key: tensor for key, tensor in module.state_dict().items()}}, weights)
             path = converted(directory, "--timm", name, "--weights", weights, "--size", "64")
             written, image = Written(path), np.random.RandomState(3).standard_normal((3, 64, 64))
             check_logits(path, image, torch_logits(module, image))

@@ -33,7 +33,8 @@ def load_state_dict(path):
             state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise ConvertError(f"{path}: not a state dict")
-    return state
+    # DataParallel's and torch.compile's names for what they wrap
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in state.items()}
 
 
 def fit_state_dict(model, state, path):
@@ -41,7 +42,6 @@ def fit_state_dict(model, state, path):
     parameters = model.state_dict()
     fitted = type(parameters)()
     for name, tensor in state.items():
-        name = re.sub(r"^module\.", "", name)  # DataParallel's
         # DenseNet files of torchvision's early days
         name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name)
         if not re.match(r"(aux1|aux2|AuxLogits)\.", name):
@@ -103,7 +103,7 @@ def torchvision_network(arch, weights=None, classes=None, transform_input="auto"
     if state is not None:
         head = [name for name, child in model.named_modules()
                 if isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))][-1] + ".weight"
-        found = next((len(tensor) for name, tensor in state.items() if name in (head, "module." + head)), None)
+        found = len(state[head]) if head in state else None
         if found is None:
             raise ConvertError(f"{weights}: not weights of {arch}: lacks {head}")
         if classes not in (None, found):
