@@ -3264,13 +3264,14 @@ static const float *agf_gconv_weights(agf_session *s, const agf_conv_job *j, int
 }
 
 static agf_reads agf_reads_of(const int32_t *index, int lanes_in) {
-  int i, block = 1, one = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
+  int i, block = 1, one = 1, two = 1, lane = lanes_in == 1 && index[0] % AGF_CB == 0;
   for (i = 0; i < lanes_in * AGF_CB; i++) {
     block &= index[i] / AGF_CB == index[0] / AGF_CB;
-    one &= index[i] == index[i / 8 * 8];
+    one &= index[i] == index[i / AGF_CB * AGF_CB];
+    two &= index[i] == index[i / 8 * 8];
     lane &= index[i] == index[0] + i;
   }
-  return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : block ? AGF_READS_BLOCK : AGF_READS_ANY;
+  return lane ? AGF_READS_LANE : one ? AGF_READS_ONE : two ? AGF_READS_TWO : block ? AGF_READS_BLOCK : AGF_READS_ANY;
 }
 
 /* Rows of `row` bytes that a window holds: those of one output row, and as many more as make moving them up a rare thing. */

@@ -282,7 +282,7 @@ AGF_NEON_FN agf_v16 agf_gconv_x__neon(agf_reads reads, const float *x, ptrdiff_t
   agf_v16 v;
   if (reads == AGF_READS_LANE) {
     v = agf_load16__neon(x + index[0] / AGF_CB * xb);
-  } else if (reads == AGF_READS_ONE) {
+  } else if (reads == AGF_READS_TWO) {
     v.a = v.b = vld1q_dup_f32(x + index[0] / AGF_CB * xb + index[0] % AGF_CB);
     v.c = v.d = vld1q_dup_f32(x + index[8] / AGF_CB * xb + index[8] % AGF_CB);
   } else {
@@ -358,8 +358,8 @@ AGF_NEON_FN void agf_gconv_side__neon(const agf_gconv_row *r, agf_reads reads, i
   static void agf_gconv_##form##__neon(const agf_gconv_row *r, int in, float *acc, ptrdiff_t ap) {                  \
     if (r->reads == AGF_READS_LANE)                                                                                 \
       agf_gconv_side__neon(r, AGF_READS_LANE, in, abs_x, abs_w, acc, ap);                                           \
-    else if (r->reads == AGF_READS_ONE)                                                                             \
-      agf_gconv_side__neon(r, AGF_READS_ONE, in, abs_x, abs_w, acc, ap);                                            \
+    else if (r->reads == AGF_READS_ONE || r->reads == AGF_READS_TWO)                                                \
+      agf_gconv_side__neon(r, AGF_READS_TWO, in, abs_x, abs_w, acc, ap);                                            \
     else                                                                                                            \
       agf_gconv_side__neon(r, AGF_READS_ANY, in, abs_x, abs_w, acc, ap);                                            \
   }

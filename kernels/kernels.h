@@ -134,7 +134,8 @@ typedef enum agf_reads {
   AGF_READS_ANY,
   AGF_READS_LANE,  /* depthwise: lane l reads channel index[0] + l, those of one block */
   AGF_READS_BLOCK, /* channels of one and the same block for all of index */
-  AGF_READS_ONE    /* the same channel in lanes 0 to 7, and in lanes 8 to 15: groups of 8 channels or a multiple */
+  AGF_READS_ONE,   /* the same channel in all lanes: blocks that lie within a group */
+  AGF_READS_TWO    /* the same channel in lanes 0 to 7, and in lanes 8 to 15: groups of 8 channels or a multiple */
 } agf_reads;
 
 /* Grouped and depthwise convolutions and their adjoints: one row of one output block, all kernel rows and input blocks,
