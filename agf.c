@@ -1439,10 +1439,11 @@ typedef struct agf_buffer {
   uint64_t at;
 } agf_buffer;
 
-/* An activation: [cb][h + 2 bh][w + 2 bw][16], with a zero border for the convolutions that read it. */
+/* An activation: [cb][h + 2 bh][w + 2 bw][xp], with a zero border for the convolutions that read it. */
 typedef struct agf_tensor {
   int c, h, w, cb, bh, bw;
-  ptrdiff_t xr, xb;         /* floats from row to row and block to block of x */
+  int xp;                   /* floats from pixel to pixel of x: 16, or fewer (agf_conv_settle) */
+  ptrdiff_t xr, xb;         /* and from row to row and block to block */
   int readers;              /* (step, slot) pairs that read it */
   int needs_g;              /* a rule of AGF below it uses its gradient */
   int is_signed;            /* it may hold values below 0 */
@@ -1451,7 +1452,7 @@ typedef struct agf_tensor {
   int part_of, first_block; /* the tensor of a Concat that it lies in, from that block on; 0: it stands alone */
   agf_id x;                 /* float, as above */
   agf_id mask;              /* uint16_t [cb][h][w], where needs_mask */
-  agf_id cam, g;            /* float [cb][h][w][16]; g where needs_g */
+  agf_id cam, g;            /* float [cb][h][w][xp]; g where needs_g */
 } agf_tensor;
 
 /* Whether a step's rule reads the gradient at its output: never; always; unless the request's options leave nothing of R but A. */
@@ -1734,7 +1735,7 @@ static uint64_t agf_tensor_elements(const agf_tensor *t) { return (uint64_t)t->c
 
 /* Where element (0, 0, 0) of a tensor's activation lies. */
 static inline float *agf_x(const agf_session *s, const agf_tensor *t) {
-  return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * AGF_CB;
+  return agf_floats(s, t->x) + t->bh * t->xr + (ptrdiff_t)t->bw * t->xp;
 }
 
 static void agf_need_scratch(agf_planner *p, uint64_t bytes) {
@@ -1770,6 +1771,7 @@ static int agf_new_tensor(agf_planner *p, int c, int h, int w) {
   t->h = h;
   t->w = w;
   t->cb = agf_ceil_div(c, AGF_CB);
+  t->xp = AGF_CB;
   t->first_reader = -1;
   return p->plan->tensors++;
 }
@@ -1877,7 +1879,7 @@ static agf_id agf_blocks_buf(agf_planner *p, const agf_tensor *x, agf_id whole, 
 static void agf_plan_activation(agf_planner *p, agf_tensor *x) {
   const agf_tensor *whole = x->part_of ? &p->tensor[x->part_of] : x;
   uint64_t pixels = (uint64_t)x->h * (uint64_t)x->w, block;
-  x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * AGF_CB;
+  x->xr = (ptrdiff_t)(x->w + 2 * x->bw) * x->xp;
   block = (uint64_t)(x->h + 2 * x->bh) * (uint64_t)x->xr;
   x->xb = (ptrdiff_t)block; /* fits in a session that is not refused */
   x->x = agf_blocks_buf(p, x, whole->x, block * 4, 0, agf_end(p));
@@ -1887,7 +1889,7 @@ static void agf_plan_activation(agf_planner *p, agf_tensor *x) {
 /* Its cam and g, which live from the first delivery to the moments given. */
 static void agf_plan_cam(agf_planner *p, agf_tensor *x, int until_cam, int until_g) {
   const agf_tensor *whole = x->part_of ? &p->tensor[x->part_of] : x;
-  uint64_t block = (uint64_t)x->h * (uint64_t)x->w * AGF_CB * 4;
+  uint64_t block = (uint64_t)x->h * (uint64_t)x->w * (uint64_t)x->xp * 4;
   int from = p->step[x->first_reader].writes;
   if (x->needs_g) x->g = agf_blocks_buf(p, x, whole->g, block, from, until_g);
   x->cam = agf_blocks_buf(p, x, whole->cam, block, from, until_cam);
@@ -2815,6 +2817,7 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 
 enum { AGF_ACC_BYTES = 256 * 1024 };      /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };     /* weights of a call on several input blocks: they stay in the first-level cache */
+enum { AGF_SPAN = 32 };                   /* pixels that pass through a buffer on the stack at a time */
 enum { AGF_WINDOW_BYTES = 128 * 1024 };   /* what is made as it is needed stays in the second-level cache until then */
 enum { AGF_DENSE_ACC_BYTES = 24 * 1024 }; /* sums of dense kernels that the first-level cache keeps for the epilogue */
 enum { AGF_DENSE_BYTES = 72 * 1024 };     /* weights that the dense kernel reads for each few pixels, from the second-level cache */
@@ -3134,8 +3137,8 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   int in_blocks = agf_ceil_div(j->ci, AGF_CB);
   int most = w->type == AGF_F32 ? agf_imax(AGF_DENSE_BYTES / (taps * AGF_CB * AGF_OCG * 4), 1) : 1;
   agf_dense_row q;
-  q.xo = (ptrdiff_t)j->columns.down * AGF_CB;
-  q.xt = (ptrdiff_t)j->columns.dilation * AGF_CB;
+  q.xo = j->columns.down * j->xp;
+  q.xt = j->columns.dilation * j->xp;
   q.xr = j->rows.dilation * j->xr;
   q.xb = j->xb;
   q.ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
@@ -3163,7 +3166,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
         q.wr = (ptrdiff_t)size;
       }
       for (r = 0; r < (j->joined ? 1 : rows); r++) {
-        q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * AGF_CB;
+        q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * j->xp;
         q.acc = acc + (size_t)r * j->cut.acc_row + l;
         q.y = q.acc, q.yb = AGF_CB;
         if (j->y && b + blocks >= in_blocks) q.y = j->y + (first + l) / AGF_CB * j->yb + (to + r) * j->yr, q.yb = j->yb;
@@ -3401,6 +3404,8 @@ typedef struct agf_conv_step {
   int plain;       /* neither flat nor the image's: the full rule */
   int apart;       /* A is formed in a walk of its own: agf_conv_settle */
   int late;        /* what made its input shifts C + R as it reads them: agf_conv_settle */
+  int fresh;       /* |W||x| (box: Z) is formed on each way back, not kept from the forward pass */
+  int gated;       /* and goes through the gate row by row, so that there is no d */
   uint64_t window; /* bytes for the adjoint's right-hand sides if they are made as they are needed; 0: they are not */
   int co;          /* outputs, filled to whole panels */
   agf_rhs back;    /* right-hand sides of its adjoint, all gradients wanted */
@@ -3408,7 +3413,7 @@ typedef struct agf_conv_step {
   agf_id row_class, column_class;  /* uint8_t [h], [w] of the output: the class of each row and column */
   agf_id range;                    /* int [row_classes + column_classes][2]: the classes' kernel rows and columns */
   agf_id border;                   /* float [row_classes][column_classes][co]: conv(1, |w|); box: conv(lo, w+), then conv(hi, w-) */
-  agf_id d;                        /* float [cb][h][w][16] at the output: |W||x|; box: Z */
+  agf_id d;                        /* float [cb][h][w][16] at the output: |W||x|; box: Z; 0 where gated */
   agf_id cam_mask;                 /* uint16_t [cb][h][w] at the output: nz(cam) */
   agf_id a;                        /* float [cb][h][w][16] at the input: A; box, where it is not packed: two of them */
   agf_id maps;                     /* float [4][h][w] at the input: phi, M, Fx, Fdx */
@@ -3559,10 +3564,18 @@ static int agf_made_by_conv(const agf_planner *p, const agf_step *st) {
  * 6 P, the adjoint P + max(2 P, P + Q) + 2 Q instead of 3 P + 3 Q. The smaller convolutions find room in what these need. */
 static void agf_conv_settle(agf_planner *p, agf_step *st) {
   agf_conv_step *own = (agf_conv_step *)st->own;
-  uint64_t planes = agf_tensor_elements(agf_plan_in(p, st, 0)) + agf_tensor_elements(agf_plan_out(p, st));
+  const agf_node *n = &p->model->node[st->node];
+  agf_tensor *ti = agf_plan_in(p, st, 0);
+  uint64_t planes = agf_tensor_elements(ti) + agf_tensor_elements(agf_plan_out(p, st));
   own->apart = p->s->config.low_memory && own->plain && !agf_is_last(p, st) && planes > p->largest_plain / 2;
   own->window = agf_conv_window(p, st);
-  own->late = own->plain && !p->s->config.observer && agf_plan_in(p, st, 0)->readers == 1 && agf_made_by_conv(p, st);
+  own->late = own->plain && !p->s->config.observer && ti->readers == 1 && agf_made_by_conv(p, st);
+  own->fresh = p->s->config.low_memory;
+  own->gated = own->fresh && !own->window && !(p->plan->needs & AGF_NEEDS_LRP);
+  /* the image of few channels, which nothing but this reads, and its cam: no lanes that hold nothing */
+  if (st->box && ti->readers == 1 && agf_box_packed(n, ti->c) && !agf_is_last(p, st) && !p->s->config.observer &&
+      !(p->plan->needs & ~(unsigned)AGF_NEEDS_LOCAL))
+    ti->xp = agf_imin((ti->c + 3) & ~3, AGF_CB);
   st->writes = agf_adjoint_moment(p, st);
   st->reads_g = own->window || agf_lrp_keeps(p, st) ? agf_adjoint_moment(p, st) : agf_gate_moment(p, st);
   st->reads_cam = own->apart ? agf_adjoint_moment(p, st) : st->reads_g;
@@ -3574,7 +3587,7 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   const agf_node *n = &p->model->node[st->node];
   const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
   int gate = agf_gate_moment(p, st), back = agf_adjoint_moment(p, st), end = agf_end(p), last = agf_is_last(p, st);
-  int plain = own->plain && !last, lrp = (p->plan->needs & AGF_NEEDS_LRP) != 0, low = s->config.low_memory;
+  int plain = own->plain && !last, lrp = (p->plan->needs & AGF_NEEDS_LRP) != 0;
   int others = (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP)) != 0;
   uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
   own->co = agf_filled(n->channels);
@@ -3604,7 +3617,7 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   own->range = agf_buf(p, (uint64_t)(own->row_classes + own->column_classes) * 2 * sizeof(int), 0, end);
   classes = (uint64_t)own->row_classes * (uint64_t)own->column_classes;
   if (st->box || plain) own->border = agf_buf(p, classes * (uint64_t)own->co * 4 * (st->box ? 2 : 1), 0, end);
-  own->d = agf_buf(p, pixels * AGF_CB * 4, low ? gate : 0, !low ? end : lrp || own->window ? back : gate);
+  if (!own->gated) own->d = agf_buf(p, pixels * AGF_CB * 4, own->fresh ? gate : 0, own->fresh ? back : end);
   if (!last && (!own->window || others || (p->plan->needs & AGF_NEEDS_LOCAL) || s->config.observer)) {
     uint64_t vectors = (uint64_t)agf_imax(agf_rhs_in(own->back), s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
     if (own->apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
@@ -3713,7 +3726,7 @@ static int agf_box_is_silent(const agf_session *s, const agf_step *st, int chann
         float v, x;
         if (p < 0 || p >= image->w) continue;
         v = agf_weight_at(w, agf_weight_index(n, inputs, channel, i, kr, t));
-        x = agf_row_x(s, image, c / AGF_CB, (int)r)[p * AGF_CB + c % AGF_CB];
+        x = agf_row_x(s, image, c / AGF_CB, (int)r)[p * image->xp + c % AGF_CB];
         if ((v > 0 && x != s->run.lo) || (v < 0 && x != s->run.hi)) return 0;
       }
     }
@@ -3724,18 +3737,18 @@ static int agf_box_is_silent(const agf_session *s, const agf_step *st, int chann
 /* A window that sees lo wherever w > 0 and hi wherever w < 0 has nothing to share out: Z is 0 but for rounding, which is made 0, or
  * cam divided by it would be a map of noise (the corners of a scan's black background are such windows). All terms of conv(lo, w+)
  * have one sign, those of conv(hi, w-) too, so there rounding is at most 2^-24 of their sizes for each of Z's terms, and only a Z
- * within four times that, `limit`, is looked at. row: Z of one row; lo, hi: as store_z has them. */
+ * within four times that, `limit`, is looked at. z: Z of pixels [p, p + n) of a row; lo, hi: as store_z has them. */
 static float agf_settle_limit(const agf_session *s, const agf_step *st) {
   const agf_node *n = &s->model->node[st->node];
   return (float)(((double)s->model->weight[n->w].dim[1] * n->kernel[0] * n->kernel[1] + 2) / (1 << 22));
 }
-static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row, const float *lo, const float *hi, float limit,
-                         float *z) {
+static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row, int p, int n, const float *lo, const float *hi,
+                         float limit, float *z) {
   const agf_conv_step *own = agf_conv_of(st);
   const agf_tensor *to = agf_out(s, st);
   const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
-  int lanes = agf_imin(AGF_CB, to->c - block * AGF_CB), p, l;
-  for (p = 0; p < to->w; p++, z += AGF_CB) {
+  int lanes = agf_imin(AGF_CB, to->c - block * AGF_CB), end = p + n, l;
+  for (; p < end; p++, z += AGF_CB) {
     const float *a = lo + (size_t)column_class[p] * (size_t)own->co, *b = hi + (size_t)column_class[p] * (size_t)own->co;
     for (l = 0; l < lanes; l++)
       if (z[l] != 0 && fabsf(z[l]) <= limit * (fabsf(a[l]) + fabsf(b[l])) && agf_box_is_silent(s, st, block * AGF_CB + l, row, p))
@@ -3743,20 +3756,24 @@ static void agf_settle_z(agf_session *s, const agf_step *st, int block, int row,
   }
 }
 
+/* Z of pixels [p, p + n) of a row from its sums at acc. */
+static void agf_store_z(agf_session *s, const agf_step *st, int block, int row, int p, int n, const float *acc, ptrdiff_t as,
+                        float *z) {
+  const agf_conv_step *own = agf_conv_of(st);
+  const float *lo = agf_border_at(s, st, row, block),
+              *hi = lo + (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co;
+  float limit = agf_settle_limit(s, st);
+  if (s->k.store_z(acc, as, n, lo, hi, (const uint8_t *)agf_at(s, own->column_class) + p, own->co, limit, z))
+    agf_settle_z(s, st, block, row, p, n, lo, hi, limit, z);
+}
+
 /* The activation, and the box rule's Z. */
 static void agf_done_forward_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
                                  ptrdiff_t rs) {
   const agf_forward_out *o = (const agf_forward_out *)j->out;
-  const agf_conv_step *own = agf_conv_of(j->st);
-  const float *lo = agf_border_at(s, j->st, row, block);
-  size_t classes = (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co;
   (void)rs;
   agf_store_activation(s, j, block, row, acc, as);
-  if (o->d) {
-    float *z = agf_row_of(o->d, o->to, block, row), limit = agf_settle_limit(s, j->st);
-    if (s->k.store_z(acc, as, j->wo, lo, lo + classes, (const uint8_t *)agf_at(s, own->column_class), own->co, limit, z))
-      agf_settle_z(s, j->st, block, row, lo, lo + classes, limit, z);
-  }
+  if (o->d) agf_store_z(s, j->st, block, row, 0, j->wo, acc, as, agf_row_of(o->d, o->to, block, row));
 }
 
 /* The convolution of step st on x, laid out as its input. */
@@ -3767,7 +3784,7 @@ static void agf_job_forward(agf_session *s, agf_conv_job *j, const agf_step *st,
   j->st = st;
   j->kind = kind;
   j->x = x;
-  j->xp = AGF_CB;
+  j->xp = ti->xp;
   j->xr = ti->xr;
   j->xb = ti->xb;
   j->mask = mask;
@@ -3872,29 +3889,35 @@ static void agf_border_box(agf_session *s, const agf_step *st) {
   agf_border(s, st, s->run.hi, 2, out + (size_t)own->row_classes * (size_t)own->column_classes * (size_t)own->co);
 }
 
+/* The walk that forms D at the step's output, |W||x| or the box rule's Z, and y where the flow has it. */
+static void agf_job_d(agf_session *s, agf_conv_job *j, const agf_step *st, const agf_flow *f, agf_epilogue *done, const void *out) {
+  if (st->box) agf_border_box(s, st);
+  agf_job_forward(s, j, st, st->box ? AGF_RHS_W : f->y ? AGF_RHS_FWD : AGF_RHS_D, f->x, f->x_mask, done, out);
+}
+
 static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  const agf_conv_step *own = agf_conv_of(st);
+  int want_d = f->want_d && !(own->fresh && f->y);
   agf_forward_out out;
   agf_conv_job j;
   out.to = agf_out(s, st);
   out.flow = f;
-  out.d = f->want_d ? agf_floats(s, agf_conv_of(st)->d) : NULL;
-  agf_job_forward(s, &j, st,
-                  st->box || !f->want_d ? AGF_RHS_W
-                  : f->y                ? AGF_RHS_FWD
-                                        : AGF_RHS_D,
-                  f->x, f->x_mask, st->box && f->want_d ? agf_done_forward_box : agf_done_forward, &out);
+  out.d = want_d ? agf_floats(s, own->d) : NULL;
+  if (want_d)
+    agf_job_d(s, &j, st, f, st->box ? agf_done_forward_box : agf_done_forward, &out);
+  else
+    agf_job_forward(s, &j, st, AGF_RHS_W, f->x, f->x_mask, agf_done_forward, &out);
   j.y = f->y;
   j.yr = out.to->xr;
   j.yb = out.to->xb;
-  if (f->want_d && st->box) agf_border_box(s, st);
   agf_conv(s, &j);
-  agf_facts(s, st)->d_known = f->want_d;
+  agf_facts(s, st)->d_known = want_d && !own->fresh;
 }
 
-/* |W||x| (box: Z), where the run has not left it. */
+/* D where the run has not left it. */
 static void agf_conv_need_d(agf_session *s, const agf_step *st) {
   agf_flow f = agf_flow_of(s, st, 1);
-  if (agf_facts(s, st)->d_known && !s->config.low_memory) return;
+  if (agf_facts(s, st)->d_known) return;
   f.y = NULL;
   f.y_mask = NULL;
   agf_conv_forward(s, st, &f);
@@ -3923,19 +3946,20 @@ typedef struct agf_gate_job {
   uint16_t *mask, *cam_mask; /* NULL: not wanted */
 } agf_gate_job;
 
-/* Row r of block b, into rhs. mask, cam_mask: of that row, NULL: not wanted; spare: a row's room, used by GATE_A alone. */
-static void agf_gate_row_at(agf_session *s, const agf_gate_job *j, int b, int r, float *rhs, uint16_t *mask, uint16_t *cam_mask,
-                            float *spare) {
+/* Pixels [p, p + n) of row r of block b, into rhs. mask, cam_mask: of these, NULL: not wanted; d: their D, or room for it, which GATE_A
+ * uses; NULL: D lies in memory. */
+static void agf_gate_span(agf_session *s, const agf_gate_job *j, int b, int r, int p, int n, float *d, float *rhs, uint16_t *mask,
+                          uint16_t *cam_mask) {
   const agf_conv_step *own = agf_conv_of(j->st);
   const agf_tensor *t = agf_out(s, j->st);
-  const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class);
-  size_t at = agf_row_at(t, b, r);
+  const uint8_t *column_class = (const uint8_t *)agf_at(s, own->column_class) + p;
+  size_t at = agf_row_at(t, b, r) + (size_t)p;
   agf_gate_row q;
   int k;
   q.cam = j->cam + at * AGF_CB;
   q.mean = j->mean;
   q.g = j->g ? j->g + at * AGF_CB : NULL;
-  q.y = agf_row_x(s, t, b, r);
+  q.y = agf_row_x(s, t, b, r) + p * AGF_CB;
   q.scale = j->scale ? j->scale + b * AGF_CB : NULL;
   q.quotients = j->kind == AGF_GATE_PASS ? 0 : j->kind == AGF_GATE_C_AND_A ? 2 : 1;
   q.d = q.b = NULL;
@@ -3946,11 +3970,11 @@ static void agf_gate_row_at(agf_session *s, const agf_gate_job *j, int b, int r,
     case AGF_GATE_C_AND_A:
       q.b = agf_border_at(s, j->st, r, b);
       /* fall through */
-    case AGF_GATE_C: q.d = agf_floats(s, own->d) + at * AGF_CB; break;
+    case AGF_GATE_C: q.d = d ? d : agf_floats(s, own->d) + at * AGF_CB; break;
     case AGF_GATE_A: { /* B takes D's place */
       const float *border = agf_border_at(s, j->st, r, b);
-      for (k = 0; k < t->w; k++) memcpy(spare + k * AGF_CB, border + column_class[k] * own->co, AGF_CB * sizeof(float));
-      q.d = spare;
+      for (k = 0; k < n; k++) memcpy(d + k * AGF_CB, border + column_class[k] * own->co, AGF_CB * sizeof(float));
+      q.d = d;
       break;
     }
   }
@@ -3958,7 +3982,7 @@ static void agf_gate_row_at(agf_session *s, const agf_gate_job *j, int b, int r,
   q.mask = mask;
   q.cam_mask = cam_mask;
   q.act = j->act;
-  if (s->k.gate(&q, t->w)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
+  if (s->k.gate(&q, n)) agf_raise(&s->bad, AGF_BAD_OUTSIDE);
 }
 
 static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -3967,18 +3991,47 @@ static void agf_gate_task(agf_session *s, const void *arg, int i, unsigned char 
   agf_piece p = agf_piece_at(t, i);
   for (; p.r < p.end; p.r++) {
     size_t at = agf_row_at(t, p.b, p.r);
-    agf_gate_row_at(s, j, p.b, p.r, j->rhs + at * AGF_CB * (size_t)j->vectors, j->mask ? j->mask + at : NULL,
-                    j->cam_mask ? j->cam_mask + at : NULL, (float *)(void *)scratch);
+    agf_gate_span(s, j, p.b, p.r, 0, t->w, j->kind == AGF_GATE_A ? (float *)(void *)scratch : NULL,
+                  j->rhs + at * AGF_CB * (size_t)j->vectors, j->mask ? j->mask + at : NULL, j->cam_mask ? j->cam_mask + at : NULL);
   }
 }
 
 /* The gate as an adjoint's prologue. */
 static void agf_make_gated(agf_session *s, const agf_conv_job *j, int block, int row, float *to, uint16_t *mask) {
-  agf_gate_row_at(s, (const agf_gate_job *)j->from, block, row, to, mask, NULL, NULL);
+  agf_gate_span(s, (const agf_gate_job *)j->from, block, row, 0, j->wi, NULL, to, mask, NULL);
+}
+
+/* The gate where D is formed anew: it passes through while it is in cache. */
+static void agf_done_gated(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as,
+                           ptrdiff_t rs) {
+  const agf_gate_job *gate = (const agf_gate_job *)j->out;
+  size_t at = agf_row_at(agf_out(s, j->st), block, row);
+  float d[AGF_SPAN * AGF_CB];
+  int p, n;
+  (void)rs;
+  for (p = 0; p < j->wo; p += n, at += (size_t)n, acc += n * as) {
+    n = agf_imin(AGF_SPAN, j->wo - p);
+    if (j->st->box)
+      agf_store_z(s, j->st, block, row, p, n, acc, as, d);
+    else
+      s->k.store(acc, as, n, d);
+    agf_gate_span(s, gate, block, row, p, n, d, gate->rhs + at * AGF_CB * (size_t)gate->vectors,
+                  gate->mask ? gate->mask + at : NULL, gate->cam_mask ? gate->cam_mask + at : NULL);
+  }
 }
 
 /* The gate of step st, its activation and BatchNorm included. Where g is not 0 though cam is, s->bad says so. */
-static void agf_gate(agf_session *s, const agf_gate_job *j) { agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_gate_task, j); }
+static void agf_gate(agf_session *s, const agf_gate_job *j) {
+  agf_flow f = agf_flow_of(s, j->st, 1);
+  agf_conv_job d;
+  if (!agf_conv_of(j->st)->gated || (j->kind != AGF_GATE_C && j->kind != AGF_GATE_C_AND_A)) {
+    agf_parallel(s, agf_pieces(agf_out(s, j->st)), agf_gate_task, j);
+    return;
+  }
+  f.y = NULL;
+  agf_job_d(s, &d, j->st, &f, agf_done_gated, j);
+  agf_conv(s, &d);
+}
 
 static agf_gate_job agf_gate_of(agf_session *s, const agf_explanation *e, const agf_step *st) {
   agf_gate_job j;
@@ -4078,10 +4131,17 @@ typedef struct agf_box_out {
 static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
   const agf_box_out *o = (const agf_box_out *)j->out;
   const agf_tensor *t = o->t;
+  const float *x = agf_row_x(s, t, 0, row);
+  float *cam = o->cam + agf_row_at(t, 0, row) * (size_t)t->xp, wide[AGF_SPAN * AGF_CB] = {0}, out[AGF_SPAN * AGF_CB];
+  int compact = t->xp < AGF_CB, p, n, i;
   (void)rs;
   if (block) return;
-  s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, t->w, t->c, agf_row_x(s, t, 0, row), s->run.lo, s->run.hi,
-                 agf_row_of(o->cam, t, 0, row));
+  for (p = 0; p < t->w; p += n, acc += n * as, x += n * t->xp, cam += n * t->xp) {
+    n = compact ? agf_imin(AGF_SPAN, t->w - p) : t->w;
+    for (i = 0; compact && i < n; i++) memcpy(wide + i * AGF_CB, x + i * t->xp, (size_t)t->xp * sizeof *x);
+    s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, n, t->c, compact ? wide : x, s->run.lo, s->run.hi, compact ? out : cam);
+    for (i = 0; compact && i < n; i++) memcpy(cam + i * t->xp, out + i * AGF_CB, (size_t)t->xp * sizeof *cam);
+  }
 }
 
 static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
@@ -4508,7 +4568,7 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
 }
 
 static void agf_conv_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
-  agf_conv_need_d(s, st);
+  if (!agf_conv_of(st)->gated) agf_conv_need_d(s, st);
   if (s->config.observer) agf_observe_inside(s, e, st);
   if (st->box)
     agf_image_rule(s, st, e);
@@ -7059,7 +7119,9 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
   const agf_image_job *j = (const agf_image_job *)arg;
   const agf_tensor *t = j->t;
   int b, c, p, bad = 0;
+  uint16_t *mask = j->mask ? j->mask + agf_row_at(t, 0, r) : NULL;
   (void)scratch;
+  if (mask && t->xp < AGF_CB) memset(mask, 0, (size_t)t->w * sizeof *mask);
   for (c = 0; c < t->c; c++) {
     const float *from = j->chw + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
     float *to = j->x + c / AGF_CB * t->xb + r * t->xr + c % AGF_CB;
@@ -7067,10 +7129,12 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
     for (p = 0; p < t->w; p++) {
       float v = j->scale ? agf_fmaf(from[p], scale, bias) : from[p];
       bad |= !agf_finite(v);
-      to[p * AGF_CB] = v + 0.0f;
+      to[p * t->xp] = v + 0.0f;
+      if (mask && t->xp < AGF_CB) mask[p] |= (uint16_t)((v != 0) << c);
     }
   }
-  for (b = 0; j->mask && b < t->cb; b++) s->k.nonzeros(j->x + b * t->xb + r * t->xr, t->w, j->mask + agf_row_at(t, b, r));
+  for (b = 0; mask && t->xp == AGF_CB && b < t->cb; b++)
+    s->k.nonzeros(j->x + b * t->xb + r * t->xr, t->w, j->mask + agf_row_at(t, b, r));
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 
@@ -7098,7 +7162,7 @@ static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_
   for (i = 0; i < steps; i++) {
     const agf_step *st = &s->plan->step[i];
     agf_step_facts *facts = agf_facts(s, st);
-    agf_flow f = agf_flow_of(s, st, (flags & AGF_RUN_EXPLAIN) && !s->config.low_memory && i < steps - 1);
+    agf_flow f = agf_flow_of(s, st, (flags & AGF_RUN_EXPLAIN) && i < steps - 1);
     double t0 = agf_now();
     facts->d_known = 0;
     st->rules->forward(s, st, &f);
@@ -7127,8 +7191,8 @@ static void agf_image_range(agf_session *s, const float *chw, int affine) {
     for (r = 0; r < t->h; r++) {
       const float *x = agf_row_x(s, t, c / AGF_CB, r) + c % AGF_CB;
       for (p = 0; p < t->w; p++) {
-        if (x[p * AGF_CB] < *lo) *lo = x[p * AGF_CB];
-        if (x[p * AGF_CB] > *hi) *hi = x[p * AGF_CB];
+        if (x[p * t->xp] < *lo) *lo = x[p * t->xp];
+        if (x[p * t->xp] > *hi) *hi = x[p * t->xp];
       }
     }
 }
@@ -7370,26 +7434,30 @@ static agf_status agf_check_image(const agf_session *s, const agf_explanation *e
 static agf_status agf_finish_map(agf_session *s, const agf_explanation *e, float *map, agf_error *err) {
   const agf_tensor *t = &s->plan->tensor[0];
   const float *cam = agf_floats(s, t->cam);
-  size_t plane = (size_t)t->h * (size_t)t->w, p;
-  float max, lanes[AGF_CB];
-  int b, c, bad = 0;
+  size_t plane = (size_t)t->h * (size_t)t->w, block = plane * (size_t)t->xp, all = (size_t)t->cb * block, p;
+  float max, lanes[AGF_CB] = {0};
+  int b, c, n, bad = 0;
   agf_finish_image(s, e);
   max = cam[0];
-  for (b = 0; b < t->cb; b++) {
-    memcpy(lanes, cam + (size_t)b * plane * AGF_CB, sizeof lanes);
-    for (p = 0; p < (size_t)t->h; p++) s->k.row_max(cam + ((size_t)b * plane + p * (size_t)t->w) * AGF_CB, t->w, lanes);
-    for (c = 0; c < AGF_CB && b * AGF_CB + c < t->c; c++) max = lanes[c] > max ? lanes[c] : max;
+  for (b = 0; b < t->cb; b++) { /* lane l is channel l of its block, or of a pixel of xp floats l % xp */
+    const float *at = cam + (size_t)b * block;
+    size_t whole = block / AGF_CB;
+    for (c = 0; c < AGF_CB; c++) lanes[c] = at[c % t->xp];
+    for (p = 0; p < whole; p += (size_t)n) {
+      n = (int)(whole - p < 4096 ? whole - p : 4096);
+      s->k.row_max(at + p * AGF_CB, n, lanes);
+    }
+    for (p = whole * AGF_CB; p < block; p++) lanes[p % AGF_CB] = at[p] > lanes[p % AGF_CB] ? at[p] : lanes[p % AGF_CB];
+    for (c = 0; c < AGF_CB; c++)
+      if (b * AGF_CB + c % t->xp < t->c && lanes[c] > max) max = lanes[c];
   }
-  if (!s->k.finite(cam, (size_t)agf_tensor_elements(t)))
-    return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", e->target);
+  if (!s->k.finite(cam, all)) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map is infinite or NaN", e->target);
   if (!(max > 0))
-    for (max = 0, b = 0; b < t->cb; b++)
-      for (p = 0; p < plane * AGF_CB; p++)
-        if (-cam[(size_t)b * plane * AGF_CB + p] > max) max = -cam[(size_t)b * plane * AGF_CB + p];
+    for (max = 0, p = 0; p < all; p++) max = -cam[p] > max ? -cam[p] : max;
   if (max == 0) return agf_fail(err, AGF_ERR_NUMERIC, "class %d: its map has no support, nothing reaches the image", e->target);
   for (p = 0; p < plane; p++) {
     float sum = 0.0f;
-    for (c = 0; c < t->c; c++) sum += cam[((size_t)(c / AGF_CB) * plane + p) * AGF_CB + (size_t)(c % AGF_CB)];
+    for (c = 0; c < t->c; c++) sum += cam[(size_t)(c / AGF_CB) * block + p * (size_t)t->xp + (size_t)(c % AGF_CB)];
     map[p] = sum / max;
     bad |= !agf_finite(map[p]);
   }
