@@ -161,7 +161,7 @@ NOT_RUN = (
 REPLACED = (
     (r"\bconv_7\b", "conv2"),
     (r"--scenes 100\b", "--scenes 6"),
-    (r"--cells 3 --confidence 0.9", "--cells 2 --confidence 0.5"),
+    (r"--cells 3 --confidence 0.9", "--cells 2 --confidence 0.5 --grids 5"),
     (r" MODEL \[PICTURE\]", " net.agf dog.jpg"),
     (r"\bbench/ratios.py\b", "bench/ratios.py MobileNetV2 --rounds 1"),  # one network and one round show that it runs
     (r"\bbench/peers.py\b", "bench/peers.py --networks resnet50 --runs 1"),
