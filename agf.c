@@ -4132,7 +4132,7 @@ static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int r
   const agf_box_out *o = (const agf_box_out *)j->out;
   const agf_tensor *t = o->t;
   const float *x = agf_row_x(s, t, 0, row);
-  float *cam = o->cam + agf_row_at(t, 0, row) * (size_t)t->xp, wide[AGF_SPAN * AGF_CB] = {0}, out[AGF_SPAN * AGF_CB];
+  float *cam = o->cam + agf_row_at(t, 0, row) * (size_t)t->xp, wide[AGF_SPAN * AGF_CB] = {0}, out[AGF_SPAN * AGF_CB] = {0};
   int compact = t->xp < AGF_CB, p, n, i;
   (void)rs;
   if (block) return;
