@@ -3404,8 +3404,7 @@ typedef struct agf_conv_step {
   int plain;       /* neither flat nor the image's: the full rule */
   int apart;       /* A is formed in a walk of its own: agf_conv_settle */
   int late;        /* what made its input shifts C + R as it reads them: agf_conv_settle */
-  int fresh;       /* |W||x| (box: Z) is formed on each way back, not kept from the forward pass */
-  int gated;       /* and goes through the gate row by row, so that there is no d */
+  int gated;       /* |W||x| (box: Z), formed on each way back, goes through the gate row by row: there is no d */
   uint64_t window; /* bytes for the adjoint's right-hand sides if they are made as they are needed; 0: they are not */
   int co;          /* outputs, filled to whole panels */
   agf_rhs back;    /* right-hand sides of its adjoint, all gradients wanted */
@@ -3570,8 +3569,7 @@ static void agf_conv_settle(agf_planner *p, agf_step *st) {
   own->apart = p->s->config.low_memory && own->plain && !agf_is_last(p, st) && planes > p->largest_plain / 2;
   own->window = agf_conv_window(p, st);
   own->late = own->plain && !p->s->config.observer && ti->readers == 1 && agf_made_by_conv(p, st);
-  own->fresh = p->s->config.low_memory;
-  own->gated = own->fresh && !own->window && !(p->plan->needs & AGF_NEEDS_LRP);
+  own->gated = p->s->config.low_memory && !own->window && !(p->plan->needs & AGF_NEEDS_LRP);
   /* the image of few channels, which nothing but this reads, and its cam: no lanes that hold nothing */
   if (st->box && ti->readers == 1 && agf_box_packed(n, ti->c) && !agf_is_last(p, st) && !p->s->config.observer &&
       !(p->plan->needs & ~(unsigned)AGF_NEEDS_LOCAL))
@@ -3587,7 +3585,7 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   const agf_node *n = &p->model->node[st->node];
   const agf_tensor *ti = agf_plan_in(p, st, 0), *to = agf_plan_out(p, st);
   int gate = agf_gate_moment(p, st), back = agf_adjoint_moment(p, st), end = agf_end(p), last = agf_is_last(p, st);
-  int plain = own->plain && !last, lrp = (p->plan->needs & AGF_NEEDS_LRP) != 0;
+  int plain = own->plain && !last, lrp = (p->plan->needs & AGF_NEEDS_LRP) != 0, low = s->config.low_memory;
   int others = (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP)) != 0;
   uint64_t pixels = (uint64_t)to->cb * (uint64_t)to->h * (uint64_t)to->w, classes;
   own->co = agf_filled(n->channels);
@@ -3617,7 +3615,7 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
   own->range = agf_buf(p, (uint64_t)(own->row_classes + own->column_classes) * 2 * sizeof(int), 0, end);
   classes = (uint64_t)own->row_classes * (uint64_t)own->column_classes;
   if (st->box || plain) own->border = agf_buf(p, classes * (uint64_t)own->co * 4 * (st->box ? 2 : 1), 0, end);
-  if (!own->gated) own->d = agf_buf(p, pixels * AGF_CB * 4, own->fresh ? gate : 0, own->fresh ? back : end);
+  if (!own->gated) own->d = agf_buf(p, pixels * AGF_CB * 4, low ? gate : 0, low ? back : end);
   if (!last && (!own->window || others || (p->plan->needs & AGF_NEEDS_LOCAL) || s->config.observer)) {
     uint64_t vectors = (uint64_t)agf_imax(agf_rhs_in(own->back), s->config.observer ? 2 : 1), elements = pixels * AGF_CB * vectors;
     if (own->apart && elements < pixels * AGF_CB + agf_tensor_elements(ti)) elements = pixels * AGF_CB + agf_tensor_elements(ti);
@@ -3897,7 +3895,7 @@ static void agf_job_d(agf_session *s, agf_conv_job *j, const agf_step *st, const
 
 static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
   const agf_conv_step *own = agf_conv_of(st);
-  int want_d = f->want_d && !(own->fresh && f->y);
+  int low = s->config.low_memory, want_d = f->want_d && !(low && f->y);
   agf_forward_out out;
   agf_conv_job j;
   out.to = agf_out(s, st);
@@ -3911,7 +3909,7 @@ static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow 
   j.yr = out.to->xr;
   j.yb = out.to->xb;
   agf_conv(s, &j);
-  agf_facts(s, st)->d_known = want_d && !own->fresh;
+  agf_facts(s, st)->d_known = want_d && !low;
 }
 
 /* D where the run has not left it. */
@@ -7118,23 +7116,21 @@ typedef struct agf_image_job {
 static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_image_job *j = (const agf_image_job *)arg;
   const agf_tensor *t = j->t;
-  int b, c, p, bad = 0;
-  uint16_t *mask = j->mask ? j->mask + agf_row_at(t, 0, r) : NULL;
+  int c, p, bad = 0;
   (void)scratch;
-  if (mask && t->xp < AGF_CB) memset(mask, 0, (size_t)t->w * sizeof *mask);
   for (c = 0; c < t->c; c++) {
     const float *from = j->chw + ((size_t)c * (size_t)t->h + (size_t)r) * (size_t)t->w;
-    float *to = j->x + c / AGF_CB * t->xb + r * t->xr + c % AGF_CB;
+    int lane = c % AGF_CB;
+    float *to = j->x + c / AGF_CB * t->xb + r * t->xr + lane;
+    uint16_t *mask = j->mask ? j->mask + agf_row_at(t, c / AGF_CB, r) : NULL;
     float scale = j->scale ? agf_weight_at(j->scale, (size_t)c) : 1.0f, bias = j->bias ? agf_weight_at(j->bias, (size_t)c) : 0.0f;
     for (p = 0; p < t->w; p++) {
       float v = j->scale ? agf_fmaf(from[p], scale, bias) : from[p];
       bad |= !agf_finite(v);
       to[p * t->xp] = v + 0.0f;
-      if (mask && t->xp < AGF_CB) mask[p] |= (uint16_t)((v != 0) << c);
+      if (mask) mask[p] = (uint16_t)((lane ? mask[p] : 0) | (v != 0) << lane);
     }
   }
-  for (b = 0; mask && t->xp == AGF_CB && b < t->cb; b++)
-    s->k.nonzeros(j->x + b * t->xb + r * t->xr, t->w, j->mask + agf_row_at(t, b, r));
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
 }
 

@@ -301,8 +301,8 @@ def table(rows):
             if "refused" in row:
                 lines.append(start + f"- | - | refused: {row['refused'].replace('|', '/')} |" + " - |" * 5)
             else:
-                check = row["checked"]
-                check = check if math.isnan(distance_of(check)) else f"{distance_of(check):.0e}"
+                off = distance_of(row["checked"])
+                check = row["checked"] if math.isnan(off) else f"{off:.0e}"
                 check += " ({:.0e}, {:.0e})".format(*row["float64"]) if "float64" in row else ""
                 distance = f"{row['oracle']:.0e}" if "oracle" in row else "-"
                 distance += f" ({row['rounded']:.0e})" if "rounded" in row else ""
