@@ -63,6 +63,22 @@ weighty() { # NAME NETWORK MODEL: an experiment for each question, with its summ
     $out/"$1"-sanity $out/"$1"-road -o $out/"$1"-summary --title "Which method for which question: $2" --into bench/RESULTS.md
 }
 
+every_method() { # NAME NETWORK MODEL: on fewer pictures, and segmentation of scenes by its features under a head for them
+  common="--jobs $jobs --threads 1 --sheet 0"
+  head=build/$1-scenes.agf
+  [ -f "$head" ] || $python bench/scene_head.py "$3" "$head"
+  # shellcheck disable=SC2086 # words
+  {
+    evaluate "$1-every-segment" "Segmentation, every method: $2 under a head for scenes with two objects" segment "$head" build/scenes2 \
+      --explain target $common $methods
+    evaluate "$1-every-grid2" "Grid pointing 2x2, every method: $2, ImageNet" grid "$3" "$pictures" --labels $eighth $common \
+      --cells 2 --grids 40 --asked 1 $methods
+    evaluate "$1-every-insert-delete" "Insertion and deletion, every method: $2, ImageNet" insert-delete "$3" "$pictures" \
+      --labels $eighth $common --steps 28 $methods
+    evaluate "$1-every-perturb" "Perturbation, every method: $2, ImageNet" perturb "$3" "$pictures" --labels $eighth $common $methods
+  }
+}
+
 mkdir -p $out
 scenes build/scenes1 100 1 8
 scenes build/scenes2 100 2 7
@@ -139,6 +155,9 @@ demo=tests/demo/demo.agf
     every "$pictures" 2 $half
     every "$pictures" 8 $eighth
     weighty squeezenet "SqueezeNet 1.1" "$squeezenet"
-    [ -z "$lite0" ] || weighty lite0 "EfficientNet-Lite0" "$lite0"
+    if [ -n "$lite0" ]; then
+      weighty lite0 "EfficientNet-Lite0" "$lite0"
+      every_method lite0 "EfficientNet-Lite0" "$lite0"
+    fi
   fi
 }

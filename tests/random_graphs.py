@@ -45,6 +45,7 @@ import agf_convert                                                 # noqa: E402
 import harness                                                     # noqa: E402
 import oracle                                                      # noqa: E402
 from oracle import Network, Node, OracleError     # noqa: E402
+from to_converter import as_float32, converter_nodes                # noqa: E402
 
 try:
     import torch
@@ -533,17 +534,8 @@ def alter(g):
 
 def network_of(g, nodes, shape):
     """The converter's form of nodes that read g's image, of that nominal shape."""
-    names, made = ["input"] + [node.name for node in nodes], []
-    for node in nodes:
-        made.append(agf_convert.Node(
-            node.op, node.name, [names[i] for i in node.inputs], kernel=node.kernel, stride=node.stride, pad=node.pad,
-            dilation=node.dilation, groups=node.groups, flat=node.flat, ceil_mode=node.ceil,
-            count_include_pad=node.include_pad, weights=as_float32(node.w), bias=as_float32(node.b), kind=node.kind,
-            alpha=node.alpha, beta=node.beta, lo=node.lo, hi=node.hi, spatial=node.spatial, eps=node.eps,
-            size=node.size, k=node.k, start=node.channels[0], stop=node.channels[1], perm=node.perm, border=node.border,
-            to_size=node.to_size, response=node.response))
     affine = None if g.affine is None else tuple(as_float32(t) for t in g.affine)
-    return agf_convert.Network(shape, made, name="random", affine=affine)
+    return agf_convert.Network(shape, converter_nodes(nodes), name="random", affine=affine)
 
 
 def write(g, path, f16):
@@ -556,10 +548,6 @@ def write(g, path, f16):
         except agf_convert.ConvertError:
             pass
     agf_convert.ModelFile(network_of(g, g.nodes, shape), f16=f16).write(path)
-
-
-def as_float32(array):
-    return None if array is None else np.asarray(array, np.float32)
 
 
 def check_file(g, network, f16):

@@ -25,6 +25,7 @@ import agf_convert                                                          # no
 import oracle                                                               # noqa: E402
 import torch_agf                                                            # noqa: E402
 from random_graphs import TORCH, tensor                                     # noqa: E402
+from to_converter import converter_nodes                                    # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -203,14 +204,9 @@ def pair_seed(u):
 
 def agf(network, folder, t, u):
     """By bench/torch_agf.py; None where it does not make the ordinary map: it has the published rules alone."""
-    names = ["input"] + [node.name for node in network.nodes]
-    nodes = [agf_convert.Node(node.op, node.name, [names[i] for i in node.inputs], kernel=node.kernel, stride=node.stride,
-                              pad=node.pad, dilation=node.dilation, groups=node.groups, flat=node.flat,
-                              ceil_mode=node.ceil, count_include_pad=node.include_pad, weights=node.w, bias=node.b)
-             for node in network.nodes]
     image, own = network.values[0], torch_agf.seed
     try:
-        other = torch_agf.AGF(agf_convert.Network(image.shape, nodes), dtype=torch.float64)
+        other = torch_agf.AGF(agf_convert.Network(image.shape, converter_nodes(network.nodes)), dtype=torch.float64)
         if oracle.relative_error(other.explain(image, t).numpy(), np.load(folder / f"heat_{t}.npy")) > EXACT:
             return None
         torch_agf.seed = pair_seed(u)
