@@ -2,9 +2,9 @@
  *
  * It stands on agf.h alone. A command is a row of `commands` and has a room of its own (cli_explain.h, cli_neighbours.h for agf bank,
  * cli_watch.h, cli_info.h, cli_bench.h, cli_selftest.h); an option is a row of `options_known` in cli_options.h. What the rooms stand on,
- * from below: cli_base.h, cli_output.h (files are written whole or not at all), cli_picture.h (read and checked), cli_canvas.h and
- * cli_figure.h (drawn), cli_page.h, cli_names.h, cli_explainer.h (what is to be done), cli_result.h (one picture), cli_drawing.h and
- * cli_report.h (what it writes and prints). */
+ * from below: cli_base.h, cli_output.h (files are written whole or not at all), cli_png.h (encoded), cli_picture.h (read and checked),
+ * cli_canvas.h and cli_figure.h (drawn), cli_page.h, cli_names.h, cli_explainer.h (what is to be done), cli_result.h (one picture),
+ * cli_drawing.h and cli_report.h (what it writes and prints). */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
 
 #include "cli_bench.h"
@@ -183,7 +183,6 @@ int main(int argc, char **argv) {
   int code = EXIT_SUCCESS;
 
   whole_program_begin();
-  canvas_begin();
   catch_signals();
   if (!first) fatal("no command; `agf --help` lists the commands");
   if (!strcmp(first, "--version") || !strcmp(first, "-V"))

@@ -52,6 +52,47 @@ static void whole_program_begin(void) {
   pthread_mutexattr_destroy(&recursive);
 }
 
+/* Work that several threads share. */
+typedef struct shared_work {
+  pthread_mutex_t one;
+  int next, count;
+  void (*task)(void *shared, int i);
+  void *shared;
+} shared_work;
+
+static void *share_work(void *work) {
+  shared_work *w = work;
+
+  for (;;) {
+    int i;
+
+    pthread_mutex_lock(&w->one);
+    i = w->next < w->count ? w->next++ : w->count;
+    pthread_mutex_unlock(&w->one);
+    if (i == w->count) return NULL;
+    w->task(w->shared, i);
+  }
+}
+
+/* task(shared, i) for each i below `count`, by at most so many threads, of which this is one. */
+static void in_parallel(int threads, int count, void (*task)(void *shared, int i), void *shared) {
+  enum { MOST = 16 };
+  pthread_t thread[MOST];
+  shared_work w;
+  int started, wanted = (threads < count ? threads : count) - 1;
+
+  pthread_mutex_init(&w.one, NULL);
+  w.next = 0;
+  w.count = count;
+  w.task = task;
+  w.shared = shared;
+  for (started = 0; started < wanted && started < MOST; started++)
+    if (pthread_create(&thread[started], NULL, share_work, &w)) break; /* those that there are do the work */
+  share_work(&w);
+  while (started) pthread_join(thread[--started], NULL);
+  pthread_mutex_destroy(&w.one);
+}
+
 /* Bytes of the UTF-8 sequence at `text`, 0: not one. */
 static int utf8_length(const char *text) {
   const unsigned char *s = (const unsigned char *)text;

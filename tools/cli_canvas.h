@@ -7,42 +7,11 @@
 
 #include "agf.h"
 #include "cli_output.h"
+#include "cli_png.h"
 
-#ifdef CLI_ZLIB
-#include <zlib.h>
-
-/* In stb_image_write's place. Behind the Paeth filter, matches of one byte's distance are the ones that pay: half of the time of level 4,
- * which looks for all, and a twentieth less to store (a photograph under a map). NULL: out of memory. */
-static unsigned char *compressed(unsigned char *data, int size, int *compressed_size, int level) {
-  (void)level;
-  unsigned char *out = NULL;
-  z_stream z;
-
-  memset(&z, 0, sizeof z);
-  if (deflateInit2(&z, 1, Z_DEFLATED, 15, 9, Z_RLE) != Z_OK) return NULL;
-  z.avail_out = (uInt)deflateBound(&z, (uLong)size);
-  out = malloc(z.avail_out);
-  z.next_in = data;
-  z.avail_in = (uInt)size;
-  z.next_out = out;
-  if (out && deflate(&z, Z_FINISH) != Z_STREAM_END) {
-    free(out);
-    out = NULL;
-  }
-  *compressed_size = (int)z.total_out;
-  deflateEnd(&z);
-  return out;
-}
-#define STBIW_ZLIB_COMPRESS compressed
-#endif
-
-#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STB_IMAGE_WRITE_IMPLEMENTATION /* JPEG */
 #define STBI_WRITE_NO_STDIO
 #include <stb/stb_image_write.h>
-
-/* Before the first picture. One filter for all rows, the one that wins most of them: to try all five for each row took as long as
- * compressing. */
-static void canvas_begin(void) { stbi_write_force_png_filter = 4; }
 
 #define STB_TRUETYPE_IMPLEMENTATION
 #define STBTT_STATIC
@@ -67,7 +36,7 @@ typedef struct colour {
 
 static const colour INK = {34, 34, 34}, FAINT_INK = {112, 112, 112}, FRAME = {204, 204, 204}, WHITE = {255, 255, 255};
 
-/* A white canvas, or false: stb_image_write counts bytes in int, twice over while it compresses. */
+/* A white canvas, or false. */
 static bool canvas_new(canvas *c, double width, double height, problem *why) {
   const double most_pixels = 200e6;
 
@@ -317,14 +286,15 @@ static void outline_of(uint32_t c, outline *o) {
                       accent < CEDILLA && c < 0xE0 ? -3 : 0);
 }
 
-static double distance_to_piece(point p, point from, point to) {
+/* The square of the distance to a straight piece. */
+static double square_to_piece(point p, point from, point to) {
   double dx = to.x - from.x, dy = to.y - from.y, length = dx * dx + dy * dy;
   double t = length > 0 ? ((p.x - from.x) * dx + (p.y - from.y) * dy) / length : 0;
 
   t = t < 0 ? 0 : t > 1 ? 1 : t;
   dx = p.x - from.x - t * dx;
   dy = p.y - from.y - t * dy;
-  return sqrt(dx * dx + dy * dy); /* the same everywhere, and a tenth of hypot's time: strokes stay far from its range */
+  return dx * dx + dy * dy;
 }
 
 /* Ink over a pixel of the canvas, where it is one. */
@@ -509,21 +479,43 @@ static double text_width(const char *text, double cap) {
 
 static void draw_strokes(canvas *c, double left, double baseline, double cap, uint32_t character, colour ink) {
   double unit = cap / CAP_HEIGHT, half_stroke = fmax(0.6, unit * HALF_STROKE), advance = glyph_advance(character);
+  double reach = half_stroke + 0.5 + 1; /* pixels from a piece's middle to where it leaves no ink, and one for rounding */
+  int x_begin = (int)(left - 2 * unit), x_end = (int)(left + advance * unit) + 1;
+  int y_begin = (int)(baseline - 15 * unit), y_end = (int)(baseline + 5 * unit) + 1, columns_used = x_end - x_begin;
+  size_t size, at;
+  double *nearest; /* for each pixel the square of the distance to the nearest piece */
   outline o;
   int x, y, i;
 
   outline_of(character, &o);
-  for (y = (int)(baseline - 15 * unit); y <= (int)(baseline + 5 * unit); y++)
-    for (x = (int)(left - 2 * unit); x <= (int)(left + advance * unit); x++) {
-      double nearest = 1e9, cover;
-      point p;
+  if (!o.count || x_end <= x_begin || y_end <= y_begin) return;
+  size = (size_t)(y_end - y_begin) * (size_t)columns_used;
+  nearest = allocate(size, sizeof *nearest);
+  for (at = 0; at < size; at++) nearest[at] = 1e9;
+  for (i = 0; i < o.count; i++) {
+    point from = o.from[i], to = o.to[i];
+    double x_low = left + unit * fmin(from.x, to.x) - reach, x_high = left + unit * fmax(from.x, to.x) + reach;
+    double y_low = baseline + unit * (fmin(from.y, to.y) - CAP_HEIGHT) - reach;
+    double y_high = baseline + unit * (fmax(from.y, to.y) - CAP_HEIGHT) + reach;
 
-      p.x = (x + 0.5 - left) / unit;
-      p.y = (y + 0.5 - baseline) / unit + CAP_HEIGHT;
-      for (i = 0; i < o.count; i++) nearest = fmin(nearest, distance_to_piece(p, o.from[i], o.to[i]));
-      cover = half_stroke + 0.5 - nearest * unit;
-      blend(c, x, y, cover < 0 ? 0 : cover > 1 ? 1 : cover, ink);
+    for (y = (int)fmax(y_begin, floor(y_low)); y < y_end && y < y_high; y++)
+      for (x = (int)fmax(x_begin, floor(x_low)); x < x_end && x < x_high; x++) {
+        double *d = nearest + (size_t)(y - y_begin) * (size_t)columns_used + (size_t)(x - x_begin), square;
+        point p;
+
+        p.x = (x + 0.5 - left) / unit;
+        p.y = (y + 0.5 - baseline) / unit + CAP_HEIGHT;
+        square = square_to_piece(p, from, to);
+        if (square < *d) *d = square;
+      }
+  }
+  for (y = y_begin, at = 0; y < y_end; y++)
+    for (x = x_begin; x < x_end; x++, at++) {
+      double cover = half_stroke + 0.5 - sqrt(nearest[at]) * unit;
+
+      if (cover > 0) blend(c, x, y, cover > 1 ? 1 : cover, ink);
     }
+  free(nearest);
 }
 
 static void draw_glyph(canvas *c, double left, double baseline, double cap, const typeface *t, uint32_t character, colour ink) {
@@ -618,58 +610,77 @@ static void taps_free(taps *all, int count) {
   free(all);
 }
 
+/* Row `y` of the photograph in `width` pixels, [width][3]. */
+static void narrow_row(const canvas *photo, int y, const taps *across, int width, float *to) {
+  int x, i;
+
+  for (x = 0; x < width; x++, to += 3) {
+    const uint8_t *source = pixel_at(photo, across[x].first, y);
+    float r = 0, g = 0, b = 0;
+
+    for (i = 0; i < across[x].count; i++, source += 3) {
+      r += across[x].weights[i] * source[0];
+      g += across[x].weights[i] * source[1];
+      b += across[x].weights[i] * source[2];
+    }
+    to[0] = r;
+    to[1] = g;
+    to[2] = b;
+  }
+}
+
+enum { TOGETHER = 16 }; /* floats of a row at a time, so that compilers make vectors of them */
+
+/* A weighted sum of narrow rows, of which `ring` keeps the last `kept`, as bytes. */
+static void sum_rows(const float *ring, int kept, size_t row, const taps *down, uint8_t *to) {
+  size_t at, k;
+  int i;
+
+  for (at = 0; at < row; at += TOGETHER) { /* a narrow row has room for the last ones */
+    float sum[TOGETHER];
+
+    for (k = 0; k < TOGETHER; k++) sum[k] = 0.5f;
+    for (i = 0; i < down->count; i++) {
+      const float *source = ring + (size_t)((down->first + i) % kept) * (row + TOGETHER) + at, weight = down->weights[i];
+
+      for (k = 0; k < TOGETHER; k++) sum[k] += weight * source[k];
+    }
+    for (k = 0; k < TOGETHER && at + k < row; k++) to[at + k] = (uint8_t)(sum[k] > 255 ? 255 : sum[k]);
+  }
+}
+
 /* Draw the part `from` of `photo` at (left, top), width x height pixels large. */
 static void draw_photo(canvas *c, int left, int top, int width, int height, const canvas *photo, const agf_rect *from) {
   taps *across = taps_for(from->left, from->width, photo->width, width);
   taps *down = taps_for(from->top, from->height, photo->height, height);
-  int first_row = down[0].first, rows = down[height - 1].first + down[height - 1].count - first_row;
-  float *narrow = allocate((size_t)rows * (size_t)width * 3, sizeof *narrow); /* [rows][width][3] */
-  int x, y, i, k;
+  size_t row = (size_t)width * 3;
+  int kept = 1, next = down[0].first, y; /* next: the row of the photograph that comes into the ring next */
+  float *ring;
 
-  for (y = 0; y < rows; y++)
-    for (x = 0; x < width; x++)
-      for (k = 0; k < 3; k++) {
-        const uint8_t *source = pixel_at(photo, across[x].first, first_row + y) + k;
-        float sum = 0;
-
-        for (i = 0; i < across[x].count; i++) sum += across[x].weights[i] * source[3 * i];
-        narrow[((size_t)y * (size_t)width + (size_t)x) * 3 + (size_t)k] = sum;
-      }
-  for (y = 0; y < height; y++)
-    for (x = 0; x < width; x++)
-      for (k = 0; k < 3; k++) {
-        const float *source = narrow + ((size_t)(down[y].first - first_row) * (size_t)width + (size_t)x) * 3 + k;
-        float sum = 0.5f;
-
-        for (i = 0; i < down[y].count; i++) sum += down[y].weights[i] * source[(size_t)i * (size_t)width * 3];
-        pixel_at(c, left + x, top + y)[k] = (uint8_t)(sum > 255 ? 255 : sum);
-      }
-  free(narrow);
+  for (y = 0; y < height; y++) kept = down[y].count > kept ? down[y].count : kept;
+  ring = allocate((size_t)kept * (row + TOGETHER), sizeof *ring); /* [kept][row + TOGETHER] */
+  for (y = 0; y < height; y++) {
+    for (; next < down[y].first + down[y].count; next++)
+      narrow_row(photo, next, across, width, ring + (size_t)(next % kept) * (row + TOGETHER));
+    sum_rows(ring, kept, row, &down[y], pixel_at(c, left, top + y));
+  }
+  free(ring);
   taps_free(across, width);
   taps_free(down, height);
 }
 
-static void draw_frame(canvas *c, int left, int top, int width, int height, colour ink) {
+static void fill(canvas *c, int left, int top, int width, int height, colour ink) {
   int x, y;
 
-  for (y = top; y < top + height; y++)
-    for (x = left; x < left + width; x++)
-      if (x == left || y == top || x == left + width - 1 || y == top + height - 1)
-        if (x >= 0 && y >= 0 && x < c->width && y < c->height) memcpy(pixel_at(c, x, y), &ink, 3);
+  for (y = top < 0 ? 0 : top; y < top + height && y < c->height; y++)
+    for (x = left < 0 ? 0 : left; x < left + width && x < c->width; x++) memcpy(pixel_at(c, x, y), &ink, 3);
 }
 
-/* A file in memory. */
-typedef struct encoded {
-  uint8_t *bytes;
-  int size;
-} encoded;
-
-static encoded encode_png(const canvas *c) {
-  encoded png;
-
-  png.bytes = stbi_write_png_to_mem(c->rgb, 3 * c->width, c->width, c->height, 3, &png.size);
-  if (!png.bytes) fatal("out of memory for a picture of %dx%d pixels", c->width, c->height);
-  return png;
+static void draw_frame(canvas *c, int left, int top, int width, int height, colour ink) {
+  fill(c, left, top, width, 1, ink);
+  fill(c, left, top + height - 1, width, 1, ink);
+  fill(c, left, top, 1, height, ink);
+  fill(c, left + width - 1, top, 1, height, ink);
 }
 
 /* False: the name is taken or forbidden. */
@@ -677,14 +688,14 @@ static bool write_encoded(const char *path, const encoded *file, problem *why) {
   output *o = output_open(path, why);
 
   if (o) {
-    output_write(o, file->bytes, (size_t)file->size);
+    output_write(o, file->bytes, file->size);
     output_close(o);
   }
   return o != NULL;
 }
 
-static bool write_png(const char *path, const canvas *c, problem *why) {
-  encoded png = encode_png(c);
+static bool write_png(const char *path, const canvas *c, int threads, problem *why) {
+  encoded png = png_encode(c->rgb, c->width, c->height, 3, threads);
   bool written = write_encoded(path, &png, why);
 
   free(png.bytes);

@@ -59,7 +59,7 @@ static bool draw_panels(const explainer *e, const figure *f, const panel *panels
     return failed(why, "%s: %.600s", path, detail.text);
   text_list_add(&r->drawn, text_of("%s", path));
   r->drawn_files = grow(r->drawn_files, (size_t)r->drawn.count, sizeof *r->drawn_files);
-  r->drawn_files[r->drawn.count - 1] = encode_png(&c);
+  r->drawn_files[r->drawn.count - 1] = png_encode(c.rgb, c.width, c.height, 3, agf_session_threads(e->session));
   free(c.rgb);
   return true;
 }

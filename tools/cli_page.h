@@ -81,7 +81,7 @@ static void page_escaped(page *p, const char *text) {
   free(clean);
 }
 
-/* Bytes as base64; called by stb_image_write once with a whole PNG, in pieces with a JPEG, which are gathered first. */
+/* What stb_image_write makes, in pieces. */
 typedef struct gathered {
   uint8_t *bytes;
   size_t size, room;
@@ -98,12 +98,12 @@ static void gather(void *context, void *data, int size) {
   g->size += (size_t)size;
 }
 
-static void page_base64(page *p, const gathered *g) {
+static void page_base64(page *p, const uint8_t *bytes, size_t size) {
   size_t i;
 
-  for (i = 0; i < g->size; i += 3) {
-    size_t left = g->size - i;
-    unsigned v = (unsigned)g->bytes[i] << 16 | (left > 1 ? (unsigned)g->bytes[i + 1] << 8 : 0) | (left > 2 ? g->bytes[i + 2] : 0);
+  for (i = 0; i < size; i += 3) {
+    size_t left = size - i;
+    unsigned v = (unsigned)bytes[i] << 16 | (left > 1 ? (unsigned)bytes[i + 1] << 8 : 0) | (left > 2 ? bytes[i + 2] : 0);
     char four[4];
 
     four[0] = base64_digits[v >> 18];
@@ -130,7 +130,7 @@ static void page_begin_picture(page *p, const char *path, const canvas *photo, c
       if (!stbi_write_jpg_to_func(gather, &g, small.width, small.height, 3, small.rgb, 88)) fatal("out of memory for a page");
       free(small.rgb);
       page_text(p, "<img class=photo alt=\"\" src=\"data:image/jpeg;base64,");
-      page_base64(p, &g);
+      page_base64(p, g.bytes, g.size);
       page_text(p, "\">");
       free(g.bytes);
     }
@@ -147,13 +147,13 @@ static void page_add_map(page *p, const panel *map, int height, int width, const
   size_t size = (size_t)height * (size_t)width, i;
   uint8_t *rgba = allocate(size, 4), ends[6];
   static const float both[2] = {-1, 1};
-  gathered g = {NULL, 0, 0};
+  encoded png;
   char *number = text_of("%d", k);
 
   agf_render(map->map, height, width, map->cmap, map->vmax, rgba, width, height, 4 * (size_t)width, 4, NULL);
   if (agf_colormap_is_diverging(map->cmap) && !agf_render(both, 1, 2, map->cmap, 1, ends, 2, 1, 6, 3, NULL))
     for (i = 0; i < size; i++) memcpy(rgba + 4 * i, ends + (map->map[i] > 0 ? 3 : 0), 3);
-  if (!stbi_write_png_to_func(gather, &g, width, height, 4, rgba, 4 * width)) fatal("out of memory for a page");
+  png = png_encode(rgba, width, height, 4, 1);
   page_text(p, "<img class=map alt=\"\" data-class=\"");
   page_escaped(p, *label ? label : number);
   page_text(p, "\" data-method=\"");
@@ -163,9 +163,9 @@ static void page_add_map(page *p, const panel *map, int height, int width, const
   page_text(p, "\" data-range=\"");
   page_escaped(p, numbers);
   page_text(p, "\" src=\"data:image/png;base64,");
-  page_base64(p, &g);
+  page_base64(p, png.bytes, png.size);
   page_text(p, "\">");
-  free(g.bytes);
+  free(png.bytes);
   free(rgba);
   free(number);
 }

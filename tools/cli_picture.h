@@ -4,6 +4,7 @@
 #define CLI_PICTURE_H
 
 #include "cli_output.h"
+#include "cli_png.h"
 
 #ifdef CLI_WEBP
 #include <webp/decode.h>
@@ -178,30 +179,6 @@ static bool jpeg_is_whole(const uint8_t *data, size_t size, int *orientation, bo
         if (data[at] == 0xFF && data[at + 1] != 0xFF && data[at + 1] != 0 && (data[at + 1] < 0xD0 || data[at + 1] > 0xD7)) break;
   }
   return failed(why, "truncated JPEG (no end marker)");
-}
-
-static uint32_t crc_table[256];
-
-static void fill_crc_table(void) {
-  uint32_t i;
-
-  for (i = 0; i < 256; i++) {
-    uint32_t c = i;
-    int bit;
-
-    for (bit = 0; bit < 8; bit++) c = c & 1 ? 0xEDB88320 ^ c >> 1 : c >> 1;
-    crc_table[i] = c;
-  }
-}
-
-static uint32_t crc32_of(const uint8_t *data, size_t size) {
-  static pthread_once_t filled = PTHREAD_ONCE_INIT;
-  uint32_t crc = 0xFFFFFFFF;
-  size_t i;
-
-  pthread_once(&filled, fill_crc_table);
-  for (i = 0; i < size; i++) crc = crc_table[(crc ^ data[i]) & 255] ^ crc >> 8;
-  return ~crc;
 }
 
 /* Walks the chunks and checks their checksums, which stb_image does not. */

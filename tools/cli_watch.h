@@ -364,7 +364,7 @@ static char *sink_name(sink *k, const char *base) {
   return path;
 }
 
-static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why) {
+static bool sink_frame(sink *k, const char *name, const canvas *c, int threads, problem *why) {
   bool done = true;
 
   if (k->is_folder || k->is_newest) {
@@ -374,7 +374,7 @@ static bool sink_frame(sink *k, const char *name, const canvas *c, problem *why)
                                      : text_of("%s/frame-%08lld.png", k->path, k->written + 1);
 
     outputs_forget(); /* the same name again is the newer picture */
-    done = write_png(path, c, why);
+    done = write_png(path, c, threads, why);
     if (done) outputs_complete();
     free(path);
   } else if (k->raw) {
@@ -464,7 +464,7 @@ static int run_watch(const options *asked) {
       r.files = allocate((size_t)r.count, sizeof *r.files);
       drawing_make(&d, &e, &s, &p, &r);
       if (to.path) {
-        done = compose_frame(&e, &d, &c, &why) && sink_frame(&to, name, &c, &why);
+        done = compose_frame(&e, &d, &c, &why) && sink_frame(&to, name, &c, agf_session_threads(e.session), &why);
         free(c.rgb);
       }
     }
