@@ -15,17 +15,19 @@ export BUILD
 SONAME = libagf.so.1
 VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
-# The program also reads WebP and TIFF, where what does so is installed for $(CC): libwebp-dev, libtiff-dev.
+# The program also reads WebP and TIFF, and writes PNG files faster, where what does so is installed for $(CC): libwebp-dev, libtiff-dev,
+# zlib1g-dev.
 PKG_CONFIG ?= pkg-config
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 'int main(void) { return 0; }' | \
   $(CC) $(CFLAGS) -x c - $$($(PKG_CONFIG) --cflags --libs $(1)) -o /dev/null 2>/dev/null && echo $(1))
 WEBP := $(call has,libwebp)
 TIFF := $(call has,libtiff-4)
-CLI_FLAGS := $(WEBP:%=-DCLI_WEBP) $(TIFF:%=-DCLI_TIFF)
+ZLIB := $(call has,zlib)
+CLI_FLAGS := $(WEBP:%=-DCLI_WEBP) $(TIFF:%=-DCLI_TIFF) $(ZLIB:%=-DCLI_ZLIB)
 CLI_LIBS :=
-ifneq ($(strip $(WEBP) $(TIFF)),)
-CLI_FLAGS += $(shell $(PKG_CONFIG) --cflags $(WEBP) $(TIFF))
-CLI_LIBS := $(shell $(PKG_CONFIG) --libs $(WEBP) $(TIFF))
+ifneq ($(strip $(WEBP) $(TIFF) $(ZLIB)),)
+CLI_FLAGS += $(shell $(PKG_CONFIG) --cflags $(WEBP) $(TIFF) $(ZLIB))
+CLI_LIBS := $(shell $(PKG_CONFIG) --libs $(WEBP) $(TIFF) $(ZLIB))
 endif
 
 MAKEFLAGS += -j2

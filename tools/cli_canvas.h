@@ -9,10 +9,6 @@
 #include "cli_output.h"
 #include "cli_png.h"
 
-#define STB_IMAGE_WRITE_IMPLEMENTATION /* JPEG */
-#define STBI_WRITE_NO_STDIO
-#include <stb/stb_image_write.h>
-
 #define STB_TRUETYPE_IMPLEMENTATION
 #define STBTT_STATIC
 #ifdef __GNUC__

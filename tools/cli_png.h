@@ -1,9 +1,13 @@
-/* PNG files. Pixels are filtered, and compressed as bytes and runs of bytes (Huffman codes of their own for each strip of rows), which is
- * what pays for a map or a photograph; strips are made by several threads, and the file is the same for any number of them. */
+/* PNG files, compressed by zlib where it is there, else by stb_image_write. zlib takes strips of rows, each by itself, so that several threads
+ * work on a file; it is the same for any number of them. */
 #ifndef CLI_PNG_H
 #define CLI_PNG_H
 
 #include "cli_base.h"
+
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STBI_WRITE_NO_STDIO
+#include <stb/stb_image_write.h>
 
 /* A file in memory. */
 typedef struct encoded {
@@ -11,23 +15,34 @@ typedef struct encoded {
   size_t size;
 } encoded;
 
-/* ---- Checksums ------------------------------------------------------------------------------------------------------------ */
+/* ---- Checksums of PNG files and banks ------------------------------------------------------------------------------------- */
 
-static uint32_t crc_table[4][256]; /* [k][v]: the CRC-32 of the byte v and k zeros */
+#ifdef CLI_ZLIB
+#include <zlib.h>
+
+static uint32_t crc32_of(const uint8_t *data, size_t size) {
+  uLong crc = 0;
+  size_t at, part;
+
+  for (at = 0; at < size; at += part) { /* zlib counts in 32 bits */
+    part = size - at < (size_t)1 << 30 ? size - at : (size_t)1 << 30;
+    crc = crc32(crc, data + at, (uInt)part);
+  }
+  return (uint32_t)crc;
+}
+#else
+static uint32_t crc_table[256];
 
 static void fill_crc_table(void) {
   uint32_t i;
-  int k;
 
   for (i = 0; i < 256; i++) {
     uint32_t c = i;
     int bit;
 
     for (bit = 0; bit < 8; bit++) c = c & 1 ? 0xEDB88320 ^ c >> 1 : c >> 1;
-    crc_table[0][i] = c;
+    crc_table[i] = c;
   }
-  for (k = 1; k < 4; k++)
-    for (i = 0; i < 256; i++) crc_table[k][i] = crc_table[k - 1][i] >> 8 ^ crc_table[0][crc_table[k - 1][i] & 255];
 }
 
 static uint32_t crc32_of(const uint8_t *data, size_t size) {
@@ -36,297 +51,14 @@ static uint32_t crc32_of(const uint8_t *data, size_t size) {
   size_t i;
 
   pthread_once(&filled, fill_crc_table);
-  for (i = 0; i + 4 <= size; i += 4) {
-    crc ^= data[i] | (uint32_t)data[i + 1] << 8 | (uint32_t)data[i + 2] << 16 | (uint32_t)data[i + 3] << 24;
-    crc = crc_table[3][crc & 255] ^ crc_table[2][crc >> 8 & 255] ^ crc_table[1][crc >> 16 & 255] ^ crc_table[0][crc >> 24];
-  }
-  for (; i < size; i++) crc = crc_table[0][(crc ^ data[i]) & 255] ^ crc >> 8;
+  for (i = 0; i < size; i++) crc = crc_table[(crc ^ data[i]) & 255] ^ crc >> 8;
   return ~crc;
 }
+#endif
 
-enum { ADLER_MODULUS = 65521 };
+/* ---- Writing -------------------------------------------------------------------------------------------------------------- */
 
-/* Adler-32 as two sums modulo ADLER_MODULUS: 1 and all bytes, and all values of that. */
-typedef struct adler {
-  uint32_t bytes, sums;
-} adler;
-
-static void adler_add(adler *a, const uint8_t *data, size_t size) {
-  enum { TOGETHER = 16, MOST = 5552 }; /* MOST: bytes whose sums fit 32 bits */
-  size_t i, end;
-
-  for (i = 0; i < size;) {
-    end = size - i < MOST ? size : i + MOST;
-    for (; i + TOGETHER <= end; i += TOGETHER) {
-      uint32_t bytes = 0, sums = 0;
-      int k;
-
-      for (k = 0; k < TOGETHER; k++) {
-        bytes += data[i + (size_t)k];
-        sums += (uint32_t)(TOGETHER - k) * data[i + (size_t)k];
-      }
-      a->sums += TOGETHER * a->bytes + sums;
-      a->bytes += bytes;
-    }
-    for (; i < end; i++) {
-      a->bytes += data[i];
-      a->sums += a->bytes;
-    }
-    a->bytes %= ADLER_MODULUS;
-    a->sums %= ADLER_MODULUS;
-  }
-}
-
-/* `a` goes on with `size` bytes whose own checksum, begun at 0 and not at 1, is `behind`. */
-static void adler_join(adler *a, const adler *behind, size_t size) {
-  a->sums = (uint32_t)((a->sums + behind->sums + (uint64_t)(size % ADLER_MODULUS) * a->bytes) % ADLER_MODULUS);
-  a->bytes = (a->bytes + behind->bytes) % ADLER_MODULUS;
-}
-
-/* ---- Huffman codes -------------------------------------------------------------------------------------------------------- */
-
-/* Symbols of deflate (RFC 1951): bytes, the end of a block, and lengths of runs. */
-enum { END_OF_BLOCK = 256, FIRST_LENGTH = 257, SYMBOLS = 286, MOST_BITS = 14, LEAST_RUN = 4, MOST_RUN = 258 };
-
-/* For each symbol its number of bits (0: not used) in the lower 4 bits, and above them the bits, the first one lowest. */
-typedef struct huffman {
-  uint32_t of[SYMBOLS];
-} huffman;
-
-/* Number of bits for each of the symbols, at most MOST_BITS. Where the best code has longer ones, the rare symbols are counted as more
- * frequent until it has not. At least two symbols must be there. */
-static void choose_bits(huffman *h, const uint32_t *counts) {
-  uint32_t weight[2 * SYMBOLS];
-  int order[SYMBOLS], parent[2 * SYMBOLS], used = 0, smooth = 0, longest, i, k;
-
-  memset(h, 0, sizeof *h);
-  for (i = 0; i < SYMBOLS; i++) /* used symbols, the rarest first */
-    if (counts[i]) {
-      for (k = used++; k > 0 && counts[order[k - 1]] > counts[i]; k--) order[k] = order[k - 1];
-      order[k] = i;
-    }
-  do {
-    int leaf = 0, inner = used, next;
-
-    for (i = 0; i < used; i++) weight[i] = (counts[order[i]] >> smooth) + (smooth > 0);
-    for (next = used; next < 2 * used - 1; next++) { /* the two least of leaves and inner nodes, which come in rising order both */
-      weight[next] = 0;
-      for (k = 0; k < 2; k++) {
-        int least = leaf < used && (inner == next || weight[leaf] <= weight[inner]) ? leaf++ : inner++;
-
-        weight[next] += weight[least];
-        parent[least] = next;
-      }
-    }
-    longest = 0;
-    parent[2 * used - 2] = 0;
-    for (i = 2 * used - 3; i >= 0; i--) { /* from the root down: `weight` becomes the depth */
-      weight[i] = parent[i] == 2 * used - 2 ? 1 : weight[parent[i]] + 1;
-      if (i < used) {
-        h->of[order[i]] = weight[i];
-        if ((int)weight[i] > longest) longest = (int)weight[i];
-      }
-    }
-    smooth++;
-  } while (longest > MOST_BITS);
-}
-
-/* The codes that follow from the numbers of bits. */
-static void assign_codes(huffman *h) {
-  unsigned next[MOST_BITS + 2] = {0}, code = 0;
-  int i, b;
-
-  for (i = 0; i < SYMBOLS; i++)
-    if (h->of[i]) next[h->of[i] + 1]++;
-  for (b = 1; b <= MOST_BITS; b++) next[b] = code = (code + next[b]) << 1;
-  for (i = 0; i < SYMBOLS; i++) {
-    const int bits = (int)h->of[i];
-
-    code = bits ? next[bits]++ : 0;
-    for (b = 0; b < bits; b++) h->of[i] |= (code >> b & 1) << (4 + bits - 1 - b);
-  }
-}
-
-/* ---- Compressing ---------------------------------------------------------------------------------------------------------- */
-
-typedef struct bit_writer {
-  uint8_t *to;
-  uint64_t held; /* the lowest `count` bits */
-  int count;
-} bit_writer;
-
-/* Where fewer than 8 bits are held, 56 have room. */
-static void hold_bits(bit_writer *w, uint64_t bits, int count) {
-  w->held |= bits << w->count;
-  w->count += count;
-}
-
-static void hold_code(bit_writer *w, const huffman *h, int symbol) { hold_bits(w, h->of[symbol] >> 4, (int)(h->of[symbol] & 15)); }
-
-/* Write all whole bytes held; up to 7 bytes beyond them are touched. */
-static inline void pass_bits(bit_writer *w) {
-  int whole = w->count >> 3;
-
-  memcpy(w->to, &w->held, 8); /* the engine runs on little-endian machines only */
-  w->to += whole;
-  w->held = whole < 8 ? w->held >> 8 * whole : 0;
-  w->count &= 7;
-}
-
-static void put_bits(bit_writer *w, unsigned bits, int count) {
-  hold_bits(w, bits, count);
-  pass_bits(w);
-}
-
-/* A run: bytes that repeat the one before them. */
-typedef struct run {
-  size_t at, length; /* LEAST_RUN to MOST_RUN */
-} run;
-
-/* 8 bytes, the first one lowest. */
-static inline uint64_t load64(const uint8_t *from) {
-  uint64_t v;
-
-  memcpy(&v, from, sizeof v);
-  return v;
-}
-
-/* The first place from `at`, at least 1, on at which LEAST_RUN bytes repeat the one before them; `size`: there is none. */
-static size_t find_run(const uint8_t *data, size_t at, size_t size) {
-  const uint64_t low = 0x7F7F7F7F7F7F7F7F;
-  size_t k;
-
-  for (; at + 8 <= size; at += 8 - LEAST_RUN + 1) {
-    uint64_t differs = load64(data + at) ^ load64(data + at - 1); /* then the highest bit of each byte that is 0 */
-    uint64_t same = ~(((differs & low) + low) | differs | low);
-
-    same &= same >> 8 & same >> 16 & same >> 24;
-    if (same) {
-      while (!(same & 0x80)) {
-        same >>= 8;
-        at++;
-      }
-      return at;
-    }
-  }
-  for (; at + LEAST_RUN <= size; at++) {
-    for (k = 0; k < LEAST_RUN && data[at + k] == data[at - 1]; k++) continue;
-    if (k == LEAST_RUN) return at;
-  }
-  return size;
-}
-
-/* All runs of the bytes; `found` has room for one in LEAST_RUN bytes. Returns their number. */
-static size_t find_runs(const uint8_t *data, size_t size, run *found) {
-  size_t count = 0, at, k, most;
-
-  for (at = find_run(data, 1, size); at < size; at = find_run(data, at + k, size)) {
-    most = size - at < MOST_RUN ? size - at : MOST_RUN;
-    for (k = LEAST_RUN; k < most && data[at + k] == data[at - 1]; k++) continue;
-    found[count].at = at;
-    found[count++].length = k;
-  }
-  return count;
-}
-
-/* The symbol of a run's length, the bits behind it and their number. */
-static int length_symbol(size_t run, unsigned *extra, int *extra_bits) {
-  unsigned beyond = (unsigned)run - 3;
-  int e = 0;
-
-  if (run == MOST_RUN) {
-    *extra = 0;
-    *extra_bits = 0;
-    return SYMBOLS - 1;
-  }
-  while (beyond >> e >= 8) e++;
-  *extra = beyond & ((1u << e) - 1);
-  *extra_bits = e;
-  return FIRST_LENGTH + 4 * e + (int)(beyond >> e);
-}
-
-/* Adds the bytes to their counts. Four counts for each value: neighbours are often alike, and none is read right after it was written. */
-static void count_bytes(const uint8_t *data, size_t size, uint32_t counts[4][SYMBOLS]) {
-  size_t i;
-
-  for (i = 0; i + 4 <= size; i += 4) {
-    counts[0][data[i]]++;
-    counts[1][data[i + 1]]++;
-    counts[2][data[i + 2]]++;
-    counts[3][data[i + 3]]++;
-  }
-  for (; i < size; i++) counts[0][data[i]]++;
-}
-
-/* The bytes' codes. */
-static void put_bytes(bit_writer *w, const huffman *h, const uint8_t *data, size_t size) {
-  size_t i;
-
-  for (i = 0; i + 4 <= size; i += 4) {
-    int k;
-
-    for (k = 0; k < 4; k++) hold_code(w, h, data[i + (size_t)k]);
-    pass_bits(w);
-  }
-  for (; i < size; i++) {
-    hold_code(w, h, data[i]);
-    pass_bits(w);
-  }
-}
-
-/* Most bytes that compressing `size` bytes may take: at most MOST_BITS for each, the codes, and what pass_bits() touches. */
-static size_t compressed_bound(size_t size) { return 2 * size + 256; }
-
-/* A block of deflate, ended at a whole byte; returns its size. `runs`: room for one in LEAST_RUN bytes. */
-static size_t deflate_block(const uint8_t *data, size_t size, bool last, run *runs, uint8_t *to) {
-  static const uint8_t reversed[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
-  uint32_t counts[4][SYMBOLS] = {{0}};
-  bit_writer w = {to, 0, 0};
-  size_t count = find_runs(data, size, runs), at = 0, k;
-  unsigned extra;
-  huffman h;
-  int i, symbol, extra_bits;
-
-  for (k = 0; k < count; k++) {
-    count_bytes(data + at, runs[k].at - at, counts);
-    counts[0][length_symbol(runs[k].length, &extra, &extra_bits)]++;
-    at = runs[k].at + runs[k].length;
-  }
-  count_bytes(data + at, size - at, counts);
-  counts[0][END_OF_BLOCK] = 1;
-  for (i = 0; i < SYMBOLS; i++) counts[0][i] += counts[1][i] + counts[2][i] + counts[3][i];
-  choose_bits(&h, counts[0]);
-  assign_codes(&h);
-
-  put_bits(&w, last | 2 << 1, 3); /* a block with codes of its own: 286 for bytes and lengths, 1 for distances, ... */
-  put_bits(&w, SYMBOLS - 257, 5);
-  put_bits(&w, 0, 5);
-  put_bits(&w, 19 - 4, 4);
-  for (i = 0; i < 19; i++) put_bits(&w, i < 3 ? 0 : 4, 3); /* ... whose numbers of bits, 0 to 15, are written in 4 bits each */
-  for (i = 0; i < SYMBOLS; i++) put_bits(&w, reversed[h.of[i] & 15], 4);
-  put_bits(&w, reversed[1], 4);
-  for (at = 0, k = 0; k < count; k++) {
-    put_bytes(&w, &h, data + at, runs[k].at - at);
-    symbol = length_symbol(runs[k].length, &extra, &extra_bits);
-    hold_code(&w, &h, symbol);
-    put_bits(&w, extra, extra_bits + 1); /* and the distance's code, a 0: 1 */
-    at = runs[k].at + runs[k].length;
-  }
-  put_bytes(&w, &h, data + at, size - at);
-  hold_code(&w, &h, END_OF_BLOCK);
-  pass_bits(&w);
-  if (!last) { /* an empty stored block, which ends at a whole byte */
-    put_bits(&w, 0, 3);
-    if (w.count) put_bits(&w, 0, 8 - w.count);
-    put_bits(&w, 0, 16);
-    put_bits(&w, 0xFFFF, 16);
-  }
-  if (w.count) put_bits(&w, 0, 8 - w.count);
-  return (size_t)(w.to - to);
-}
-
-/* ---- The file ------------------------------------------------------------------------------------------------------------- */
-
+#ifdef CLI_ZLIB
 /* Paeth's filter: what each byte differs by from that one of its neighbours to the left, above and above left (bytes of other pixels) that
  * is nearest to left + above - above left. So many bytes at a time, step by step in arrays, are what compilers make vectors of. */
 enum { FILTERED = 16 };
@@ -391,7 +123,7 @@ typedef struct png_strip {
   uint8_t *chunk;
   size_t size;    /* of the chunk; 0: out of memory */
   size_t content; /* bytes that it decompresses to */
-  adler sum;      /* of those */
+  uLong adler;    /* Adler-32 of those */
 } png_strip;
 
 typedef struct png_job {
@@ -401,36 +133,52 @@ typedef struct png_job {
   png_strip *strip; /* [strips] */
 } png_job;
 
+/* zlib's deflate without a head, to be continued unless it is the `last`; returns the number of bytes, 0 where there is no memory. Behind the
+ * Paeth filter, matches of one byte's distance are the ones that pay: half of the time of level 4, which looks for all, and a twentieth less
+ * to store (a photograph under a map). */
+static size_t deflate_strip(uint8_t *data, size_t size, bool last, uint8_t *to, size_t room) {
+  z_stream z;
+  bool done;
+
+  memset(&z, 0, sizeof z);
+  if (deflateInit2(&z, 1, Z_DEFLATED, -15, 9, Z_RLE) != Z_OK) return 0;
+  z.next_in = data;
+  z.avail_in = (uInt)size;
+  z.next_out = to;
+  z.avail_out = (uInt)room;
+  done = last ? deflate(&z, Z_FINISH) == Z_STREAM_END : deflate(&z, Z_SYNC_FLUSH) == Z_OK && !z.avail_in && z.avail_out;
+  deflateEnd(&z);
+  return done ? (size_t)z.total_out : 0;
+}
+
 static void png_make_strip(void *shared, int index) {
   const png_job *j = shared;
   png_strip *s = &j->strip[index];
-  size_t row = (size_t)j->width * (size_t)j->channels, head = index ? 0 : 2;
+  size_t row = (size_t)j->width * (size_t)j->channels, head = index ? 0 : 2, room, size;
   int first = index * j->rows, end = j->height - first < j->rows ? j->height : first + j->rows, y;
-  uint8_t *filtered, *to;
-  run *runs;
+  uint8_t *filtered;
 
   s->content = (size_t)(end - first) * (row + 1);
+  room = (size_t)compressBound((uLong)s->content) + 64; /* what does not compress is stored; a flush takes some bytes */
   filtered = malloc(s->content + row);
-  runs = malloc((s->content / LEAST_RUN + 1) * sizeof *runs);
-  s->chunk = malloc(CHUNK_HEAD + head + compressed_bound(s->content) + CHUNK_TAIL);
-  if (filtered && runs && s->chunk) {
-    uint8_t *above_first = filtered + s->content;
+  s->chunk = malloc(CHUNK_HEAD + head + room + CHUNK_TAIL);
+  if (filtered && s->chunk) {
+    uint8_t *above_first = filtered + s->content, *to;
 
     memset(above_first, 0, row);
     for (y = first; y < end; y++) {
       const uint8_t *pixels = j->pixels + (size_t)y * row;
 
       to = filtered + (size_t)(y - first) * (row + 1);
-      *to = 4; /* Paeth */
+      *to = 4; /* Paeth: to try all five filters for each row takes as long as compressing */
       filter_row(pixels, y ? pixels - row : above_first, (int)row, j->channels, to + 1);
     }
-    adler_add(&s->sum, filtered, s->content);
+    s->adler = adler32(adler32(0, NULL, 0), filtered, (uInt)s->content);
     if (head) memcpy(s->chunk + CHUNK_HEAD, "\x78\x01", 2); /* zlib's header */
-    s->size = head + deflate_block(filtered, s->content, index == j->strips - 1, runs, s->chunk + CHUNK_HEAD + head);
-    s->size = finish_chunk(s->chunk, "IDAT", s->size);
+    size = deflate_strip(filtered, s->content, index == j->strips - 1, s->chunk + CHUNK_HEAD + head, room);
+    if (size) s->size = finish_chunk(s->chunk, "IDAT", head + size);
   }
   free(filtered);
-  free(runs);
 }
 
 /* `pixels`: [height][width][channels], 3 (RGB) or 4 (RGBA). Out of memory is fatal. */
@@ -438,7 +186,7 @@ static encoded png_encode(const uint8_t *pixels, int width, int height, int chan
   const size_t strip_bytes = (size_t)1 << 17, row = (size_t)width * (size_t)channels + 1;
   size_t rows = strip_bytes / row ? strip_bytes / row : 1, most = 256;
   uint8_t header[13] = {0}, trailer[4];
-  adler sum = {1, 0};
+  uLong adler = adler32(0, NULL, 0);
   encoded png;
   png_job j;
   int i;
@@ -466,14 +214,28 @@ static encoded png_encode(const uint8_t *pixels, int width, int height, int chan
   for (i = 0; i < j.strips; i++) {
     memcpy(png.bytes + png.size, j.strip[i].chunk, j.strip[i].size);
     png.size += j.strip[i].size;
-    adler_join(&sum, &j.strip[i].sum, j.strip[i].content);
+    adler = adler32_combine(adler, j.strip[i].adler, (z_off_t)j.strip[i].content);
     free(j.strip[i].chunk);
   }
-  put32(trailer, sum.sums << 16 | sum.bytes);
+  put32(trailer, (uint32_t)adler);
   png.size += put_chunk(png.bytes + png.size, "IDAT", trailer, sizeof trailer);
   png.size += put_chunk(png.bytes + png.size, "IEND", NULL, 0);
   free(j.strip);
   return png;
 }
+
+#else
+
+static encoded png_encode(const uint8_t *pixels, int width, int height, int channels, int threads) {
+  encoded png;
+  int size;
+
+  (void)threads;
+  png.bytes = stbi_write_png_to_mem(pixels, channels * width, width, height, channels, &size);
+  if (!png.bytes) fatal("out of memory for a picture of %dx%d pixels", width, height);
+  png.size = (size_t)size;
+  return png;
+}
+#endif
 
 #endif
