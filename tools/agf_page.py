@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = """<!doctype html>
@@ -86,7 +87,7 @@ def program():
 class Frames:
     """The newest JPEG of a stream, for any number of readers."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.changed = threading.Condition()
         self.frame, self.number, self.ended = b"", 0, False
 
@@ -112,14 +113,14 @@ class Frames:
 
 
 class Live(http.server.BaseHTTPRequestHandler):
-    def __init__(self, frames, *rest):
+    def __init__(self, frames, *rest: Any) -> None:
         self.frames = frames
         super().__init__(*rest)
 
-    def log_message(self, format, *rest):
+    def log_message(self, format, *rest: Any) -> None:
         pass
 
-    def answer(self, kind, body, **headers):
+    def answer(self, kind, body, **headers: str):
         self.send_response(200 if body else 204)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -17,7 +17,7 @@ def inlined(path, seen):
     with open(path, encoding="utf-8") as f:
         text = f.read()
 
-    def replace(match):
+    def replace(match) -> str:
         name = match.group(1)
         if os.path.basename(name) == "agf.h":
             return match.group(0)

@@ -52,6 +52,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
+from typing import Any
 
 try:
     import numpy as np
@@ -92,7 +93,7 @@ def smooth(points):
 class Pen:
     """Draws one object: a transparent, supersampled canvas, a transform from object coordinates, and a palette."""
 
-    def __init__(self, rng, radius, angle, flip, palette):
+    def __init__(self, rng, radius, angle, flip, palette) -> None:
         """radius: pixels of the finished picture that 1 in object coordinates spans. angle: radians. flip: mirror
         in x. palette: name -> (r, g, b), as random_palette makes it."""
         self.rng, self.palette = rng, palette
@@ -143,7 +144,7 @@ class Pen:
 def draw_butterfly(pen):
     u = pen.rng.uniform(-0.06, 0.06, 3)
     for side in (-1, 1):
-        def wing(points):
+        def wing(points) -> np.ndarray:
             return np.asarray(points) * (side, 1)
         pen.fill(wing(smooth([(0.02, 0.0), (0.5, 0.0), (0.82 + u[0], 0.35), (0.66, 0.88 + u[1]), (0.3, 0.88),
                               (0.06, 0.4)])), "second")
@@ -281,7 +282,7 @@ def draw_umbrella(pen):
     edges = np.linspace(-0.97, 0.97, panels + 1)
     height = 0.85 + u[1]
     for i in range(panels):
-        def rib(x):
+        def rib(x) -> np.ndarray:
             return np.stack([x * np.sin(t * math.pi / 2), -0.78 + height * (1 - np.cos(t * math.pi / 2))], 1)
         a, b = edges[i], edges[i + 1]
         s = np.linspace(0, 1, 8)[1:-1]
@@ -476,7 +477,7 @@ def draw_twice(rng, objects):
 STREAMS = {"training": 0, "accuracy": 1, "demo": 2, "scenes": 3, "twice": 4, "probe": 5, "bank": 6, "odd": 7, "several": 8}
 
 
-def stream(seed, name, *index):
+def stream(seed, name, *index: int):
     return np.random.default_rng([seed, STREAMS[name], *index])
 
 
@@ -518,7 +519,7 @@ def build_network():
 
     network = nn.Sequential()
 
-    def block(number, inputs, outputs, kernel=3, stride=1):
+    def block(number, inputs, outputs, kernel=3, stride=1) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False)
         for name, module in (("conv", conv), ("norm", nn.BatchNorm2d(outputs)), ("relu", nn.ReLU())):
             network.add_module(f"{name}{number}", module)
@@ -568,25 +569,25 @@ def build_small_network(outputs):
 def build_gated_network(outputs):
     """In the manner of MobileNetV3 (Howard et al., ICCV 2019): [N, 3, 64, 64] to [N, outputs], 0.07 million
     parameters."""
-    from torch import nn
+    from torch import Tensor, nn
 
-    def unit(inputs, outputs, kernel=1, stride=1, groups=1, padding=None):
+    def unit(inputs, outputs, kernel=1, stride=1, groups=1, padding=None) -> list[nn.Module]:
         padding = kernel // 2 if padding is None else padding
         return [nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
 
     class SqueezeExcite(nn.Module):
         """Each channel times a factor in 0..1 that the means of all channels decide."""
 
-        def __init__(self, channels):
+        def __init__(self, channels) -> None:
             super().__init__()
             self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels // 4, 1), nn.ReLU(),
                                       nn.Conv2d(channels // 4, channels, 1), nn.Hardsigmoid())
 
-        def forward(self, x):
+        def forward(self, x) -> Tensor:
             return x * self.gate(x)
 
     class InvertedResidual(nn.Module):
-        def __init__(self, inputs, inner, outputs, kernel, stride):
+        def __init__(self, inputs, inner, outputs, kernel, stride) -> None:
             super().__init__()
             self.adds = stride == 1 and inputs == outputs
             self.body = nn.Sequential(
@@ -594,7 +595,7 @@ def build_gated_network(outputs):
                 *unit(inner, inner, kernel, stride, groups=inner), nn.Hardswish(), SqueezeExcite(inner),
                 *unit(inner, outputs))
 
-        def forward(self, x):
+        def forward(self, x) -> Tensor:
             return x + self.body(x) if self.adds else self.body(x)
 
     return nn.Sequential(*unit(3, 16, kernel=4, stride=2, padding=1), nn.Hardswish(),  # [16, 32, 32]
@@ -690,7 +691,7 @@ def random_views(pictures, generator, strength):
 
     n = len(pictures)
 
-    def uniform(low, high, *shape):
+    def uniform(low, high, *shape: int) -> torch.Tensor:
         return torch.rand(n, *shape, generator=generator) * (high - low) + low
 
     area, aspect, angle = uniform(0.7, 1), torch.exp(uniform(-0.2, 0.2)), uniform(-0.3, 0.3)
@@ -807,7 +808,7 @@ def linear_probe(network, scenes):
     torch.nn.init.zeros_(probe.bias)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss():
+    def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = cross_entropy(probe((x - mean) / deviation), y) + 1e-3 * probe.weight.square().sum()
         value.backward()
@@ -956,7 +957,7 @@ def write_odd_pairs(directory, count, seed):
     write_table(directory, rows)
 
 
-def convert_small(network, path, name, **options):
+def convert_small(network, path, name, **options: Any):
     """Write one of the small networks as a model file."""
     import agf_convert
     agf_convert.convert(network, path, size=(SMALL_SIZE, SMALL_SIZE), mean=MEAN, std=STD, range=1, channels="rgb",
@@ -991,7 +992,7 @@ def make_self_supervised(directory, seed, network=None):
     if not accuracy >= MIN_PROBE:
         return fail(f"the probe is below {100 * MIN_PROBE:.0f} %, nothing written", 1)
 
-    def path(name):
+    def path(name) -> str:
         return os.path.join(directory, name)
 
     convert_small(network, path("selfsup.agf"), "self-supervised", head="none")

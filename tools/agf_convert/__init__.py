@@ -11,6 +11,7 @@
     check.py           the comparison with the original; litert.py runs LiteRT in a process of its own
 """
 import importlib
+from typing import Any
 
 # Imported when they are first used: the command's --help needs no NumPy.
 _PUBLIC = {name: (module, name) for module, names in {
@@ -28,12 +29,12 @@ _PUBLIC.update(read_onnx=("onnx_front", "read"), read_module=("torch_front", "re
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name):
+def __getattr__(name) -> Any:
     if name in _PUBLIC:
         module, name = _PUBLIC[name]
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -68,7 +68,7 @@ def write_network(network, path, f16=False, flat="default", imported=None, input
     checked = []
     comparison = None
     if imported is not None:
-        def comparison(written):
+        def comparison(written) -> None:
             checked.append(check.compare(imported, network, f16, written))
     try:
         file.write(path, inputs, comparison)

@@ -19,17 +19,19 @@ kind that no engine has; passes.py merges, absorbs and recognises them, and refu
 """
 import math
 from dataclasses import dataclass, replace
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 
 from .errors import ConvertError, describe
 from .network import IMAGE, Node, batchnorm_scale_bias, output_shape
-from .ops import ACTIVATIONS, GATES
+from .ops import ACTIVATIONS, GATES, Shape
 
 MAX_PARAMETERS = 1 << 30  # weights and biases of all nodes: the largest convolutional networks in use have 10^9
 
 CHANNELS, ROWS, COLUMNS = range(3)  # the axes of a node's [C,H,W]
+
+Atoms = Tuple[Tuple[int, int], ...]  # (size, stride) pairs, outermost first
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Value:
     """
     source: str                                     # the name of a node, or IMAGE
     dims: Tuple[int, ...]
-    atoms: Tuple[Tuple[Tuple[int, int], ...], ...]
+    atoms: Tuple[Atoms, ...]
     integer: bool = False                           # the image before it is cast to floating point
 
 
@@ -64,7 +66,7 @@ def covers(parts, size):
 
 
 class Builder:
-    def __init__(self, input_shape):
+    def __init__(self, input_shape) -> None:
         """input_shape: [C, H, W] of the image."""
         self.nodes, self.by_name = [], {}
         self.shapes = {IMAGE: tuple(input_shape)}
@@ -158,7 +160,7 @@ class Builder:
             x.atoms == self._canonical(self.picture_shape(x))
 
     @staticmethod
-    def _canonical(shape):
+    def _canonical(shape) -> tuple[Atoms, ...]:
         channels, height, width = shape
         return ((), merged([(channels, height * width)]), merged([(height, width)]), merged([(width, 1)]))
 
@@ -188,7 +190,7 @@ class Builder:
                 return self._space_to_depth(x, inner)
         raise self._unreadable(x)
 
-    def _unreadable(self, x):
+    def _unreadable(self, x) -> ConvertError:
         return self.error(f"reads {describe([x.dims])}, which reshapes and transposes have made of "
                           f"{describe([(1,) + self.shapes[x.source]])}; only flattening, channel shuffles, blocks of "
                           "pixels moved into channels and the orders NCHW and NHWC are understood here")
@@ -203,7 +205,7 @@ class Builder:
         return self._shuffled[source, order]
 
     @staticmethod
-    def offsets(parts):
+    def offsets(parts) -> np.ndarray:
         """Positions within the axis of parts (axis, size, stride), in order."""
         result = np.zeros(1, np.int64)
         for _, size, stride in parts:
@@ -211,17 +213,17 @@ class Builder:
         return result
 
     @staticmethod
-    def view_offsets(x):
+    def view_offsets(x) -> np.ndarray:
         """Where each element of a Value, in its own order, lies in its node's [C,H,W]."""
         return Builder.offsets([(0, *atom) for atom in sum(x.atoms, ())])
 
-    def _is_space_to_depth(self, x, inner, rows, columns):
+    def _is_space_to_depth(self, x, inner, rows, columns) -> bool:
         _, height, width = self.picture_shape(x)
         return (height % x.dims[2] == 0 and width % x.dims[3] == 0 and math.prod(x.dims) == math.prod(self.picture_shape(x))
                 and rows == [(ROWS, x.dims[2], height // x.dims[2])][:x.dims[2] > 1]
                 and columns == [(COLUMNS, x.dims[3], width // x.dims[3])][:x.dims[3] > 1])
 
-    def _space_to_depth(self, x, inner):
+    def _space_to_depth(self, x, inner) -> Value:
         """Blocks of pixels as channels: a convolution that picks one pixel for each output."""
         channels, height, width = self.picture_shape(x)
         block = height // x.dims[2], width // x.dims[3]
@@ -250,7 +252,7 @@ class Builder:
             self._flattened[source] = self.emit("flatten", [source], suffix=".flatten").source
         return self._flattened[source]
 
-    def emit(self, op, inputs, suffix="", **fields):
+    def emit(self, op, inputs, suffix="", **fields: Any):
         """Append a node, and the Value of its output."""
         name = unique = self._name + suffix
         count = 1
@@ -439,7 +441,7 @@ class Builder:
 
     # Element by element
 
-    def elementwise(self, x, op, suffix="", **fields):
+    def elementwise(self, x, op, suffix="", **fields: Any):
         """An op that works on every element alike: the layout stays."""
         if not isinstance(x, Value):
             raise self.error("works on a constant, which should have been computed; fold constants first (onnxslim)")
@@ -447,7 +449,7 @@ class Builder:
         y = self.emit(op, [x.source], suffix=suffix, **fields)
         return replace(y, dims=x.dims, atoms=x.atoms)
 
-    def _own(self, x):
+    def _own(self, x) -> Value:
         """A Value that is a flattened tensor of more than a pixel, as a view of the flatten node: what follows works on
         the flattened tensor, as in the original, which the linear layer's rule asks for."""
         if self.is_flat(x) and len(self.shapes[x.source]) == 3 and len(x.dims) <= 2 and \
@@ -462,7 +464,7 @@ class Builder:
     def relu6(self, x):
         return self.elementwise(x, "relu6")
 
-    def act(self, x, kind, **parameters):
+    def act(self, x, kind, **parameters: Any):
         """kind: a key of ops.ACTIVATIONS, or a function that a pass may recognise a part of (erf, softmax ...)."""
         if kind not in ACTIVATIONS:
             x = self._own(x)
@@ -507,7 +509,7 @@ class Builder:
                              "classes; attention is not understood, AGF has no rule for it")
         return self.act(x, "log_softmax" if log else "softmax")
 
-    def _is_channel_group(self, x, axis):
+    def _is_channel_group(self, x, axis) -> bool:
         """Whether a dimension is a part of what the channels have been reshaped into."""
         parts = self.parts(x, axis)
         return bool(parts) and all(part[0] == CHANNELS for part in parts) and x.dims[axis] < self.picture_shape(x)[CHANNELS]
@@ -553,7 +555,7 @@ class Builder:
         vector[order] = constant.ravel()
         return vector
 
-    def _channels_of(self, x):
+    def _channels_of(self, x) -> np.ndarray:
         _, height, width = self.picture_shape(x)
         return self.view_offsets(x) // (height * width)
 
@@ -577,7 +579,7 @@ class Builder:
         vectors = [self.channel_vector(x, array.reshape(shape)).astype(np.float32) for array in (scale, shift)]
         return self.elementwise(x, "batchnorm", weights=vectors[0], bias=vectors[1])
 
-    def add(self, *values, signs=None):
+    def add(self, *values: Value, signs=None):
         """A sum of tensors of one shape; signs: +1 or -1 for each."""
         signs = signs or [1] * len(values)
         values = [value if sign > 0 else self.affine(value, -1.0) for value, sign in zip(values, signs)]
@@ -622,7 +624,7 @@ class Builder:
         y = self.emit("mul", [signal.source, self._one_a_channel(gate.source, self.shapes[signal.source])])
         return replace(y, dims=signal.dims if len(signal.dims) >= len(dims) else dims, atoms=signal.atoms)
 
-    def _signal_and_gate(self, a, b):
+    def _signal_and_gate(self, a, b) -> tuple[str, str, Shape]:
         rank = max(len(a.dims), len(b.dims))
         a, b = (self.reshape(x, (1,) * (rank - len(x.dims)) + x.dims) if len(x.dims) < rank else x for x in (a, b))
         dims = tuple(max(pair) for pair in zip(a.dims, b.dims))
@@ -646,7 +648,7 @@ class Builder:
                 raise self._unreadable(gate)
         return signal, gate, dims
 
-    def _one_a_channel(self, name, signal):
+    def _one_a_channel(self, name, signal) -> str:
         """A gate of one value for a whole picture as one for each channel, which a product reads: a layer of ones."""
         ones = np.ones((signal[0], 1), np.float32)
         if math.prod(self.shapes[name]) > 1 or len(ones) == 1 or math.prod(signal[1:]) == 1:
@@ -654,7 +656,7 @@ class Builder:
         gate = self.value(name)
         return (self.linear(gate, ones) if len(self.shapes[name]) == 1 else self.conv(gate, ones[:, :, None, None])).source
 
-    def _is_gate(self, name):
+    def _is_gate(self, name) -> bool:
         """Whether a tensor comes out of a sigmoid, hardsigmoid, tanh or softmax, through linear ops."""
         linear = {"batchnorm", "conv", "linear", "avgpool", "adaptive_avgpool", "global_avgpool", "flatten", "slice",
                   "shuffle", "pad", "resize"}
@@ -663,7 +665,7 @@ class Builder:
             node = self.by_name.get(node.inputs[0])
         return node is not None and (node.kind in GATES or node.kind == "softmax")
 
-    def _uniform(self, name):
+    def _uniform(self, name) -> tuple[str, float, float]:
         """(root, scale, shift): a node's output as scale * root + shift with the same numbers for all channels."""
         scale, shift = 1.0, 0.0
         while name in self.arithmetic:
@@ -675,7 +677,7 @@ class Builder:
             name = node.inputs[0]
         return name, scale, shift
 
-    def _known_product(self, a, b):
+    def _known_product(self, a, b) -> Value | None:
         """x times a function of x that together are an activation: its Value, else None. x is a, the function b."""
         if not (isinstance(a, Value) and isinstance(b, Value)) or a.dims != b.dims or a.atoms != b.atoms or \
                 self.shapes[a.source] != self.shapes[b.source]:
@@ -686,7 +688,7 @@ class Builder:
         if node is None or shift != 0 or node.op not in ("act", "relu6", "function"):
             return None
 
-        def near(number, wanted):
+        def near(number, wanted) -> bool:
             return abs(number - wanted) <= 1e-5 * abs(wanted)  # exporters round constants to float32 or five digits
 
         root, inner, inner_shift = self._uniform(node.inputs[0])
@@ -713,7 +715,7 @@ class Builder:
         y = self.act(y, kind)
         return y if abs(factor - 1) <= 1e-6 else self.affine(y, factor)
 
-    def _is_gelu_inside(self, root, factor, x):
+    def _is_gelu_inside(self, root, factor, x) -> bool:
         """Whether factor * root is sqrt(2 / pi) * (x + 0.044715 x^3), as GELU's tanh form has it."""
         node = self.by_name.get(root)
         if node is None or abs(factor - math.sqrt(2 / math.pi)) > 1e-5:
@@ -730,7 +732,7 @@ class Builder:
                     return True
         return False
 
-    def _power(self, name, x):
+    def _power(self, name, x) -> float | None:
         """n if a node is x ** n, else None."""
         node = self.by_name.get(name)
         if name == x:
@@ -797,7 +799,7 @@ class Builder:
     def max(self, x, axes, keepdims=True):
         return self._reduce(x, axes, keepdims, "max")
 
-    def _reduce(self, x, axes, keepdims, what):
+    def _reduce(self, x, axes, keepdims, what) -> Value:
         axes = sorted({int(axis) % len(x.dims) for axis in axes})
         channels, height, width = self.picture_shape(x)
         parts = [self.parts(x, axis) for axis in axes]
@@ -831,7 +833,7 @@ class Builder:
                              f"{'and all channels, ' if what == 'mean' else ''}are understood")
         return y if keepdims else self.reshape(y, [size for i, size in enumerate(dims) if i not in axes])
 
-    def _without(self, y, x, dims, axes):
+    def _without(self, y, x, dims, axes) -> Value:
         """A reduction's output as a view with the dimensions of x, those of `axes` being 1."""
         new = self.picture_shape(y)
         strides = {CHANNELS: new[1] * new[2], ROWS: new[2], COLUMNS: 1}
@@ -912,7 +914,7 @@ class Builder:
             return y
         return self.reshape(y, y.dims[:axis] + indices.shape + y.dims[axis + 1:])
 
-    def _pick_channels(self, x, axis, parts, chosen):
+    def _pick_channels(self, x, axis, parts, chosen) -> Value:
         channels = self.picture_shape(x)[CHANNELS]
         _, height, width = self.picture_shape(x)
         kept = [self.offsets(self.parts(x, dim)) for dim in range(len(x.dims))
@@ -964,7 +966,7 @@ class Builder:
                  self.emit("slice", [source], suffix=".slice", start=start, stop=stop).source for start, stop in runs]
         return names[0] if len(names) == 1 else self.emit("concat", names, suffix=".concat").source
 
-    def _pick_pixels(self, x, axis, which, chosen):
+    def _pick_pixels(self, x, axis, which, chosen) -> Value:
         """Every step-th row or column: an average pool over single pixels."""
         step, first = chosen.step, chosen.start
         channels, height, width = self.picture_shape(x)

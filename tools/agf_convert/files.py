@@ -17,6 +17,7 @@ import shutil
 import signal
 import stat
 import threading
+from typing import BinaryIO, Iterator
 
 
 class OutputError(Exception):
@@ -90,7 +91,7 @@ def replacing(path, inputs=()):
             raise
 
 
-def _temporary(target):
+def _temporary(target) -> tuple[BinaryIO, str]:
     """A new file in the target's folder, and its name."""
     folder, name = os.path.split(target)
     while True:
@@ -102,7 +103,7 @@ def _temporary(target):
             return open(temporary, "w+b", opener=lambda name, _: os.open(name, flags, 0o666)), temporary
 
 
-def _keep_owner_and_mode(descriptor, status):
+def _keep_owner_and_mode(descriptor, status) -> None:
     if hasattr(os, "fchown"):
         with contextlib.suppress(OSError):  # only root may give a file away
             os.fchown(descriptor, status.st_uid, status.st_gid)
@@ -110,13 +111,13 @@ def _keep_owner_and_mode(descriptor, status):
 
 
 @contextlib.contextmanager
-def _signals(temporary):
+def _signals(temporary) -> Iterator[None]:
     """Remove the temporary file before a signal ends the program. SIGINT is Python's own exception already."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals arrive in the main thread only
         return
 
-    def clean_up(number, frame):
+    def clean_up(number, frame) -> None:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         signal.signal(number, before[number] or signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """The layout of a model file (agf.h, "The model file"): its records and how weights lie in it. Nothing else knows
 it."""
 import struct
+from typing import Iterator
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def fill(array, axis, multiple):
 class Tensor:
     """An entry of the tensor table, and its data in the layout that the kernels read."""
 
-    def __init__(self, owner, layout, dims, array, f16):
+    def __init__(self, owner, layout, dims, array, f16) -> None:
         """array: vector [n], convolution [O, I / groups, kh, kw], linear [O, C * H * W]; owner names it in messages."""
         self.owner, self.layout, self.dims, self.array = owner, layout, dims, array
         self.f16 = f16 and layout != VECTOR
@@ -65,7 +66,7 @@ class Tensor:
                 piece = half
             yield np.ascontiguousarray(piece, "<f2" if self.f16 else "<f4").tobytes()
 
-    def _blocks(self):
+    def _blocks(self) -> Iterator[np.ndarray]:
         if self.layout == VECTOR:
             yield self.array
         elif self.layout == CONVOLUTION:
@@ -90,7 +91,7 @@ class Tensor:
 class Strings:
     """The string table: each text once, offset 0 is the empty one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.data, self.offsets = bytearray(b"\0"), {"": 0}
 
     def offset(self, text):

@@ -1,6 +1,6 @@
 """What every front end hands on, and the registry that its handlers stand in."""
 from dataclasses import dataclass, field
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from .passes import Finished
 
@@ -24,6 +24,9 @@ class Imported:
     tolerance: float = 1e-3                          # how far its logits may lie from ours, relative (check.py)
     exact: bool = True                               # False: the original rounds (quantised), so logits only resemble ours
 
+# Of an operation: handler(node, *its arguments) gives what the operation does.
+Handler = Callable[..., Any]
+
 
 class Registry:
     """Handlers by operation and the version of the operations that they hold from.
@@ -33,11 +36,11 @@ class Registry:
         def clip(node, x, lo=None, hi=None): ...
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._handlers = {}
 
-    def handles(self, *names, since=0):
-        def register(function):
+    def handles(self, *names: str, since=0) -> Callable[[Handler], Handler]:
+        def register(function) -> Handler:
             for name in names:
                 self._handlers.setdefault(name, []).append((since, function))
             return function

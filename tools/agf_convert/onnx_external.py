@@ -57,9 +57,9 @@ def load(model, path):
     return list(sizes)
 
 
-def _checked(tensor, folder, path):
+def _checked(tensor, folder, path) -> tuple[str, int]:
     """(path, bytes) of an external tensor's data; its length is written into the tensor where it is missing."""
-    def error(what):
+    def error(what) -> ConvertError:
         return ConvertError(f"{path}: the external data of {tensor.name or 'a constant'} {what}")
 
     entries = {}
@@ -97,7 +97,7 @@ def _checked(tensor, folder, path):
     return here, needed
 
 
-def _bytes(tensor):
+def _bytes(tensor) -> int | None:
     """The size of a tensor's data, None of a type that onnx does not know or a negative size."""
     import onnx
     try:

@@ -1,5 +1,6 @@
 """ONNX files to networks: reading and walking the graph. What each operation means stands in onnx_ops.py."""
 import os
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ MAX_GRAPH = 1 << 17  # nodes after inlining: far beyond any image classifier, fa
 class GraphNode:
     """A node of the graph, as its handler sees it: b is the Builder, opset the version of its domain."""
 
-    def __init__(self, walk, proto):
+    def __init__(self, walk, proto) -> None:
         self.walk, self.proto, self.b = walk, proto, walk.builder
         self.op, self.domain = proto.op_type, proto.domain if proto.domain != "ai.onnx" else ""
         self.opset = walk.opset_of(self.domain)
@@ -71,7 +72,7 @@ class GraphNode:
 class Walk:
     """One walk over a graph: from its nodes, in the order of their needs, to calls of the Builder."""
 
-    def __init__(self, opsets, builder, values, batch=1):
+    def __init__(self, opsets, builder, values, batch=1) -> None:
         """opsets: {domain: version}; values: {tensor name: array or Value} of what is there at the start."""
         self.opsets, self.builder, self.values, self.batch = opsets, builder, values, batch
         self.readers = {}
@@ -90,7 +91,7 @@ class Walk:
                 raise ConvertError(f"the output {name} is made by no node")
         return [self.values[name] for name in outputs]
 
-    def _in_order(self, nodes, outputs):
+    def _in_order(self, nodes, outputs) -> list:
         """The nodes that the outputs depend on, each behind those that it reads. Others (auxiliary heads) are left
         out."""
         made_by = {name: node for node in nodes for name in node.output if name}
@@ -123,11 +124,11 @@ class Walk:
             self.readers[name] = self.readers.get(name, 0) + 1
         return order
 
-    def _needs(self, node):
+    def _needs(self, node) -> list[str]:
         shortcut = self.shortcuts.get(node.output[0]) if node.output else None
         return inputs_of(node) if shortcut is None else [shortcut[1]]
 
-    def _convert(self, node):
+    def _convert(self, node) -> None:
         proto = node.proto
         self.builder.at(proto.name or proto.output[0], node.describe())
         shortcut = self.shortcuts.get(proto.output[0]) if proto.output else None
@@ -150,7 +151,7 @@ class Walk:
             if name:
                 self.values[name] = result
 
-    def _call(self, node, arguments):
+    def _call(self, node, arguments) -> Any:
         handler = onnx_ops.REGISTRY.find(f"{node.domain}::{node.op}" if node.domain else node.op, node.opset)
         if handler is None:
             raise node.error("AGF has no rule for this operation")
@@ -164,13 +165,13 @@ class Walk:
             raise node.error(f"cannot be understood ({type(problem).__name__}: {first_line(problem)}); is the file "
                              "damaged?") from problem
 
-    def _charge(self, results, arguments):
+    def _charge(self, results, arguments) -> None:
         """Count the constants that a handler has made."""
         for result in results if isinstance(results, list) else [results]:
             if isinstance(result, np.ndarray) and not any(result is argument for argument in arguments):
                 self.builder.computing(result.shape)
 
-    def _check_schema(self, node):
+    def _check_schema(self, node) -> None:
         import onnx
         context = onnx.checker.C.CheckerContext()
         context.ir_version, context.opset_imports = onnx.IR_VERSION, {"": node.opset, "ai.onnx": node.opset}
@@ -179,7 +180,7 @@ class Walk:
         except (onnx.checker.ValidationError, UnicodeDecodeError) as problem:  # its text quotes the file, UTF-8 or not
             raise node.error(f"not valid in opset {node.opset} ({first_line(problem)})") from None
 
-    def _branch(self, node, condition):
+    def _branch(self, node, condition) -> Any:
         """An If whose condition is known: the nodes of the branch that is taken."""
         chosen = "then_branch" if np.all(node.constant(condition, "condition")) else "else_branch"
         graph = node.attribute(chosen)
@@ -193,7 +194,7 @@ class GraphView:
     NAMES = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Sqrt": "sqrt", "ReduceMean": "mean",
              "ReduceL2": "norm2", "Neg": "neg", "Reciprocal": "reciprocal"}
 
-    def __init__(self, walk, made_by):
+    def __init__(self, walk, made_by) -> None:
         self.walk, self.made_by = walk, made_by
 
     def op(self, name):
@@ -306,13 +307,13 @@ def check_functions(model, path):
     functions = {(f.domain, f.name): f for f in model.functions}
     sizes = {}
 
-    def total(nodes, calls):
+    def total(nodes, calls) -> tuple[int, int, int]:
         """(nodes, bytes, depth of calls) of nodes with their functions in place; calls: those that they stand in."""
         parts = [size_of((node.domain, node.op_type), calls) if (node.domain, node.op_type) in functions else
                  (1, node.ByteSize(), 0) for node in nodes]
         return sum(part[0] for part in parts), sum(part[1] for part in parts), max((part[2] for part in parts), default=0)
 
-    def check(what, size):
+    def check(what, size) -> None:
         if size[0] > MAX_GRAPH:
             raise ConvertError(f"{path}: {what} stands for more than {MAX_GRAPH} nodes")
         if size[2] > MAX_CALLS:
@@ -321,7 +322,7 @@ def check_functions(model, path):
             raise ConvertError(f"{path}: {what} stands for {size[1]} bytes of constants and nodes; {MAX_GROWN} more than the "
                                "file's own are understood")
 
-    def size_of(key, calls):
+    def size_of(key, calls) -> tuple[int, int, int]:
         if key in calls:
             raise ConvertError(f"{path}: the function {key[1]} calls itself; only plain graphs are understood")
         if len(calls) >= MAX_CALLS:
@@ -384,7 +385,7 @@ def choose_output(graph, output, path):
             raise ConvertError(f"{path}: has no output {output}, but {', '.join(names)}")
         return output
 
-    def is_label(name):
+    def is_label(name) -> bool:
         node = made_by.get(name)
         while node is not None and node.op_type in ("Cast", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Gather"):
             node = made_by.get(node.input[0])
@@ -445,7 +446,7 @@ def reference(path, model, image, output, layout, batch, element):
     except ImportError:
         return None
 
-    def run(tensors):
+    def run(tensors) -> list[np.ndarray]:
         import onnx
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4

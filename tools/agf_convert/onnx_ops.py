@@ -4,6 +4,7 @@ An argument is a Value (depends on the image), a NumPy array, or None where the 
 domains stand under "domain::Name".
 """
 import math
+from typing import Any
 
 import numpy as np
 
@@ -289,7 +290,7 @@ def clip(node, x, low=None, high=None):
 
 
 @handles("Max", "Min")
-def extremes(node, *arguments):
+def extremes(node, *arguments: Any):
     values = [argument for argument in arguments if isinstance(argument, Value)]
     constants = [np.asarray(argument, np.float64) for argument in arguments if not isinstance(argument, Value)]
     if len(values) != 1 or any(np.ptp(constant) for constant in constants):
@@ -323,7 +324,7 @@ def softmax(node, x):
 # Arithmetic
 
 @handles("Add", "Sum")
-def add(node, *arguments):
+def add(node, *arguments: Any):
     constants = [argument for argument in arguments if not isinstance(argument, Value)]
     values = [argument for argument in arguments if isinstance(argument, Value)]
     x = node.b.add(*values)
@@ -367,7 +368,7 @@ def divide(node, a, b):
 
 
 @handles("Mean")
-def mean(node, *arguments):
+def mean(node, *arguments: Any):
     if not all(isinstance(argument, Value) for argument in arguments):
         raise node.error("averages tensors and constants, which is not understood")
     return node.b.affine(node.b.add(*arguments), 1 / len(arguments))
@@ -376,7 +377,7 @@ def mean(node, *arguments):
 # What changes nothing
 
 @handles("Identity", "Dropout")
-def identity(node, x, *ratio_and_mode):
+def identity(node, x, *ratio_and_mode: Any):
     if node.op == "Dropout" and node.is_used(1):
         raise node.error(f"its output {node.outputs[1]}, the mask, is used; only the first one is understood")
     return x
@@ -539,7 +540,7 @@ def resized(node, x, scales=None, sizes=None, transformation="half_pixel", round
 
 
 @handles("Concat")
-def concat(node, *arguments):
+def concat(node, *arguments: Any):
     if not all(isinstance(argument, Value) for argument in arguments):
         raise node.error("joins a constant to a tensor that depends on the image, which AGF has no rule for")
     return node.b.concat(list(arguments), node.attribute("axis", 1))
@@ -618,12 +619,12 @@ def space_to_depth(node, x):
 
 
 @handles("Attention", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention", "Einsum")
-def attention(node, *arguments):
+def attention(node, *arguments: Any):
     raise node.error(NO_ATTENTION)
 
 
 @handles("ArgMax", "TopK")
-def label(node, x, *rest):
+def label(node, x, *rest: Any):
     raise node.error("makes a label of the logits inside the network, which has no gradient; choose the logits with "
                      "--output")
 
@@ -747,7 +748,7 @@ def qlinear_pair(node, a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero):
 
 
 @handles("com.microsoft::QLinearConcat")
-def qlinear_concat(node, y_scale, y_zero, *rest):
+def qlinear_concat(node, y_scale, y_zero, *rest: Any):
     values = [real(node, *rest[i:i + 3]) for i in range(0, len(rest), 3)]
     return rounded(node, node.b.concat(values, node.attribute("axis", 1)), None, None)
 

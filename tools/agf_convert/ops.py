@@ -25,6 +25,9 @@ MAX_CHANNELS = 1 << 20
 MAX_ELEMENTS = 2 ** 31 - 1
 
 
+Shape = tuple[int, ...]  # (C, H, W), or (N,) for a vector
+
+
 class OpError(Exception):
     """Why a node does not fit its inputs, without the node's name."""
 
@@ -101,7 +104,7 @@ class Op:
     passes_sum: bool
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         return inputs[0]
 
 
@@ -112,7 +115,7 @@ class Conv(Op):
     fields = ("kernel", "stride", "pad", "dilation", "groups", "flat", "weights", "bias")
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         x = image_shape(inputs[0])
         need(len(inputs[0]) == 3 or len(x) == 3, "needs a [C,H,W] tensor", inputs)
         need(node.weights is not None and node.weights.ndim == 4, "needs [O,I,kh,kw] weights", inputs)
@@ -126,7 +129,7 @@ class Conv(Op):
         return (outputs,) + windows(node, [x])
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         x = as_picture(inputs[0])
         out = windows(node, [x.shape])
         weights = node.weights.astype(x.dtype)
@@ -147,14 +150,14 @@ class BatchNorm(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(node.weights is not None and node.bias is not None and
              node.weights.shape == node.bias.shape == inputs[0][:1],
              f"{np.size(node.weights)} scales and {np.size(node.bias)} biases do not fit", inputs)
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         x = inputs[0]
         return x * per_channel(node.weights, x) + per_channel(node.bias, x)
 
@@ -164,7 +167,7 @@ class Relu(Op):
     passes_sum = True
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return np.maximum(inputs[0], 0)
 
 
@@ -173,7 +176,7 @@ class Relu6(Op):
     passes_sum = True
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return np.clip(inputs[0], 0, 6)
 
 
@@ -181,7 +184,7 @@ class Pool(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(all(p < k for p, k in zip(node.pad, tuple(node.kernel) * 2)),
              f"padded by {list(node.pad)}, beyond its {list(node.kernel)} window", inputs)
@@ -192,7 +195,7 @@ class MaxPool(Pool):
     number, fields = 5, ("kernel", "stride", "pad", "dilation", "ceil_mode")
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         out = windows(node, [inputs[0].shape])
         x = padded(node, inputs[0], -np.inf, out)
         y = None
@@ -205,7 +208,7 @@ class AvgPool(Pool):
     number, fields = 6, ("kernel", "stride", "pad", "ceil_mode", "count_include_pad")
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         out = windows(node, [inputs[0].shape])
         y = sum(seen for _, _, seen in taps(node, padded(node, inputs[0], 0, out), out))
         if node.count_include_pad:
@@ -220,13 +223,13 @@ class AdaptiveAvgPool(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(0 < min(node.kernel) and max(node.kernel) <= MAX_SIDE, f"an output of {list(node.kernel)}", inputs)
         return (inputs[0][0],) + tuple(node.kernel)
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         x = inputs[0]
         for axis, count in ((1, node.kernel[0]), (2, node.kernel[1])):
             size = x.shape[axis]
@@ -241,12 +244,12 @@ class GlobalAvgPool(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         return (inputs[0][0], 1, 1)
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0].mean((1, 2), keepdims=True)
 
 
@@ -256,7 +259,7 @@ class Linear(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 1, "needs a flattened tensor", inputs)
         need(node.weights is not None and node.weights.ndim == 2 and node.weights.shape[1] == inputs[0][0],
              f"weights {describe([np.shape(node.weights)])} do not fit", inputs)
@@ -266,7 +269,7 @@ class Linear(Op):
         return (outputs,)
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         y = node.weights.astype(inputs[0].dtype) @ inputs[0]
         return y if node.bias is None else y + per_channel(node.bias, y)
 
@@ -276,11 +279,11 @@ class Flatten(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         return (math.prod(inputs[0]),)
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0].ravel()
 
 
@@ -290,12 +293,12 @@ class Add(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs) > 1 and len(set(inputs)) == 1, "adds tensors of one shape", inputs)
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return sum(inputs[1:], inputs[0])
 
 
@@ -305,13 +308,13 @@ class Concat(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(all(len(other) == len(inputs[0]) and other[1:] == inputs[0][1:] for other in inputs),
              "joins tensors of one height and width", inputs)
         return (sum(other[0] for other in inputs),) + inputs[0][1:]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return np.concatenate(inputs)
 
 
@@ -370,7 +373,7 @@ class Act(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(node.kind in ACTIVATIONS, f"an unknown kind, {node.kind!r}", inputs)
         numbers = [getattr(node, what) for what in ACTIVATIONS[node.kind][1]]
         need(all(map(math.isfinite, numbers)) or node.kind == "clip" and node.lo < node.hi,
@@ -381,7 +384,7 @@ class Act(Op):
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         with np.errstate(over="ignore", under="ignore"):
             return ACTIVATIONS[node.kind][2](inputs[0], node).astype(inputs[0].dtype)
 
@@ -392,7 +395,7 @@ class Mul(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         x, gate = inputs
         if len(gate) == 1 and len(x) == 3:  # passes.py makes a picture of it
             gate = gate + (1, 1)
@@ -402,7 +405,7 @@ class Mul(Op):
         return x
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0] * (as_picture(inputs[1]) if inputs[0].ndim == 3 else inputs[1])
 
 
@@ -414,7 +417,7 @@ class Norm(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         channels = inputs[0][0]
         need(node.groups > 0 and channels % node.groups == 0, f"{node.groups} groups do not divide the channels", inputs)
         need(node.eps > 0 and math.isfinite(node.eps), f"eps {node.eps:g} is not positive", inputs)
@@ -422,7 +425,7 @@ class Norm(Op):
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         x = inputs[0]
         if node.response:
             length = np.sqrt((x * x).sum((1, 2), keepdims=True))
@@ -441,14 +444,14 @@ class Lrn(Op):
     passes_sum = True
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(0 < node.size <= MAX_SIDE and all(map(math.isfinite, (node.alpha, node.beta, node.k))),
              f"size {node.size}, alpha {node.alpha}, beta {node.beta}, k {node.k}", inputs)
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         x = inputs[0]
         squares = np.pad(x * x, ((node.size // 2, (node.size - 1) // 2), (0, 0), (0, 0)))
         total = sum(squares[i:i + len(x)] for i in range(node.size))
@@ -461,12 +464,12 @@ class Slice(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(0 <= node.start < node.stop <= inputs[0][0], f"takes the channels {node.start} to {node.stop}", inputs)
         return (node.stop - node.start,) + inputs[0][1:]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0][node.start:node.stop]
 
 
@@ -476,12 +479,12 @@ class Shuffle(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(sorted(node.perm) == list(range(inputs[0][0])), "its perm is no permutation of the channels", inputs)
         return inputs[0]
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0][list(node.perm)]
 
 
@@ -494,7 +497,7 @@ class Pad(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(0 <= min(node.pad) and max(node.pad) <= MAX_SIDE, f"padded by {list(node.pad)}", inputs)
         need(node.border in BORDERS, f"padded by {node.border}", inputs)
@@ -505,7 +508,7 @@ class Pad(Op):
         return channels, height + top + bottom, width + left + right
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         top, left, bottom, right = node.pad
         mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge"}[node.border]
         return np.pad(inputs[0], ((0, 0), (top, bottom), (left, right)), mode)
@@ -515,7 +518,7 @@ class GlobalMaxPool(GlobalAvgPool):
     number, version = 20, 2
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         return inputs[0].max((1, 2), keepdims=True)
 
 
@@ -526,14 +529,14 @@ class Resize(Op):
     passes_sum = False
 
     @staticmethod
-    def shape(node, inputs):
+    def shape(node, inputs) -> Shape:
         need(len(inputs[0]) == 3, "needs a [C,H,W] tensor", inputs)
         need(0 < min(node.kernel) and max(node.kernel) <= MAX_SIDE, f"resized by {list(node.kernel)}", inputs)
         channels, height, width = inputs[0]
         return (channels,) + (tuple(node.kernel) if node.to_size else (height * node.kernel[0], width * node.kernel[1]))
 
     @staticmethod
-    def forward(node, inputs):
+    def forward(node, inputs) -> np.ndarray:
         shape = Resize.shape(node, [inputs[0].shape])
         rows, columns = (np.arange(n) * m // n for n, m in zip(shape[1:], inputs[0].shape[1:]))
         return inputs[0][:, rows][:, :, columns]

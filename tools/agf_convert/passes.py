@@ -71,7 +71,7 @@ def finish(builder, output, head=None):
 class Graph:
     """The nodes under way. Nodes are replaced, not changed in place, where others may still read them."""
 
-    def __init__(self, builder):
+    def __init__(self, builder) -> None:
         self.nodes = list(builder.nodes)
         self.by_name = dict(builder.by_name)
         self.shapes = dict(builder.shapes)
@@ -194,13 +194,13 @@ def biases(graph):
 
 def hardsigmoids(graph):
     """clip(a * x + c, lo, hi) * s + b with the bounds 0 and 1 is a hardsigmoid."""
-    def uniform(name):
+    def uniform(name) -> tuple[str, float, float]:
         node = graph.by_name.get(name)
         if node is None or name not in graph.arithmetic or np.ptp(node.weights) or np.ptp(node.bias):
             return name, 1.0, 0.0
         return node.inputs[0], float(node.weights[0]), float(node.bias[0])
 
-    def clipped(node):
+    def clipped(node) -> tuple[float, float] | None:
         if node is not None and node.op == "relu6":
             return 0.0, 6.0
         return (node.lo, node.hi) if node is not None and node.kind == "clip" else None
@@ -307,7 +307,7 @@ def parts_of_joins(graph):
 
 def gates_as_pictures(graph):
     """A gate that linear layers make, a vector, as one that 1x1 convolutions make, [C,1,1]: what a product reads."""
-    def picture(name):
+    def picture(name) -> str:
         node = graph.by_name.get(name)
         if node is None or len(graph.shapes[name]) == 3:
             return name
@@ -511,7 +511,7 @@ def mark_flat(nodes, published=False):
     """Set the flat flags (agf-spec, "Conv, flat"); published: the published code's, for ResNets' basic blocks."""
     made_by = {node.name: node for node in nodes}
 
-    def reads_sum(node):
+    def reads_sum(node) -> bool:
         producer = made_by.get(node.inputs[0])
         while producer is not None and OPS[producer.op].passes_sum:
             producer = made_by.get(producer.inputs[0])
@@ -526,7 +526,7 @@ def mark_flat(nodes, published=False):
 
 def basic_blocks(nodes, made_by):
     """(first, second) convolution of each basic block: bn(conv(relu(bn(conv(x))))) + x, or + bn(conv(x))."""
-    def up(name, *ops):
+    def up(name, *ops: str) -> Node | None:
         """The producer of a tensor, any of `ops` skipped."""
         node = made_by.get(name)
         while node is not None and node.op in ops:

@@ -14,6 +14,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Operator:
 class Graph:
     """The main subgraph under way: what each tensor is, a Value or an array."""
 
-    def __init__(self, path, data):
+    def __init__(self, path, data) -> None:
         try:
             import tflite
         except ImportError:
@@ -318,7 +319,7 @@ class GraphView:
         "MEAN": "mean",
     }
 
-    def __init__(self, graph, made_by):
+    def __init__(self, graph, made_by) -> None:
         self.graph, self.made_by, self.end = graph, made_by, None
 
     def op(self, number):
@@ -397,7 +398,7 @@ def reference(path, number, chosen, graph):
         return None
     dtype, scale = graph.dtype(number), graph.quantization(chosen)
 
-    def run(tensors):
+    def run(tensors) -> list[np.ndarray]:
         given = io.BytesIO()
         np.save(given, np.ascontiguousarray(np.asarray(tensors).transpose(0, 2, 3, 1)[:, None].astype(dtype)))
         command = [sys.executable, str(Path(__file__).with_name("litert.py")), os.path.abspath(path), str(chosen)]
@@ -488,24 +489,24 @@ def metadata(graph):
     import flatbuffers.number_types as number_types
     from flatbuffers.table import Table
 
-    def field(table, number):
+    def field(table, number) -> int:
         """The offset of a table's field, 0 where it is absent."""
         return table.Offset(4 + 2 * number)
 
-    def child(table, number):
+    def child(table, number) -> Any:
         at = field(table, number)
         return Table(table.Bytes, table.Indirect(at + table.Pos)) if at else None
 
-    def children(table, number):
+    def children(table, number) -> list:
         at = field(table, number)
         start = table.Vector(at) if at else 0
         return [Table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(table.VectorLen(at) if at else 0)]
 
-    def byte(table, number):
+    def byte(table, number) -> int:
         at = field(table, number)
         return table.Get(number_types.Uint8Flags, at + table.Pos) if at else 0
 
-    def floats(table, number):
+    def floats(table, number) -> list[float]:
         at = field(table, number)
         start = table.Vector(at) if at else 0
         return [table.Get(number_types.Float32Flags, start + 4 * i) for i in range(table.VectorLen(at) if at else 0)]

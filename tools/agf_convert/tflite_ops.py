@@ -95,7 +95,7 @@ def divide(a, b):
         return np.divide(a, b)
 
 
-def folded(graph, function, *arrays):
+def folded(graph, function, *arrays: np.ndarray):
     """A constant computed from constants, if it is small."""
     graph.b.computing(np.broadcast_shapes(*(array.shape for array in arrays)))
     return function(*arrays)

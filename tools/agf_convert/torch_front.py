@@ -62,14 +62,14 @@ def export(module, input_shape):
 class GraphNode:
     """A node of the exported graph, as its handler sees it: b is the Builder."""
 
-    def __init__(self, walk, fx, name, op):
+    def __init__(self, walk, fx, name, op) -> None:
         self.walk, self.fx, self.b, self.name, self.op = walk, fx, walk.builder, name, op
 
     def error(self, what):
         return self.b.error(what)
 
     @staticmethod
-    def array(tensor):
+    def array(tensor) -> np.ndarray | np.float32 | None:
         """A constant as float32; None for None."""
         if tensor is None or isinstance(tensor, np.ndarray):
             return tensor
@@ -82,7 +82,7 @@ class GraphNode:
 
 
 class Walk:
-    def __init__(self, builder, leaves):
+    def __init__(self, builder, leaves) -> None:
         self.builder, self.leaves = builder, leaves
         self.values = {}
 
@@ -110,7 +110,7 @@ class Walk:
                  getattr(fx.target, "__name__", fx.target)).removeprefix("aten::")
         return self._name_of(fx, op), op
 
-    def _convert(self, fx, shortcut):
+    def _convert(self, fx, shortcut) -> None:
         if fx.op != "call_function":
             raise ConvertError(f"node {fx.name}: {fx.op} {fx.target} in the exported module is not understood")
         name, op = self.name(fx)
@@ -142,7 +142,7 @@ class Walk:
         except TypeError as problem:  # an overload that the handler does not know
             raise node.error(f"called in a way that is not understood ({first_line(problem)})") from problem
 
-    def _name_of(self, fx, op):
+    def _name_of(self, fx, op) -> str:
         """layer1.0.conv1 for the call of a module; what is no module of its own has its operation's name behind it."""
         stack = fx.meta.get("nn_module_stack") or {}
         path = next(reversed(stack.values()))[0] if stack else ""
@@ -200,7 +200,7 @@ def read(module, input_shape, head=None):
     if not isinstance(result, Value):
         raise ConvertError("the module's output does not depend on the image")
 
-    def reference(tensors):
+    def reference(tensors) -> list[np.ndarray]:
         outputs = []
         for tensor in tensors:
             with torch.no_grad(), quiet():

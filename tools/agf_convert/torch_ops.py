@@ -3,6 +3,7 @@
 An argument is a Value (depends on the image), a tensor, a number, a list of such, or None.
 """
 import math
+from typing import Any
 
 import numpy as np
 
@@ -342,12 +343,12 @@ def dropout(node, x, p=0.5, train=False):
 
 
 @handles("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "_assert_tensor_metadata", "identity")
-def unchanged(node, x, *arguments, **options):
+def unchanged(node, x, *arguments: Any, **options: Any):
     return x
 
 
 @handles("to", "_to_copy", "type_as", "float")
-def to(node, x, *arguments, dtype=None, **options):
+def to(node, x, *arguments: Any, dtype=None, **options: Any):
     import torch
     dtypes = [dtype] + [argument for argument in arguments if isinstance(argument, torch.dtype)]
     if any(kind is not None and not kind.is_floating_point for kind in dtypes):
@@ -496,7 +497,7 @@ def copying_pad(node, x, amounts):
 
 
 @handles("upsample_nearest2d", "_upsample_nearest_exact2d")
-def upsample_nearest(node, x, size=None, *factors):
+def upsample_nearest(node, x, size=None, *factors: Any):
     """size: the output's, or None where factors give it; which pixels are copied torch says itself."""
     import torch
     factors = [number for factor in factors for number in (factor if isinstance(factor, (list, tuple)) else [factor])
@@ -512,7 +513,7 @@ def upsample_nearest(node, x, size=None, *factors):
 
 
 @handles("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
-def upsample_smooth(node, x, size=None, *arguments):
+def upsample_smooth(node, x, size=None, *arguments: Any):
     if size is not None and tuple(size) == x.dims[2:]:
         return x
     raise node.error("resizes smoothly; only copies of pixels (mode nearest) are understood, AGF has no rule for others")
@@ -540,7 +541,7 @@ def pixel_unshuffle(node, x, factor):
 
 
 @handles("argmax", "topk")
-def label(node, *arguments, **options):
+def label(node, *arguments: Any, **options: Any):
     raise node.error("makes a label of the logits inside the module, which has no gradient; return the logits")
 
 
@@ -587,7 +588,7 @@ class GraphView:
     NAMES = {"linalg_vector_norm": "norm2", "addcmul": "multiply_add", "subtract": "sub", "multiply": "mul", "divide": "div",
              "true_divide": "div"}
 
-    def __init__(self, stored):
+    def __init__(self, stored) -> None:
         self.stored = stored
 
     def op(self, fx):
@@ -599,7 +600,7 @@ class GraphView:
         return self.NAMES.get(name, name)
 
     @staticmethod
-    def arguments(fx):
+    def arguments(fx) -> list:
         return list(fx.args)
 
     def constant(self, argument):
@@ -629,7 +630,7 @@ def local_response_norm(div):
     """torch.nn.functional.local_response_norm: x / (k + alpha * mean of squares over channels) ** beta."""
     x, y = div.args[0], div.args[1]
 
-    def under(fx, name):
+    def under(fx, name) -> Any:
         return fx if name_of(fx) == name else None
 
     power_ = under(y, "pow")

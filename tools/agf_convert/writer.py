@@ -23,7 +23,7 @@ def version_of(network):
 class ModelFile:
     """Lays a Network out as a model file and writes it. The bytes depend on the network and on f16 alone."""
 
-    def __init__(self, network, f16=False):
+    def __init__(self, network, f16=False) -> None:
         network.check()
         self.network, self.f16 = network, f16
         self.version = version_of(network)
@@ -45,7 +45,7 @@ class ModelFile:
             tensor.offset = self.file_bytes
             self.file_bytes += align(tensor.bytes)
 
-    def _input(self):
+    def _input(self) -> bytes:
         network, p = self.network, self.network.preprocessing
         names = self.strings.offset(network.name), self.strings.offset(network.source)
         affine = [0, 0]
@@ -60,7 +60,7 @@ class ModelFile:
         return INPUT.pack(*network.input_shape, 1 | head, order, rule, p.resize_to,
                           p.range, *p.mean, *rest, *p.std, *rest, *names, *affine)
 
-    def _node(self, node, inputs):
+    def _node(self, node, inputs) -> bytes:
         first_edge = len(self.edges)
         self.edges += inputs
         weights, bias = self._weights(node), 0
@@ -82,7 +82,7 @@ class ModelFile:
             *node.stride, *node.pad, *dilation, node.groups, outputs, weights, bias, argument, *parameters)
 
     @staticmethod
-    def _parameters(node):
+    def _parameters(node) -> tuple[int, list[float]]:
         """The argument and the four numbers of a node of version 2."""
         argument, numbers = 0, []
         if node.op == "act":
@@ -100,7 +100,7 @@ class ModelFile:
             argument = int(node.to_size)
         return argument, numbers + [0.0] * (4 - len(numbers))
 
-    def _weights(self, node):
+    def _weights(self, node) -> int:
         if node.op == "shuffle":
             return self._vector(f"node {node.name}, perm", np.array(node.perm, np.float32))
         if node.weights is None:
@@ -113,11 +113,11 @@ class ModelFile:
             return self._tensor(f"node {node.name}, weights", LINEAR, dims, node.weights)
         return self._vector(f"node {node.name}, scale", node.weights)
 
-    def _vector(self, owner, array):
+    def _vector(self, owner, array) -> int:
         array = np.asarray(array)
         return self._tensor(owner, VECTOR, (len(array), 1, 1, 1), array)
 
-    def _tensor(self, owner, layout, dims, array):
+    def _tensor(self, owner, layout, dims, array) -> int:
         self.tensors.append(Tensor(owner, layout, tuple(dims), array, self.f16))
         return len(self.tensors)
 
@@ -151,7 +151,7 @@ class ModelFile:
         header = self._header(0, data_crc)
         f.write(self._header(zlib.crc32(header), data_crc))
 
-    def _header(self, header_crc, data_crc):
+    def _header(self, header_crc, data_crc) -> bytes:
         """Everything before the first tensor."""
         parts = [HEADER.pack(MAGIC, self.version, self.header_bytes, self.file_bytes, header_crc, data_crc,
                              len(self.network.nodes), len(self.edges), len(self.tensors), len(self.labels),

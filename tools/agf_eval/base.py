@@ -1,7 +1,19 @@
 """What every experiment is."""
 
+from typing import Any
+
+import numpy as np
 
 from .pictures import list_pictures
+
+# What is written as JSON: a picture's row (pictures.list_pictures), a unit of work, what a method measured of one, and
+# the options that decide about numbers.
+Picture = dict[str, Any]
+Unit = dict[str, Any]
+Record = dict[str, Any]
+Settings = dict[str, Any]
+# A method's map on the contact sheet: (method, map, None), or (method, None, problem).
+Shown = tuple[Any, np.ndarray | None, str | None]
 
 
 class Experiment:
@@ -22,26 +34,26 @@ class Experiment:
         return self.metrics
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         """Add the experiment's own options."""
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         """Those that decide about the numbers."""
         return {}
 
     @staticmethod
-    def pictures(args, model):
+    def pictures(args, model) -> list[Picture]:
         """What list_pictures() gives: [{file, label, ...}]."""
         return list_pictures(args.pictures, args, model)
 
     @staticmethod
-    def units(subject, pictures, skipped):
+    def units(subject, pictures, skipped) -> list[Unit]:
         """The units: dicts with a unique "id". skipped(name, why) reports a picture that is left out."""
         return [{"id": picture["file"], "picture": picture} for picture in pictures]
 
     @staticmethod
-    def exhibit(subject, unit):
+    def exhibit(subject, unit) -> tuple[np.ndarray, int]:
         """(pixels [H, W, 3], class) of a unit, for the contact sheet."""
         pixels = subject.stretched(unit["picture"])
         session = subject.session(*subject.size)
@@ -49,12 +61,12 @@ class Experiment:
         return pixels, subject.explained_class(session, unit["picture"])
 
     @staticmethod
-    def shown(subject, session, unit, k):
+    def shown(subject, session, unit, k) -> list[Shown]:
         """[(method, map, None) or (method, None, problem)] of an exhibit that was run last, for the contact sheet."""
         return subject.explain_each(session, k)
 
     @staticmethod
-    def origin(unit):
+    def origin(unit) -> str:
         """The name of what a bootstrap draws instead of a unit: whatever several units have in common."""
         return unit["id"]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .common import EvalError, positive, progress, reason
 from .metrics import probabilities, share_in_cell
-from .base import Experiment
+from .base import Experiment, Settings, Unit
 
 
 class Grid(Experiment):
@@ -21,7 +21,7 @@ class Grid(Experiment):
     )
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument("--cells", type=int, default=2, metavar="N", help="N x N pictures a grid (default 2)")
         parser.add_argument("--grids", type=int, default=100, metavar="N", help="number of grids (default 100)")
         parser.add_argument("--confidence", type=float, default=0.5, metavar="P", help="least probability of the label (default 0.5)")
@@ -38,7 +38,7 @@ class Grid(Experiment):
         )
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if args.cells < 2 or args.grids < 1:
             raise EvalError("a grid needs --cells of at least 2 and --grids of at least 1")
         if args.asked and args.asked > args.cells**2:
@@ -47,12 +47,12 @@ class Grid(Experiment):
         return {**own, "asked": args.asked} if args.asked else own
 
     @staticmethod
-    def cell_size(subject):
+    def cell_size(subject) -> tuple[int, ...]:
         n = subject.settings["cells"] if subject.settings["fit"] else 1
         return tuple(side // n for side in subject.size)
 
     @staticmethod
-    def units(subject, pictures, skipped):
+    def units(subject, pictures, skipped) -> list[Unit]:
         settings, by_class = subject.settings, {}
         for picture in progress(pictures, "classify"):
             try:
@@ -84,13 +84,13 @@ class Grid(Experiment):
         return units
 
     @staticmethod
-    def compose(subject, unit):
+    def compose(subject, unit) -> np.ndarray:
         n, size = subject.settings["cells"], Grid.cell_size(subject)
         tiles = [subject.stretched(picture, size) for picture in unit["pictures"]]
         return np.concatenate([np.concatenate(tiles[row * n : (row + 1) * n], 1) for row in range(n)], 0)
 
     @staticmethod
-    def exhibit(subject, unit):
+    def exhibit(subject, unit) -> tuple[np.ndarray, int]:
         return Grid.compose(subject, unit), unit["pictures"][unit.get("asked", [0])[0]]["label"]
 
     def measure(self, subject, unit):

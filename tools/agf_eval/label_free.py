@@ -11,6 +11,7 @@ from .common import EvalError, checksum
 from .metrics import energy_inside
 from .pictures import each_once, rows_of_csv
 from .subject import ACTIVATION_NORM
+from .base import Picture, Settings, Shown
 from .masks import Segment
 
 
@@ -30,7 +31,7 @@ class LabelFree(Segment):
     options = ("neighbours", "shared", "cosine", "own")
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         Segment.arguments(parser)
         parser.add_argument("--bank", metavar="FILE", help="a bank that `agf bank` made")
         parser.add_argument("--pair", metavar="NAME", help="the CSV's column that names the picture to compare with, instead of a bank")
@@ -38,7 +39,7 @@ class LabelFree(Segment):
         parser.add_argument("--trunk", metavar="NET.agf", help="for -m activation_norm: the network up to its last pooling")
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if bool(args.bank) == bool(args.pair):
             raise EvalError("label-free needs either --bank or --pair")
         files_named = {name: checksum(getattr(args, name)) for name in ("bank", "trunk") if getattr(args, name)}
@@ -46,7 +47,7 @@ class LabelFree(Segment):
         return {**Segment.settings(args), "pair": args.pair, "objects_column": args.objects_column, **files_named, **paths}
 
     @staticmethod
-    def pictures(args, model):
+    def pictures(args, model) -> list[Picture]:
         """As list_pictures(), without labels, which the network does not have; with --pair's and --objects-column's."""
         table = args.labels or os.path.join(args.pictures, "labels.csv")
         if not os.path.isfile(table):
@@ -61,14 +62,14 @@ class LabelFree(Segment):
         return each_once(pictures, table)
 
     @staticmethod
-    def bank_of(subject):
+    def bank_of(subject) -> agf.Bank:
         """The bank, read once for a process."""
         if not hasattr(subject, "bank"):
             subject.bank = subject.model.bank(subject.settings["bank_file"])
         return subject.bank
 
     @staticmethod
-    def comparison(subject, session, picture, options):
+    def comparison(subject, session, picture, options) -> tuple[np.ndarray, int]:
         """(the difference that is explained, the class that it chooses) of the picture that was run last."""
         latent = session.latent()
         if picture.get("pair"):
@@ -93,7 +94,7 @@ class LabelFree(Segment):
         return difference, session.explained[0]
 
     @staticmethod
-    def label_free_map(subject, session, picture, method):
+    def label_free_map(subject, session, picture, method) -> np.ndarray:
         """The method's map of the picture that was run last."""
         if method.name == ACTIVATION_NORM:
             if not hasattr(subject, "trunk"):
@@ -110,11 +111,11 @@ class LabelFree(Segment):
         return session.explain(classes=chosen, method=method.name, **options)[0]
 
     @staticmethod
-    def exhibit(subject, unit):
+    def exhibit(subject, unit) -> tuple[np.ndarray, int]:
         return subject.stretched(unit["picture"]), 0
 
     @staticmethod
-    def shown(subject, session, unit, k):
+    def shown(subject, session, unit, k) -> list[Shown]:
         found = []
         for method in subject.methods:
             try:
@@ -157,7 +158,7 @@ class OddObject(LabelFree):
     )
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if not args.objects_column:
             raise EvalError("odd-object needs --objects-column")
         return LabelFree.settings(args)

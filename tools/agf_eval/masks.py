@@ -10,7 +10,7 @@ from PIL import Image
 from .common import EvalError, say
 from .metrics import average_precision, class_miou, energy_inside, mean_iou, overlap, pixel_accuracy
 from .pictures import class_of, each_once, lines_of, rows_of_csv
-from .base import Experiment
+from .base import Experiment, Picture, Record, Settings
 
 
 class Segment(Experiment):
@@ -31,12 +31,12 @@ class Segment(Experiment):
     )
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument("--masks", metavar="FOLDER", help="masks, STEM.png for each picture")
         parser.add_argument("--mask-column", default="mask", metavar="NAME", help="the CSV's column that names the masks (default mask)")
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         return {} if args.masks else {"mask_column": args.mask_column}
 
     def measure(self, subject, unit):
@@ -46,7 +46,7 @@ class Segment(Experiment):
         return subject.measured(session, k, lambda method, heat: self.judged(mask, method, heat))
 
     @staticmethod
-    def judged(mask, method, heat):
+    def judged(mask, method, heat) -> Record:
         """A map against a mask."""
         threshold = float(heat.astype(np.float64).mean()) if method.centred else 0.0
         return {
@@ -93,7 +93,7 @@ class SegmentClasses(Experiment):
     THRESHOLDS = [round(0.05 * step, 2) for step in range(21)]
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument(
             "--objects",
             action="append",
@@ -114,12 +114,12 @@ class SegmentClasses(Experiment):
         )
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         names = lines_of(args.names) if args.names else None
         return {"objects": args.objects or ["label:mask"], "split": args.split, "names": names}
 
     @staticmethod
-    def pictures(args, model):
+    def pictures(args, model) -> list[Picture]:
         listed = os.path.join(args.pictures, "ImageSets", "Segmentation", args.split + ".txt")
         if os.path.isdir(os.path.join(args.pictures, "JPEGImages")):
             return SegmentClasses.voc_pictures(args, model, listed)
@@ -144,7 +144,7 @@ class SegmentClasses(Experiment):
         return each_once(pictures, table)
 
     @staticmethod
-    def voc_pictures(args, model, listed):
+    def voc_pictures(args, model, listed) -> list[Picture]:
         if not os.path.isfile(listed):
             raise EvalError(f"{listed}: no such file (--split names it)")
         names = SegmentClasses.settings(args)["names"] or VOC_NAMES
@@ -168,7 +168,7 @@ class SegmentClasses(Experiment):
         return each_once(pictures, listed)
 
     @staticmethod
-    def truth(subject, picture):
+    def truth(subject, picture) -> np.ndarray:
         """int [H, W] at the network's size: 0 background, k + 1 where class k is, -1 what does not count."""
         size = subject.size[::-1]
         if "objects" in picture:
@@ -194,7 +194,7 @@ class SegmentClasses(Experiment):
         return truth
 
     @staticmethod
-    def exhibit(subject, unit):
+    def exhibit(subject, unit) -> tuple[np.ndarray, int]:
         truth = SegmentClasses.truth(subject, unit["picture"])
         return subject.stretched(unit["picture"]), int(truth[truth > 0].min()) - 1
 

@@ -9,7 +9,7 @@ from . import report
 from .common import EvalError
 from .metrics import spearman
 from .weights import weight_tensors
-from .base import Experiment
+from .base import Experiment, Record, Settings, Unit
 
 
 class Sanity(Experiment):
@@ -27,7 +27,7 @@ class Sanity(Experiment):
     curves = ("rank correlation with the trained network's map", "randomised layers, from the top", "Spearman's rho")
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument(
             "--stages",
             type=int,
@@ -37,13 +37,13 @@ class Sanity(Experiment):
         )
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if args.stages < 1:
             raise EvalError("--stages must be at least 1")
         return {"stages": args.stages}
 
     @staticmethod
-    def units(subject, pictures, skipped):
+    def units(subject, pictures, skipped) -> list[Unit]:
         with open(subject.plan["model"], "rb") as f:
             layers = len(weight_tensors(f.read()))
         depths = sorted({round(depth) for depth in np.linspace(1, layers, min(subject.settings["stages"], layers))})
@@ -54,11 +54,11 @@ class Sanity(Experiment):
         ]
 
     @staticmethod
-    def exhibit(subject, unit):
+    def exhibit(subject, unit) -> tuple[np.ndarray, int]:
         return subject.stretched(unit["picture"]), unit["picture"]["label"]
 
     @staticmethod
-    def origin(unit):
+    def origin(unit) -> str:
         return unit["picture"]["file"]
 
     def measure(self, subject, unit):
@@ -66,7 +66,7 @@ class Sanity(Experiment):
         before = subject.maps(picture["file"], picture["label"])
         session = subject.ran(picture, model=subject.variant(unit["depth"]))
 
-        def correlated(method, heat):
+        def correlated(method, heat) -> Record:
             if before[method.text] is None:
                 raise ValueError("the trained network gives no map")
             return {"depth": unit["depth"], "rho": spearman(before[method.text], heat)}
@@ -105,11 +105,11 @@ class Speed(Experiment):
     )
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds on each picture (default 3)")
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if args.rounds < 1:
             raise EvalError("--rounds must be at least 1")
         return {"rounds": args.rounds}

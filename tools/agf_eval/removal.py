@@ -7,7 +7,7 @@ import numpy as np
 from . import report
 from .common import EvalError, positive
 from .metrics import area_under, descending, gaussian_blur, imputed, perturbation_auc, perturbed, probabilities, revealed
-from .base import Experiment
+from .base import Experiment, Record, Settings
 
 
 class Perturb(Experiment):
@@ -34,7 +34,7 @@ class Perturb(Experiment):
         return tuple((metric, title + road * bool(better), other[better] if turned else better) for metric, title, better in self.metrics)
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument(
             "--fill",
             choices=("black", "road"),
@@ -43,7 +43,7 @@ class Perturb(Experiment):
         )
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         return {"fill": args.fill}
 
     def facts(self, settings):
@@ -51,7 +51,7 @@ class Perturb(Experiment):
         return [*super().facts(settings), f"perturbed pixels: {fill[settings['fill']]}"]
 
     @staticmethod
-    def removed(subject, pixels, order, tenths):
+    def removed(subject, pixels, order, tenths) -> np.ndarray:
         if subject.settings["fill"] == "black":
             return perturbed(pixels, order, tenths)
         missing = np.zeros(len(order), bool)
@@ -64,7 +64,7 @@ class Perturb(Experiment):
         session.run(subject.normalised(pixels))
         clean, k = session.ranked(0), subject.explained_class(session, picture)
 
-        def accuracies(method, heat):
+        def accuracies(method, heat) -> Record:
             kept = {}
             for sign, order in (("positive", descending(heat)), ("negative", descending(-heat))):
                 kept[sign] = [int(clean == picture["label"])]
@@ -95,11 +95,11 @@ class SingleDelete(Experiment):
     metrics = (("correlation", "rank correlation", "higher"),)
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument("--patches", type=positive, default=8, metavar="N", help="N x N patches (default 8)")
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         if args.patches < 2:
             raise EvalError("--patches must be at least 2")
         return {"patches": args.patches}
@@ -156,11 +156,11 @@ class InsertDelete(Experiment):
     curves = ("probability of the class", "share of the pixels", "probability")
 
     @staticmethod
-    def arguments(parser):
+    def arguments(parser) -> None:
         parser.add_argument("--steps", type=positive, metavar="N", help="steps of each curve (default: one for each row of pixels)")
 
     @staticmethod
-    def settings(args):
+    def settings(args) -> Settings:
         return {"steps": args.steps} if args.steps else {}
 
     def measure(self, subject, unit):
@@ -171,7 +171,7 @@ class InsertDelete(Experiment):
         blurred, empty = gaussian_blur(chw).astype(np.float32), np.zeros_like(chw)
         steps = subject.settings.get("steps", chw.shape[1])
 
-        def curves(method, heat):
+        def curves(method, heat) -> Record:
             order, found = descending(heat), {}
             for name, start, end in (("insertion", blurred, chw), ("deletion", chw, empty)):
                 curve = []

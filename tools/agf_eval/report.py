@@ -104,7 +104,7 @@ def differences(experiment, plan, records, reference=None, metrics=None):
         for metric in metrics or [metric for metric, _, _ in experiment.metrics]:
             if metric in pooled:
 
-                def difference(chosen, metric=metric, pairs=pairs):
+                def difference(chosen, metric=metric, pairs=pairs) -> float:
                     a, b = ([side[i] for group in chosen for i in groups[int(group)]] for side in pairs)
                     return experiment.pooled(a)[metric] - experiment.pooled(b)[metric]
 
@@ -113,7 +113,7 @@ def differences(experiment, plan, records, reference=None, metrics=None):
                 a, b = (np.array([value[metric] for value in side]) for side in values)
                 sums = np.array([(a - b)[group].sum() for group in groups])
 
-                def mean(chosen, axis=-1, sums=sums, sizes=sizes):
+                def mean(chosen, axis=-1, sums=sums, sizes=sizes) -> np.ndarray:
                     return sums[chosen].sum(axis) / sizes[chosen].sum(axis)
 
                 sample, statistic, vectorized = np.arange(len(groups)), mean, True
@@ -273,10 +273,10 @@ def tables_of(experiment, plan, rows, compared):
     arrows = {"lower": " (↓)", "higher": " (↑)", "": ""}
     titles = ["method", *(title + arrows[better] for _, title, better in experiment.metrics_of(plan["settings"])), "n"]
 
-    def with_error(row):
+    def with_error(row) -> str:
         return number_text(row["value"]) + (f" ± {number_text(row['error'])}" if row["error"] is not None else "")
 
-    def with_interval(row):
+    def with_interval(row) -> str:
         return f"{number_text(row['value'])} [{number_text(row['low'])}, {number_text(row['high'])}]"
 
     tables = [("", titles, method_lines(experiment, rows, with_error))]
@@ -339,7 +339,7 @@ th { text-align: left; background: #f4f4f4 } td:not(:first-child), th:not(:first
 def html_page(experiment, plan, rows, compared, problems, title, command, pictures):
     """The results as one HTML file that needs no other. pictures: {name: bytes of a PNG}."""
 
-    def text(value):
+    def text(value) -> str:
         return html.escape(agf.printable(value))
 
     better = [direction for _, _, direction in experiment.metrics_of(plan["settings"])]

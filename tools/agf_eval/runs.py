@@ -118,7 +118,7 @@ def prepare(args):
         return plan
     left_out = []
 
-    def skipped(name, why):
+    def skipped(name, why) -> None:
         left_out.append(f"{name}: {why}")
         say(f"skipped {name}: {why}")
 
@@ -183,7 +183,7 @@ def locked(file):
 class Records:
     """A records*.jsonl, a line for each finished unit, written at once: a killed run leaves at most half a line."""
 
-    def __init__(self, path):
+    def __init__(self, path) -> None:
         """EvalError if another run is writing there: each would cut off what it takes for the other's half line."""
         self.path, self.records = path, {}
         self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -247,7 +247,7 @@ def travelling(plan):
 def end_with_parent():
     """Let this process end when the one that started it is gone: killed, it tells nobody."""
 
-    def watch(parent):
+    def watch(parent) -> None:
         parent.join()
         os._exit(1)
 
@@ -276,7 +276,7 @@ def in_pool(text, left, jobs, ahead, measure):
     working, lost = {}, []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
 
-        def hand(count):
+        def hand(count) -> None:
             for unit in itertools.islice(left, count):
                 try:
                     working[pool.submit(measure, text, unit)] = unit
@@ -305,7 +305,7 @@ def work_on_dask(plan, units, address):
 
     tools = plan["tools"]
 
-    def measure(text, unit):  # a nested function travels by value: the worker need not have this module on its path
+    def measure(text, unit) -> dict:  # a nested function travels by value: the worker need not have this module on its path
         import sys
 
         if tools not in sys.path:
@@ -326,7 +326,7 @@ def work_on_dask(plan, units, address):
             yield unit, future.result()
 
 
-def check_outputs(args, *inputs):
+def check_outputs(args, *inputs: str | None) -> None:
     """EvalError or OutputError, before anything is measured, where results have no place or would replace inputs."""
     if args.into:
         files.check(args.into, [name for name in inputs if name])

@@ -21,7 +21,7 @@ class Method(namedtuple("Method", "text name options")):
     """A method with its options, as the user wrote it: text names it in every table."""
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text) -> "Method":
         """ "NAME" or "NAME:OPTION[=VALUE],..."; EvalError for an unknown method."""
         name, _, rest = text.partition(":")
         if name not in agf.METHODS and name != ACTIVATION_NORM:
@@ -44,7 +44,7 @@ class Method(namedtuple("Method", "text name options")):
 class Subject:
     """A process's model, sessions and pictures. plan: make_plan()'s, a plain dict that travels to workers."""
 
-    def __init__(self, plan):
+    def __init__(self, plan) -> None:
         self.plan, self.settings = plan, plan["settings"]
         self.methods = [Method.parse(text) for text in self.settings["methods"]]
         self.model = agf.Model(plan["model"])
@@ -178,7 +178,7 @@ class Subject:
             results[method.text] = {"problem": problem}
         return results
 
-    def _maps(self, name, label):
+    def _maps(self, name, label) -> dict[str, np.ndarray | None]:
         """{method: its map of a picture's target class on the model that is judged, or None}, for Sanity."""
         session = self.ran({"file": name})
         return {method.text: heat for method, heat, _ in self.explain_each(session, label)}
