@@ -7490,9 +7490,31 @@ static agf_status agf_explain_local(agf_session *s, agf_explanation *e, float *m
   return status == AGF_OK ? agf_finish_map(s, e, map, err) : status;
 }
 
-#ifndef AGF_NO_METHODS
+/* A place between two of n elements, bilinear: the elements, and the share of the second one. */
+typedef struct agf_between {
+  int first, second;
+  double share;
+} agf_between;
 
-static double agf_map_at(const float *map, int mh, int mw, double x, double y);
+/* The place at x, where element i lies at i; beyond the ends it is the last element. */
+static agf_between agf_between_at(double x, int n) {
+  double at = x < 0 ? 0 : x > n - 1 ? n - 1 : x;
+  agf_between b;
+  b.first = (int)at;
+  b.second = agf_imin(b.first + 1, n - 1);
+  b.share = at - b.first;
+  return b;
+}
+
+/* A map's value at (x, y). */
+AGF_INLINE double agf_map_at(const float *map, int width, const agf_between *x, const agf_between *y) {
+  const float *high = map + (size_t)y->first * (size_t)width, *low = map + (size_t)y->second * (size_t)width;
+  double top = high[x->first] * (1 - x->share) + high[x->second] * x->share;
+  double bottom = low[x->first] * (1 - x->share) + low[x->second] * x->share;
+  return top * (1 - y->share) + bottom * y->share;
+}
+
+#ifndef AGF_NO_METHODS
 
 typedef void agf_back_step(agf_session *s, agf_explanation *e, const agf_step *st);
 
@@ -7599,12 +7621,13 @@ typedef struct agf_spread_job {
 /* Row r of the image's grid from a coarser or finer map, bilinear. */
 static void agf_spread_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_spread_job *j = (const agf_spread_job *)arg;
+  const agf_between y = agf_between_at((r + 0.5) * ((double)j->h / j->height) - 0.5, j->h);
   int p;
   (void)s;
   (void)scratch;
   for (p = 0; p < j->width; p++) {
-    double x = (p + 0.5) * ((double)j->w / j->width) - 0.5, y = (r + 0.5) * ((double)j->h / j->height) - 0.5;
-    double v = agf_map_at(j->plane, j->h, j->w, x, y);
+    agf_between x = agf_between_at((p + 0.5) * ((double)j->w / j->width) - 0.5, j->w);
+    double v = agf_map_at(j->plane, j->w, &x, &y);
     size_t at = (size_t)r * (size_t)j->width + (size_t)p;
     if (j->total)
       j->total[at] += v;
@@ -8459,9 +8482,47 @@ static void agf_resample_fill(agf_resample *r, int in, int out, int first) {
   }
 }
 
-static inline uint8_t agf_resample_byte(int64_t sum) {
-  int64_t v = (sum + (1 << 21)) >> 22;
-  return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+/* Of weights that make 1 << 22, or by their rounding 1 << 16 more, so that 32 bits hold it. */
+static inline uint8_t agf_resample_byte(int32_t sum) {
+  int32_t v = (sum + (1 << 21)) >> 22;
+  return (uint8_t)(v > 255 ? 255 : v);
+}
+
+/* A row across, of `channels` bytes a pixel; a gray network sees ITU-R 601 luma, rounded as Pillow does. */
+static void agf_resample_across(const agf_resample *h, const uint8_t *rgb, int channels, uint8_t *out) {
+  int x, k;
+  for (x = 0; x < h->count; x++, out += channels) {
+    const uint8_t *q = rgb + (size_t)h->start[x] * 3;
+    const int32_t *w = h->weight + x * h->taps;
+    int32_t r = 0, g = 0, b = 0;
+    for (k = 0; k < h->length[x]; k++, q += 3) {
+      if (channels == 1) {
+        r += w[k] * ((q[0] * 19595 + q[1] * 38470 + q[2] * 7471 + 0x8000) >> 16);
+      } else {
+        r += w[k] * q[0];
+        g += w[k] * q[1];
+        b += w[k] * q[2];
+      }
+    }
+    out[0] = agf_resample_byte(r);
+    if (channels == 1) continue;
+    out[1] = agf_resample_byte(g);
+    out[2] = agf_resample_byte(b);
+  }
+}
+
+/* Row y down, of rows of `row` bytes; so many at a time that compilers make vectors of them, beyond the last one too. */
+enum { AGF_RESAMPLED = 16 };
+static void agf_resample_down(const agf_resample *v, int y, const uint8_t *wide, size_t row, uint8_t *out) {
+  size_t at;
+  int k, i;
+  for (at = 0; at < row; at += AGF_RESAMPLED) {
+    const uint8_t *from = wide + (size_t)v->start[y] * row + at;
+    int32_t sum[AGF_RESAMPLED] = {0};
+    for (k = 0; k < v->length[y]; k++, from += row)
+      for (i = 0; i < AGF_RESAMPLED; i++) sum[i] += v->weight[y * v->taps + k] * from[i];
+    for (i = 0; i < AGF_RESAMPLED; i++) out[at + (size_t)i] = agf_resample_byte(sum[i]);
+  }
 }
 
 /* A side in whole pixels, truncated; sides beyond the integers are that large for every purpose. */
@@ -8508,7 +8569,8 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   uint64_t need;
   unsigned char *memory;
   void *taken;
-  uint8_t *wide;
+  uint8_t *line, *wide;
+  float value[3][256];
   agf_status status;
   int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
   if (!model || !rgb || !chw || !agf_aligned4(chw) || picture_width < 1 || picture_height < 1 ||
@@ -8544,7 +8606,7 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   v.taps = agf_resample_taps(picture_height, rh);
   row = (size_t)width * (size_t)channels;
   need = ((uint64_t)width * ((uint64_t)h.taps + 2) + (uint64_t)height * ((uint64_t)v.taps + 2)) * sizeof(int32_t) +
-         (uint64_t)row * (uint64_t)picture_height; /* sides below 2^17: far from 2^64 */
+         (uint64_t)row * ((uint64_t)picture_height + 1) + 2 * AGF_RESAMPLED; /* sides below 2^17: far from 2^64 */
   bytes = (size_t)need;
   if (need > SIZE_MAX / 2)
     return agf_fail(err, AGF_ERR_MEMORY, "no memory to resize a picture of %d x %d pixels: %llu bytes", picture_width,
@@ -8558,39 +8620,28 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   v.start = (int *)(void *)(h.weight + (size_t)width * (size_t)h.taps);
   v.length = v.start + height;
   v.weight = (int32_t *)(v.length + height);
-  wide = (uint8_t *)(v.weight + (size_t)height * (size_t)v.taps);
+  line = (uint8_t *)(v.weight + (size_t)height * (size_t)v.taps);
+  wide = line + row + AGF_RESAMPLED;
   agf_resample_fill(&h, picture_width, rw, left);
   agf_resample_fill(&v, picture_height, rh, top);
 
-  /* across, for the rows that the second pass reads; a gray network sees ITU-R 601 luma, rounded as Pillow does */
-  y0 = v.start[0];
+  y0 = v.start[0]; /* the rows that the second pass reads */
   y1 = v.start[height - 1] + v.length[height - 1];
-  for (y = y0; y < y1; y++) {
-    const uint8_t *p = rgb + (size_t)y * stride;
-    for (x = 0; x < width; x++) {
-      int64_t sum[3] = {0, 0, 0};
-      for (k = 0; k < h.length[x]; k++) {
-        const uint8_t *q = p + (size_t)(h.start[x] + k) * 3;
-        int64_t w = h.weight[x * h.taps + k];
-        if (channels == 1)
-          sum[0] += w * ((q[0] * 19595 + q[1] * 38470 + q[2] * 7471 + 0x8000) >> 16);
-        else
-          for (c = 0; c < 3; c++) sum[c] += w * q[c];
-      }
-      for (c = 0; c < channels; c++) wide[(size_t)y * row + (size_t)(x * channels + c)] = agf_resample_byte(sum[c]);
+  for (y = y0; y < y1; y++) agf_resample_across(&h, rgb + (size_t)y * stride, channels, wide + (size_t)y * row);
+  memset(wide + (size_t)y1 * row, 0, AGF_RESAMPLED); /* what is read beyond the last row */
+  /* down, then into the network's channels and values */
+  for (c = 0; c < channels; c++) {
+    int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
+    for (k = 0; k < 256; k++) value[c][k] = ((float)((double)k * in->range / 255) - in->mean[to]) / in->std[to];
+  }
+  for (y = 0; y < height; y++) {
+    agf_resample_down(&v, y, wide, row, line);
+    for (c = 0; c < channels; c++) {
+      int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
+      float *out = chw + ((size_t)to * (size_t)height + (size_t)y) * (size_t)width;
+      for (x = 0; x < width; x++) out[x] = value[c][line[(size_t)x * (size_t)channels + (size_t)c]];
     }
   }
-  /* down, then into the network's channels and values */
-  for (y = 0; y < height; y++)
-    for (x = 0; x < width; x++)
-      for (c = 0; c < channels; c++) {
-        int64_t sum = 0;
-        int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
-        for (k = 0; k < v.length[y]; k++)
-          sum += (int64_t)v.weight[y * v.taps + k] * wide[(size_t)(v.start[y] + k) * row + (size_t)(x * channels + c)];
-        chw[((size_t)to * (size_t)height + (size_t)y) * (size_t)width + (size_t)x] =
-            ((float)((double)agf_resample_byte(sum) * in->range / 255) - in->mean[to]) / in->std[to];
-      }
   model->allocator.free(model->allocator.ctx, memory, bytes);
   if (seen) {
     seen->left = (double)left * picture_width / rw;
@@ -8782,7 +8833,7 @@ AGF_API int agf_colormap_is_diverging(agf_colormap cmap) { return (unsigned)cmap
 AGF_FAST_BEGIN
 
 /* Colour at t in [0, 1]. */
-static void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
+AGF_INLINE void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
   double at;
   int i, c;
   t = t > 0 ? t < 1 ? t : 1 : 0;
@@ -8793,16 +8844,6 @@ static void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
     int a = (int)(colors->color[i] >> (16 - 8 * c) & 255), b = (int)(colors->color[i + 1] >> (16 - 8 * c) & 255);
     rgb[c] = (uint8_t)(a + (b - a) * at + 0.5);
   }
-}
-
-/* The map at (x, y) of a picture of out_width x out_height laid over it, pixel centres at halves, bilinear. */
-static double agf_map_at(const float *map, int mh, int mw, double x, double y) {
-  double fx = x < 0 ? 0 : x > mw - 1 ? mw - 1 : x, fy = y < 0 ? 0 : y > mh - 1 ? mh - 1 : y;
-  int x0 = (int)fx, y0 = (int)fy, x1 = agf_imin(x0 + 1, mw - 1), y1 = agf_imin(y0 + 1, mh - 1);
-  double ax = fx - x0, ay = fy - y0;
-  double top = map[(size_t)y0 * (size_t)mw + (size_t)x0] * (1 - ax) + map[(size_t)y0 * (size_t)mw + (size_t)x1] * ax;
-  double low = map[(size_t)y1 * (size_t)mw + (size_t)x0] * (1 - ax) + map[(size_t)y1 * (size_t)mw + (size_t)x1] * ax;
-  return top * (1 - ay) + low * ay;
 }
 
 /* Magnitudes of floats order as the integers that their bits make without the sign. */
@@ -8984,26 +9025,33 @@ static agf_status agf_check_map(const char *who, const float *map, int mh, int m
   return AGF_OK;
 }
 
+enum { AGF_COLUMNS = 64 }; /* of a picture that are drawn together: what they have in common from row to row is formed once */
+
 static agf_status agf_render_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                                  int out_width, int out_height, size_t stride, int channels, agf_error *err) {
+  agf_between across[AGF_COLUMNS];
   const agf_colors *colors;
   double scale;
-  int x, y;
+  int x, y, left, columns;
   if (agf_check_map("agf_render", map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err) !=
       AGF_OK)
     return AGF_ERR_ARGUMENT;
   scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_render: the map holds an infinity or NaN");
   colors = &agf_colormaps[cmap];
-  for (y = 0; y < out_height; y++)
-    for (x = 0; x < out_width; x++) {
-      uint8_t *p = out + (size_t)y * stride + (size_t)x * (size_t)channels;
-      double v = agf_map_at(map, map_height, map_width, (x + 0.5) * map_width / out_width - 0.5,
-                            (y + 0.5) * map_height / out_height - 0.5) /
-                 scale;
-      agf_color(colors, colors->diverging ? (v + 1) / 2 : v, p);
-      if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
+  for (left = 0; left < out_width; left += AGF_COLUMNS) {
+    columns = agf_imin(AGF_COLUMNS, out_width - left);
+    for (x = 0; x < columns; x++) across[x] = agf_between_at((left + x + 0.5) * map_width / out_width - 0.5, map_width);
+    for (y = 0; y < out_height; y++) {
+      const agf_between down = agf_between_at((y + 0.5) * map_height / out_height - 0.5, map_height);
+      uint8_t *p = out + (size_t)y * stride + (size_t)left * (size_t)channels;
+      for (x = 0; x < columns; x++, p += channels) {
+        double v = agf_map_at(map, map_width, &across[x], &down) / scale;
+        agf_color(colors, colors->diverging ? (v + 1) / 2 : v, p);
+        if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
+      }
     }
+  }
   return AGF_OK;
 }
 
@@ -9015,10 +9063,12 @@ AGF_API agf_status agf_render(const float *map, int map_height, int map_width, a
 
 static agf_status agf_overlay_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, float alpha,
                                   const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
+  agf_between across[AGF_COLUMNS];
   const agf_colors *colors;
   agf_rect all;
   double scale;
-  int x, y, c;
+  uint8_t pure[2][3];
+  int x, y, c, left, columns, inside[AGF_COLUMNS];
   if (agf_check_map("agf_overlay", map, map_height, map_width, cmap, vmax, rgb, width, height, stride, 3, err) != AGF_OK)
     return AGF_ERR_ARGUMENT;
   all.left = all.top = 0;
@@ -9030,17 +9080,35 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
   scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_overlay: the map holds an infinity or NaN");
   colors = &agf_colormaps[cmap];
-  for (y = 0; y < height; y++)
-    for (x = 0; x < width; x++) {
-      uint8_t *p = rgb + (size_t)y * stride + (size_t)x * 3, color[3];
-      double u = (x + 0.5 - seen->left) / seen->width, w = (y + 0.5 - seen->top) / seen->height, v, a;
-      if (!(u >= 0 && u < 1 && w >= 0 && w < 1)) continue; /* outside, or a rectangle that is not finite */
-      v = agf_map_at(map, map_height, map_width, u * map_width - 0.5, w * map_height - 0.5) / scale;
-      a = alpha * fmin(fabs(v), 1);
-      /* opacity carries the magnitude, so a diverging map gives only the sign: its pure red or blue */
-      agf_color(colors, colors->diverging ? colors->pure[v > 0] : v, color);
-      for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + color[c] * a + 0.5);
+  /* opacity carries the magnitude, so a diverging map gives only the sign: its pure red or blue */
+  for (c = 0; c < 2; c++) agf_color(colors, colors->pure[c], pure[c]);
+  for (left = 0; left < width; left += AGF_COLUMNS) {
+    columns = agf_imin(AGF_COLUMNS, width - left);
+    for (x = 0; x < columns; x++) {
+      double u = (left + x + 0.5 - seen->left) / seen->width;
+      inside[x] = u >= 0 && u < 1; /* not: outside, or a rectangle that is not finite */
+      if (inside[x]) across[x] = agf_between_at(u * map_width - 0.5, map_width);
     }
+    for (y = 0; y < height; y++) {
+      double w = (y + 0.5 - seen->top) / seen->height;
+      uint8_t *p = rgb + (size_t)y * stride + (size_t)left * 3, color[3];
+      agf_between down;
+      if (!(w >= 0 && w < 1)) continue;
+      down = agf_between_at(w * map_height - 0.5, map_height);
+      for (x = 0; x < columns; x++, p += 3) {
+        double v, a;
+        const uint8_t *ink = color;
+        if (!inside[x]) continue;
+        v = agf_map_at(map, map_width, &across[x], &down) / scale;
+        a = alpha * fmin(fabs(v), 1);
+        if (colors->diverging)
+          ink = pure[v > 0];
+        else
+          agf_color(colors, v, color);
+        for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + ink[c] * a + 0.5);
+      }
+    }
+  }
   return AGF_OK;
 }
 
