@@ -16,6 +16,21 @@
 #endif
 #include <immintrin.h>
 
+/* Where C has an operator for an intrinsic, it is written: each intrinsic is a function that the compiler has to inline, thousands of times.
+ * The types: vectors of floats as they lie in memory, at any float's address, and of integers. */
+typedef float agf_floats8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float agf_floats16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t agf_ints8 __attribute__((vector_size(32)));
+typedef int32_t agf_ints16 __attribute__((vector_size(64)));
+#define AGF_LOAD8(p) (*(const agf_floats8 *)(const void *)(p))
+#define AGF_LOAD16(p) (*(const agf_floats16 *)(const void *)(p))
+#define AGF_STORE8(p, v) (*(agf_floats8 *)(void *)(p) = (agf_floats8)(v))
+#define AGF_STORE16(p, v) (*(agf_floats16 *)(void *)(p) = (agf_floats16)(v))
+#define AGF_AND8(a, b) ((__m256)((agf_ints8)(a) & (agf_ints8)(b)))
+#define AGF_AND16(a, b) ((__m512)((agf_ints16)(a) & (agf_ints16)(b)))
+#define AGF_ABS8(v) ((__m256)(0x7fffffff & (agf_ints8)(v)))
+#define AGF_ABS16(v) ((__m512)(0x7fffffff & (agf_ints16)(v)))
+
 /* AddressSanitizer and UBSan would look at every element, which takes compilers gigabytes. What these kernels may touch their contracts
  * say, check_kernels holds them to it between canaries, and the portable kernels, which read and write the same, stay checked. */
 #define AGF_UNCHECKED no_sanitize("address", "undefined")
@@ -80,6 +95,14 @@ static int agf_kernels_x86(agf_kernels *k, const char *isa) {
 AGF_OPTIMIZE_END
 
 #undef AGF_UNCHECKED
+#undef AGF_LOAD8
+#undef AGF_LOAD16
+#undef AGF_STORE8
+#undef AGF_STORE16
+#undef AGF_AND8
+#undef AGF_AND16
+#undef AGF_ABS8
+#undef AGF_ABS16
 #if !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
