@@ -993,6 +993,11 @@ def test_classes_by_label():
     refused("explain", "m.agf", "photo.png", "-c", "a", says=["ambiguous", "cat (0)", "polecat (1)", "tiger cat (2)"])
     refused("explain", "m.agf", "photo.png", "-c", "dog", says=["dog", "does not exist"])
     refused("explain", "m.agf", "photo.png", "-c", "6", says=["6", "0 to 5"])
+    for together in "1,2", "1, 2", "1 2":  # a list where an option for each is wanted
+        refused("explain", "m.agf", "photo.png", "-c", together, says="several classes are several options: -c 1 -c 2")
+    for other in "1,dog", "1,", ",":
+        message = refused("explain", "m.agf", "photo.png", "-c", other, says="does not exist").err
+        check("several" not in message, "no list of classes, %r: %s" % (other, message))
     refused("explain", "m.agf", "photo.png", "-c", "99999999999999999999", says="does not exist")
     refused("explain", "m.agf", "photo.png", "-c", "-1", says="does not exist")
     refused("explain", "m.agf", "photo.png", "-c", "", says="does not exist")

@@ -69,12 +69,53 @@ static agf_colormap find_cmap(const char *name) {
   return (agf_colormap)cmap;
 }
 
+static bool is_class(const agf_model *model, const char *text) {
+  int found, index;
+
+  if (*text && strspn(text, "0123456789") == strlen(text)) return parse_whole(text, 0, agf_model_classes(model) - 1, &index);
+  return *text && agf_model_find(model, text, &found, 1) > 0;
+}
+
+/* How to ask for several classes, in memory of its own, where `text` is a list of such; else "". */
+static char *several_classes(const agf_model *model, const char *text) {
+  const char *between = strchr(text, ',') ? "," : " ";
+  char *options = text_of("%s", "");
+  bool all = true;
+  int count = 0;
+
+  while (all && *text) {
+    size_t length;
+    char *name, *longer;
+
+    text += strspn(text, " ,");
+    length = strcspn(text, between);
+    while (length && text[length - 1] == ' ') length--;
+    if (!length) break;
+    name = text_of("%.*s", (int)length, text);
+    all = is_class(model, name);
+    count++;
+    longer = text_of(strchr(name, ' ') ? "%s -c '%s'" : "%s -c %s", options, name);
+    free(name);
+    free(options);
+    options = longer;
+    text += length;
+  }
+  if (all && count > 1) {
+    char *hint = text_of("; several classes are several options:%s", options);
+
+    free(options);
+    return hint;
+  }
+  *options = 0;
+  return options;
+}
+
 /* The class that `text` names: an index, else a label by agf_model_find()'s rules. */
 static int find_class(const agf_model *model, const char *text) {
   enum { LISTED = 8 };
   int classes = agf_model_classes(model), some[LISTED], found, index, i;
   bool is_number = *text && strspn(text, "0123456789") == strlen(text);
-  char list[640] = "";
+  char list[640] = "", *hint;
 
   if (is_number && parse_whole(text, 0, classes - 1, &index)) return index;
   found = agf_model_find(model, text, some, LISTED);
@@ -86,10 +127,12 @@ static int find_class(const agf_model *model, const char *text) {
   }
   if (found > LISTED) fatal("class '%s' is ambiguous: %s and %d more", text, list, found - LISTED);
   if (found) fatal("class '%s' is ambiguous: %s", text, list);
+  hint = several_classes(model, text);
   if (is_number || !*agf_model_label(model, 0))
-    fatal("class '%s' does not exist: the model has the classes 0 to %d%s", text, classes - 1,
-          *agf_model_label(model, 0) ? "" : " and no labels");
-  fatal("class '%s' does not exist: no label of the model holds it%s", text, did_you_mean(text, label_name, model, classes));
+    fatal("class '%s' does not exist: the model has the classes 0 to %d%s%.400s", text, classes - 1,
+          *agf_model_label(model, 0) ? "" : " and no labels", hint);
+  fatal("class '%s' does not exist: no label of the model holds it%.400s", text,
+        *hint ? hint : did_you_mean(text, label_name, model, classes));
   return -1;
 }
 
