@@ -69,10 +69,11 @@ static inline void agf_fma_lanes(float *acc, float x, const float *w, int n, int
 }
 
 /* sdiv of agf-spec: 0 where b is 0, else a / (b + 1e-9), with 1e-9 itself where that sum is 0. */
-AGF_INLINE float agf_sdiv(float a, float b) {
+AGF_INLINE float agf_divisor(float b) {
   float d = b + 1e-9f;
-  return b == 0 ? 0.0f : a / (d == 0 ? 1e-9f : d);
+  return d == 0 ? 1e-9f : d;
 }
+AGF_INLINE float agf_sdiv(float a, float b) { return b == 0 ? 0.0f : a / agf_divisor(b); }
 
 /* 2^floor(n / 2), and with `rest` 2^(n - floor(n / 2)), for t = 1.5 * 2^23 + n. */
 static inline float agf_power(float t, int rest) {
