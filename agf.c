@@ -5217,10 +5217,16 @@ static void agf_pool_forward(agf_session *s, const agf_step *st, const agf_flow 
 }
 
 /* |x| of a row of n pixels. */
+AGF_FAST_BEGIN
 static void agf_magnitude_row(const float *x, int n, float *out) {
-  int i;
-  for (i = 0; i < n * AGF_CB; i++) out[i] = fabsf(x[i]);
+  int p, l;
+  for (p = 0; p < n; p++, x += AGF_CB, out += AGF_CB) {
+    float v[AGF_CB]; /* which x and out do not overlap, as compilers see: they take several lanes at a time */
+    for (l = 0; l < AGF_CB; l++) v[l] = fabsf(x[l]);
+    memcpy(out, v, sizeof v);
+  }
 }
+AGF_FAST_END
 
 /* One block: windows overlap, so blocks are the tasks. cam = x * poolT(sdiv(cam, y)), or |x| * poolT(sdiv(cam, pool(|x|))) where the
  * x may cancel. Rows are cleared when the first window comes to them and finished when no window below begins before them, so that they
@@ -5349,13 +5355,23 @@ static void agf_add_forward(agf_session *s, const agf_step *st, const agf_flow *
 }
 
 /* A row of the sum, added up as the forward pass does, or of the terms' magnitudes. */
+AGF_FAST_BEGIN
 static void agf_sum_row(const agf_session *s, const agf_step *st, int b, int r, int n, float *sum) {
-  int k, q, cancels = agf_add_of(st)->cancels;
+  int k, p, l, cancels = agf_add_of(st)->cancels;
   for (k = 0; k < st->inputs; k++) {
     const float *x = agf_row_x(s, agf_in(s, st, k), b, r);
-    for (q = 0; q < n * AGF_CB; q++) sum[q] = (k ? sum[q] : 0.0f) + (cancels ? fabsf(x[q]) : x[q]);
+    for (p = 0; p < n; p++, x += AGF_CB) {
+      float v[AGF_CB] = {0};
+      if (k) memcpy(v, sum + p * AGF_CB, sizeof v);
+      if (cancels)
+        for (l = 0; l < AGF_CB; l++) v[l] += fabsf(x[l]);
+      else
+        for (l = 0; l < AGF_CB; l++) v[l] += x[l];
+      memcpy(sum + p * AGF_CB, v, sizeof v);
+    }
   }
 }
+AGF_FAST_END
 
 typedef struct agf_add_job {
   const agf_step *st;
