@@ -539,10 +539,11 @@ def watch(*args, data=b"", **options):
 
 def test_selftest():
     """The networks that the program carries have the bits of everywhere here, by each instruction set and by one."""
-    out = good("selftest", "--threads", 2).out
+    # threads wait for each other where other suites use the processors too
+    out = good("selftest", "--threads", 2 if os.environ.get("CI") else 1).out
     check("the same bits as everywhere" in out and "DIFFERS" not in out, out)
     check(len([line for line in out.splitlines() if line.startswith("| ")]) >= 1, "a row for the table")
-    out = good("selftest", "--isa", "ref", "-v").out
+    out = good("selftest", "--isa", "ref", "-v", "--threads", 1).out
     listed = re.findall(r"^  (\w+) +(\w+) +([0-9a-f]{64})$", out, re.M)
     check(len(listed) > 50 and ("squeeze_tiny", "agf_lc") in {(net, method) for net, method, _ in listed}, out)
     check(len({value for _, _, value in listed}) > 50, "networks and methods have maps of their own")
@@ -551,9 +552,9 @@ def test_selftest():
 
 
 def test_watch_memory():
-    """Thousands of frames, each explained before the next one comes, in the memory of the first hundreds."""
+    """A thousand frames (in CI three), each explained before the next comes, in the memory of the first hundreds."""
     setup()
-    frames, settled = 3000, 300
+    frames, settled = 3000 if os.environ.get("CI") else 1000, 300
     frame = bytes(v for row in scene(24, 24) for p in row for v in p)
     process = subprocess.Popen([AGF, "watch", "m.agf", "-", "--frames", "24x24:rgb24", "--json", "--threads", "1", "-o", "last.png"],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -574,7 +575,7 @@ def test_watch_memory():
     process.stdin.close()
     error = process.stderr.read().decode()
     check(process.wait(PATIENCE) == 0 and "%d frames explained, 0 dropped" % frames in error, error)
-    # a leak of a frame each would be 1.5 MB, of a map more; the heap's own pages come and go
+    # a leak of a frame each would be 1.2 MB at least, of a map more; the heap's own pages come and go
     print("memory of watch: %d KB, then %d KB" % (before, after))
     check(after - before <= 256, "%d frames take %d KB more" % (frames - settled, after - before))
 
