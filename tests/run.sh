@@ -94,10 +94,14 @@ fi
 
 rm -rf "$work"
 mkdir -p "$work"
-slow=
-if [ "${CI:-}" ]; then slow=$SLOW_TESTS; fi
-# the longest first, so that none of them runs alone at the end
-suites=${SUITES:-$slow $PYTHON_TESTS test_cli test_bits $TESTS}
+# the longest first, so that none of them runs alone at the end: in CI test_readme and test_bits, else test_cli
+first=test_cli slow= rest=$PYTHON_TESTS
+if [ "${CI:-}" ]; then
+  first="test_readme test_bits test_cli" slow=$SLOW_TESTS rest=$(echo " $PYTHON_TESTS " | sed 's/ test_readme / /')
+else
+  rest="$rest test_bits"
+fi
+suites=${SUITES:-$first $slow $rest $TESTS}
 sh tests/environment.sh >"$work/environment" || true # the reason where the Python parts cannot be run
 echo "$suites" | tr -s ' ' '\n' | grep . | xargs -P "${JOBS:-2}" -n 1 sh tests/run.sh --suite
 
