@@ -139,6 +139,7 @@ static figure figure_of(const explainer *e, const subject *s, const prepared *p,
   clean_text(label);
   text_list_add(texts, label);
   text_list_add(texts, foot);
+  f.threads = agf_session_threads(e->session);
   f.photo_label = label;
   f.footer = foot;
   free(methods);

@@ -31,6 +31,7 @@ typedef struct figure {
   const canvas *other;     /* beside it, what it is compared with; NULL: nothing */
   char *other_label;
   const char *footer;
+  int threads; /* to draw with */
 } figure;
 
 enum { USUAL_SIDE = 448, SMALL_SIDE = 320, LARGE_SIDE = 1600 };
@@ -117,14 +118,66 @@ static bool compose_bare(canvas *c, const figure *f, const panel *panels, int co
   return done;
 }
 
+/* The cells of a figure: photographs first, then a map each. */
+typedef struct grid {
+  canvas *c;
+  const figure *f;
+  const panel *panels;
+  const style *s;
+  agf_rect shown;     /* of the photograph */
+  int first, columns; /* photographs, and cells in a row */
+  int margin, cell_width, cell_height, panel_width, panel_height;
+  double cap;
+  bool failed;
+  problem *why;
+} grid;
+
+/* Cell number `cell`, by itself. */
+static void draw_cell(void *shared, int cell) {
+  grid *g = shared;
+  const figure *f = g->f;
+  int i = cell - g->first; /* the map */
+  int row = i < 0 ? 0 : f->columns ? i / f->columns : cell / g->columns;
+  int column = i < 0 ? cell : f->columns ? i % f->columns + g->first : cell % g->columns;
+  int cell_left = g->margin + column * (g->cell_width + g->margin), top = g->margin + row * (g->cell_height + g->margin);
+  int left = cell_left + (g->cell_width - g->panel_width) / 2, baseline = top + g->panel_height + (int)(2.1 * g->cap);
+  const panel *p = &g->panels[i < 0 ? 0 : i];
+  double share_width = i < 0 ? 0 : text_width(p->share, g->cap);
+  problem why;
+
+  if (i < 0 && cell == 0) { /* a tensor has no photograph: its first map has the first cell */
+    draw_photo(g->c, left, top, g->panel_width, g->panel_height, f->photo, &g->shown);
+  } else if (i < 0) {
+    agf_rect other = {0, 0, f->other->width, f->other->height};
+
+    draw_photo(g->c, left, top, g->panel_width, g->panel_height, f->other, &other);
+  } else if (!draw_map(g->c, left, top, g->panel_width, g->panel_height, f, p, g->s, &why)) {
+    pthread_mutex_lock(&whole_program);
+    g->failed = true;
+    *g->why = why;
+    pthread_mutex_unlock(&whole_program);
+    return;
+  }
+  if (i >= 0 && !g->s->overlay) draw_frame(g->c, left - 1, top - 1, g->panel_width + 2, g->panel_height + 2, FRAME);
+  draw_text_within(g->c, cell_left, baseline, g->cap, g->cell_width - share_width - (share_width > 0 ? g->cap : 0),
+                   i >= 0      ? p->label
+                   : cell == 0 ? f->photo_label
+                               : f->other_label,
+                   i < 0 ? FAINT_INK : INK);
+  if (i >= 0) {
+    draw_text(g->c, cell_left + g->cell_width - share_width, baseline, g->cap, p->share, FAINT_INK);
+    draw_scale(g->c, cell_left, baseline + (int)(1.9 * g->cap), g->cap, g->cell_width, p);
+  }
+}
+
 /* The photograph, what it is compared with, and the maps side by side, captions and scales below, network and method at the foot. */
 static bool compose_figure(canvas *c, const figure *f, const panel *panels, int count, const style *s, problem *why) {
   const double most_pixels = 64e6;
   int first = f->photo ? 1 + (f->other != NULL) : 0, cells = count + first, rows, columns;
   double width, height, longer, scale, cap;
-  int margin, cell_width, cell_height, panel_width, panel_height, i;
-  agf_rect shown = f->seen, other = {0, 0, f->other ? f->other->width : 0, f->other ? f->other->height : 0};
-  bool done = true;
+  int margin, cell_width, cell_height, panel_width, panel_height;
+  agf_rect shown = f->seen;
+  grid g;
 
   if (f->columns) { /* a row for each group, the photographs before the first */
     columns = f->columns + first;
@@ -157,34 +210,25 @@ static bool compose_figure(canvas *c, const figure *f, const panel *panels, int 
   if (!canvas_new(c, margin + columns * (double)(cell_width + margin),
                   margin + rows * (double)(cell_height + margin) + floor(2.2 * cap), why))
     return false;
-  for (i = -first; i < count && done; i++) {
-    int row = i < 0 ? 0 : f->columns ? i / f->columns : (i + first) / columns;
-    int column = i < 0 ? i + first : f->columns ? i % f->columns + first : (i + first) % columns;
-    int cell_left = margin + column * (cell_width + margin), top = margin + row * (cell_height + margin);
-    int left = cell_left + (cell_width - panel_width) / 2, baseline = top + panel_height + (int)(2.1 * cap);
-    const panel *p = &panels[i < 0 ? 0 : i];
-    double share_width = i < 0 ? 0 : text_width(p->share, cap);
-
-    if (i < 0 && i == -first) /* a tensor has no photograph: its first map has the first cell */
-      draw_photo(c, left, top, panel_width, panel_height, f->photo, &shown);
-    else if (i < 0)
-      draw_photo(c, left, top, panel_width, panel_height, f->other, &other);
-    else
-      done = draw_map(c, left, top, panel_width, panel_height, f, p, s, why);
-    if (i >= 0 && !s->overlay) draw_frame(c, left - 1, top - 1, panel_width + 2, panel_height + 2, FRAME);
-    draw_text_within(c, cell_left, baseline, cap, cell_width - share_width - (share_width > 0 ? cap : 0),
-                     i >= 0        ? p->label
-                     : i == -first ? f->photo_label
-                                   : f->other_label,
-                     i < 0 ? FAINT_INK : INK);
-    if (i >= 0) {
-      draw_text(c, cell_left + cell_width - share_width, baseline, cap, p->share, FAINT_INK);
-      draw_scale(c, cell_left, baseline + (int)(1.9 * cap), cap, cell_width, p);
-    }
-  }
+  g.c = c;
+  g.f = f;
+  g.panels = panels;
+  g.s = s;
+  g.shown = shown;
+  g.first = first;
+  g.columns = columns;
+  g.margin = margin;
+  g.cell_width = cell_width;
+  g.cell_height = cell_height;
+  g.panel_width = panel_width;
+  g.panel_height = panel_height;
+  g.cap = cap;
+  g.failed = false;
+  g.why = why;
+  in_parallel(f->threads, cells, draw_cell, &g);
   draw_text_within(c, margin, c->height - margin, cap, c->width - 2.0 * margin, f->footer, FAINT_INK);
-  if (!done) free(c->rgb);
-  return done;
+  if (g.failed) free(c->rgb);
+  return !g.failed;
 }
 
 #endif

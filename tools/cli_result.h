@@ -72,9 +72,40 @@ static bool run_prepared(explainer *e, const char *path, prepared *p, unsigned f
   return false;
 }
 
+/* A picture that a thread prepares. */
+typedef struct preparing {
+  const explainer *e;
+  const char *path;
+  prepared *p;
+  problem *why;
+  bool done;
+} preparing;
+
+static void *prepare_beside(void *shared) {
+  preparing *j = shared;
+
+  j->done = prepare(j->e, j->path, j->p, j->why);
+  return NULL;
+}
+
+/* The same as prepare(), and a session as the picture will need it unless it is a tensor of another size; both at a time where the run may
+ * have several threads. */
+static bool prepare_both(explainer *e, const char *path, prepared *p, problem *why) {
+  int height = e->asked->height ? e->asked->height : e->input.height, width = e->asked->width ? e->asked->width : e->input.width;
+  preparing j = {e, path, p, why, false};
+  pthread_t thread;
+  problem later; /* a session that cannot be is said when the picture is there */
+
+  if (e->session || e->queue || e->asked->threads == 1 || height <= 0 || pthread_create(&thread, NULL, prepare_beside, &j))
+    return prepare(e, path, p, why);
+  (void)need_session(e, height, width, &later);
+  pthread_join(thread, NULL);
+  return j.done;
+}
+
 /* Load a picture and run the network on it; on false *p is empty. */
 static bool run_picture(explainer *e, const char *path, prepared *p, unsigned flags, problem *why) {
-  return prepare(e, path, p, why) && run_prepared(e, path, p, flags, why);
+  return prepare_both(e, path, p, why) && run_prepared(e, path, p, flags, why);
 }
 
 /* What became of one picture. */
