@@ -5,7 +5,7 @@
 #   sh bench/results.sh PICTURES SQUEEZENET.agf LITE0.agf   those of EfficientNet-Lite0 too (tests/test_convert.py says where its weights are)
 #   sh bench/results.sh                             those on the demo network alone: minutes
 #
-# With both networks about three hours on two cores. PYTHON names the interpreter with what tools/agf_eval.py needs
+# With both networks about four hours on two cores. PYTHON names the interpreter with what tools/agf_eval.py needs
 # (default python3), JOBS the number of processes (default 2).
 set -eu
 cd "$(dirname "$0")/.."
