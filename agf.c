@@ -647,6 +647,9 @@ struct agf_op_rules {
   void (*fill)(agf_session *s, const agf_step *st);
 
   void (*forward)(agf_session *s, const agf_step *st, const agf_flow *f);
+  /* Rows [r, end) of block b of its output, where they are made of the same block of its inputs alone; forward is then agf_rows_forward,
+   * mostly, and the step may be part of a chain (agf_chain_of). NULL: they are made of other channels too. */
+  void (*rows)(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch);
   /* AGF's rule: (cam, g) at the output to (cam, g) at the inputs, and the delivery of each. */
   void (*rule)(agf_session *s, const agf_step *st, agf_explanation *e);
   /* From the gradient g behind the step's activation and BatchNorm, [cb][h][w][16], to that at input `slot`. */
@@ -1464,6 +1467,7 @@ struct agf_step {
   int node, last;            /* first and last node that it covers; `last` names its output */
   int norm;                  /* the node of the BatchNorm that it has taken along, -1: none */
   agf_act act;               /* the activation that it is or has taken along */
+  int chained;               /* steps behind it that its forward pass makes too: agf_chain_of */
   int inputs, in, out;       /* its inputs are the tensors plan->in[in ...], its output the tensor `out` */
   int box;                   /* it reads the image by the box rule: where all pixels are equal it has nothing to share out */
   int uses_g;                /* AGF_G_*: its rule reads the gradient at its output and forms that at its input */
@@ -1842,6 +1846,30 @@ static int agf_step_signed(const agf_planner *p, const agf_step *st) {
   if (st->norm >= 0) is_signed = agf_signed_behind(&p->model->node[st->norm], is_signed);
   if (st->last != st->node && st->last != st->norm) is_signed = agf_signed_behind(&p->model->node[st->last], is_signed);
   return is_signed;
+}
+
+enum { AGF_CHAINED = 6 }; /* at most */
+
+/* How many steps behind a convolution are a chain with it: each reads what the one before makes, and whatever else it reads is there
+ * when the convolution begins, and makes a block of channels from the same block alone. The forward pass then goes through the chain
+ * one group of channels after the other, some rows at a time, so that a step finds what it reads in the cache (agf_chain_task). No
+ * element is made in another way, so the bits are the same. */
+static int agf_chain_of(const agf_planner *p, const agf_step *head) {
+  int count, j;
+  for (count = 0; count < AGF_CHAINED && head->index + count + 1 < p->plan->steps; count++) {
+    const agf_step *before = head + count, *st = before + 1;
+    const agf_node *n = &p->model->node[st->node];
+    const agf_tensor *x = agf_plan_in(p, st, 0), *y = agf_plan_out(p, before);
+    int reads = 0, ready = 1;
+    if (!st->rules->rows || x->c != y->c || x->h != y->h || x->w != y->w) break; /* it may read y as the gate of another tensor */
+    if (n->groups && (n->groups == 1 || x->c != n->channels || AGF_CB % (n->channels / n->groups))) break;
+    for (j = 0; j < st->inputs; j++) {
+      reads |= agf_plan_in(p, st, j) == y;
+      ready &= agf_plan_in(p, st, j) == y || p->in[st->in + j] < head->out;
+    }
+    if (!reads || !ready) break;
+  }
+  return count;
 }
 
 /* Readers, borders, and who needs a gradient: the rule of a plain convolution and of a linear layer behind a flatten use the
@@ -2453,11 +2481,32 @@ static agf_flow agf_flow_of(const agf_session *s, const agf_step *st, int want_d
   return f;
 }
 
+/* A step's forward pass, cut into tasks of rows or pieces. */
+typedef struct agf_forward_job {
+  const agf_step *st;
+  const agf_flow *flow;
+} agf_forward_job;
+
 /* Shapes, signs and a convolution's or linear layer's bias, as several ops have them. */
 static agf_status agf_same_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
   (void)in, (void)out, (void)err;
   return AGF_OK;
 }
+
+static void agf_rows_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
+  const agf_forward_job *j = (const agf_forward_job *)arg;
+  agf_piece p = agf_piece_at(agf_out(s, j->st), i);
+  j->st->rules->rows(s, j->st, j->flow, p.b, p.r, p.end, scratch);
+}
+
+/* The forward pass of a step that makes its rows one by one. */
+static void agf_rows_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_job j;
+  j.st = st;
+  j.flow = f;
+  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_rows_task, &j);
+}
+
 static agf_sign agf_sign_any(const agf_node *n) { return (void)n, AGF_SIGN_ANY; }
 static agf_sign agf_sign_of_inputs(const agf_node *n) { return (void)n, AGF_SIGN_INPUTS; }
 static agf_sign agf_sign_rectified(const agf_node *n) { return (void)n, AGF_SIGN_RECTIFIED; }
@@ -2490,12 +2539,6 @@ typedef struct agf_delivery {
   int first, last; /* of the tensor's readers */
   int wants_g;
 } agf_delivery;
-
-/* A step's forward pass, cut into tasks of rows or pieces. */
-typedef struct agf_forward_job {
-  const agf_step *st;
-  const agf_flow *flow;
-} agf_forward_job;
 
 /* (cam, g) of tensor t from one place to another. */
 typedef struct agf_copy_job {
@@ -2818,6 +2861,7 @@ static int agf_lrp_terms(int alpha, int is_signed, agf_lrp_term *terms) {
 enum { AGF_ACC_BYTES = 256 * 1024 };      /* accumulators of a tile: they share a core's second-level cache with a weight panel */
 enum { AGF_PANEL_BYTES = 32 * 1024 };     /* weights of a call on several input blocks: they stay in the first-level cache */
 enum { AGF_SPAN = 32 };                   /* pixels that pass through a buffer on the stack at a time */
+enum { AGF_BAND_BYTES = 128 * 1024 };     /* of a chain's rows, which the next step finds in the second-level cache */
 enum { AGF_WINDOW_BYTES = 128 * 1024 };   /* what is made as it is needed stays in the second-level cache until then */
 enum { AGF_DENSE_ACC_BYTES = 24 * 1024 }; /* sums of dense kernels that the first-level cache keeps for the epilogue */
 enum { AGF_DENSE_BYTES = 72 * 1024 };     /* weights that the dense kernel reads for each few pixels, from the second-level cache */
@@ -3058,9 +3102,11 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs
   int h0 = agf_imax(r0 * j->rows.down - j->rows.pad, 0), b;
   int h1 = agf_imin((r0 + rows - 1) * j->rows.down - j->rows.pad + (j->rows.k - 1) * j->rows.dilation + 1, j->hi);
   size_t n = h1 > h0 ? (size_t)(h1 - h0) * (size_t)j->wi : 0, i;
-  uint64_t count = 0, v;
+  uint64_t count = 0, enough, v;
   if (j->adjoint || j->filter || !s->k.dense_w || !n) return 0; /* the dense kernels read the weights where they lie */
-  for (b = 0; b * AGF_CB < j->ci; b++) {
+  for (i = 0; i + 1 < AGF_CONV_SIZES && AGF_CB << (i + 1) <= outputs; i++) continue;
+  enough = (uint64_t)n * (uint64_t)j->ci * s->k.dense_from[j->cut.shape][j->kind == AGF_RHS_FWD ? 2 : j->kind][i];
+  for (b = 0; b * AGF_CB < j->ci && count * 100 < enough; b++) {
     const uint16_t *m = j->mask + ((size_t)b * (size_t)j->hi + (size_t)h0) * (size_t)j->wi;
     for (i = 0; i + 4 <= n; i += 4) {
       memcpy(&v, m + i, 8);
@@ -3068,8 +3114,7 @@ static int agf_is_dense(const agf_session *s, const agf_conv_job *j, int outputs
     }
     for (; i < n; i++) count += agf_popcount64(m[i]);
   }
-  for (i = 0; i + 1 < AGF_CONV_SIZES && AGF_CB << (i + 1) <= outputs; i++) continue;
-  return count * 100 >= (uint64_t)n * (uint64_t)j->ci * s->k.dense_from[j->cut.shape][j->kind == AGF_RHS_FWD ? 2 : j->kind][i];
+  return count * 100 >= enough;
 }
 
 /* Floats from row to row of a tile's accumulators. */
@@ -3301,12 +3346,11 @@ static void agf_window_move(agf_session *s, const agf_conv_job *j, agf_window *v
   for (; v->made < hi; v->made++) j->make(s, j, block, v->made, v->at + (v->made - v->from) * j->xr, NULL);
 }
 
-/* A task is some rows of one output block. */
-static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
-  const agf_conv_job *j = (const agf_conv_job *)arg;
+/* Rows [r0, r1) of one output block. */
+static void agf_gconv_rows(agf_session *s, const agf_conv_job *j, int block, int r0, int r1, unsigned char *scratch) {
   const agf_node *n = &s->model->node[j->st->node];
   int lanes_in = (j->adjoint ? n->channels : j->ci) / n->groups, lanes_out = (j->adjoint ? j->co : n->channels) / n->groups;
-  int i, l, r, block = index / j->tiles, r0 = index % j->tiles * j->th, r1 = agf_imin(r0 + j->th, j->ho);
+  int i, l, r;
   size_t acc_bytes = agf_align_up((size_t)j->wo * (size_t)agf_rhs_out(j->kind) * AGF_CB * 4);
   int32_t *at = (int32_t *)(void *)(scratch + acc_bytes);
   float *acc = (float *)(void *)scratch;
@@ -3361,27 +3405,39 @@ static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned 
   }
 }
 
+static void agf_gconv_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_conv_job *j = (const agf_conv_job *)arg;
+  int r0 = index % j->tiles * j->th;
+  agf_gconv_rows(s, j, index / j->tiles, r0, agf_imin(r0 + j->th, j->ho), scratch);
+}
+
 /* Rows of `wi` pixels of ci channels that a window holds, so many right-hand sides to each; 0: not one. */
 static int agf_window_tile(int wi, int ci, int vectors) {
   return AGF_WINDOW_BYTES / (agf_ceil_div(ci, AGF_CB) * (AGF_CB * vectors * 4 + 2)) / wi;
 }
 
-static void agf_conv(agf_session *s, agf_conv_job *j) {
+/* How a job is cut, and what follows from its size. */
+static void agf_conv_prepare(agf_session *s, agf_conv_job *j) {
   const agf_node *n = &s->model->node[j->st->node];
-  int blocks;
   j->rows = agf_conv_axis(n, 0, j->adjoint, j->hi, j->ho);
   j->columns = agf_conv_axis(n, 1, j->adjoint, j->wi, j->wo);
-  if (n->groups > 1) {
+  if (n->groups > 1) return;
+  j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
+  j->joined = agf_is_one_to_one(&j->rows) && agf_is_one_to_one(&j->columns) && j->xr == j->wi * j->xp;
+  j->th = agf_tile_rows(&j->cut, j->ho);
+}
+
+static void agf_conv(agf_session *s, agf_conv_job *j) {
+  int blocks;
+  agf_conv_prepare(s, j);
+  if (s->model->node[j->st->node].groups > 1) {
     blocks = agf_ceil_div(j->co, AGF_CB);
     j->th = blocks >= 4 * s->threads ? j->ho : agf_ceil_div(j->ho, 4);
     j->tiles = agf_ceil_div(j->ho, j->th);
     agf_parallel(s, blocks * j->tiles, agf_gconv_task, j);
     return;
   }
-  j->cut = agf_cut(s, j->kind, &j->rows, &j->columns, j->co);
-  j->joined = agf_is_one_to_one(&j->rows) && agf_is_one_to_one(&j->columns) && j->xr == j->wi * j->xp;
   blocks = agf_ceil_div(j->co, j->cut.group);
-  j->th = agf_tile_rows(&j->cut, j->ho);
   if (j->make) {
     j->th = agf_imin(j->th, agf_window_tile(j->wi, j->ci, (int)(j->xp / AGF_CB)));
     agf_parallel(s, agf_ceil_div(j->ho, j->th), agf_conv_window_task, j);
@@ -3568,6 +3624,7 @@ static void agf_conv_settle(agf_planner *p, agf_step *st) {
   uint64_t planes = agf_tensor_elements(ti) + agf_tensor_elements(agf_plan_out(p, st));
   own->apart = p->s->config.low_memory && own->plain && !agf_is_last(p, st) && planes > p->largest_plain / 2;
   own->window = agf_conv_window(p, st);
+  if (n->groups == 1) st->chained = agf_chain_of(p, st);
   own->late = own->plain && !p->s->config.observer && ti->readers == 1 && agf_made_by_conv(p, st);
   own->gated = p->s->config.low_memory && !own->window && !(p->plan->needs & AGF_NEEDS_LRP);
   /* the image of few channels, which nothing but this reads, and its cam: no lanes that hold nothing */
@@ -3893,23 +3950,124 @@ static void agf_job_d(agf_session *s, agf_conv_job *j, const agf_step *st, const
   agf_job_forward(s, j, st, st->box ? AGF_RHS_W : f->y ? AGF_RHS_FWD : AGF_RHS_D, f->x, f->x_mask, done, out);
 }
 
-static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+/* The job that makes what a flow asks for. */
+static void agf_job_flow(agf_session *s, agf_conv_job *j, const agf_step *st, const agf_flow *f, agf_forward_out *out) {
   const agf_conv_step *own = agf_conv_of(st);
-  int low = s->config.low_memory, want_d = f->want_d && !(low && f->y);
+  int want_d = f->want_d && !(s->config.low_memory && f->y);
+  out->to = agf_out(s, st);
+  out->flow = f;
+  out->d = want_d ? agf_floats(s, own->d) : NULL;
+  if (want_d)
+    agf_job_d(s, j, st, f, st->box ? agf_done_forward_box : agf_done_forward, out);
+  else
+    agf_job_forward(s, j, st, AGF_RHS_W, f->x, f->x_mask, agf_done_forward, out);
+  j->y = f->y;
+  j->yr = out->to->xr;
+  j->yb = out->to->xb;
+}
+
+static void agf_conv_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
   agf_forward_out out;
   agf_conv_job j;
-  out.to = agf_out(s, st);
-  out.flow = f;
-  out.d = want_d ? agf_floats(s, own->d) : NULL;
-  if (want_d)
-    agf_job_d(s, &j, st, f, st->box ? agf_done_forward_box : agf_done_forward, &out);
-  else
-    agf_job_forward(s, &j, st, AGF_RHS_W, f->x, f->x_mask, agf_done_forward, &out);
-  j.y = f->y;
-  j.yr = out.to->xr;
-  j.yb = out.to->xb;
+  agf_job_flow(s, &j, st, f, &out);
   agf_conv(s, &j);
-  agf_facts(s, st)->d_known = want_d && !low;
+  agf_facts(s, st)->d_known = out.d && !s->config.low_memory;
+}
+
+static void agf_conv_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+  agf_forward_out out;
+  agf_conv_job j;
+  agf_job_flow(s, &j, st, f, &out);
+  agf_conv_prepare(s, &j);
+  agf_gconv_rows(s, &j, b, r, end, scratch);
+}
+
+/* --- forward, a chain (agf_chain_of) --- */
+
+typedef struct agf_chain_job {
+  const agf_step *st; /* the convolution; the others follow it */
+  agf_conv_job head;  /* its own forward pass */
+  int want_d;
+  int part, parts; /* rows of the convolution's output that are a task, with a group of its outputs; how many tasks those are */
+  int band;        /* rows of it that are made before the next step reads them */
+} agf_chain_job;
+
+/* What rows [lo, hi) of a step's input become: the rows of its output that need no others. */
+static void agf_rows_reached(const agf_session *s, const agf_step *st, int *lo, int *hi) {
+  const agf_node *n = &s->model->node[st->node];
+  int in = agf_in(s, st, 0)->h, out = agf_out(s, st)->h, all = (st->rules->traits & AGF_POOLS_TO_SIZE) != 0, stride = n->stride[0];
+  int64_t from = (int64_t)*lo + n->pad[0], to = (int64_t)*hi + n->pad[0];
+  if (!all && !n->kernel[0]) return; /* no windows */
+  if (!all) {
+    to -= (int64_t)(n->kernel[0] - 1) * agf_imax(n->dilation[0], 1);
+    from = (from + stride - 1) / stride;
+    to = to > 0 ? (to - 1) / stride + 1 : 0;
+  }
+  *lo = *lo == 0 ? 0 : all || from > out ? out : (int)from;
+  *hi = *hi == in ? out : all ? 0 : to > out ? out : (int)to;
+}
+
+/* Rows [r, end) of blocks [b, last) of a step behind the convolution. */
+static void agf_chain_rows(agf_session *s, const agf_chain_job *j, const agf_step *st, int b, int last, int r, int end,
+                           unsigned char *scratch) {
+  agf_flow f = agf_flow_of(s, st, j->want_d && st != agf_last_step(s));
+  for (; r < end && b < last; b++) st->rules->rows(s, st, &f, b, r, end, scratch);
+}
+
+/* A group of the convolution's outputs in one part of its rows, and what that reaches of the other steps. */
+static void agf_chain_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
+  const agf_chain_job *j = (const agf_chain_job *)arg;
+  int first = index / j->parts * j->head.cut.group, b = first / AGF_CB;
+  int last = agf_imin(b + j->head.cut.group / AGF_CB, agf_out(s, j->st)->cb);
+  int start = index % j->parts * j->part, end = agf_imin(start + j->part, j->head.ho), r, rows, k, lo, hi;
+  int made[AGF_CHAINED] = {0}; /* up to which row each step has got */
+  for (r = start; r < end; r += rows) {
+    rows = agf_imin(j->band, end - r);
+    agf_conv_tile(s, &j->head, first, r, rows, r, scratch);
+    for (k = 0, lo = start, hi = r + rows; k < j->st->chained; k++) {
+      const agf_step *st = j->st + k + 1;
+      agf_rows_reached(s, st, &lo, &hi);
+      if (lo >= hi) break;
+      agf_chain_rows(s, j, st, b, last, agf_imax(lo, made[k]), hi, scratch);
+      made[k] = hi;
+    }
+  }
+}
+
+/* The rows of block b that need more than one part. */
+static void agf_chain_seams_task(agf_session *s, const void *arg, int b, unsigned char *scratch) {
+  const agf_chain_job *j = (const agf_chain_job *)arg;
+  int k, i, part, made, lo, hi;
+  for (k = 1; k <= j->st->chained; k++) {
+    const agf_step *st = j->st + k;
+    for (part = made = 0; part < j->parts; part++) {
+      lo = part * j->part, hi = agf_imin(lo + j->part, j->head.ho);
+      for (i = 1; i <= k; i++) agf_rows_reached(s, j->st + i, &lo, &hi);
+      if (lo >= hi) continue;
+      agf_chain_rows(s, j, st, b, b + 1, made, lo, scratch);
+      made = hi;
+    }
+    agf_chain_rows(s, j, st, b, b + 1, made, agf_out(s, st)->h, scratch);
+  }
+}
+
+static void agf_chain_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
+  agf_forward_out out;
+  agf_chain_job j;
+  int groups, k;
+  j.st = st;
+  j.want_d = f->want_d;
+  agf_job_flow(s, &j.head, st, f, &out);
+  agf_conv_prepare(s, &j.head);
+  groups = agf_ceil_div(j.head.co, j.head.cut.group);
+  for (j.parts = 1; s->threads > 1 && groups * j.parts < 3 * s->threads && j.head.ho > 4 * j.parts;) j.parts *= 2;
+  j.part = agf_ceil_div(j.head.ho, j.parts);
+  j.parts = agf_ceil_div(j.head.ho, j.part);
+  j.band = agf_imin(j.head.th, agf_imax(AGF_BAND_BYTES / (j.head.cut.lanes * j.head.wo * (int)sizeof(float)), 1));
+  agf_parallel(s, groups * j.parts, agf_chain_task, &j);
+  if (j.parts > 1) agf_parallel(s, out.to->cb, agf_chain_seams_task, &j);
+  for (k = 0; k <= st->chained; k++)
+    if (st[k].rules == st->rules) agf_facts(s, st + k)->d_known = j.want_d && st + k != agf_last_step(s) && !s->config.low_memory;
 }
 
 /* D where the run has not left it. */
@@ -5057,24 +5215,13 @@ static agf_status agf_act_plan(agf_planner *p, agf_step *st, agf_error *err) {
   return AGF_OK;
 }
 
-static void agf_norm_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_flow *f = j->flow;
-  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
-  agf_piece p = agf_piece_at(t, i);
+static void agf_norm_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
   (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.store_y(f->x + p.b * ti->xb + p.r * ti->xr, AGF_CB, t->w, f->scale ? f->scale + p.b * AGF_CB : NULL,
-                     f->bias + p.b * AGF_CB, f->act, f->y + p.b * t->xb + p.r * t->xr,
-                     f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+  for (; r < end; r++)
+    if (s->k.store_y(f->x + b * ti->xb + r * ti->xr, AGF_CB, t->w, f->scale ? f->scale + b * AGF_CB : NULL, f->bias + b * AGF_CB,
+                     f->act, f->y + b * t->xb + r * t->xr, f->y_mask ? f->y_mask + agf_row_at(t, b, r) : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-static void agf_norm_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
-  agf_forward_job j;
-  j.st = st;
-  j.flow = f;
-  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_norm_task, &j);
 }
 
 /* MARK: op: pools -------------------------------------------------------------------------------------------------------------
@@ -5197,23 +5344,14 @@ static void agf_pool_row_of(const agf_session *s, const agf_step *st, const floa
   q->n = to->w;
 }
 
-static void agf_pool_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_tensor *t = agf_out(s, j->st);
-  agf_piece p = agf_piece_at(t, i);
+static void agf_pool_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+  const agf_tensor *t = agf_out(s, st);
   agf_pool_row q;
   (void)scratch;
-  for (; p.r < p.end; p.r++) {
-    agf_pool_row_of(s, j->st, j->flow->x, p.b, p.r, &q);
-    s->k.pool(&q, j->flow->y + p.b * t->xb + p.r * t->xr, agf_row_mask(s, t, p.b, p.r));
+  for (; r < end; r++) {
+    agf_pool_row_of(s, st, f->x, b, r, &q);
+    s->k.pool(&q, f->y + b * t->xb + r * t->xr, agf_row_mask(s, t, b, r));
   }
-}
-
-static void agf_pool_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
-  agf_forward_job j;
-  j.st = st;
-  j.flow = f;
-  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_pool_task, &j);
 }
 
 /* |x| of a row of n pixels. */
@@ -5328,30 +5466,20 @@ static agf_status agf_add_plan(agf_planner *p, agf_step *st, agf_error *err) {
   return AGF_OK;
 }
 
-static void agf_add_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_tensor *t = agf_out(s, j->st);
-  agf_piece p = agf_piece_at(t, i);
+static void agf_add_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+  const agf_tensor *t = agf_out(s, st);
   int k;
   (void)scratch;
-  for (; p.r < p.end; p.r++) {
-    float *y = j->flow->y + p.b * t->xb + p.r * t->xr;
-    uint16_t *mask = j->flow->y_mask ? j->flow->y_mask + agf_row_at(t, p.b, p.r) : NULL;
-    const float *sum = agf_row_x(s, agf_in(s, j->st, 0), p.b, p.r);
-    for (k = 1; k < j->st->inputs; k++, sum = y) {
-      int last = k + 1 == j->st->inputs;
-      if (s->k.add(sum, agf_row_x(s, agf_in(s, j->st, k), p.b, p.r), last ? j->flow->act : AGF_ACT_NONE, t->w, y,
-                   last ? mask : NULL))
+  for (; r < end; r++) {
+    float *y = f->y + b * t->xb + r * t->xr;
+    uint16_t *mask = f->y_mask ? f->y_mask + agf_row_at(t, b, r) : NULL;
+    const float *sum = agf_row_x(s, agf_in(s, st, 0), b, r);
+    for (k = 1; k < st->inputs; k++, sum = y) {
+      int last = k + 1 == st->inputs;
+      if (s->k.add(sum, agf_row_x(s, agf_in(s, st, k), b, r), last ? f->act : AGF_ACT_NONE, t->w, y, last ? mask : NULL))
         agf_raise(&s->bad, AGF_BAD_VALUE);
     }
   }
-}
-
-static void agf_add_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
-  agf_forward_job j;
-  j.st = st;
-  j.flow = f;
-  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_add_task, &j);
 }
 
 /* A row of the sum, added up as the forward pass does, or of the terms' magnitudes. */
@@ -5686,24 +5814,15 @@ static agf_activation_row agf_activation_block(const agf_session *s, const agf_s
   return r;
 }
 
-static void agf_activation_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_flow *f = j->flow;
-  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
-  agf_piece p = agf_piece_at(t, i);
-  agf_activation_row q = agf_activation_block(s, j->st, p.b);
+static void agf_activation_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end,
+                                unsigned char *scratch) {
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  agf_activation_row q = agf_activation_block(s, st, b);
   (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.activate(&q, f->x + p.b * ti->xb + p.r * ti->xr, t->w, f->y + p.b * t->xb + p.r * t->xr,
-                      f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+  for (; r < end; r++)
+    if (s->k.activate(&q, f->x + b * ti->xb + r * ti->xr, t->w, f->y + b * t->xb + r * t->xr,
+                      f->y_mask ? f->y_mask + agf_row_at(t, b, r) : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-static void agf_activation_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
-  agf_forward_job j;
-  j.st = st;
-  j.flow = f;
-  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_activation_task, &j);
 }
 
 static void agf_activation_back_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -5761,24 +5880,14 @@ static const float *agf_mul_gate(const agf_session *s, const agf_step *st, agf_f
   return agf_row_x(s, agf_in(s, st, 1), kind == AGF_FACTOR_PIXEL ? 0 : b, kind == AGF_FACTOR_CHANNEL ? 0 : r);
 }
 
-static void agf_mul_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
-  const agf_forward_job *j = (const agf_forward_job *)arg;
-  const agf_flow *f = j->flow;
-  const agf_tensor *ti = agf_in(s, j->st, 0), *t = agf_out(s, j->st);
-  agf_factor kind = agf_mul_factor(s, j->st);
-  agf_piece p = agf_piece_at(t, i);
+static void agf_mul_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+  const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
+  agf_factor kind = agf_mul_factor(s, st);
   (void)scratch;
-  for (; p.r < p.end; p.r++)
-    if (s->k.product(kind, f->x + p.b * ti->xb + p.r * ti->xr, agf_mul_gate(s, j->st, kind, p.b, p.r), t->w,
-                     f->y + p.b * t->xb + p.r * t->xr, f->y_mask ? f->y_mask + agf_row_at(t, p.b, p.r) : NULL))
+  for (; r < end; r++)
+    if (s->k.product(kind, f->x + b * ti->xb + r * ti->xr, agf_mul_gate(s, st, kind, b, r), t->w, f->y + b * t->xb + r * t->xr,
+                     f->y_mask ? f->y_mask + agf_row_at(t, b, r) : NULL))
       agf_raise(&s->bad, AGF_BAD_VALUE);
-}
-
-static void agf_mul_forward(agf_session *s, const agf_step *st, const agf_flow *f) {
-  agf_forward_job j;
-  j.st = st;
-  j.flow = f;
-  agf_parallel(s, agf_pieces(agf_out(s, st)), agf_mul_task, &j);
 }
 
 /* To the signal. */
@@ -6463,87 +6572,87 @@ static const agf_op_rules agf_op_table[] = {
     {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
      agf_conv_shape_of, agf_conv_weights, agf_sign_any, agf_conv_connect, agf_conv_settle, agf_conv_plan, agf_conv_fill,
-     agf_conv_forward, agf_conv_rule, agf_conv_gradient, AGF_LRP(agf_conv_lrp)},
+     agf_conv_forward, agf_conv_rows, agf_conv_rule, agf_conv_gradient, AGF_LRP(agf_conv_lrp)},
     {AGF_OP_BATCHNORM, "batchnorm", {1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0},
      AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, 0,
      agf_same_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_norm_plan, agf_norm_fill,
-     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_RELU, "relu", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
-     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_RELU6, "relu6", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU6, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
-     agf_norm_forward, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_MAXPOOL, "maxpool", {1, 1, AGF_FLAG_CEIL, 1, 1, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_pool_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+     agf_rows_forward, agf_pool_rows, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_AVGPOOL, "avgpool", {1, 1, AGF_FLAG_CEIL | AGF_FLAG_INCLUDE_PAD, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_pool_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+     agf_rows_forward, agf_pool_rows, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_ADAPTIVE_AVGPOOL, "adaptive_avgpool", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_adaptive_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+     agf_rows_forward, agf_pool_rows, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_GLOBAL_AVGPOOL, "global_avgpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_POOLS_TO_SIZE, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_global_shape, NULL, agf_sign_of_inputs, agf_average_connect, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+     agf_rows_forward, agf_pool_rows, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_LINEAR, "linear", {1, 1, 0, 0, 0, 0, 0, 1, 1, 2, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS | AGF_MAKES_LOGITS | AGF_TAKES_ACT | AGF_IS_LINEAR, AGF_ACT_NONE, sizeof(agf_linear_step),
      agf_linear_shape, agf_linear_weights, agf_sign_any, agf_linear_connect, NULL, agf_linear_plan, agf_fill_bias,
-     agf_linear_forward, agf_linear_rule, agf_linear_gradient, AGF_LRP(agf_linear_lrp)},
+     agf_linear_forward, NULL, agf_linear_rule, agf_linear_gradient, AGF_LRP(agf_linear_lrp)},
     {AGF_OP_FLATTEN, "flatten", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS | AGF_RESHAPES, AGF_ACT_NONE, 0,
      agf_flatten_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
-     NULL, NULL, NULL, NULL},
+     NULL, NULL, NULL, NULL, NULL},
     {AGF_OP_ADD, "add", {2, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0},
      AGF_READS_VECTORS | AGF_TAKES_ACT, AGF_ACT_NONE, sizeof(agf_add_step),
      agf_add_shape, NULL, agf_sign_of_inputs, agf_add_connect, NULL, agf_add_plan, NULL,
-     agf_add_forward, agf_add_rule, agf_pass_gradient, AGF_LRP(agf_add_lrp)},
+     agf_rows_forward, agf_add_rows, agf_add_rule, agf_pass_gradient, AGF_LRP(agf_add_lrp)},
     {AGF_OP_CONCAT, "concat", {1, AGF_MAX_EDGES, 0, 0, 0, 0, 0, 0, 0, 0, 1, AGF_MAX_EDGES, 0, 0, 0},
      0, AGF_ACT_NONE, sizeof(agf_concat_step),
      agf_concat_shape, NULL, agf_sign_of_inputs, NULL, agf_concat_settle, agf_concat_plan, agf_concat_fill,
-     agf_concat_forward, agf_concat_rule, agf_concat_gradient, AGF_LRP(agf_concat_lrp)},
+     agf_concat_forward, NULL, agf_concat_rule, agf_concat_gradient, AGF_LRP(agf_concat_lrp)},
     {AGF_OP_ACT, "act", {1, 1, 0, 0, 0, 0, 0, 0, 2, 0, 2, 1, 1, AGF_ACTIVATIONS, 2},
      AGF_READS_VECTORS, AGF_ACT_NONE, sizeof(agf_activation_step),
      agf_activation_shape, agf_activation_weights, agf_activation_sign, NULL, NULL, agf_activation_plan, agf_activation_fill,
-     agf_activation_forward, agf_activation_rule, agf_activation_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_activation_rows, agf_activation_rule, agf_activation_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_MUL, "mul", {2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_NONE, 0,
      agf_mul_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
-     agf_mul_forward, agf_mul_rule, agf_mul_gradient, AGF_LRP(agf_mul_lrp)},
+     agf_rows_forward, agf_mul_rows, agf_mul_rule, agf_mul_gradient, AGF_LRP(agf_mul_lrp)},
     {AGF_OP_NORM, "norm", {1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 2, 1},
      0, AGF_ACT_NONE, sizeof(agf_normalise_step),
      agf_normalise_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_normalise_plan, agf_normalise_fill,
-     agf_normalise_forward, agf_pass_cam_rule, agf_normalise_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_normalise_forward, NULL, agf_pass_cam_rule, agf_normalise_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_LRN, "lrn", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, AGF_MAX_CHANNELS, 3},
      0, AGF_ACT_NONE, 0,
      agf_lrn_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_lrn_plan, NULL,
-     agf_lrn_forward, agf_pass_cam_rule, agf_lrn_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_lrn_forward, NULL, agf_pass_cam_rule, agf_lrn_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_SLICE, "slice", {1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 2, 1, 0, AGF_MAX_CHANNELS, 0},
      0, AGF_ACT_NONE, 0,
      agf_slice_shape, NULL, agf_sign_of_inputs, NULL, NULL, NULL, NULL,
-     agf_slice_forward, agf_moved_rule, agf_slice_gradient, AGF_LRP(agf_moved_relevance)},
+     agf_slice_forward, NULL, agf_moved_rule, agf_slice_gradient, AGF_LRP(agf_moved_relevance)},
     {AGF_OP_SHUFFLE, "shuffle", {1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0},
      0, AGF_ACT_NONE, sizeof(agf_shuffle_step),
      agf_same_shape, agf_shuffle_weights, agf_sign_of_inputs, NULL, NULL, agf_shuffle_plan, agf_shuffle_fill,
-     agf_shuffle_forward, agf_moved_rule, agf_shuffle_gradient, AGF_LRP(agf_moved_relevance)},
+     agf_shuffle_forward, NULL, agf_moved_rule, agf_shuffle_gradient, AGF_LRP(agf_moved_relevance)},
     {AGF_OP_PAD, "pad", {1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 0, 2, 0},
      0, AGF_ACT_NONE, sizeof(agf_copy_step),
      agf_pad_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_copy_plan, agf_copy_fill,
-     agf_copy_forward, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)},
+     agf_copy_forward, NULL, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)},
     {AGF_OP_GLOBAL_MAXPOOL, "global_maxpool", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0},
      AGF_POOLS_TO_SIZE | AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_global_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
-     agf_pool_forward, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
+     agf_rows_forward, agf_pool_rows, agf_pool_rule, agf_pool_gradient, AGF_LRP(agf_pool_lrp)},
     {AGF_OP_RESIZE, "resize", {1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 2, 1, 0, 1, 0},
      0, AGF_ACT_NONE, sizeof(agf_copy_step),
      agf_resize_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_copy_plan, agf_copy_fill,
-     agf_copy_forward, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)}};
+     agf_copy_forward, NULL, agf_moved_rule, agf_copy_gradient, AGF_LRP(agf_moved_relevance)}};
 /* clang-format on */
 
 /* The row of an op; NULL: there is no such op. */
@@ -7128,10 +7237,12 @@ typedef struct agf_image_job {
   uint16_t *mask;
 } agf_image_job;
 
+AGF_FAST_BEGIN
 /* Row r of a CHW array into a tensor's blocks, and its masks. */
 static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_image_job *j = (const agf_image_job *)arg;
   const agf_tensor *t = j->t;
+  const int n = t->w, xp = t->xp, affine = j->scale != NULL;
   int c, p, bad = 0;
   (void)scratch;
   for (c = 0; c < t->c; c++) {
@@ -7139,16 +7250,17 @@ static void agf_image_task(agf_session *s, const void *arg, int r, unsigned char
     int lane = c % AGF_CB;
     float *to = j->x + c / AGF_CB * t->xb + r * t->xr + lane;
     uint16_t *mask = j->mask ? j->mask + agf_row_at(t, c / AGF_CB, r) : NULL;
-    float scale = j->scale ? agf_weight_at(j->scale, (size_t)c) : 1.0f, bias = j->bias ? agf_weight_at(j->bias, (size_t)c) : 0.0f;
-    for (p = 0; p < t->w; p++) {
-      float v = j->scale ? agf_fmaf(from[p], scale, bias) : from[p];
+    float scale = affine ? agf_weight_at(j->scale, (size_t)c) : 1.0f, bias = affine ? agf_weight_at(j->bias, (size_t)c) : 0.0f;
+    for (p = 0; p < n; p++) {
+      float v = affine ? agf_fmaf(from[p], scale, bias) : from[p];
       bad |= !agf_finite(v);
-      to[p * t->xp] = v + 0.0f;
+      to[p * xp] = v + 0.0f;
       if (mask) mask[p] = (uint16_t)((lane ? mask[p] : 0) | (v != 0) << lane);
     }
   }
   if (bad) agf_raise(&s->bad, AGF_BAD_VALUE);
 }
+AGF_FAST_END
 
 /* A CHW array into tensor t's form at x, as scale * chw + bias per channel where they are given, with its mask where one is wanted.
  * Returns nonzero if a value is not finite. */
@@ -7166,28 +7278,39 @@ static int agf_import(agf_session *s, const float *chw, const agf_weight *scale,
   return (s->bad & AGF_BAD_VALUE) != 0;
 }
 
+/* The first step of a chain whose output is not finite: where one's is, those behind it read it, so they are made anew one by one. */
+static const agf_step *agf_first_bad(agf_session *s, const agf_step *st) {
+  const agf_step *last = st + st->chained;
+  for (s->bad = 0; st < last; st++) {
+    agf_flow f = agf_flow_of(s, st, 0);
+    st->rules->forward(s, st, &f);
+    if (s->bad & AGF_BAD_VALUE) break;
+  }
+  return st;
+}
+
 /* Every step's forward pass, from the image tensor to the logits'. `again`: not the run that a caller asked for, but a part of an
  * explanation, whose time it is; it reports no progress. */
 static agf_status agf_run_layers(agf_session *s, unsigned flags, int again, agf_error *err) {
-  int i, steps = s->plan->steps;
+  int i, k, steps = s->plan->steps;
   s->bad = 0;
-  for (i = 0; i < steps; i++) {
+  for (i = 0; i < steps; i += k) { /* k steps together */
     const agf_step *st = &s->plan->step[i];
     agf_step_facts *facts = agf_facts(s, st);
     agf_flow f = agf_flow_of(s, st, (flags & AGF_RUN_EXPLAIN) && i < steps - 1);
     double t0 = agf_now();
-    facts->d_known = 0;
-    st->rules->forward(s, st, &f);
-    if (again) {
-      facts->explain_seconds += agf_now() - t0;
-    } else {
-      facts->forward_seconds = agf_now() - t0;
-      facts->explain_seconds = 0;
+    for (k = 0; k <= st->chained; k++) {
+      facts[k].d_known = 0;
+      if (!again) facts[k].forward_seconds = facts[k].explain_seconds = 0;
     }
-    if (s->bad & AGF_BAD_VALUE)
+    (st->chained ? agf_chain_forward : st->rules->forward)(s, st, &f);
+    *(again ? &facts->explain_seconds : &facts->forward_seconds) += agf_now() - t0;
+    if (s->bad & AGF_BAD_VALUE) {
+      st = agf_first_bad(s, st);
       return agf_fail(err, AGF_ERR_NUMERIC, "layer %s (%s): an activation is infinite or NaN", s->model->node[st->last].name,
                       st->rules->name);
-    if (!again && agf_progress(s, (i + 1.0) / steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
+    }
+    if (!again && agf_progress(s, (i + k + 0.0) / steps)) return agf_fail(err, AGF_ERR_CANCELLED, "cancelled while running");
   }
   return AGF_OK;
 }

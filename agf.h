@@ -416,7 +416,8 @@ typedef struct agf_request {
 AGF_API agf_status agf_explain(agf_session *session, const agf_request *request, float *maps, agf_error *err);
 
 /* Time spent in one layer by the last agf_run and the agf_explain calls since, in seconds. A layer that was fused into the one
- * before it (BatchNorm, ReLU) has zeros. AGF_ERR_ARGUMENT for i out of range. */
+ * before it (BatchNorm, ReLU) has zeros; one whose forward pass is made together with that of a convolution before it (a depthwise
+ * convolution, an activation, a sum, a pool) has no forward time, and the convolution that of all. AGF_ERR_ARGUMENT for i out of range. */
 typedef struct agf_times {
   double forward, explain;
 } agf_times;

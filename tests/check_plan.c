@@ -1,6 +1,7 @@
 /* The plan of a session's memory, for every network of tests/golden and tests/golden-extra and the demo's: buffers that live at the
  * same moment do not overlap, a part lies within its whole and lives no longer, and all lie in the arena. A plan that breaks this
- * gives wrong maps for some sizes and numbers of threads only, which comparing maps may miss. Reads the engine's own tables. */
+ * gives wrong maps for some sizes and numbers of threads only, which comparing maps may miss. And the steps whose forward pass is made
+ * together leave what they leave alone. Reads the engine's own tables. */
 #include "testing.h"
 #include "inside.h"
 
@@ -91,6 +92,77 @@ static void test_model(const char *path) {
   agf_model_close(model);
 }
 
+/* What a run that makes steps together (agf_chain_of) leaves is what they leave one by one, every element of it; where an activation is
+ * not finite, the step that made it is named. Returns how many steps were made with a convolution before them. */
+static int judge_chains(agf_session *s, const float *image, const char *path) {
+  const agf_plan *plan = s->plan;
+  unsigned char *left = (unsigned char *)malloc((size_t)plan->arena_bytes);
+  agf_error err;
+  int i, k, chained = 0;
+  CHECK(agf_run(s, image, AGF_RUN_EXPLAIN, &err) == AGF_OK, "%s: %s", path, err.message);
+  memcpy(left, s->arena, (size_t)plan->arena_bytes);
+  for (i = 0; i < plan->steps; i++) {
+    agf_flow f = agf_flow_of(s, &plan->step[i], i < plan->steps - 1);
+    plan->step[i].rules->forward(s, &plan->step[i], &f);
+  }
+  for (i = 1; i <= plan->buffers; i++) {
+    const agf_buffer *b = &plan->buffer[i];
+    if (b->offset + b->bytes <= plan->stay_bytes && i != plan->scratch)
+      CHECK(!memcmp(left + b->offset, s->arena + b->offset, (size_t)b->bytes), "%s, %d threads: buffer %d differs", path,
+            s->threads, i);
+  }
+  free(left);
+  for (i = 0; i < plan->steps; i++)
+    for (k = 1; k <= plan->step[i].chained; k++, chained++) {
+      const agf_step *st = &plan->step[i + k];
+      const char *name = s->model->node[st->last].name;
+      float keep;
+      if (!st->bias || (st->rules->traits & AGF_IS_LINEAR)) continue;
+      keep = agf_floats(s, st->bias)[0];
+      agf_floats(s, st->bias)[0] = INFINITY;
+      CHECK(agf_run(s, image, 0, &err) == AGF_ERR_NUMERIC && strstr(err.message, name), "%s, %s: %s", path, name, err.message);
+      agf_floats(s, st->bias)[0] = keep;
+    }
+  return chained;
+}
+
+static int chains_met;
+
+static void test_chains(const char *path) {
+  agf_model *model;
+  agf_input input;
+  agf_error err;
+  int k, i;
+  if (agf_model_open(path, NULL, &model, &err) != AGF_OK) {
+    CHECK(0, "%s", err.message);
+    return;
+  }
+  agf_model_input(model, &input);
+  for (k = 0; k < 4; k++) {
+    int grown = k >> 1, pixels;
+    float *image;
+    agf_session_config c;
+    agf_session *s;
+    memset(&c, 0, sizeof c);
+    c.threads = k & 1 ? 3 : 1;
+    c.height = input.height * (1 + 2 * grown);
+    c.width = input.width * (1 + grown);
+    if (agf_session_create(model, &c, &s, &err) != AGF_OK) {
+      CHECK(grown && err.code == AGF_ERR_SHAPE, "%s: %s", path, err.message);
+      continue;
+    }
+    pixels = input.channels * c.height * c.width;
+    image = (float *)malloc((size_t)pixels * sizeof *image);
+    for (i = 0; i < pixels; i++) image[i] = (float)((unsigned)i * 2654435761u >> 16) / 32768.0f - 1;
+    chains_met += judge_chains(s, image, path);
+    free(image);
+    agf_session_destroy(s);
+  }
+  agf_model_close(model);
+}
+
+static void test_chains_were_met(void) { CHECK(chains_met > 100, "only %d steps are made with others", chains_met); }
+
 int main(int argc, char **argv) {
   static const char *const folders[] = {"golden", "golden-extra"};
   char path[1024], name[128];
@@ -104,10 +176,13 @@ int main(int argc, char **argv) {
     while (f && fscanf(f, "%127s", name) == 1) {
       snprintf(path, sizeof path, "%s/%s/%s/%s.agf", tests_folder(), folders[i], name, name);
       RUN_ON(test_model, path);
+      RUN_ON(test_chains, path);
     }
     if (f) fclose(f);
   }
   snprintf(path, sizeof path, "%s/demo/demo.agf", tests_folder());
   RUN_ON(test_model, path);
+  RUN_ON(test_chains, path);
+  RUN(test_chains_were_met);
   return tests_end();
 }
