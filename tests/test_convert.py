@@ -1145,6 +1145,20 @@ def test_casts():
     agrees(g, g.head(g.add("Cast", g.add("Cast", g.conv("x", 6, 3), to=11), to=1), 6))
 
 
+# Files that people bring and that are none of ours: what they begin with, and the words that help.
+FOREIGN = (
+    ("keras_model.h5", b"\x89HDF\r\n\x1a\n", ["Keras", "TFLiteConverter", "Teachable Machine"]),
+    ("keras_model", b"\x89HDF\r\n\x1a\n", ["Keras", "TFLiteConverter"]),
+    ("model.keras", b"PK\x03\x04", ["Keras", "TFLiteConverter"]),
+    ("model.savedmodel/saved_model.pb", b"\x08\x01", ["SavedModel", "from_saved_model"]),
+    ("model.json", b'{"format": "layers-model", "modelTopology": {}}', ["TensorFlow.js", "TensorFlow Lite"]),
+    ("export.pkl", b"PK\x03\x04", ["fastai", "load_learner"]),
+    ("inference.pdmodel", b"\x0a\x07", ["paddle2onnx"]),
+    ("model.xml", b"<?xml version='1.0'?><net/>", ["made for one runtime"]),
+    ("converted_keras.zip", b"PK\x03\x04", ["unpack"]),
+)
+
+
 def test_the_command():
     """--help without NumPy; a pipe that nobody reads; a state dict as the network."""
     done = subprocess.run([sys.executable, "-S", os.path.join(ROOT, "tools", "agf_convert.py"), "--help"],
@@ -1169,6 +1183,14 @@ def test_the_command():
         with zipfile.ZipFile(state, "w") as f:
             f.writestr("archive/data.pkl", b"")
         refused(directory, ["weights.pth", "--arch NAME --weights", "agf_convert.convert(module"], state)
+        for name, content, words in FOREIGN:
+            foreign = os.path.join(directory, name)
+            os.makedirs(os.path.dirname(foreign), exist_ok=True)
+            with open(foreign, "wb") as f:
+                f.write(content)
+            refused(directory, [name.split("/")[0], *words], foreign)
+            if "/" in name:
+                refused(directory, words, os.path.dirname(foreign))
         for arguments in ((path, "--timm", "resnet18"), (path, "--weights", state), ("--arch", "resnet18", "--output", "x")):
             check(converter(*arguments, "-o", out)[0] == 2, arguments)
 
@@ -1783,6 +1805,71 @@ def test_convert_module():
             except agf_convert.ConvertError as problem:
                 check(words in str(problem), problem)
         check(os.listdir(directory) == ["small.agf"], f"converted, or left behind: {os.listdir(directory)}")
+
+
+class Stand:
+    """An object of a class of this name with these attributes, for what a package is not needed for."""
+
+    def __new__(cls, name, **attributes):
+        return type(name, (), attributes)()
+
+
+def a_learner(item, batch=(), loss="CrossEntropyLossFlat"):
+    """What a fastai Learner has of a Learner: a module, how pictures are prepared, labels."""
+    from torch import nn
+    module = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    steps = Stand("DataLoader", after_item=Stand("Pipeline", fs=item), after_batch=Stand("Pipeline", fs=list(batch)))
+    return Stand("Learner", model=module, dls=Stand("DataLoaders", valid=steps, vocab=["cat", "dog"]), loss_func=Stand(loss))
+
+
+def test_a_learner_says_how_its_pictures_are_prepared():
+    """fastai's: without normalisation where it has none, cropped or squished, at the size of the batch."""
+    need("torch")
+    import torch
+    norm = Stand("Normalize", mean=torch.tensor([.1, .2, .3]).reshape(1, 3, 1, 1), std=torch.full((1, 3, 1, 1), .5))
+    crop, squish = (Stand("Resize", size=(48, 32), method=method) for method in ("crop", "squish"))
+    wide, smaller = Stand("Resize", size=(64, 64), method="crop"), Stand("AffineCoordTfm", size=24)
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "net.agf")
+        for item, batch, shape, resize, mean in (([crop], [], (3, 32, 48), ("crop", 32), (0, 0, 0)),
+                                                 ([squish], [norm], (3, 32, 48), ("stretch", 0), (.1, .2, .3)),
+                                                 ([wide], [smaller, norm], (3, 24, 24), ("crop", 24), (.1, .2, .3))):
+            network = agf_convert.convert(a_learner(item, batch), path).network
+            p = network.preprocessing
+            check(network.input_shape == shape and network.labels == ["cat", "dog"] and network.head == "softmax", vars(network))
+            check((p.resize, p.resize_to) == resize and np.allclose(p.mean, mean), p)
+        check(agf_convert.convert(a_learner([crop], loss="BCEWithLogitsLossFlat"), path).network.head == "sigmoid", "several labels")
+        os.remove(path)
+        for item in ([Stand("Resize", size=(48, 32), method="pad")], [Stand("RandomResizedCrop", size=(32, 32))], []):
+            try:
+                agf_convert.convert(a_learner(item), path)
+            except agf_convert.ConvertError as problem:
+                check("learn.model" in str(problem), problem)
+                continue
+            raise AssertionError(f"taken: {item}")
+        check(not os.path.exists(path), "a file was written")
+
+
+def test_what_is_no_module_is_named():
+    """A path, a state dict, TorchScript, quantised modules: one sentence with what to do."""
+    need("torch")
+    import torch
+    from torch import nn
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    image = torch.zeros(1, 3, 8, 8)
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+        for module, words in (("net.pth", "load it first"), (net.state_dict(), "state dict"), (None, "not NoneType"),
+                              (torch.export.export(net, (image,)), "module()"), (torch.jit.trace(net, image), "TorchScript"),
+                              (quantised, "module 3 (Linear) is quantised")):
+            try:
+                agf_convert.convert(module, os.path.join(directory, "net.agf"), 8)
+            except agf_convert.ConvertError as problem:
+                check(words in str(problem), problem)
+                continue
+            raise AssertionError(f"taken: {module}")
+        check(os.listdir(directory) == [], os.listdir(directory))
 
 
 def module_agrees(module, size=(24, 20), channels=3):

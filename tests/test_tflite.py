@@ -34,6 +34,7 @@ class File:
     def __init__(self):
         self.b = flatbuffers.Builder(1024)
         self.buffers, self.tensors, self.operators, self.codes = [b""], [], [], []
+        self.custom = ""  # the own name of operators of kind CUSTOM
 
     def table(self, kind, **fields):
         getattr(schema, f"{kind}Start")(self.b)
@@ -88,7 +89,10 @@ class File:
             Outputs=self.ints(outputs),
             Operators=self.vector(self.operators),
         )
-        codes = [self.table("OperatorCode", BuiltinCode=code, DeprecatedBuiltinCode=min(code, 127), Version=1) for code in self.codes]
+        codes = []
+        for code in self.codes:
+            own = {"CustomCode": b.CreateString(self.custom)} if self.custom and code == schema.BuiltinOperator.CUSTOM else {}
+            codes.append(self.table("OperatorCode", BuiltinCode=code, DeprecatedBuiltinCode=min(code, 127), Version=1, **own))
         buffers = []
         for data in self.buffers:
             buffers.append(self.table("Buffer", **({"Data": b.CreateByteVector(data)} if data else {})))
@@ -496,6 +500,69 @@ def test_quantised_input_and_an_implied_relu():
         [node.op for node in imported.finished.nodes] == ["conv", "relu", "global_avgpool"], [node.op for node in imported.finished.nodes]
     )
     check(np.allclose(imported.finished.nodes[0].weights, 0.5) and np.allclose(imported.finished.nodes[0].bias, (0, 0.5)))
+
+
+def teachable(path, quantised):
+    """In the shape of Teachable Machine's exports: a convolution, a mean, a dense layer, one without a bias, a softmax."""
+    f, random = File(), np.random.RandomState(9)
+
+    def made(kind, name, dims, inputs, options=None, scale=0.05, point=0, dtype=np.int8, **fields):
+        y = f.tensor(name, dims, *((dtype, None, scale, point) if quantised else ()))
+        f.operator(kind, inputs, y, options, **fields)
+        return y
+
+    def weights(name, *dims):
+        if quantised:
+            return f.tensor(name, data=random.randint(-127, 128, dims).astype(np.int8), scale=0.01)
+        return f.tensor(name, data=random.standard_normal(dims).astype(np.float32))
+
+    def bias(name, count, scale):
+        return f.tensor(name, data=np.zeros(count, np.int32 if quantised else np.float32), scale=scale if quantised else None)
+
+    x = image = f.tensor("image", (1, 8, 8, 3), *((np.uint8, None, 1 / 127.5, 127) if quantised else ()))
+    if quantised:
+        x = made("QUANTIZE", "signed", (1, 8, 8, 3), [image], scale=1 / 127.5, point=-1)
+    x = made("CONV_2D", "conv", (1, 4, 4, 6), [x, weights("w", 6, 3, 3, 3), bias("b", 6, 0.01 / 127.5)], "Conv2DOptions",
+             scale=6 / 255, point=-128, Padding=0, StrideH=2, StrideW=2, FusedActivationFunction=3)
+    axes = f.tensor("axes", data=np.array([1, 2], np.int32))
+    x = made("MEAN", "mean", (1, 6), [x, axes], "ReducerOptions", scale=6 / 255, point=-128, KeepDims=False)
+    x = made("FULLY_CONNECTED", "dense", (1, 5), [x, weights("dense.w", 5, 6), bias("dense.b", 5, 0.06 / 255)],
+             "FullyConnectedOptions", point=-128, FusedActivationFunction=1)
+    x = made("FULLY_CONNECTED", "logits", (1, 3), [x, weights("logits.w", 3, 5), -1], "FullyConnectedOptions", scale=0.1)
+    x = made("SOFTMAX", "probabilities", (1, 3), [x], "SoftmaxOptions", scale=1 / 256, point=-128, Beta=1.0)
+    if quantised:
+        x = made("QUANTIZE", "unsigned", (1, 3), [x], scale=1 / 256, dtype=np.uint8)
+    f.write(path, [image], [x])
+
+
+def test_teachable_machines_exports_as_the_readme_says():
+    """Its labels' numbers go; pictures are cropped; float files are normalised as told, quantised ones take bytes."""
+    needs_litert()
+    import agf
+
+    picture = np.random.RandomState(3).randint(0, 256, (8, 12, 3), np.uint8)
+    with open("labels.txt", "w", encoding="utf-8") as f:
+        f.write("0 Class 1\n1 my dog\n2 7 of 9\n")
+    for quantised, told in ((False, ["--mean", "0.5", "--std", "0.5"]), (True, [])):
+        teachable("model.tflite", quantised)
+        done = convert("model.tflite", "--labels", "labels.txt", "--resize", "crop:8", *told)
+        check(done.returncode == 0 and "checked: " in done.stdout, f"{done.stdout}{done.stderr}")
+        with agf.Model("net.agf") as model, model.session() as session:
+            check(model.labels == ["Class 1", "my dog", "7 of 9"], model.labels)
+            tensor = model.preprocess(picture)
+            square = picture[:, 2:10].transpose(2, 0, 1).astype(np.float32)
+            # Bytes, or (x / 127.5) - 1 to float32's rounding.
+            check(np.allclose(tensor, square if quantised else square / 127.5 - 1, atol=1e-6), "not the picture's centre")
+            check(np.isfinite(session.run(tensor)).all() and np.isfinite(session.explain()).all(), "no map")
+
+
+def test_a_file_compiled_for_the_edge_tpu_is_refused_by_name():
+    f = File()
+    image, logits = f.tensor("image", (1, 8, 8, 3), np.uint8, scale=0.02, point=0), f.tensor("logits", (1, 3), np.uint8, scale=0.1)
+    f.operator("CUSTOM", [image], logits)
+    f.custom = "edgetpu-custom-op"
+    f.write("model_edgetpu.tflite", [image], [logits])
+    refused("model_edgetpu.tflite", "before edgetpu_compiler")
 
 
 def test_a_softmax_of_integers_may_change_its_type():

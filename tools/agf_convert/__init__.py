@@ -8,6 +8,7 @@
     onnx_front.py ...  the front ends, each with a registry of handlers (onnx_ops.py, torch_ops.py, tflite_ops.py)
     onnx_constants.py  what an ONNX file computes from constants; onnx_external.py: the files beside it
     format.py          the layout of the file; writer.py writes it, files.py without losing anything
+    foreign.py         what a file is that none of them reads, and what to do with it
     check.py           the comparison with the original; litert.py runs LiteRT in a process of its own
 """
 import importlib

@@ -11,7 +11,8 @@ from .writer import ModelFile
 
 def convert(module, path, size=None, labels=None, *, mean=None, std=None, range=None, channels=None, resize=None,
             name=None, f16=False, flat="default", head=None, check=True):
-    """Write a torch.nn.Module, from an image batch to logits, as a model file.
+    """Write a torch.nn.Module, from an image batch to logits, as a model file; or a fastai Learner, which says labels, size
+    and preprocessing by itself.
 
     size: of the nominal input, (C, H, W), (H, W) with three channels, or one number for a square; default what the
     module says of itself (timm's do), else 224. labels: a list of class names. mean, std: a number, or one per channel;
@@ -25,7 +26,12 @@ def convert(module, path, size=None, labels=None, *, mean=None, std=None, range=
     ModelFile.
     """
     from . import torch_front, zoo
-    defaults, own_size = zoo.module_preprocessing(module)
+    learned = zoo.learner_parts(module)
+    if learned is None:
+        defaults, own_size = zoo.module_preprocessing(module)
+    else:
+        module, own_labels, defaults, own_size, own_head = learned
+        labels, head = labels or own_labels, head or own_head
     size = own_size or 224 if size is None else size
     size = tuple(int(number) for number in np.ravel(size))
     if len(size) not in (1, 2, 3) or min(size) < 1:

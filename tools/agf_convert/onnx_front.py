@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import onnx_constants, onnx_external, onnx_ops, patterns
+from . import foreign, onnx_constants, onnx_external, onnx_ops, patterns
 from .builder import Builder, Value
 from .errors import ConvertError, describe, first_line
 from .frontend import Imported
@@ -262,11 +262,11 @@ def load(path):
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as problem:
-        raise ConvertError(f"{path}: {problem.strerror or first_line(problem)}") from None
+        raise ConvertError(f"{path}: {problem.strerror or first_line(problem)}{foreign.advice(path)}") from None
     except Exception as problem:  # protobuf's DecodeError, by whichever of its implementations is installed
-        raise ConvertError(f"{path}: not an ONNX file ({first_line(problem)}){hint_for(path)}") from None
+        raise ConvertError(f"{path}: not an ONNX file ({first_line(problem)}){foreign.advice(path)}") from None
     if not model.graph.node:
-        raise ConvertError(f"{path}: not an ONNX file, or an empty one{hint_for(path)}")
+        raise ConvertError(f"{path}: not an ONNX file, or an empty one{foreign.advice(path)}")
     check_names(model, path)
     files += onnx_external.load(model, path)
     if model.functions:
@@ -276,23 +276,6 @@ def load(path):
         except Exception as problem:  # the inliner's own
             raise ConvertError(f"{path}: its functions cannot be put in place ({first_line(problem)})") from None
     return model, sorted(set(files))
-
-
-def hint_for(path):
-    """What a file that is no ONNX file may be."""
-    try:
-        with open(path, "rb") as f:
-            start = f.read(16)
-    except OSError:
-        return ""
-    if path.endswith((".pth", ".pt", ".safetensors", ".npz", ".bin")) or start[:4] == b"PK\x03\x04":
-        return "; for a PyTorch state dict say --arch NAME --weights FILE (or --timm NAME); a network of your own is " \
-            "converted in Python, agf_convert.convert(module, \"net.agf\", size=...), or exported to ONNX"
-    if start[4:8] == b"TFL3":
-        return "; it is a TensorFlow Lite file, call it .tflite"
-    if start[:4] == b"\x89AGF":
-        return "; it is an .agf file already"
-    return ""
 
 
 def check_names(model, path):

@@ -363,6 +363,11 @@ def cast(graph, op):
     raise graph.b.error(f"casts to {np.dtype(to).name}, which changes the numbers; leave the cast out of the network")
 
 
+@handles("edgetpu-custom-op")
+def edge_tpu(graph, op):
+    raise graph.b.error("the file is compiled for the Edge TPU: convert the one before edgetpu_compiler, model.tflite")
+
+
 @handles("ARG_MAX")
 def arg_max(graph, op):
     """A label: no part of the logits. choose_output() leaves it out."""

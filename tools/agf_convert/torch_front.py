@@ -42,6 +42,24 @@ def quiet():
         logging.disable(disabled)
 
 
+def check_module(module):
+    """Refuse, with what to do, what torch.export has no clear words for."""
+    import torch
+    if not isinstance(module, torch.nn.Module):
+        kind = type(module).__name__
+        way = {"ExportedProgram": "convert its module()", "str": "load it first: a path is no network",
+               "OrderedDict": "a state dict has weights alone: load it into the network that it belongs to"}
+        raise ConvertError(f"a torch.nn.Module is needed, not {kind}; {way.get(kind, 'give the network itself')}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConvertError("a TorchScript module, which torch.export does not take: convert the module that it was made from, or "
+                           "the ONNX file that torch.onnx.export(module, (torch.zeros(1, C, H, W),), \"net.onnx\", dynamo=False) "
+                           "makes of it")
+    for name, child in module.named_modules():
+        if ".quantized" in type(child).__module__ and hasattr(child, "_packed_params"):
+            raise ConvertError(f"module {name} ({type(child).__name__}) is quantised, which is not understood in PyTorch: "
+                               "convert the float network that it was made from, or a quantised file of ONNX or TensorFlow Lite")
+
+
 def export(module, input_shape):
     """The ExportedProgram of a module for one image."""
     import torch
@@ -169,6 +187,7 @@ def read(module, input_shape, head=None):
     """A torch.nn.Module, from an image batch to logits, as Imported."""
     import torch
     input_shape = tuple(int(size) for size in input_shape)
+    check_module(module)
     module = evaluation_copy(module)
     program = export(module, input_shape)
     builder = Builder(input_shape)

@@ -168,3 +168,28 @@ def module_preprocessing(module):
     resize_to = max(int(min(height, width) / (config.get("crop_pct") or 0.875)), min(height, width))
     return {"mean": tuple(config["mean"]), "std": tuple(config["std"]), "range": 1.0, "channels": "rgb",
             "resize": "crop", "resize_to": resize_to}, (height, width)
+
+
+def learner_parts(learner):
+    """What a fastai Learner holds: (module, labels, fields of Preprocessing, (height, width), head); None for what is none.
+
+    Pictures are prepared as for its validation set. ConvertError where a file cannot say how that is done.
+    """
+    if not all(hasattr(learner, name) for name in ("model", "dls", "loss_func")):
+        return None
+    batch, item = (list(steps.fs) for steps in (learner.dls.valid.after_batch, learner.dls.valid.after_item))
+    resizes = [step for step in item if type(step).__name__ in ("Resize", "RandomResizedCrop")]
+    rule = {"crop": "crop", "squish": "stretch"}.get(getattr(resizes[0], "method", "")) if len(resizes) == 1 else None
+    sizes = [step.size for step in resizes + batch if getattr(step, "size", None) is not None]
+    width, height = np.broadcast_to(sizes[-1], 2).tolist() if sizes else (0, 0)
+    if rule is None or len({tuple(np.broadcast_to(size, 2) / max(np.ravel(size))) for size in sizes}) > 1:
+        steps = ", ".join(type(step).__name__ for step in item + batch)
+        raise ConvertError(f"a fastai Learner prepares pictures by {steps}, of which only one Resize that crops or squishes is "
+                           "understood: convert learn.model, and say size, labels, mean, std and resize")
+    norm = next((step for step in batch if type(step).__name__ == "Normalize"), None)
+    mean, std = ((0.0,), (1.0,)) if norm is None else (tuple(np.ravel(np.asarray(numbers.tolist())).tolist())
+                                                       for numbers in (norm.mean, norm.std))
+    head = "sigmoid" if type(learner.loss_func).__name__.startswith("BCE") else None
+    return learner.model, [str(label) for label in learner.dls.vocab], {
+        "mean": mean, "std": std, "range": 1.0, "channels": "rgb", "resize": rule,
+        "resize_to": min(width, height) if rule == "crop" else 0}, (height, width), head
