@@ -503,7 +503,7 @@ def test_quantised_input_and_an_implied_relu():
 
 
 def teachable(path, quantised):
-    """In the shape of Teachable Machine's exports: a convolution, a mean, a dense layer, one without a bias, a softmax."""
+    """As Teachable Machine exports: a convolution, a mean, a dense layer, one without a bias, a softmax."""
     f, random = File(), np.random.RandomState(9)
 
     def made(kind, name, dims, inputs, options=None, scale=0.05, point=0, dtype=np.int8, **fields):

@@ -11,8 +11,8 @@ from .writer import ModelFile
 
 def convert(module, path, size=None, labels=None, *, mean=None, std=None, range=None, channels=None, resize=None,
             name=None, f16=False, flat="default", head=None, check=True):
-    """Write a torch.nn.Module, from an image batch to logits, as a model file; or a fastai Learner, which says labels, size
-    and preprocessing by itself.
+    """Write a torch.nn.Module, from an image batch to logits, as a model file; or a fastai Learner, which says labels,
+    size and preprocessing by itself.
 
     size: of the nominal input, (C, H, W), (H, W) with three channels, or one number for a square; default what the
     module says of itself (timm's do), else 224. labels: a list of class names. mean, std: a number, or one per channel;

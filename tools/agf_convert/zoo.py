@@ -171,7 +171,7 @@ def module_preprocessing(module):
 
 
 def learner_parts(learner):
-    """What a fastai Learner holds: (module, labels, fields of Preprocessing, (height, width), head); None for what is none.
+    """What a fastai Learner holds: (module, labels, fields of Preprocessing, (height, width), head); else None.
 
     Pictures are prepared as for its validation set. ConvertError where a file cannot say how that is done.
     """
@@ -190,6 +190,6 @@ def learner_parts(learner):
     mean, std = ((0.0,), (1.0,)) if norm is None else (tuple(np.ravel(np.asarray(numbers.tolist())).tolist())
                                                        for numbers in (norm.mean, norm.std))
     head = "sigmoid" if type(learner.loss_func).__name__.startswith("BCE") else None
-    return learner.model, [str(label) for label in learner.dls.vocab], {
+    return learner.model, [str(label) for label in getattr(learner.dls, "vocab", None) or []], {
         "mean": mean, "std": std, "range": 1.0, "channels": "rgb", "resize": rule,
         "resize_to": min(width, height) if rule == "crop" else 0}, (height, width), head
