@@ -659,6 +659,7 @@ struct agf_op_rules {
 };
 
 static const agf_op_rules *agf_rules_of(agf_op op);
+static void agf_rows_forward(agf_session *s, const agf_step *st, const agf_flow *f);
 
 /* n fields of u32 into ints, each in [lo, hi], or all 0 where the op does not use them. */
 static int agf_fields(const unsigned char *p, int n, int used, int lo, int hi, int *to) {
@@ -677,7 +678,7 @@ static const char *agf_missing_function(const agf_op_rules *r) {
   if ((r->fields.w || r->fields.b) && !r->weights) return "check of its weights";
   if (r->traits & AGF_RESHAPES) return NULL;
   if (!r->sign) return "sign";
-  if (!r->forward) return "forward pass";
+  if (!r->forward || (r->forward == agf_rows_forward && !r->rows)) return "forward pass";
   if (!r->rule) return "rule";
   if (!r->gradient) return "gradient";
 #ifndef AGF_NO_METHODS

@@ -34,6 +34,9 @@ static void test_missing(void) {
   WITHOUT(lrp);
 #undef WITHOUT
   r = *agf_rules_of(AGF_OP_RELU);
+  r.rows = NULL;
+  CHECK(agf_missing_function(&r), "a ReLU that goes row by row without its rows is taken");
+  r = *agf_rules_of(AGF_OP_RELU);
   r.weights = NULL;
   CHECK(!agf_missing_function(&r), "a ReLU needs no check of its weights");
 }
