@@ -35,7 +35,7 @@ MAKEFLAGS += -j2
 ENGINE = agf.c agf.h $(wildcard kernels/*.h kernels/*.inc)
 CLI = tools/agf_cli.c $(wildcard tools/cli_*.h)
 TESTS = test_golden test_api test_methods test_hostile test_v1 soak check_kernels check_plan check_tables check_math
-PYTHON_TESTS = random_graphs test_pictures test_python test_convert test_tflite test_eval test_readme
+PYTHON_TESTS = random_graphs test_chains test_pictures test_python test_convert test_tflite test_eval test_readme
 # What takes minutes, for CI: the bits of every compiler and target, the drop-in pair, hostile input under sanitizers, and more.
 SLOW_TESTS = test_dist test_page test_notebook compile_cost test_cmake test_make test_package test_hostile_cli test_oracle test_contrast check_seeds $(CHECKED:%=%-checked) lint
 

@@ -4043,7 +4043,7 @@ static void agf_chain_seams_task(agf_session *s, const void *arg, int b, unsigne
     const agf_step *st = j->st + k;
     for (part = made = 0; part < j->parts; part++) {
       lo = part * j->part, hi = agf_imin(lo + j->part, j->head.ho);
-      for (i = 1; i <= k; i++) agf_rows_reached(s, j->st + i, &lo, &hi);
+      for (i = 1; i <= k && lo < hi; i++) agf_rows_reached(s, j->st + i, &lo, &hi);
       if (lo >= hi) continue;
       agf_chain_rows(s, j, st, b, b + 1, made, lo, scratch);
       made = hi;
