@@ -43,7 +43,7 @@
 #define AGF_FORMAT_VERSION 2
 #define AGF_BITS_VERSION 2
 
-/* Build switches, defined where agf.c is compiled; what each takes off the code (x86-64, gcc 12 -O2: 330 KB with all).
+/* Build switches, defined where agf.c is compiled; what each takes off the code (x86-64, gcc 12 -O2: 340 KB with all).
  *
  *   AGF_NO_SIMD     portable kernels alone: the same bits, several times slower                140 KB
  *   AGF_NO_METHODS  no methods but agf, agf_a and agf_lc                                         14 KB
