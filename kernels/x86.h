@@ -16,8 +16,8 @@
 #endif
 #include <immintrin.h>
 
-/* Where C has an operator for an intrinsic, it is written: each intrinsic is a function that the compiler has to inline, thousands of times.
- * The types: vectors of floats as they lie in memory, at any float's address, and of integers. */
+/* Where C has an operator for an intrinsic, it is written: each intrinsic is a function that the compiler has to inline, thousands of
+ * times. The types: vectors of floats as they lie in memory, at any float's address, and of integers. */
 typedef float agf_floats8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float agf_floats16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t agf_ints8 __attribute__((vector_size(32)));

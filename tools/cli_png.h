@@ -1,5 +1,5 @@
-/* PNG files, compressed by zlib where it is there, else by stb_image_write. zlib takes strips of rows, each by itself, so that several threads
- * work on a file; it is the same for any number of them. */
+/* PNG files, compressed by zlib where it is there, else by stb_image_write. zlib takes strips of rows, each by itself, so that several
+ * threads work on a file; it is the same for any number of them. */
 #ifndef CLI_PNG_H
 #define CLI_PNG_H
 
@@ -133,9 +133,9 @@ typedef struct png_job {
   png_strip *strip; /* [strips] */
 } png_job;
 
-/* zlib's deflate without a head, to be continued unless it is the `last`; returns the number of bytes, 0 where there is no memory. Behind the
- * Paeth filter, matches of one byte's distance are the ones that pay: half of the time of level 4, which looks for all, and a twentieth less
- * to store (a photograph under a map). */
+/* zlib's deflate without a head, to be continued unless it is the `last`; returns the number of bytes, 0 where there is no memory.
+ * Behind the Paeth filter, matches of one byte's distance are the ones that pay: half of the time of level 4, which looks for all, and a
+ * twentieth less to store (a photograph under a map). */
 static size_t deflate_strip(uint8_t *data, size_t size, bool last, uint8_t *to, size_t room) {
   z_stream z;
   bool done;
