@@ -8710,7 +8710,7 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   unsigned char *memory;
   void *taken;
   uint8_t *line, *wide;
-  float value[3][256];
+  float *plane[3], value[3][256];
   agf_status status;
   int rh, rw, top, left, y, x, c, k, y0, y1, channels, overflow = 0;
   if (!model || !rgb || !chw || !agf_aligned4(chw) || picture_width < 1 || picture_height < 1 ||
@@ -8772,13 +8772,13 @@ static agf_status agf_prepare_picture(const agf_model *model, int height, int wi
   /* down, then into the network's channels and values */
   for (c = 0; c < channels; c++) {
     int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
+    plane[c] = chw + (size_t)to * (size_t)height * (size_t)width;
     for (k = 0; k < 256; k++) value[c][k] = ((float)((double)k * in->range / 255) - in->mean[to]) / in->std[to];
   }
   for (y = 0; y < height; y++) {
     agf_resample_down(&v, y, wide, row, line);
     for (c = 0; c < channels; c++) {
-      int to = in->channel_order == AGF_CHANNELS_BGR ? channels - 1 - c : c;
-      float *out = chw + ((size_t)to * (size_t)height + (size_t)y) * (size_t)width;
+      float *out = plane[c] + (size_t)y * (size_t)width;
       for (x = 0; x < width; x++) out[x] = value[c][line[(size_t)x * (size_t)channels + (size_t)c]];
     }
   }

@@ -24,21 +24,12 @@ from agf_convert import ModelFile, Network, Preprocessing                       
 from to_converter import converter_nodes                                               # noqa: E402
 
 
-def features(session, pictures):
-    """The latent vectors of pictures [N, H, W, 3], [N, n]."""
-    vectors = []
-    for picture in pictures:
-        session.run(session.preprocess(picture), explain=False)
-        vectors.append(session.latent())
-    return np.array(vectors)
-
-
 def fit(path, training, held_out, strength=0.1):
     """A logistic regression on the latent vectors that the network at `path` makes of `training`, (pictures, classes),
     and its accuracy on `held_out`. strength: scikit-learn's C."""
-    with agf.Model(path) as model, model.session() as session:
-        fitted = LogisticRegression(C=strength, max_iter=1000).fit(features(session, training[0]), training[1])
-        return fitted, fitted.score(features(session, held_out[0]), held_out[1])
+    with agf.Model(path) as model:
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(model.bank(training[0]).latents, training[1])
+        return fitted, fitted.score(model.bank(held_out[0]).latents, held_out[1])
 
 
 def with_head(path, name, weights, bias, labels, source):

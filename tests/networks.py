@@ -10,7 +10,6 @@ them. Its logits are compared with torch's; maps of agf, agf_a and agf_lc must b
 tests/oracle.py in float64 where the network is small; a forward pass, and that and one class, are timed beside ONNX
 Runtime's forward pass. Needs torch, torchvision, timm, onnxruntime and the engine's library.
 """
-import argparse
 import contextlib
 import copy
 import datetime
@@ -25,7 +24,8 @@ import time
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path[:0] = [os.path.join(ROOT, "tools"), os.path.join(ROOT, "tests")]
+from survey import survey                                                              # noqa: E402
 
 SIZE = 96              # small enough for all of them in an hour, large enough for five halvings; else the network's own
 WANTED = 1e-4          # between the engine's logits and torch's, relative; where it is more, float64 says whose fault that is
@@ -318,31 +318,14 @@ def table(rows):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-k", metavar="TEXT", default="", help="networks whose name holds TEXT")
-    parser.add_argument("--minutes", metavar="N", type=float, default=math.inf, help="begin no network after N minutes")
-    parser.add_argument("--results", default=os.path.join(ROOT, "build", "networks.jsonl"), help="what has been tried already")
-    parser.add_argument("--out", default=os.path.join(ROOT, "tests", "networks.md"))
-    arguments = parser.parse_args()
+def listed():
     from torchvision import models
-    names = [("torchvision", name) for name in models.list_models(module=models)] + [("timm", name) for name in TIMM]
-    known = {}
-    if os.path.exists(arguments.results):
-        with open(arguments.results, encoding="utf-8") as f:
-            known = {(row["library"], row["name"]): row for row in map(json.loads, f)}
-    began = time.monotonic()
-    for library, name in smallest_first(names, arguments.results + ".sizes"):
-        if arguments.k not in name or (library, name) in known:
-            continue
-        if time.monotonic() - began > 60 * arguments.minutes:
-            break
-        row = known[library, name] = try_network(library, name)
-        with open(arguments.results, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        print(f"{library} {name}: {row.get('refused') or row['checked']} ({row['seconds']} s)", flush=True)
-    with open(arguments.out, "w", encoding="utf-8") as f:
-        f.write(table([known[key] for key in names if key in known]))
+    return [("torchvision", name) for name in models.list_models(module=models)] + [("timm", name) for name in TIMM]
+
+
+def main():
+    survey(__doc__.splitlines()[0], "networks", listed, lambda row: (row["library"], row["name"]), try_network,
+           lambda row: row.get("refused") or row["checked"], table, lambda keys, results: smallest_first(keys, results + ".sizes"))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ As tests/networks.py, in an environment of its own: needs tensorflow-cpu, tf2onn
 onnxruntime and the engine's library. Each network gets random weights and statistics that fit them, and is converted
 through TensorFlow Lite and through ONNX; the engine's logits are compared with those of Keras itself.
 """
-import argparse
 import datetime
 import importlib.metadata
-import json
 import math
 import os
 import sys
@@ -20,7 +18,9 @@ import time
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path[:0] = [os.path.join(ROOT, "tools"), os.path.join(ROOT, "tests")]
+from survey import survey                                                              # noqa: E402
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's remarks
 
 SIZE = 96
@@ -142,28 +142,8 @@ def table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-k", metavar="TEXT", default="", help="networks whose name holds TEXT")
-    parser.add_argument("--minutes", metavar="N", type=float, default=math.inf, help="begin no network after N minutes")
-    parser.add_argument("--results", default=os.path.join(ROOT, "build", "networks-keras.jsonl"), help="what has been tried already")
-    parser.add_argument("--out", default=os.path.join(ROOT, "tests", "networks-keras.md"))
-    arguments = parser.parse_args()
-    known = {}
-    if os.path.exists(arguments.results):
-        with open(arguments.results, encoding="utf-8") as f:
-            known = {row["name"]: row for row in map(json.loads, f)}
-    began = time.monotonic()
-    for name in NAMES:
-        if arguments.k not in name or name in known:
-            continue
-        if time.monotonic() - began > 60 * arguments.minutes:
-            break
-        row = known[name] = try_network(name)
-        with open(arguments.results, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        print(f"{name}: TensorFlow Lite {row['tflite']}, ONNX {row['onnx']} ({row['seconds']} s)", flush=True)
-    with open(arguments.out, "w", encoding="utf-8") as f:
-        f.write(table([known[name] for name in NAMES if name in known]))
+    survey(__doc__.splitlines()[0], "networks-keras", lambda: [(name,) for name in NAMES], lambda row: (row["name"],), try_network,
+           lambda row: f"TensorFlow Lite {row['tflite']}, ONNX {row['onnx']}", table)
 
 
 if __name__ == "__main__":

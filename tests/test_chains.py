@@ -57,7 +57,7 @@ def draw(seed):
         elif op == "batchnorm":
             nodes.append(Node(op, name, [source], weights=weights(channels), bias=weights(channels)))
         else:
-            nodes.append(Node(op, name, [source] if op == "relu" else [source, nodes[-1].name]))
+            nodes.append(Node(op, name, [source] if op == "relu" else [source, source]))
     nodes += [Node("global_avgpool", "pool", [nodes[-1].name]), Node("flatten", "flat", ["pool"]),
               Node("linear", "logits", ["flat"], weights=weights(4, channels), bias=weights(4))]
     shape = (3, rng.randint(5, 70), rng.randint(3, 20))

@@ -69,10 +69,13 @@ static agf_colormap find_cmap(const char *name) {
   return (agf_colormap)cmap;
 }
 
+/* Whether `text` is digits alone, so that it names a class by its index. */
+static bool is_index(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
+
 static bool is_class(const agf_model *model, const char *text) {
   int found, index;
 
-  if (*text && strspn(text, "0123456789") == strlen(text)) return parse_whole(text, 0, agf_model_classes(model) - 1, &index);
+  if (is_index(text)) return parse_whole(text, 0, agf_model_classes(model) - 1, &index);
   return *text && agf_model_find(model, text, &found, 1) > 0;
 }
 
@@ -114,7 +117,7 @@ static char *several_classes(const agf_model *model, const char *text) {
 static int find_class(const agf_model *model, const char *text) {
   enum { LISTED = 8 };
   int classes = agf_model_classes(model), some[LISTED], found, index, i;
-  bool is_number = *text && strspn(text, "0123456789") == strlen(text);
+  bool is_number = is_index(text);
   char list[640] = "", *hint;
 
   if (is_number && parse_whole(text, 0, classes - 1, &index)) return index;
