@@ -9,7 +9,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def survey(description, stem, keys, key_of, try_network, outcome, table, in_turn=None):
-    """The command that makes the page `stem` in tests; what has been tried stands in build, a row a line, under that name.
+    """The command that makes the page `stem` in tests; what has been tried stands in build under it, a row a line.
 
     keys(): of every network, in the page's order, tuples that end in its name. try_network(*key): its row, a dict with
     the "seconds" that it took; key_of(row): the key of that; outcome(row): in words; table(rows): the page.
