@@ -11,6 +11,8 @@ Pillow decodes and resizes the same file. Needs numpy and Pillow; uses the photo
 import ctypes
 import glob
 import os
+import shutil
+import subprocess
 import sys
 
 from harness import DATA, ROOT, Skip, check, missing_file, needs, run_tests
@@ -165,6 +167,51 @@ def test_jpeg():
                 compare("a.jpg", JPEG)
         image.convert("L").save("gray.jpg", quality=90)
         compare("gray.jpg", JPEG)
+
+
+# Decodes the files that it is given and prints a hash of each one's pixels (FNV-1a), as the program decodes them.
+DECODER = """
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_ONLY_JPEG
+#include <stb/stb_image.h>
+int main(int count, char **path) {
+  for (int i = 1; i < count; i++) {
+    int width, height, channels;
+    unsigned char *rgb = stbi_load(path[i], &width, &height, &channels, 3);
+    unsigned long long hash = 14695981039346656037ULL;
+    if (!rgb) return 1;
+    for (long k = 0; k < 3L * width * height; k++) hash = (hash ^ rgb[k]) * 1099511628211ULL;
+    printf("%d %d %llx\\n", width, height, hash);
+    stbi_image_free(rgb);
+  }
+}
+"""
+
+
+def test_jpeg_everywhere():
+    """A photograph has the same pixels, and so the same map, whatever vector instructions decode it, or none."""
+    random, files = np.random.RandomState(5), []
+    for i in range(24):
+        width, height = random.randint(1, 150, 2)
+        rgb = scene(width, height, i) if i % 2 else random.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        files.append("%d.jpg" % i)
+        Image.fromarray(rgb).save(files[-1], quality=int(random.randint(1, 101)), subsampling=i % 3, progressive=i % 5 == 0)
+    with open("decoder.c", "w") as file:
+        file.write(DECODER)
+    own = os.environ.get("CC", "cc").split()
+    # -idirafter: a compiler for another machine does not look where this one's headers are
+    ways = [("vectors", own, []), ("no vectors", [*own, "-DSTBI_NO_SIMD"], [])] + [
+        (name, [name + "-gcc", "-static", "-idirafter", "/usr/include"], ["qemu-" + machine])
+        for name, machine in (("aarch64-linux-gnu", "aarch64"), ("arm-linux-gnueabihf", "arm"))
+        if shutil.which(name + "-gcc") and shutil.which("qemu-" + machine)
+    ]
+    found = {}
+    for name, compiler, runner in ways:
+        made = subprocess.run([*compiler, "-O1", "decoder.c", "-o", "decoder", "-lm"], capture_output=True, text=True)
+        check(made.returncode == 0, f"{name}: {made.stderr}")
+        found[name] = subprocess.run([*runner, "./decoder", *files], check=True, capture_output=True, text=True).stdout.split("\n")
+    for name, lines in found.items():
+        check(len(lines) == len(files) + 1 and lines == found["vectors"], f"{name}: {lines} for {found['vectors']}")
 
 
 def program_reads(kind):
