@@ -471,6 +471,8 @@ def test_watch():
             with urllib.request.urlopen(address + "live", timeout=60) as stream:
                 part = stream.read(400)
             check(re.match(rb"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: \d+\r\n\r\n\xff\xd8", part), part)
+            with urllib.request.urlopen(address + "frame?after=999999999999", timeout=60) as newest:
+                check(newest.headers["X-Frame"] == "2", "a number of another run waits for nothing")
             late = browser.new_page()  # sees the newest at once
             late.goto(address)
             shows(late, scenes[1])

@@ -106,10 +106,11 @@ class Frames:
             self.changed.notify_all()
 
     def after(self, number):
-        """(frame, its number) once there is a newer one than `number`; (b"", number) at the end."""
+        """(frame, its number) once there is another one than `number`; (b"", number) at the end. A number that is still
+        to come is a page's that saw another run: it gets the newest."""
         with self.changed:
-            self.changed.wait_for(lambda: self.ended or self.number > number)
-            return (self.frame, self.number) if self.number > number else (b"", number)
+            self.changed.wait_for(lambda: self.ended or self.number not in (0, number))
+            return (b"", number) if self.number in (0, number) else (self.frame, self.number)
 
 
 class Live(http.server.BaseHTTPRequestHandler):
@@ -146,7 +147,7 @@ class Live(http.server.BaseHTTPRequestHandler):
             pass  # the browser has gone
 
     def one(self, after):
-        """The newest frame, once there is a newer one than `after`."""
+        """The newest frame, once there is another one than number `after`."""
         frame, number = self.frames.after(after)
         self.answer("image/jpeg", frame, X_Frame=number)
 
