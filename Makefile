@@ -16,18 +16,19 @@ SONAME = libagf.so.1
 VERSION = $(shell sed -n 's/^\#define AGF_VERSION_M[A-Z]* //p; s/^\#define AGF_VERSION_PATCH //p' agf.h | paste -sd.)
 
 # The program also reads WebP and TIFF, and writes PNG files faster, where what does so is installed for $(CC): libwebp-dev, libtiff-dev,
-# zlib1g-dev.
+# zlib1g-dev, and libisal-dev beside it.
 PKG_CONFIG ?= pkg-config
 has = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo 'int main(void) { return 0; }' | \
   $(CC) $(CFLAGS) -x c - $$($(PKG_CONFIG) --cflags --libs $(1)) -o /dev/null 2>/dev/null && echo $(1))
 WEBP := $(call has,libwebp)
 TIFF := $(call has,libtiff-4)
 ZLIB := $(call has,zlib)
-CLI_FLAGS := $(WEBP:%=-DCLI_WEBP) $(TIFF:%=-DCLI_TIFF) $(ZLIB:%=-DCLI_ZLIB)
+ISAL := $(if $(ZLIB),$(call has,libisal))
+CLI_FLAGS := $(WEBP:%=-DCLI_WEBP) $(TIFF:%=-DCLI_TIFF) $(ZLIB:%=-DCLI_ZLIB) $(ISAL:%=-DCLI_ISAL)
 CLI_LIBS :=
 ifneq ($(strip $(WEBP) $(TIFF) $(ZLIB)),)
-CLI_FLAGS += $(shell $(PKG_CONFIG) --cflags $(WEBP) $(TIFF) $(ZLIB))
-CLI_LIBS := $(shell $(PKG_CONFIG) --libs $(WEBP) $(TIFF) $(ZLIB))
+CLI_FLAGS += $(shell $(PKG_CONFIG) --cflags $(WEBP) $(TIFF) $(ZLIB) $(ISAL))
+CLI_LIBS := $(shell $(PKG_CONFIG) --libs $(WEBP) $(TIFF) $(ZLIB) $(ISAL))
 endif
 
 MAKEFLAGS += -j2

@@ -38,6 +38,14 @@ if echo '#include <stb/stb_image.h>' | cc -E -x c - >/dev/null 2>&1; then
   check 'the installed program' "$to/usr/bin/agf" --version
   check 'the installed header' cmp agf.h "$to/usr/include/agf.h"
   for name in libagf.a libagf.so libagf.so.1; do check "installed: $name" test -f "$to/usr/lib/$name"; done
+  # what compresses PNG files is what there is
+  for without in 'ISAL=' 'ISAL= ZLIB= TIFF='; do
+    command -v python3 >/dev/null || { echo "SKIP without $without: python3 is not installed"; continue; }
+    rm -f "$made/agf" "$made/agf_cli.o"
+    # shellcheck disable=SC2086 # several words
+    check "without $without" quickly "$made/agf" $without
+    check "without $without: PNG files" env "AGF_BIN=$made/agf" python3 tests/test_cli.py test_pngs_of_every_kind_and_with_every_number_of_threads
+  done
   # shellcheck disable=SC2016 # pkg-config's own variables
   check 'agf.pc' grep -qx 'libdir=${prefix}/lib' "$to/usr/lib/pkgconfig/agf.pc"
   check 'agf.pc: the prefix' grep -qx 'prefix=/usr' "$to/usr/lib/pkgconfig/agf.pc"
