@@ -585,13 +585,13 @@ enum {
   AGF_MAKES_LOGITS = 2,  /* it may be the last node: AGF's seed is its gradient */
   AGF_TAKES_NORM = 4,    /* a BatchNorm that alone reads its output becomes part of its step */
   AGF_IS_NORM = 8,       /* it is what AGF_TAKES_NORM takes along */
-  AGF_TAKES_ACT =
-      16,            /* an activation (a row's `act`) that alone reads its output, behind the BatchNorm, becomes part of its step */
+  /* An activation (a row's `act`) that alone reads its output, behind the BatchNorm, becomes part of its step. */
+  AGF_TAKES_ACT = 16,
   AGF_RESHAPES = 32, /* its output is its input's tensor under another shape: it makes no step and needs no functions but shape */
-  AGF_POOLS_TO_SIZE = 64, /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
-  AGF_IS_MAXIMUM = 256,   /* a pool that takes the largest element, not the average */
-  AGF_IS_LINEAR = 512,    /* agf_lc forms its logits at every position at once */
-  AGF_HAS_BIAS_TERM = 128 /* FullGrad has a term for its tensor b */
+  AGF_POOLS_TO_SIZE = 64,  /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
+  AGF_HAS_BIAS_TERM = 128, /* FullGrad has a term for its tensor b */
+  AGF_IS_MAXIMUM = 256,    /* a pool that takes the largest element, not the average */
+  AGF_IS_LINEAR = 512 /* its steps hold an agf_linear_step: agf_lc forms such logits at every position at once; one row alone */
 };
 
 /* What an op's output says about signs. */
@@ -1475,8 +1475,9 @@ struct agf_step {
   int writes;                /* the moment from which on it writes its inputs' cam and g */
   int reads_cam, reads_g;    /* the moments until which it reads its output's */
   agf_id scale, bias;        /* float [outputs, filled]: of its BatchNorm and its own; scale 0: none */
-  agf_id rhs, rhs_mask;  /* what its adjoint reads, float [cb][h][w][right-hand sides][16] and uint16_t [cb][h][w]; rhs_mask 0: the
-                              * output's cam as it is, or a form of the op's own */
+  /* What its adjoint reads, float [cb][h][w][right-hand sides][16] and uint16_t [cb][h][w]; rhs_mask 0: the output's cam as it is, or a
+   * form of the op's own. */
+  agf_id rhs, rhs_mask;
   agf_id tmp_cam, tmp_g; /* float [cb][h][w][16] of an input: where a delivery lies that is not the tensor's first */
   void *own;             /* the op's own part, rules->step_bytes; constant too once the plan is made */
 };
@@ -1488,7 +1489,7 @@ typedef struct agf_plan {
   const agf_tensor *tensor;           /* 0: the image */
   const agf_buffer *buffer;           /* [buffers + 1] */
   const int *in;                      /* inputs of steps: tensors */
-  const int *tensor_of;               /* [nodes + 1] the tensor of an edge, -1: inside a step or dead */
+  const int *tensor_of;               /* [nodes + 1] the tensor of an edge; -1: dead, -2: inside a step */
   const agf_shape *shape;             /* [nodes] */
   const unsigned char *live;          /* [nodes] AGF_LIVE, AGF_READ_SIGNED; 0: the logits do not depend on it */
   unsigned needs;                     /* AGF_NEEDS_*: what the session's methods need */
@@ -1620,7 +1621,7 @@ static agf_tables agf_table_sizes(const agf_model *m) {
   size_t n = (size_t)m->nodes;
   int i;
   memset(&t, 0, sizeof t);
-  t.buffers = (int)(26 * n + 32);
+  t.buffers = (int)(26 * n + 32); /* more than a step and a plan have room to name; agf_buf refuses beyond it */
   t.session = agf_align_up(sizeof(agf_session));
   t.plan = agf_align_up(sizeof(agf_plan));
   t.step = agf_align_up(n * sizeof(agf_step));
@@ -1932,16 +1933,15 @@ static void agf_plan_tensors(agf_planner *p) {
     agf_plan_activation(p, x);
     if (x->first_reader >= 0)
       agf_plan_cam(p, x, st->reads_cam, st->reads_g);
-    else if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP |
-                               AGF_NEEDS_LOCAL)) /* the logits: AGF's seed is the gradient below them, others begin there */
+    else if (p->plan->needs & (AGF_NEEDS_GRADIENT | AGF_NEEDS_LRP | AGF_NEEDS_LOCAL)) /* the logits: these begin there, AGF below */
       x->cam = agf_buf(p, agf_tensor_elements(x) * 4, agf_gate_moment(p, st), agf_adjoint_moment(p, st));
   }
   agf_plan_activation(p, &p->tensor[0]);
   agf_plan_cam(p, &p->tensor[0], end, end);
 }
 
-/* Whether buffer a is placed before b: by size, or by time; where they agree, what lives longer first; then the other, and the
- * order of making. */
+/* Whether buffer i is placed before buffer j. By size: the largest first, then what lives longest, then what is needed first. By time:
+ * what is needed first, then what lives longest, then the largest. Then in the order of their numbers. */
 static int agf_places_before_by_size(const void *buffers, int i, int j) {
   const agf_buffer *a = (const agf_buffer *)buffers + i, *b = (const agf_buffer *)buffers + j;
   int life_a = a->last - a->first, life_b = b->last - b->first;
@@ -2088,7 +2088,7 @@ static void agf_plan_deliveries(agf_planner *p, agf_step *st) {
   for (j = 0; j < st->inputs; j++) {
     const agf_tensor *t = agf_plan_in(p, st, j);
     uint64_t elements = agf_tensor_elements(t);
-    int *seen = &p->turn[p->in[st->in + j]]; /* until buffers are placed: 1 + the last step that read the tensor */
+    int *seen = &p->turn[p->in[st->in + j]]; /* 1 + the last step that read the tensor; only later do buffers take turns there */
     int first = t->first_reader == st->index && *seen != st->index + 1; /* only that slot may write the tensor's own buffers */
     *seen = st->index + 1;
     if (!first && elements > cam) cam = elements;
@@ -2488,12 +2488,6 @@ typedef struct agf_forward_job {
   const agf_flow *flow;
 } agf_forward_job;
 
-/* Shapes, signs and a convolution's or linear layer's bias, as several ops have them. */
-static agf_status agf_same_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
-  (void)in, (void)out, (void)err;
-  return AGF_OK;
-}
-
 static void agf_rows_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_forward_job *j = (const agf_forward_job *)arg;
   agf_piece p = agf_piece_at(agf_out(s, j->st), i);
@@ -2506,6 +2500,12 @@ static void agf_rows_forward(agf_session *s, const agf_step *st, const agf_flow 
   j.st = st;
   j.flow = f;
   agf_parallel(s, agf_pieces(agf_out(s, st)), agf_rows_task, &j);
+}
+
+/* Shapes, signs and a convolution's or linear layer's bias, as several ops have them. */
+static agf_status agf_same_shape(const agf_inputs *in, agf_shape *out, agf_error *err) {
+  (void)in, (void)out, (void)err;
+  return AGF_OK;
 }
 
 static agf_sign agf_sign_any(const agf_node *n) { return (void)n, AGF_SIGN_ANY; }
@@ -2541,14 +2541,6 @@ typedef struct agf_delivery {
   int wants_g;
 } agf_delivery;
 
-/* (cam, g) of tensor t from one place to another. */
-typedef struct agf_copy_job {
-  const agf_tensor *t;
-  const float *cam, *g;
-  float *out, *out_g;           /* out_g NULL: no g is wanted */
-  const agf_delivery *delivery; /* what its rows end as, NULL: they stay as they are */
-} agf_copy_job;
-
 /* Begins the delivery to an input, whose rows then go through agf_merge_row. */
 static agf_delivery agf_begin_delivery(agf_session *s, agf_explanation *e, const agf_step *st, int slot) {
   agf_arrival *a = &e->arrival[s->plan->in[st->in + slot]];
@@ -2562,7 +2554,7 @@ static agf_delivery agf_begin_delivery(agf_session *s, agf_explanation *e, const
 }
 
 /* Merges row r of block b, which has just been written to cam and g: cam = x * sum_i sdiv(cam_i, x), g = sum g_i over the readers
- * (agf-spec); with one reader it is what it is. cam and g are the tensor's own row at the first delivery, any place at later ones. */
+ * (agf-spec); with one reader nothing is to be done. cam and g are the tensor's own row at the first delivery, any place at later ones. */
 static void agf_merge_row(agf_session *s, const agf_delivery *d, int b, int r, const float *cam, const float *g) {
   const agf_tensor *t = d->t;
   float *own = agf_row_of(agf_floats(s, t->cam), t, b, r), *x = agf_row_x(s, t, b, r);
@@ -2600,6 +2592,14 @@ static void agf_times_x_task(agf_session *s, const void *arg, int r, unsigned ch
   (void)scratch;
   for (b = 0; b < t->cb; b++) s->k.mul(agf_row_of(j->out, t, b, r), j->x + b * t->xb + r * t->xr, t->w);
 }
+
+/* (cam, g) of tensor t from one place to another. */
+typedef struct agf_copy_job {
+  const agf_tensor *t;
+  const float *cam, *g;
+  float *out, *out_g;           /* out_g NULL: no g is wanted */
+  const agf_delivery *delivery; /* what its rows end as, NULL: they stay as they are */
+} agf_copy_job;
 
 static void agf_copy_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_copy_job *j = (const agf_copy_job *)arg;
@@ -3265,7 +3265,8 @@ static void agf_conv_task(agf_session *s, const void *arg, int index, unsigned c
   agf_conv_tile(s, j, index / j->tiles * j->cut.group, r0, rows, r0, scratch);
 }
 
-/* The same where x is made: a task is a tile of all outputs, and the window the whole of x to it. Output i is made of input i alone. */
+/* As agf_conv_task, for an input that is made when it is read (j->make). A task makes the rows that its tile needs once, all blocks of
+ * them, in its scratch, and then every group of outputs from them. Output row i must need input row i alone. */
 static void agf_conv_window_task(agf_session *s, const void *arg, int index, unsigned char *scratch) {
   const agf_conv_job *whole = (const agf_conv_job *)arg;
   int r0 = index * whole->th, rows = agf_imin(whole->th, whole->ho - r0), blocks = agf_ceil_div(whole->ci, AGF_CB), first, b, r;
@@ -3460,7 +3461,8 @@ static void agf_conv(agf_session *s, agf_conv_job *j) {
 typedef struct agf_conv_step {
   int plain;       /* neither flat nor the image's: the full rule */
   int apart;       /* A is formed in a walk of its own: agf_conv_settle */
-  int late;        /* what made its input shifts C + R as it reads them: agf_conv_settle */
+  int late;        /* its input's cam is delivered as C + R; the convolution that made the input is its only reader, and its gate
+                    * subtracts the mean as it reads (agf_arrival) */
   int gated;       /* |W||x| (box: Z), formed on each way back, goes through the gate row by row: there is no d */
   uint64_t window; /* bytes for the adjoint's right-hand sides if they are made as they are needed; 0: they are not */
   int co;          /* outputs, filled to whole panels */
@@ -3887,7 +3889,7 @@ static void agf_job_make(agf_session *s, agf_conv_job *j, agf_prologue *make, co
 typedef struct agf_border_job {
   const agf_step *st;
   float value;
-  int filter; /* -1: |w| */
+  int filter; /* 0 w, 1 w+, 2 w-, -1 |w| */
   float *out;
 } agf_border_job;
 
@@ -4585,7 +4587,8 @@ static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigne
   }
 }
 
-/* g * m, g where cam is not 0, in the second vector of a pixel, whose adjoint is done: grouped kernels read every element, no mask. */
+/* g * m, which Gm is made of: g where cam is not 0, else 0. It overwrites each pixel's second right-hand side, which the walk for C has
+ * used, and is written out because grouped kernels read every element and no mask. */
 static void agf_mask_g_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
   const agf_gate_job *j = (const agf_gate_job *)arg;
   const agf_tensor *t = agf_out(s, j->st);
@@ -4620,7 +4623,8 @@ static void agf_plain_g(agf_session *s, const agf_plain_job *j, agf_gate_job gat
   agf_conv_adjoint_g(s, j->st, NULL, 2, NULL, masked ? agf_make_masked_g : agf_make_gated, &gate, j->G, maxima);
 }
 
-/* A = convT(|w|, sdiv(cam, conv(1, |w|) * m)) in a walk of its own, behind the right-hand side where the first walk's lay. */
+/* A = convT(|w|, sdiv(cam, conv(1, |w|) * m)) in a walk of its own (low_memory): its right-hand side takes the place of the first walk's,
+ * at the start of gate.rhs, and A lies behind that. */
 static void agf_plain_a_apart(agf_session *s, const agf_plain_job *j, agf_gate_job gate) {
   agf_adjoint_out out;
   agf_conv_job a;
@@ -4741,7 +4745,8 @@ static void agf_conv_rule(agf_session *s, const agf_step *st, agf_explanation *e
 
 typedef struct agf_divide_job {
   const agf_tensor *t; /* the output */
-  const float *R, *z;  /* [cb][h][w][16] */
+  const float *R;      /* [cb][h][w][16] */
+  float *z;            /* laid out as R: the sums that it is divided by, written first (agf_done_z) */
   float *out;
   uint16_t *mask;
 } agf_divide_job;
@@ -4783,7 +4788,7 @@ static void agf_lrp_half_task(agf_session *s, const void *arg, int r, unsigned c
 static void agf_done_z(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
   const agf_divide_job *o = (const agf_divide_job *)j->out;
   (void)rs;
-  s->k.store(acc, as, j->wo, agf_row_of((float *)(uintptr_t)o->z, o->t, block, row));
+  s->k.store(acc, as, j->wo, agf_row_of(o->z, o->t, block, row));
 }
 
 typedef struct agf_lrp_out {
@@ -5231,9 +5236,9 @@ static void agf_norm_rows(agf_session *s, const agf_step *st, const agf_flow *f,
 
 typedef struct agf_pool_step {
   int cancels; /* it averages what may cancel */
-  agf_id
-      rows; /* int32_t [3][h]: each output row's window, from and up to which row of the input; where the first window of this row
-                   * and those below begins */
+  /* int32_t [3][h]: each output row's window, from and up to which row of the input; where the first window of this row and those
+   * below begins. */
+  agf_id rows;
   agf_id columns; /* int32_t [2][w] */
   agf_id divisor; /* float [h][w] */
 } agf_pool_step;
@@ -5784,8 +5789,18 @@ static agf_sign agf_activation_sign(const agf_node *n) {
     case AGF_CLIP:
       if (n->parameter[1] < 0) return AGF_SIGN_ANY; /* even what is not negative is taken below 0 */
       return n->parameter[0] > 0 ? AGF_SIGN_NEVER : n->parameter[0] == 0 ? AGF_SIGN_RECTIFIED : AGF_SIGN_INPUTS;
-    default: return AGF_SIGN_INPUTS;
+    case AGF_LEAKY_RELU:
+    case AGF_PRELU:
+    case AGF_ELU:
+    case AGF_SILU:
+    case AGF_HARDSWISH:
+    case AGF_GELU:
+    case AGF_GELU_TANH:
+    case AGF_MISH:
+    case AGF_TANH: return AGF_SIGN_INPUTS;
+    case AGF_ACTIVATIONS: break;
   }
+  return AGF_SIGN_ANY;
 }
 
 static agf_status agf_activation_plan(agf_planner *p, agf_step *st, agf_error *err) {
@@ -6570,6 +6585,9 @@ static agf_status agf_flatten_shape(const agf_inputs *in, agf_shape *out, agf_er
 
 /* clang-format off */
 static const agf_op_rules agf_op_table[] = {
+    /* the fields of agf_op_fields: inputs, flags; kernel, window, dilation, groups, channels; w, b; version, inputs of version 1; argument;
+     * parameters; then traits, activation, step_bytes, and the functions: shape, weights, sign, connect, settle, plan, fill;
+     * forward, rows, rule, gradient, lrp */
     {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 0, 0},
      AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
      agf_conv_shape_of, agf_conv_weights, agf_sign_any, agf_conv_connect, agf_conv_settle, agf_conv_plan, agf_conv_fill,
@@ -6757,7 +6775,7 @@ static int agf_seed_gradient(const agf_session *s, const float *z, int classes, 
   rest = 1 - p[t];
   if (rest < 1e-6) /* of a sure network the difference is rounding (below 1e-16 nothing else): the others' sum is exact */
     for (rest = 0, i = 0; i < classes; i++) rest += i == t ? 0 : p[i];
-  for (i = 0; i < classes; i++) { /* p_t depends on u_i = z_t e_i by `du`, e_i on d_i = z_i - z_t and sigma */
+  for (i = 0; i < classes; i++) { /* du: how p_t depends on u_i = z_t e_i; e_i in turn depends on d_i = z_i - z_t and on sigma */
     double di = (double)z[i] - zt, du = p[t] * (i == t ? rest : -p[i]);
     double by_d = i == m ? 0 : du * zt * e[i] * (-di / (sigma * sigma)); /* e_m is a constant: its two parts cancel */
     d[i] = by_d;
@@ -6907,7 +6925,8 @@ static void agf_local_contrast_task(agf_session *s, const void *arg, int r, unsi
   }
 }
 
-/* The gradient of `seed` [classes] at the logits in the cam array of what the head reads, on what the head's tensors hold. */
+/* The gradient, for `seed` [classes] at the logits and the values that the head's tensors hold, of what the head reads: into that tensor's
+ * cam array. */
 static void agf_head_gradient(agf_session *s, agf_explanation *e, const float *seed) {
   const agf_plan *plan = s->plan;
   const agf_tensor *logits = agf_out(s, agf_last_step(s));
@@ -6933,7 +6952,7 @@ static agf_status agf_local_head(agf_session *s, agf_explanation *e, const agf_l
   const agf_plan *plan = s->plan;
   const agf_tensor *t = j->t, *v = agf_out(s, &plan->step[plan->head]), *logits = agf_out(s, agf_last_step(s));
   float *seed = agf_floats(s, plan->dz);
-  int r, p, b, i;
+  int r, p, b, i, bad;
   s->bad = 0;
   for (r = 0; r < t->h; r++)
     for (p = 0; p < t->w; p++) {
@@ -6951,12 +6970,12 @@ static agf_status agf_local_head(agf_session *s, agf_explanation *e, const agf_l
       for (b = 0; b < t->cb; b++)
         memcpy(j->l + (agf_row_at(t, b, r) + (size_t)p) * AGF_CB, agf_floats(s, v->cam) + b * AGF_CB, AGF_CB * sizeof(float));
     }
-  i = (s->bad & AGF_BAD_VALUE) != 0;
-  for (r = plan->head; r < plan->steps; r++) { /* what the run left there */
-    agf_flow f = agf_flow_of(s, &plan->step[r], agf_facts(s, &plan->step[r])->d_known);
-    plan->step[r].rules->forward(s, &plan->step[r], &f);
+  bad = (s->bad & AGF_BAD_VALUE) != 0;
+  for (i = plan->head; i < plan->steps; i++) { /* what the run left there */
+    agf_flow f = agf_flow_of(s, &plan->step[i], agf_facts(s, &plan->step[i])->d_known);
+    plan->step[i].rules->forward(s, &plan->step[i], &f);
   }
-  if (i)
+  if (bad)
     return agf_fail(err, AGF_ERR_NUMERIC, "%s: an activation of the head is infinite or NaN at one of the positions",
                     e->rules->name);
   return AGF_OK;
@@ -8033,8 +8052,8 @@ static void agf_add_gradient_task(agf_session *s, const void *arg, int r, unsign
 }
 
 /* The mean of n images' gradients: image k is x * (first + k * step) / of + deviation * noise. The run's own tensors hold those
- * images while it lasts, and then the caller's again. It comes to lie in the plan's `total`, [c][h][w], image [c][h][w] beside
- * it. */
+ * images meanwhile; at the end, after an error too, the network runs on the caller's image again, which the plan's `image`
+ * [c][h][w] has kept. The mean comes to lie in the plan's `total` [c][h][w]. */
 static agf_status agf_average(agf_session *s, agf_explanation *e, int n, double first, double step, double of, double deviation,
                               agf_error *err) {
   const agf_tensor *t = &s->plan->tensor[0];
@@ -8184,7 +8203,7 @@ static agf_status agf_explain_weighed(agf_session *s, agf_explanation *e, agf_we
   j.t = &s->plan->tensor[inside ? inside->out : s->plan->tensor_of[e->edge]];
   j.weighing = weighing;
   j.mean = (const double *)agf_at(s, s->plan->channel);
-  j.g = e->found; /* of a moment at which no forward pass writes: a step made anew leaves it */
+  j.g = e->found; /* a cam array: activations never share memory with one, so that making a step anew leaves it as it is */
   j.plane = agf_floats(s, s->plan->plane);
   if (inside) { /* an activation that is not kept: made anew in the place of the step's output, which is made again after */
     f = agf_flow_of(s, inside, 0);
@@ -8421,7 +8440,9 @@ AGF_API int agf_method_find(const char *name) {
 }
 
 /* MARK: explaining ------------------------------------------------------------------------------------------------------------
- * The API's second verb. It only reads what agf_run left and the caller's request, and writes the caller's maps. */
+ * The API's second verb: it checks a request, then makes its maps one by one. Some methods run steps on other values for a while
+ * (agf_average, agf_explain_weighed, agf_local_head, agf_take_difference); each then makes the run's own values anew, so that every map
+ * sees what agf_run left. */
 
 /* The label-free procedure's latent vector into `difference` and its logits into `logits_difference`; *at: the vector's element (0, 0,
  * 0). The last step works on it in its own tensors, and then on the run's latent again: other methods read those. */
@@ -8497,6 +8518,8 @@ static agf_status agf_explain_all(agf_session *s, const agf_request *q, float *m
   return status;
 }
 
+enum { AGF_ALL_OPTIONS = AGF_OPT_NO_FX | AGF_OPT_NO_FDX | AGF_OPT_NO_M | AGF_OPT_NO_A | AGF_OPT_NO_REG | AGF_OPT_FX_GRADCAM };
+
 /* What a request asks of its method. */
 static agf_status agf_check_method(const agf_session *s, const agf_request *q, agf_error *err) {
   const agf_method_rules *rules = agf_rules_of_method(q->method);
@@ -8505,7 +8528,7 @@ static agf_status agf_check_method(const agf_session *s, const agf_request *q, a
     return agf_fail(err, AGF_ERR_UNSUPPORTED, "this engine was built without the method %s (AGF_NO_METHODS)", rules->name);
   if ((rules->traits & AGF_METHOD_PLANNED) && !(s->config.methods & AGF_METHOD_BIT(q->method)))
     return agf_fail(err, AGF_ERR_ARGUMENT, "the session has no memory for %s: its config must name it in methods", rules->name);
-  if (q->options >= 2 * AGF_OPT_FX_GRADCAM) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
+  if (q->options & ~(unsigned)AGF_ALL_OPTIONS) return agf_fail(err, AGF_ERR_ARGUMENT, "unknown options 0x%x", q->options);
   if (q->options && !(rules->traits & AGF_METHOD_TAKES_OPTIONS))
     return agf_fail(err, AGF_ERR_ARGUMENT, "options 0x%x: they are AGF's, %s has none", q->options, rules->name);
   if (q->difference && !(rules->traits & AGF_METHOD_TAKES_DIFFERENCE))
@@ -9257,7 +9280,8 @@ AGF_API agf_status agf_photo_mute(const agf_rect *seen, uint8_t *rgb, int width,
   agf_clear(err);
   if (rgb && width > 0 && height > 0) agf_pixel_bytes(width, height, 3, stride, &overflow);
   if (!rgb || width < 1 || height < 1 || stride / 3 < (size_t)width || overflow)
-    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_photo_mute: %d x %d pixels in rows of %zu bytes", width, height, stride);
+    return agf_fail(err, AGF_ERR_ARGUMENT, "agf_photo_mute: %d x %d pixels in rows of %llu bytes", width, height,
+                    (unsigned long long)stride);
   for (y = 0; y < height; y++)
     for (x = 0; x < width; x++) {
       uint8_t *p = rgb + (size_t)y * stride + 3 * (size_t)x;

@@ -142,14 +142,15 @@ AGF_API void agf_model_close(agf_model *model);
 enum { AGF_CHANNELS_RGB = 0, AGF_CHANNELS_BGR = 1 };
 enum { AGF_RESIZE_STRETCH = 0, AGF_RESIZE_CROP = 1 };
 
-/* How the network wants its pictures: resize, crop, then (value / 255 * range - mean[c]) / std[c] per channel c of the network's
- * own channel order. */
+/* What makes probabilities of the logits. */
 enum {
   AGF_HEAD_SOFTMAX = 0, /* one label of many: the probabilities of all classes sum to 1 */
   AGF_HEAD_SIGMOID = 1, /* labels that do not exclude one another: each has a probability of its own */
   AGF_HEAD_NONE = 2     /* unknown: logits only */
 };
 
+/* How the network wants its pictures: resize, crop, then (value / 255 * range - mean[c]) / std[c] per channel c of the network's
+ * own channel order. */
 typedef struct agf_input {
   int channels, height, width; /* the nominal input; other sizes are allowed where the network's ops allow them */
   int is_picture;              /* 1: the fields below hold; 0: the network was converted without preprocessing */
@@ -241,8 +242,8 @@ typedef struct agf_session agf_session;
 typedef enum agf_method {
   AGF_METHOD_AGF = 0,             /* Attribution Guided Factorization; about 5 */
   AGF_METHOD_AGF_A,               /* AGF without M, Fx and Fdx: the paper's rules where they scale with the evidence; about 4 */
-  AGF_METHOD_AGF_LC,              /* the same from a local contrast at each position; a global average pool and at most a linear
-                                   * layer must make the logits */
+  AGF_METHOD_AGF_LC,              /* the same from a local contrast at each position; what makes the logits must
+                                   * read nothing but a global average pool's output */
   AGF_METHOD_GRADIENT,            /* |d logit / d image|, not negative; 2 */
   AGF_METHOD_GRADIENT_X_INPUT,    /* image * d logit / d image; 2 */
   AGF_METHOD_SMOOTHGRAD,          /* |mean gradient of noisy copies of the image|, not negative; 2 for each sample */

@@ -332,9 +332,9 @@ typedef struct agf_kernels {
   int (*add)(const float *x0, const float *x1, agf_act act, int n, float *y, uint16_t *mask);
   void (*add_back)(const float *cam, const float *y, const float *x, int n, float *out);
 
-  /* Pools. Max: the first maximum in row-major order; average: the sum in row-major order from +0,
-   * divided. Adjoints add one output row's s = sdiv(cam, y) and g (each NULL if not wanted) to t and tg, planes of the input's
-   * size: max to the maximum's place, average s / div and g / div to every place of the window. */
+  /* Pools. Max: the first maximum in row-major order; average: the sum in row-major order from +0, divided. Adjoints add one output
+   * row's s = sdiv(cam, y) and g (each NULL if not wanted) to t and tg, planes of the input's size: max to the maximum's place,
+   * average s / div and g / div to every place of the window. */
   void (*pool)(const agf_pool_row *r, float *y, uint16_t *mask);
   void (*pool_back)(const agf_pool_row *r, const float *y, const float *cam, const float *g, float *t, float *tg);
   /* cam = x * t in place */

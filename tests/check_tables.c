@@ -1,10 +1,10 @@
-/* The tables of ops and methods: a row for every number of agf.h, in its place, with all that it needs; a row that lacks something is
- * noticed; traits agree with what a request may ask. Reads the engine's own tables. */
+/* The tables of ops and methods: rows in the order of agf.h's numbers, up to the last one, with all that they need; a row that lacks
+ * something is noticed; traits agree with what a request may ask. Reads the engine's own tables. */
 #include "testing.h"
 #include "inside.h"
 
 static void test_ops(void) {
-  int i, j, rows = (int)(sizeof agf_op_table / sizeof *agf_op_table);
+  int i, j, linear = 0, rows = (int)(sizeof agf_op_table / sizeof *agf_op_table);
   CHECK(!agf_rules_of((agf_op)0) && !agf_rules_of((agf_op)(rows + 1)) && !strcmp(agf_op_name((agf_op)(rows + 1)), "?"),
         "numbers 0 and %d are no ops", rows + 1);
   for (i = 1; i <= rows; i++) {
@@ -14,8 +14,10 @@ static void test_ops(void) {
     CHECK(!missing, "%s has no %s", r->name, missing);
     CHECK(r->fields.min_inputs >= 1 && r->fields.max_inputs >= r->fields.min_inputs, "%s has %d to %d inputs", r->name,
           r->fields.min_inputs, r->fields.max_inputs);
+    linear += !!(r->traits & AGF_IS_LINEAR);
     for (j = 1; j < i; j++) CHECK(strcmp(r->name, agf_op_name((agf_op)j)) != 0, "ops %d and %d are both called %s", i, j, r->name);
   }
+  CHECK(linear == 1, "%d ops' steps are said to hold an agf_linear_step", linear);
 }
 
 /* A row with one function taken out: what is missing is said. */

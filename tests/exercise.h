@@ -92,8 +92,7 @@ static inline void exercise_observer(void *ctx, const agf_observation *o) {
 }
 
 /* flags: bit 0 forms |W||x| in the forward pass; bit 1 also the label-free procedure, with the options of bits 2 to 7; bit 8 an
- * observer; bit 9 low memory; bit 10 another size; bit 11 two threads;
- * bits 12 to 15 one more method. */
+ * observer; bit 9 low memory; bit 10 another size; bit 11 two threads; bits 12 to 15 one more method. */
 static inline exercise_report exercise(const unsigned char *data, size_t bytes, unsigned flags, double limit) {
   static const uint8_t photo[5 * 4 * 3] = {1, 200, 30, 90, 255};
   ledger l;

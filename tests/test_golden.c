@@ -189,7 +189,7 @@ static void run_methods(const char *root, const char *name, int full, const agf_
   agf_layer layer;
   agf_request q;
   double rel;
-  int target;
+  int target, few;
   FILE *list;
   memset(&q, 0, sizeof q);
   q.count = 1;
@@ -202,8 +202,12 @@ static void run_methods(const char *root, const char *name, int full, const agf_
     compare_map(root, name, file, full, session, &q, rel, map, pixels);
   }
   if (list) close_list(list, path);
-  snprintf(path, sizeof path, "%s/%s/against.txt", root, name);
+  snprintf(path, sizeof path, "%s/%s/errors.txt", root, name);
   list = fopen(path, "r");
+  few = list || full; /* such a case, and those of full size, need not have it */
+  if (list) fclose(list);
+  snprintf(path, sizeof path, "%s/%s/against.txt", root, name);
+  list = few ? fopen(path, "r") : open_list(path);
   while (list && fscanf(list, "%255s %63s %d %d %d %lf", file, word, &target, &q.against, &q.steps, &rel) == 6) {
     q.method = (agf_method)agf_method_find(word);
     q.samples = q.steps;

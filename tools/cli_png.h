@@ -138,8 +138,8 @@ typedef struct png_job {
 
 /* deflate without a head, to be continued unless it is the `last`; returns the number of bytes, 0 where there is no memory. */
 #ifdef CLI_ISAL
-/* Level 1 of ISA-L takes less than a third of zlib's time, and a tenth more to store for a figure, a thirtieth for a photograph under a map.
- * It comes out the same each time if its memory is zero before. */
+/* Level 1 of ISA-L takes less than a third of zlib's time, and a tenth more to store for a figure, a thirtieth for a photograph under a
+ * map. It comes out the same each time if its memory is zero before. */
 static size_t deflate_strip(uint8_t *data, size_t size, bool last, uint8_t *to, size_t room) {
   struct deflating {
     struct isal_zstream z;
