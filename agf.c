@@ -487,7 +487,7 @@ typedef struct agf_node {
   int edge, inputs;
   int kernel[2], stride[2], pad[4], dilation[2];
   int groups, channels;
-  int w, b; /* tensors, -1: none */
+  int w, b; /* weights, -1: none */
   int argument;
   float parameter[4];
 } agf_node;
@@ -507,7 +507,7 @@ struct agf_model {
   const char *name, *source;
   int version; /* of the file's format */
   int nodes, edges, weights, labels, classes;
-  int input_scale, input_bias; /* tensors: what the network does to each channel of its input; -1: nothing */
+  int input_scale, input_bias; /* weights: what the network does to each channel of its input; -1: nothing */
   agf_node *node;
   int *edge;
   agf_weight *weight;
@@ -572,7 +572,7 @@ typedef struct agf_op_fields {
   int min_inputs, max_inputs;
   int flags;                                      /* those that it knows */
   int kernel, window, dilation, groups, channels; /* window: stride and pad, 2: pad alone; dilation 2: since version 2 */
-  int w, b;                                       /* tensors: 0 none, 1 required, 2 optional */
+  int w, b;                                       /* weights: 0 none, 1 required, 2 optional */
   int version;                                    /* of the format, the first that has the op */
   int most_inputs_1;                              /* max_inputs in files of version 1 */
   int least_argument, most_argument;              /* both 0: it has none */
@@ -581,15 +581,15 @@ typedef struct agf_op_fields {
 
 /* What an op is, in a row's traits. */
 enum {
-  AGF_READS_VECTORS = 1, /* it may read a flattened tensor */
-  AGF_MAKES_LOGITS = 2,  /* it may be the last node: AGF's seed is its gradient */
-  AGF_TAKES_NORM = 4,    /* a BatchNorm that alone reads its output becomes part of its step */
-  AGF_IS_NORM = 8,       /* it is what AGF_TAKES_NORM takes along */
+  AGF_READS_VECTORS = 1,   /* it may read a flattened tensor */
+  AGF_MAKES_LOGITS = 2,    /* it may be the last node: AGF's seed is its gradient */
+  AGF_TAKES_BATCHNORM = 4, /* a BatchNorm that alone reads its output becomes part of its step */
+  AGF_IS_BATCHNORM = 8,    /* it is what AGF_TAKES_BATCHNORM takes along */
   /* An activation (a row's `act`) that alone reads its output, behind the BatchNorm, becomes part of its step. */
   AGF_TAKES_ACT = 16,
   AGF_RESHAPES = 32, /* its output is its input's tensor under another shape: it makes no step and needs no functions but shape */
   AGF_POOLS_TO_SIZE = 64,  /* its output's height and width do not depend on its input's: what Grad-CAM looks at lies before it */
-  AGF_HAS_BIAS_TERM = 128, /* FullGrad has a term for its tensor b */
+  AGF_HAS_BIAS_TERM = 128, /* FullGrad has a term for its bias b */
   AGF_IS_MAXIMUM = 256,    /* a pool that takes the largest element, not the average */
   AGF_IS_LINEAR = 512 /* its steps hold an agf_linear_step: agf_lc forms such logits at every position at once; one row alone */
 };
@@ -633,7 +633,7 @@ struct agf_op_rules {
 
   /* In *out, which holds the first input's shape, the shape of the output; or an error that says why the input has none. */
   agf_status (*shape)(const agf_inputs *in, agf_shape *out, agf_error *err);
-  /* AGF_OK where its tensors are those that its (first) input asks for, else an error that says why not. NULL: it has none. */
+  /* AGF_OK where its weights are those that its (first) input asks for, else an error that says why not. NULL: it has none. */
   agf_status (*weights)(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err);
   agf_sign (*sign)(const agf_node *n);
 
@@ -906,7 +906,7 @@ static agf_status agf_check_data(const agf_model *m, agf_error *err) {
   return AGF_OK;
 }
 
-/* Whether tensor t of a file is a vector of n elements; -1: there is none, which is right too. */
+/* Whether weight t of a file is a vector of n elements; -1: there is none, which is right too. */
 static int agf_is_vector(const agf_model *m, int t, int n) {
   return t < 0 || (m->weight[t].layout == AGF_LAYOUT_VECTOR && m->weight[t].dim[0] == n);
 }
@@ -962,7 +962,7 @@ static agf_status agf_parse_input(agf_model *m, const unsigned char *p, agf_erro
   return m->source ? AGF_OK : AGF_ERR_FORMAT;
 }
 
-/* For ops whose tensors need nothing but their sizes. */
+/* For ops whose weights need nothing but their sizes. */
 static agf_status agf_weights_fit(const agf_model *m, const agf_node *n, const agf_shape *in, int fit, agf_error *err) {
   if (fit) return AGF_OK;
   return agf_fail(err, AGF_ERR_FORMAT,
@@ -1810,7 +1810,7 @@ static void agf_make_steps(agf_planner *p) {
     st->in = used;
     for (j = 0; j < n->inputs; j++) p->in[used++] = p->tensor_of[m->edge[n->edge + j]];
     next = agf_only_reader(p, st->last);
-    if ((rules->traits & AGF_TAKES_NORM) && next >= 0 && (agf_rules_of(m->node[next].op)->traits & AGF_IS_NORM)) {
+    if ((rules->traits & AGF_TAKES_BATCHNORM) && next >= 0 && (agf_rules_of(m->node[next].op)->traits & AGF_IS_BATCHNORM)) {
       st->norm = st->last = next;
       next = agf_only_reader(p, st->last);
     }
@@ -4640,6 +4640,8 @@ static void agf_plain_a_apart(agf_session *s, const agf_plain_job *j, agf_gate_j
   agf_conv(s, &a);
 }
 
+/* In the specification's order: phi and M are agf_plain_phi_task's, F's coefficients agf_f_solve's, Fx and Fdx agf_plain_dots'; A comes
+ * with the first walk or from agf_plain_a_apart; R is agf_plain_r, its shift agf_plain_shift_task or the next step's gate. */
 static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
   const agf_conv_step *own = agf_conv_of(st);
   size_t pixels;
@@ -5196,11 +5198,11 @@ static void agf_linear_lrp(agf_session *s, const agf_step *st, int slot, int alp
  * moves with the input. Most are part of the step before them (agf_make_steps); these are the steps of those that are not. LRP
  * passes R. */
 
-static agf_status agf_norm_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
+static agf_status agf_scale_and_bias_weights(const agf_model *m, const agf_node *n, const agf_shape *in, agf_error *err) {
   return agf_weights_fit(m, n, in, agf_is_vector(m, n->w, in->c) && agf_is_vector(m, n->b, in->c), err);
 }
 
-static agf_status agf_norm_plan(agf_planner *p, agf_step *st, agf_error *err) {
+static agf_status agf_batchnorm_plan(agf_planner *p, agf_step *st, agf_error *err) {
   uint64_t lanes = (uint64_t)agf_plan_out(p, st)->cb * AGF_CB;
   (void)err;
   st->scale = agf_buf(p, lanes * 4, 0, agf_end(p));
@@ -5208,7 +5210,7 @@ static agf_status agf_norm_plan(agf_planner *p, agf_step *st, agf_error *err) {
   return AGF_OK;
 }
 
-static void agf_norm_fill(agf_session *s, const agf_step *st) {
+static void agf_batchnorm_fill(agf_session *s, const agf_step *st) {
   agf_fill_bias(s, st);
   agf_clear_buffer(s, st->scale);
   agf_load_vector(&s->model->weight[s->model->node[st->node].w], agf_floats(s, st->scale));
@@ -5221,7 +5223,7 @@ static agf_status agf_act_plan(agf_planner *p, agf_step *st, agf_error *err) {
   return AGF_OK;
 }
 
-static void agf_norm_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
+static void agf_tail_rows(agf_session *s, const agf_step *st, const agf_flow *f, int b, int r, int end, unsigned char *scratch) {
   const agf_tensor *ti = agf_in(s, st, 0), *t = agf_out(s, st);
   (void)scratch;
   for (; r < end; r++)
@@ -6589,21 +6591,21 @@ static const agf_op_rules agf_op_table[] = {
      * parameters; then traits, activation, step_bytes, and the functions: shape, weights, sign, connect, settle, plan, fill;
      * forward, rows, rule, gradient, lrp */
     {AGF_OP_CONV, "conv", {1, 1, AGF_FLAG_FLAT, 1, 1, 1, 1, 1, 1, 2, 1, 1, 0, 0, 0},
-     AGF_MAKES_LOGITS | AGF_TAKES_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
+     AGF_MAKES_LOGITS | AGF_TAKES_BATCHNORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, sizeof(agf_conv_step),
      agf_conv_shape_of, agf_conv_weights, agf_sign_any, agf_conv_connect, agf_conv_settle, agf_conv_plan, agf_conv_fill,
      agf_conv_forward, agf_conv_rows, agf_conv_rule, agf_conv_gradient, AGF_LRP(agf_conv_lrp)},
     {AGF_OP_BATCHNORM, "batchnorm", {1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0},
-     AGF_IS_NORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, 0,
-     agf_same_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_norm_plan, agf_norm_fill,
-     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     AGF_IS_BATCHNORM | AGF_TAKES_ACT | AGF_HAS_BIAS_TERM, AGF_ACT_NONE, 0,
+     agf_same_shape, agf_scale_and_bias_weights, agf_sign_any, NULL, NULL, agf_batchnorm_plan, agf_batchnorm_fill,
+     agf_rows_forward, agf_tail_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_RELU, "relu", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
-     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_tail_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_RELU6, "relu6", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_READS_VECTORS, AGF_ACT_RELU6, 0,
      agf_same_shape, NULL, agf_sign_rectified, NULL, NULL, agf_act_plan, agf_fill_bias,
-     agf_rows_forward, agf_norm_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
+     agf_rows_forward, agf_tail_rows, agf_tail_rule, agf_pass_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_MAXPOOL, "maxpool", {1, 1, AGF_FLAG_CEIL, 1, 1, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0},
      AGF_IS_MAXIMUM, AGF_ACT_NONE, sizeof(agf_pool_step),
      agf_pool_shape, NULL, agf_sign_of_inputs, NULL, NULL, agf_pool_plan, agf_pool_fill,
@@ -6646,7 +6648,7 @@ static const agf_op_rules agf_op_table[] = {
      agf_rows_forward, agf_mul_rows, agf_mul_rule, agf_mul_gradient, AGF_LRP(agf_mul_lrp)},
     {AGF_OP_NORM, "norm", {1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 2, 1, 0, 2, 1},
      0, AGF_ACT_NONE, sizeof(agf_normalise_step),
-     agf_normalise_shape, agf_norm_weights, agf_sign_any, NULL, NULL, agf_normalise_plan, agf_normalise_fill,
+     agf_normalise_shape, agf_scale_and_bias_weights, agf_sign_any, NULL, NULL, agf_normalise_plan, agf_normalise_fill,
      agf_normalise_forward, NULL, agf_pass_cam_rule, agf_normalise_gradient, AGF_LRP(agf_pass_relevance)},
     {AGF_OP_LRN, "lrn", {1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, AGF_MAX_CHANNELS, 3},
      0, AGF_ACT_NONE, 0,
