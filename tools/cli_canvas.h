@@ -606,26 +606,25 @@ static void taps_free(taps *all, int count) {
   free(all);
 }
 
-/* Row `y` of the photograph in `width` pixels, [width][3]. */
-static void narrow_row(const canvas *photo, int y, const taps *across, int width, float *to) {
-  int x, i;
+enum { TOGETHER = 16 }; /* numbers of a row at a time, so that compilers make vectors of them */
 
-  for (x = 0; x < width; x++, to += 3) {
-    const uint8_t *source = pixel_at(photo, across[x].first, y);
-    float r = 0, g = 0, b = 0;
+/* Row `y` of the photograph in `width` pixels, [width][3] and a number more. `floats`: room for a row of the photograph and TOGETHER more. */
+static void narrow_row(const canvas *photo, int y, const taps *across, int width, float *floats, float *to) {
+  const uint8_t *row = pixel_at(photo, 0, y);
+  int bytes = 3 * photo->width, x, i, k;
 
-    for (i = 0; i < across[x].count; i++, source += 3) {
-      r += across[x].weights[i] * source[0];
-      g += across[x].weights[i] * source[1];
-      b += across[x].weights[i] * source[2];
-    }
-    to[0] = r;
-    to[1] = g;
-    to[2] = b;
+  for (x = 0; x + TOGETHER <= bytes; x += TOGETHER)
+    for (k = 0; k < TOGETHER; k++) floats[x + k] = row[x + k];
+  for (; x < bytes; x++) floats[x] = row[x];
+  for (x = 0; x < width; x++) {
+    const float *source = floats + 3 * across[x].first;
+    float sum[4] = {0}; /* the fourth is the next pixel's, for a vector */
+
+    for (i = 0; i < across[x].count; i++, source += 3)
+      for (k = 0; k < 4; k++) sum[k] += across[x].weights[i] * source[k];
+    memcpy(to + 3 * x, sum, sizeof sum);
   }
 }
-
-enum { TOGETHER = 16 }; /* floats of a row at a time, so that compilers make vectors of them */
 
 /* A weighted sum of narrow rows, of which `ring` keeps the last `kept`, as bytes. */
 static void sum_rows(const float *ring, int kept, size_t row, const taps *down, uint8_t *to) {
@@ -651,15 +650,16 @@ static void draw_photo(canvas *c, int left, int top, int width, int height, cons
   taps *down = taps_for(from->top, from->height, photo->height, height);
   size_t row = (size_t)width * 3;
   int kept = 1, next = down[0].first, y; /* next: the row of the photograph that comes into the ring next */
-  float *ring;
+  float *ring, *floats = allocate(3 * (size_t)photo->width + TOGETHER, sizeof *floats);
 
   for (y = 0; y < height; y++) kept = down[y].count > kept ? down[y].count : kept;
   ring = allocate((size_t)kept * (row + TOGETHER), sizeof *ring); /* [kept][row + TOGETHER] */
   for (y = 0; y < height; y++) {
     for (; next < down[y].first + down[y].count; next++)
-      narrow_row(photo, next, across, width, ring + (size_t)(next % kept) * (row + TOGETHER));
+      narrow_row(photo, next, across, width, floats, ring + (size_t)(next % kept) * (row + TOGETHER));
     sum_rows(ring, kept, row, &down[y], pixel_at(c, left, top + y));
   }
+  free(floats);
   free(ring);
   taps_free(across, width);
   taps_free(down, height);

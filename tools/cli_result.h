@@ -240,14 +240,15 @@ static bool has_method(const explainer *e, agf_method method) {
 
 /* What a reader of this picture's maps should know. */
 static void take_notes(const explainer *e, const prepared *p, result *r) {
+  enum { BLACK = 16 };
   const float *logits = agf_logits(e->session);
   int brightest = 0, i;
   size_t j;
 
   if (p->source.rgb) {
-    for (j = 0; j < (size_t)p->source.width * (size_t)p->source.height * 3; j++)
+    for (j = 0; j < (size_t)p->source.width * (size_t)p->source.height * 3 && brightest < BLACK; j++)
       brightest = p->source.rgb[j] > brightest ? p->source.rgb[j] : brightest;
-    if (brightest < 16)
+    if (brightest < BLACK)
       text_list_add(
           &r->notes,
           text_of("the picture is nearly black: its brightest value is %d of 255 (fewer bits than its file says?)", brightest));
