@@ -338,36 +338,42 @@ static void agf_sort(int *index, int n, int (*before)(const void *ctx, int a, in
 /* MARK: allocator -------------------------------------------------------------------------------------------------------------
  * Where models and sessions get their memory; called at creation and destruction only. */
 
-/* Asks for huge pages where they fit whole: fewer page faults, and fewer misses of the page tables' cache in the walks over tensors. */
-static void agf_ask_for_huge_pages(void *p, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  const uintptr_t page = (uintptr_t)2 << 20, begin = ((uintptr_t)p + page - 1) & ~(page - 1),
-                  end = ((uintptr_t)p + bytes) & ~(page - 1);
-  if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-#else
-  (void)p, (void)bytes;
-#endif
-}
-
-/* malloc with 64-byte alignment: the gap in front of the block holds its distance. */
+/* malloc with 64-byte alignment: the gap in front of the block holds its distance. Large blocks begin with a huge page and ask for more of
+ * them, the last one too where the block fills half of it: fewer page faults, and fewer misses of the page tables' cache in the
+ * walks over tensors. The bytes around them are never touched. */
 static void *agf_malloc(void *ctx, size_t bytes) {
+  size_t align = AGF_ALIGN, whole = bytes, gap;
   unsigned char *raw, *p;
   (void)ctx;
-  if (bytes > SIZE_MAX - 2 * AGF_ALIGN) return NULL;
-  raw = (unsigned char *)malloc(bytes + 2 * AGF_ALIGN);
+#if defined(MADV_HUGEPAGE)
+  const size_t page = (size_t)2 << 20;
+  if (bytes >= page && bytes < SIZE_MAX / 2) {
+    align = page;
+    whole = (bytes + page / 2) / page * page;
+    if (whole < bytes) whole = bytes;
+  }
+#endif
+  if (whole > SIZE_MAX - align - AGF_ALIGN) return NULL;
+  raw = (unsigned char *)malloc(whole + align + AGF_ALIGN);
   if (!raw) return NULL;
   p = raw + AGF_ALIGN;
-  p += (AGF_ALIGN - (uintptr_t)p % AGF_ALIGN) % AGF_ALIGN;
-  p[-1] = (unsigned char)(p - raw);
-  agf_ask_for_huge_pages(p, bytes);
+  p += (align - (uintptr_t)p % align) % align;
+  gap = (size_t)(p - raw);
+  memcpy(p - sizeof gap, &gap, sizeof gap);
+#if defined(MADV_HUGEPAGE)
+  if (align == page) madvise(p, whole - whole % page, MADV_HUGEPAGE);
+#endif
   return p;
 }
 
 static void agf_mfree(void *ctx, void *memory, size_t bytes) {
   unsigned char *p = (unsigned char *)memory;
+  size_t gap;
   (void)ctx;
   (void)bytes;
-  if (p) free(p - p[-1]);
+  if (!p) return;
+  memcpy(&gap, p - sizeof gap, sizeof gap);
+  free(p - gap);
 }
 
 static agf_allocator agf_allocator_or_default(const agf_allocator *a) {
@@ -7667,11 +7673,15 @@ static agf_between agf_between_at(double x, int n) {
   return b;
 }
 
+/* A row's value at x. */
+AGF_INLINE double agf_row_value(const float *row, const agf_between *x) {
+  return row[x->first] * (1 - x->share) + row[x->second] * x->share;
+}
+
 /* A map's value at (x, y). */
 AGF_INLINE double agf_map_at(const float *map, int width, const agf_between *x, const agf_between *y) {
-  const float *high = map + (size_t)y->first * (size_t)width, *low = map + (size_t)y->second * (size_t)width;
-  double top = high[x->first] * (1 - x->share) + high[x->second] * x->share;
-  double bottom = low[x->first] * (1 - x->share) + low[x->second] * x->share;
+  double top = agf_row_value(map + (size_t)y->first * (size_t)width, x);
+  double bottom = agf_row_value(map + (size_t)y->second * (size_t)width, x);
   return top * (1 - y->share) + bottom * y->share;
 }
 
@@ -8960,13 +8970,15 @@ AGF_API agf_status agf_picture_to_rgb(const agf_picture *picture, uint8_t *rgb, 
   return agf_fp_end(fp, agf_convert_picture(picture, rgb, stride, err));
 }
 
+enum { AGF_COLORS = 33 }; /* of a colormap, at most */
+
 /* A colormap: straight lines between `last` + 1 evenly spaced colours 0xRRGGBB (viridis and turbo within 2/255 of their definitions,
  * RdBu ColorBrewer's of nine classes with a white middle). A diverging one is laid over -vmax .. vmax; the others over 0 .. vmax. */
 typedef struct agf_colors {
   const char *name;
   int diverging, last;
   double pure[2]; /* diverging: where its pure colours of evidence against and for stand, in 0 .. 1 */
-  uint32_t color[33];
+  uint32_t color[AGF_COLORS];
 } agf_colors;
 
 static const agf_colors agf_colormaps[AGF_COLORMAPS] = {
@@ -8997,18 +9009,34 @@ AGF_API int agf_colormap_is_diverging(agf_colormap cmap) { return (unsigned)cmap
 
 AGF_FAST_BEGIN
 
+/* A colormap as straight pieces: piece i begins with `from` and changes by `by`. */
+typedef struct agf_ramp {
+  int last;
+  struct {
+    double from[3], by[3];
+  } piece[AGF_COLORS - 1];
+} agf_ramp;
+
+static void agf_ramp_of(const agf_colors *colors, agf_ramp *ramp) {
+  int i, c;
+  ramp->last = colors->last;
+  for (i = 0; i < colors->last; i++)
+    for (c = 0; c < 3; c++) {
+      int a = (int)(colors->color[i] >> (16 - 8 * c) & 255), b = (int)(colors->color[i + 1] >> (16 - 8 * c) & 255);
+      ramp->piece[i].from[c] = a;
+      ramp->piece[i].by[c] = b - a;
+    }
+}
+
 /* Colour at t in [0, 1]. */
-AGF_INLINE void agf_color(const agf_colors *colors, double t, uint8_t *rgb) {
+AGF_INLINE void agf_color(const agf_ramp *ramp, double t, uint8_t *rgb) {
   double at;
   int i, c;
   t = t > 0 ? t < 1 ? t : 1 : 0;
-  at = t * colors->last;
-  i = agf_imin((int)at, colors->last - 1);
+  at = t * ramp->last;
+  i = agf_imin((int)at, ramp->last - 1);
   at -= i;
-  for (c = 0; c < 3; c++) {
-    int a = (int)(colors->color[i] >> (16 - 8 * c) & 255), b = (int)(colors->color[i + 1] >> (16 - 8 * c) & 255);
-    rgb[c] = (uint8_t)(a + (b - a) * at + 0.5);
-  }
+  for (c = 0; c < 3; c++) rgb[c] = (uint8_t)(ramp->piece[i].from[c] + ramp->piece[i].by[c] * at + 0.5);
 }
 
 /* Magnitudes of floats order as the integers that their bits make without the sign. */
@@ -9192,28 +9220,51 @@ static agf_status agf_check_map(const char *who, const float *map, int mh, int m
 
 enum { AGF_COLUMNS = 64 }; /* of a picture that are drawn together: what they have in common from row to row is formed once */
 
+/* Columns of a picture's rows over a map: where they lie in the map's rows, and what the two rows of the map hold there that the last row
+ * of the picture lay between (agf_map_at, for each map's row once). */
+typedef struct agf_strip {
+  agf_between across[AGF_COLUMNS];
+  double row[2][AGF_COLUMNS];
+  int held[2]; /* which rows of the map; -1: none yet */
+} agf_strip;
+
+/* Row `r` of the map in the strip's columns; it takes the place of another than `other`. */
+static const double *agf_strip_row(agf_strip *s, const float *map, int width, int r, int other) {
+  int i = s->held[0] == r || (s->held[1] != r && s->held[0] != other) ? 0 : 1, x;
+  if (s->held[i] != r)
+    for (x = 0; x < AGF_COLUMNS; x++) s->row[i][x] = agf_row_value(map + (size_t)r * (size_t)width, &s->across[x]);
+  s->held[i] = r;
+  return s->row[i];
+}
+
 static agf_status agf_render_map(const float *map, int map_height, int map_width, agf_colormap cmap, float vmax, uint8_t *out,
                                  int out_width, int out_height, size_t stride, int channels, agf_error *err) {
-  agf_between across[AGF_COLUMNS];
   const agf_colors *colors;
+  agf_strip strip;
+  agf_ramp ramp;
   double scale;
-  int x, y, left, columns;
+  int x, y, left;
   if (agf_check_map("agf_render", map, map_height, map_width, cmap, vmax, out, out_width, out_height, stride, channels, err) !=
       AGF_OK)
     return AGF_ERR_ARGUMENT;
   scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_render: the map holds an infinity or NaN");
   colors = &agf_colormaps[cmap];
+  agf_ramp_of(colors, &ramp);
   for (left = 0; left < out_width; left += AGF_COLUMNS) {
-    columns = agf_imin(AGF_COLUMNS, out_width - left);
-    for (x = 0; x < columns; x++) across[x] = agf_between_at((left + x + 0.5) * map_width / out_width - 0.5, map_width);
+    strip.held[0] = strip.held[1] = -1;
+    for (x = 0; x < AGF_COLUMNS; x++) /* beyond the last one too: a number that compilers know */
+      strip.across[x] = agf_between_at((left + x + 0.5) * map_width / out_width - 0.5, map_width);
     for (y = 0; y < out_height; y++) {
       const agf_between down = agf_between_at((y + 0.5) * map_height / out_height - 0.5, map_height);
+      const double *top = agf_strip_row(&strip, map, map_width, down.first, down.second);
+      const double *bottom = agf_strip_row(&strip, map, map_width, down.second, down.first);
       uint8_t *p = out + (size_t)y * stride + (size_t)left * (size_t)channels;
-      for (x = 0; x < columns; x++, p += channels) {
-        double v = agf_map_at(map, map_width, &across[x], &down) / scale;
-        agf_color(colors, colors->diverging ? (v + 1) / 2 : v, p);
-        if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v), 1) * 255 + 0.5);
+      double v[AGF_COLUMNS];
+      for (x = 0; x < AGF_COLUMNS; x++) v[x] = (top[x] * (1 - down.share) + bottom[x] * down.share) / scale;
+      for (x = 0; x < AGF_COLUMNS && left + x < out_width; x++, p += channels) {
+        agf_color(&ramp, colors->diverging ? (v[x] + 1) / 2 : v[x], p);
+        if (channels == 4) p[3] = (uint8_t)(fmin(fabs(v[x]), 1) * 255 + 0.5);
       }
     }
   }
@@ -9230,6 +9281,7 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
                                   const agf_rect *seen, uint8_t *rgb, int width, int height, size_t stride, agf_error *err) {
   agf_between across[AGF_COLUMNS];
   const agf_colors *colors;
+  agf_ramp ramp;
   agf_rect all;
   double scale;
   uint8_t pure[2][3];
@@ -9245,8 +9297,9 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
   scale = agf_scale_of(map, map_height, map_width, vmax);
   if (scale < 0) return agf_fail(err, AGF_ERR_NUMERIC, "agf_overlay: the map holds an infinity or NaN");
   colors = &agf_colormaps[cmap];
+  agf_ramp_of(colors, &ramp);
   /* opacity carries the magnitude, so a diverging map gives only the sign: its pure red or blue */
-  for (c = 0; c < 2; c++) agf_color(colors, colors->pure[c], pure[c]);
+  for (c = 0; c < 2; c++) agf_color(&ramp, colors->pure[c], pure[c]);
   for (left = 0; left < width; left += AGF_COLUMNS) {
     columns = agf_imin(AGF_COLUMNS, width - left);
     for (x = 0; x < columns; x++) {
@@ -9269,7 +9322,7 @@ static agf_status agf_overlay_map(const float *map, int map_height, int map_widt
         if (colors->diverging)
           ink = pure[v > 0];
         else
-          agf_color(colors, v, color);
+          agf_color(&ramp, v, color);
         for (c = 0; c < 3; c++) p[c] = (uint8_t)(p[c] * (1 - a) + ink[c] * a + 0.5);
       }
     }
