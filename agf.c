@@ -3179,16 +3179,64 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   }
 }
 
+/* Weights that are asked for bit by bit while others are worked on: `left` pieces of `lines` cache lines, `kh` pieces `row` bytes apart, and
+ * then the next block's. */
+typedef struct agf_ahead {
+  const char *at;
+  ptrdiff_t row, block;
+  int lines, kh, left, line, k;
+} agf_ahead;
+
+AGF_PREFETCHES void agf_ask(agf_ahead *a, int lines) {
+#if defined(__GNUC__)
+  while (lines-- > 0 && a->left) {
+    __builtin_prefetch(a->at + a->line * 64, 0, 2);
+    if (++a->line < a->lines) continue;
+    a->line = 0;
+    a->left--;
+    a->at += a->row;
+    if (++a->k < a->kh) continue;
+    a->k = 0;
+    a->at += a->block - a->kh * a->row;
+  }
+#else
+  (void)a, (void)lines;
+#endif
+}
+
+/* The weights of input blocks [b, b + blocks) for the panel whose first output is `first`. */
+static agf_ahead agf_dense_ahead(const agf_session *s, const agf_conv_job *j, int b, int blocks, int first) {
+  const agf_node *n = &s->model->node[j->st->node];
+  const agf_weight *w = &s->model->weight[n->w];
+  size_t element = w->type == AGF_F32 ? 4 : 2, at = agf_conv_index(n, j->ci, first, b * AGF_CB, 0, 0);
+  int lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
+  agf_ahead a;
+  memset(&a, 0, sizeof a);
+  a.at = (const char *)w->data + at * element;
+  a.row = (ptrdiff_t)((agf_conv_index(n, j->ci, first, b * AGF_CB, 1, 0) - at) * element);
+  a.block = (ptrdiff_t)(agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0) * element);
+  a.lines = (int)((size_t)(lanes * n->kernel[1] * AGF_OCG) * element / 64);
+  a.kh = n->kernel[0];
+  a.left = blocks * a.kh;
+  return a;
+}
+
 /* The same over every element; forward only, and every accumulator is set. */
 static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int outputs, int r0, int rows, int to, float *acc,
                            float *panel) {
   const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
-  size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0), at;
-  int taps = n->kernel[0] * n->kernel[1], full = j->ci / AGF_CB, b, r, l, k, blocks;
-  int in_blocks = agf_ceil_div(j->ci, AGF_CB);
-  int most = w->type == AGF_F32 ? agf_imax(AGF_DENSE_BYTES / (taps * AGF_CB * AGF_OCG * 4), 1) : 1;
+  size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0);
+  int bytes = n->kernel[0] * n->kernel[1] * AGF_CB * AGF_OCG * 4; /* of a block's weights */
+  int packed = bytes <= s->k.dense_packed;
+  int most = agf_imax((packed ? s->k.dense_packed : w->type == AGF_F32 ? AGF_DENSE_BYTES : 0) / bytes, 1);
+  int full = j->ci / AGF_CB, in_blocks = agf_ceil_div(j->ci, AGF_CB), b, r, l, k, o, blocks;
+  int pixels = j->joined ? rows * j->wo : j->wo, some = pixels, calls = rows; /* some: pixels of a call */
   agf_dense_row q;
+  if (j->joined) {
+    some = agf_imin(agf_ceil_div(agf_ceil_div(pixels, 8), 6) * 6, pixels);
+    calls = agf_ceil_div(pixels, some);
+  }
   q.xo = j->columns.down * j->xp;
   q.xt = j->columns.dilation * j->xp;
   q.xr = j->rows.dilation * j->xr;
@@ -3196,36 +3244,46 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   q.ap = (ptrdiff_t)j->cut.lanes * agf_rhs_out(j->kind);
   q.kh = n->kernel[0];
   q.kw = n->kernel[1];
-  q.n = j->joined ? rows * j->wo : j->wo;
-  q.wb = (ptrdiff_t)block;
   for (b = 0; b * AGF_CB < j->ci; b += blocks) {
     blocks = b < full ? agf_imin(most, full - b) : 1;
     q.blocks = blocks;
     q.lanes = agf_imin(AGF_CB, j->ci - b * AGF_CB);
     q.fresh = !b;
     for (l = 0; l < outputs; l += AGF_OCG) {
-      size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG;
-      at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
+      size_t size = (size_t)q.lanes * (size_t)q.kw * AGF_OCG, at = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 0, 0);
+      size_t row = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 1, 0) - at;
+      int next = l + AGF_OCG < outputs ? b : b + blocks, group = l + AGF_OCG < outputs ? first + l + AGF_OCG : first;
+      agf_ahead ahead;
+      int ask; /* lines of it after each call */
+      if (next >= in_blocks) next = 0, group += to + rows < j->ho ? 0 : j->cut.group;
+      ahead = agf_dense_ahead(s, j, next, next < full ? agf_imin(most, full - next) : 1, group);
+      if (group >= j->co || (to && group < first + outputs)) ahead.left = 0; /* there is none, or it was read for the rows above */
+      ask = agf_ceil_div(ahead.left * ahead.lines, calls);
       q.outputs = agf_imin(outputs - l, AGF_OCG);
-      if (w->type == AGF_F32) {
+      if (w->type == AGF_F32 && (!packed || blocks * q.kh == 1)) { /* a single piece lies side by side as it is */
         q.w = (const float *)(const void *)w->data + at;
-        q.wr = (ptrdiff_t)(agf_conv_index(n, j->ci, first + l, b * AGF_CB, 1, 0) - at);
+        q.wr = (ptrdiff_t)row;
+        q.wb = (ptrdiff_t)block;
       } else {
-        for (k = 0; k < q.kh; k++)
-          s->k.widen((const uint16_t *)(const void *)w->data + agf_conv_index(n, j->ci, first + l, b * AGF_CB, k, 0),
-                     panel + (size_t)k * size, size);
+        for (k = 0; k < blocks * q.kh; k++)
+          agf_load_weights(s, w, at + (size_t)(k / q.kh) * block + (size_t)(k % q.kh) * row, size, 0, panel + (size_t)k * size);
         q.w = panel;
         q.wr = (ptrdiff_t)size;
+        q.wb = q.kh * q.wr;
       }
-      for (r = 0; r < (j->joined ? 1 : rows); r++) {
-        q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * j->xp;
-        q.acc = acc + (size_t)r * j->cut.acc_row + l;
-        q.y = q.acc, q.yb = AGF_CB;
-        if (j->y && b + blocks >= in_blocks) q.y = j->y + (first + l) / AGF_CB * j->yb + (to + r) * j->yr, q.yb = j->yb;
-        if (j->kind != AGF_RHS_D) s->k.dense_w(&q);
-        if (j->kind == AGF_RHS_FWD) q.acc += j->cut.lanes;
-        if (j->kind != AGF_RHS_W) s->k.dense_d(&q);
-      }
+      for (r = 0; r < (j->joined ? 1 : rows); r++)
+        for (o = 0; o < pixels; o += some) {
+          q.n = agf_imin(some, pixels - o);
+          q.x = j->x + b * j->xb + ((r0 + r) * j->rows.down - j->rows.pad) * j->xr - j->columns.pad * j->xp + o * q.xo;
+          q.acc = acc + (size_t)r * j->cut.acc_row + o * q.ap + l;
+          q.y = q.acc, q.yb = AGF_CB;
+          if (j->y && b + blocks >= in_blocks)
+            q.y = j->y + (first + l) / AGF_CB * j->yb + (to + r) * j->yr + o * AGF_CB, q.yb = j->yb;
+          if (j->kind != AGF_RHS_D) s->k.dense_w(&q);
+          if (j->kind == AGF_RHS_FWD) q.acc += j->cut.lanes;
+          if (j->kind != AGF_RHS_W) s->k.dense_d(&q);
+          agf_ask(&ahead, ask);
+        }
     }
   }
 }
@@ -3572,7 +3630,9 @@ static uint64_t agf_conv_scratch(const agf_session *s, const agf_step *st, agf_r
   }
   c = agf_cut(s, kind, &rows, &columns, agf_imax(into->c, AGF_CB)); /* AGF_CB: the packed box rule makes more than the image has */
   panel = (uint64_t)c.panels * (uint64_t)c.blocks * (uint64_t)c.lanes * (uint64_t)columns.k;
+  /* the dense kernels' */
   if (!adjoint && s->model->weight[n->w].type != AGF_F32 && taps * AGF_OCG > panel) panel = taps * AGF_OCG;
+  if (!adjoint && (uint64_t)s->k.dense_packed / (AGF_CB * 4) > panel) panel = (uint64_t)s->k.dense_packed / (AGF_CB * 4);
   return agf_align_up64(c.acc_row * (uint64_t)agf_tile_rows(&c, into->h) * 4) + agf_align_up64(panel * AGF_CB * 4);
 }
 

@@ -246,6 +246,7 @@ typedef struct agf_kernels {
    * kinds W, D and FWD, by the outputs of the first call: 16, 32, ... 256. Skipping W x for few outputs makes few chains of
    * additions, which wait for each other. */
   agf_dense_row_fn *dense_w, *dense_d;
+  int dense_packed; /* bytes of weights that dense_w and dense_d want to lie side by side; 0: they read them where they are */
   unsigned char dense_from[AGF_SHAPES][3][AGF_CONV_SIZES];
   int magnitudes; /* the rows want |w| formed once per panel: where a register's absolute value costs as much as a multiplication */
   agf_gconv_row_fn *gconv[AGF_RHS_KINDS];
