@@ -2986,6 +2986,11 @@ static inline int agf_panel_count(const agf_conv_job *j, int first) {
   return agf_imin(j->cut.lanes / AGF_OCG, agf_ceil_div(j->co - first, AGF_OCG));
 }
 
+/* Where output block b of a convolution begins, from where output 0 does; `rows`: lanes and taps of its panels. */
+AGF_INLINE size_t agf_adjoint_index(size_t at, int rows, int b) {
+  return at + (size_t)(b / 2) * (size_t)rows * AGF_OCG + (size_t)(b % 2) * AGF_CB;
+}
+
 AGF_FAST_BEGIN
 /* The panels of kernel row kr for the outputs from `first` on and `blocks` input blocks from b on, as agf_conv_row reads them.
  * Forward f32 weights are used where they lie if they fill their block; others are widened, filled up or, for adjoints, transposed
@@ -3019,30 +3024,35 @@ static const float *agf_panels(agf_session *s, const agf_conv_job *j, int b, int
   kr = n->kernel[0] - 1 - kr;
   if (first + count * AGF_OCG > j->co) memset(scratch, 0, (size_t)(blocks * count) * panel * sizeof(float));
   if (j->packed) { /* the box rule's w, w+ and w- side by side */
-    for (k = 0; k < blocks; k++)
-      for (f = 0; f < 3; f++)
-        for (i = 0; i < j->packed; i++)
-          for (o = 0; o < agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB); o++)
-            for (t = 0; t < kw; t++)
-              scratch[((k * AGF_CB + o) * kw + kw - 1 - t) * AGF_OCG + f * j->packed + i] =
-                  agf_filtered(agf_weight_at(w, agf_conv_index(n, j->packed, (b + k) * AGF_CB + o, i, kr, t)), f);
+    for (k = 0; k < blocks; k++) {
+      size_t at = agf_conv_index(n, j->packed, (b + k) * AGF_CB, 0, kr, 0);
+      for (i = 0; i < j->packed; i++)
+        for (t = 0; t < kw; t++, at += AGF_OCG) {
+          float v[AGF_CB], *to = scratch + (size_t)k * panel + (kw - 1 - t) * AGF_OCG + i;
+          agf_load_weights(s, w, at, AGF_CB, 0, v);
+          for (o = 0; o < AGF_CB; o++, to += kw * AGF_OCG)
+            for (f = 0; f < 3; f++) to[f * j->packed] = agf_filtered(v[o], f);
+        }
+    }
     return scratch;
   }
-  for (k = 0; k < blocks; k++)
-    for (p = 0; p < 2 * count; p++) { /* 16 inputs of the convolution at a time */
-      int ic = first + p * AGF_CB, lanes = agf_imin(AGF_CB, j->co - ic);
-      float *to = scratch + (size_t)(k * count + p / 2) * panel + p % 2 * AGF_CB;
-      for (t = 0; lanes > 0 && t < kw; t++) {
-        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, ic, kr, t);
+  for (p = 0; p < 2 * count; p++) { /* 16 inputs of the convolution at a time */
+    int ic = first + p * AGF_CB, lanes = agf_imin(AGF_CB, j->co - ic);
+    size_t at = agf_conv_index(n, j->co, 0, ic, kr, 0);
+    for (k = 0; lanes > 0 && k < blocks; k++) {
+      size_t from = agf_adjoint_index(at, lanes * kw, b + k);
+      float *to = scratch + (size_t)(k * count + p / 2) * panel + (kw - 1) * AGF_OCG + p % 2 * AGF_CB;
+      for (t = 0; t < kw; t++, from += AGF_OCG, to -= AGF_OCG) {
         if (w->type == AGF_F32) {
-          s->k.transpose(f32 + at, (ptrdiff_t)kw * AGF_OCG, lanes, to + (kw - 1 - t) * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+          s->k.transpose(f32 + from, (ptrdiff_t)kw * AGF_OCG, lanes, to, (ptrdiff_t)kw * AGF_OCG);
         } else {
           float wide[AGF_CB * AGF_CB];
-          for (i = 0; i < lanes; i++) s->k.widen(f16 + at + (size_t)i * (size_t)kw * AGF_OCG, wide + i * AGF_CB, AGF_CB);
-          s->k.transpose(wide, AGF_CB, lanes, to + (kw - 1 - t) * AGF_OCG, (ptrdiff_t)kw * AGF_OCG);
+          for (i = 0; i < lanes; i++) s->k.widen(f16 + from + (size_t)i * (size_t)kw * AGF_OCG, wide + i * AGF_CB, AGF_CB);
+          s->k.transpose(wide, AGF_CB, lanes, to, (ptrdiff_t)kw * AGF_OCG);
         }
       }
     }
+  }
   for (i = 0; j->filter && i < blocks * count * (int)panel; i++) scratch[i] = agf_filtered(scratch[i], j->filter);
   return scratch;
 }
@@ -3061,18 +3071,20 @@ AGF_PREFETCHES void agf_panels_ahead(const agf_session *s, const agf_conv_job *j
   const agf_weight *w = &s->model->weight[n->w];
   size_t element = w->type == AGF_F32 ? 4 : 2, i, line = 64 / element;
   const char *data = (const char *)w->data;
-  int count = agf_panel_count(j, first), k, p, taps = n->kernel[1] * AGF_CB;
-  for (k = 0; k < blocks; k++)
-    if (!j->adjoint) {
-      size_t at = agf_conv_index(n, j->ci, first, (b + k) * AGF_CB, kr, 0);
-      size_t size = (size_t)count * (size_t)agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB) * (size_t)n->kernel[1] * AGF_OCG;
-      for (i = 0; i < size; i += line) __builtin_prefetch(data + (at + i) * element, 0, 2);
-    } else {
-      for (p = 0; p < 2 * count && first + p * AGF_CB < j->co; p++) {
-        size_t at = agf_conv_index(n, j->co, (b + k) * AGF_CB, first + p * AGF_CB, n->kernel[0] - 1 - kr, 0);
-        for (i = 0; i < (size_t)taps; i++) __builtin_prefetch(data + (at + i * AGF_OCG) * element, 0, 2);
-      }
+  int count = agf_panel_count(j, first), k, p;
+  for (k = 0; k < blocks && !j->adjoint; k++) {
+    size_t at = agf_conv_index(n, j->ci, first, (b + k) * AGF_CB, kr, 0);
+    size_t size = (size_t)count * (size_t)agf_imin(AGF_CB, j->ci - (b + k) * AGF_CB) * (size_t)n->kernel[1] * AGF_OCG;
+    for (i = 0; i < size; i += line) __builtin_prefetch(data + (at + i) * element, 0, 2);
+  }
+  for (p = 0; p < 2 * count && first + p * AGF_CB < j->co && j->adjoint; p++) {
+    int rows = agf_imin(AGF_CB, j->co - first - p * AGF_CB) * n->kernel[1];
+    size_t at = agf_conv_index(n, j->co, 0, first + p * AGF_CB, n->kernel[0] - 1 - kr, 0);
+    for (k = 0; k < blocks; k++) {
+      const char *from = data + agf_adjoint_index(at, rows, b + k) * element;
+      for (i = 0; i < (size_t)rows; i++) __builtin_prefetch(from + i * AGF_OCG * element, 0, 2);
     }
+  }
 #else
   (void)s, (void)j, (void)b, (void)blocks, (void)kr, (void)first;
 #endif
