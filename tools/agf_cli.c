@@ -183,6 +183,7 @@ int main(int argc, char **argv) {
   int code = EXIT_SUCCESS;
 
   whole_program_begin();
+  keep_memory();
   catch_signals();
   if (!first) fatal("no command; `agf --help` lists the commands");
   if (!strcmp(first, "--version") || !strcmp(first, "-V"))
