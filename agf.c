@@ -1719,6 +1719,25 @@ static void agf_clear_buffer(agf_session *s, agf_id buffer) {
   if (at) memset(at, 0, (size_t)s->plan->buffer[buffer].bytes);
 }
 
+/* What a forward pass reads of an activation and never writes: its border, and lanes behind its last channel. */
+static void agf_clear_unwritten(agf_session *s, const agf_tensor *t) {
+  const size_t row = (size_t)t->xr * sizeof(float), side = (size_t)t->bw * (size_t)t->xp * sizeof(float);
+  unsigned char *at = (unsigned char *)agf_at(s, t->x);
+  int b, r;
+  if (t->c % AGF_CB) {
+    agf_clear_buffer(s, t->x);
+    return;
+  }
+  for (b = 0; b < t->cb; b++)
+    for (r = -t->bh; r < t->h + t->bh; r++, at += row)
+      if (r < 0 || r >= t->h) {
+        memset(at, 0, row);
+      } else {
+        memset(at, 0, side);
+        memset(at + row - side, 0, side);
+      }
+}
+
 /* A step's input tensors and its output, planned and being planned. */
 static inline const agf_tensor *agf_in(const agf_session *s, const agf_step *st, int slot) {
   return &s->plan->tensor[s->plan->in[st->in + slot]];
@@ -7251,7 +7270,7 @@ static agf_status agf_create(const agf_model *model, const agf_session_config *c
   s->owns_memory = !(config && config->memory);
   if (status == AGF_OK) {
     const agf_plan *plan = s->plan;
-    for (i = 0; i < plan->tensors; i++) agf_clear_buffer(s, plan->tensor[i].x);
+    for (i = 0; i < plan->tensors; i++) agf_clear_unwritten(s, &plan->tensor[i]);
     agf_clear_buffer(s, plan->difference);
     agf_clear_buffer(s, plan->dz);
     for (i = 0; i < plan->steps; i++)

@@ -360,14 +360,14 @@ static void test_memory(void) {
   c.allocator = NULL;
   agf_session_bytes(f.model, &c, &bytes, &err);
   if (posix_memalign((void **)&memory, 64, bytes + 128)) exit(2);
-  memset(memory, 0xa5, bytes + 128);
+  memset(memory, 0xff, bytes + 128); /* NaN */
   c.memory = memory;
   c.memory_bytes = bytes;
   CHECK(agf_session_create(f.model, &c, &s, &err) == AGF_OK, "%s", err.message);
   CHECK(agf_run(s, f.x, 0, &err) == AGF_OK && agf_explain(s, &q, again, &err) == AGF_OK, "%s", err.message);
   CHECK(!memcmp(map, again, sizeof(float) * (size_t)f.pixels), "in the caller's memory the map has other bits");
   agf_session_destroy(s);
-  for (fail = 0; fail < 128 && memory[bytes + (size_t)fail] == 0xa5; fail++) continue;
+  for (fail = 0; fail < 128 && memory[bytes + (size_t)fail] == 0xff; fail++) continue;
   CHECK(fail == 128, "the session wrote beyond its announced %lu bytes", (unsigned long)bytes);
   c.memory_bytes = bytes - 1;
   CHECK(refused(agf_session_create(f.model, &c, &s, &err), &err, AGF_ERR_MEMORY, "bytes"), "memory too small: %s", err.message);
