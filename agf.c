@@ -26,12 +26,6 @@
 #if defined(__FAST_MATH__)
 #error "AGF promises the same bits everywhere: build it without -ffast-math"
 #endif
-/* The compiler must not fuse a * b + c on its own: where a fused operation is meant, it is written. */
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
-#endif
 /* 32-bit x86: SSE2 arithmetic; the x87 would round twice. */
 #if defined(__i386__) && defined(__GNUC__) && !defined(__clang__)
 #pragma GCC target("sse2,fpmath=sse")
@@ -67,6 +61,26 @@
 #if !defined(_WIN32) && !(defined(AGF_NO_FILE) && defined(AGF_NO_THREADS))
 #include <unistd.h>
 #endif
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(AGF_NO_SIMD)
+/* g++ 12 warns of its own header: the operand that an unmasked AVX-512 intrinsic ignores is `_mm512_undefined_ps()`. */
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+/* The compiler must not fuse a * b + c on its own: where a fused operation is meant, it is written. Said behind the headers: gcc reads a
+ * pragma's options again for every function that is declared under it, and immintrin.h declares six thousand. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#endif
 
 /* The kernels are made for speed, in a build without optimisation too: as written they are the slowest part of it by far, and compile to
  * megabytes. The rest, which has little to do beside them, is made for size where the build optimises: that costs the compiler a quarter
@@ -85,7 +99,12 @@
   "no-tree-loop-vectorize", "no-tree-slp-vectorize", "no-gcse", "no-cse-follow-jumps", "no-rerun-cse-after-loop", "no-tree-pre",   \
       "no-tree-vrp", "no-tree-pta", "no-tree-dse", "no-thread-jumps", "no-ivopts"
 #define AGF_FEWEST_PASSES                                                                                                          \
-  AGF_FEWER_PASSES, "no-tree-dominator-opts", "no-tree-sink", "no-tree-coalesce-vars", "no-schedule-insns2", "ira-region=one"
+  AGF_FEWER_PASSES, "no-tree-dominator-opts", "no-tree-sink", "no-tree-coalesce-vars", "no-schedule-insns2", "ira-region=one",     \
+      "no-tree-fre", "no-tree-ccp", "no-tree-bit-ccp", "no-tree-copy-prop", "no-tree-reassoc", "no-tree-slsr", "no-tree-dce",      \
+      "no-tree-sra", "no-tree-ch", "no-tree-phiprop", "no-tree-tail-merge", "no-code-hoisting", "no-store-merging",                \
+      "no-ssa-backprop", "no-ssa-phiopt", "no-tree-loop-optimize", "no-tree-loop-im", "no-move-loop-invariants",                   \
+      "no-expensive-optimizations", "no-forward-propagate", "no-crossjumping", "no-if-conversion", "no-if-conversion2",            \
+      "no-cprop-registers", "no-compare-elim", "no-shrink-wrap", "no-reorder-blocks", "no-dse", "no-split-wide-types", "no-ree"
 #else
 #define AGF_OPTIMIZE(...)
 #define AGF_OPTIMIZE_END

@@ -12,7 +12,6 @@ static void agf_crc32_fill(agf_kernels *k) { (void)k; }
 
 #elif defined(__x86_64__) && defined(__GNUC__)
 #include <cpuid.h>
-#include <immintrin.h>
 
 /* A nibble a step: for the few bytes that are left. State, not complemented. */
 static uint32_t agf_crc32_tail(uint32_t state, const unsigned char *p, size_t n) {

@@ -1,5 +1,5 @@
 /* x86: which instruction sets this machine and its operating system have, and the kernels' instances for them. Compiled without
- * any -m flag: each function names its target. AGF_NO_SIMD leaves it out. */
+ * any -m flag: each function names its target. AGF_NO_SIMD leaves it out. Needs <immintrin.h>. */
 #ifndef AGF_KERNELS_X86_H
 #define AGF_KERNELS_X86_H
 
@@ -8,13 +8,6 @@
 #define AGF_KERNELS_X86
 
 #include <cpuid.h>
-/* g++ 12 warns of its own header: the operand that an unmasked AVX-512 intrinsic ignores is `_mm512_undefined_ps()`. */
-#if !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
 
 /* Where C has an operator for an intrinsic, it is written: each intrinsic is a function that the compiler has to inline, thousands of
  * times. The types: vectors of floats as they lie in memory, at any float's address, and of integers. */
@@ -103,8 +96,5 @@ AGF_OPTIMIZE_END
 #undef AGF_AND16
 #undef AGF_ABS8
 #undef AGF_ABS16
-#if !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 #endif
 #endif /* AGF_KERNELS_X86_H */
