@@ -6,6 +6,7 @@
  * cli_canvas.h and cli_figure.h (drawn), cli_page.h, cli_names.h, cli_explainer.h (what is to be done), cli_result.h (one picture),
  * cli_drawing.h and cli_report.h (what it writes and prints). */
 #define _XOPEN_SOURCE 700 /* POSIX.1-2008 and realpath */
+#define _DEFAULT_SOURCE   /* madvise */
 
 #include "cli_bench.h"
 #include "cli_explain.h"
