@@ -3593,12 +3593,14 @@ typedef struct agf_conv_step {
   agf_id maxima;                   /* float [h][2][16 cb]: a row's largest Gm and x */
   agf_id counts;                   /* int64_t [h][cb]: nonzeros of C */
   agf_id coef;                     /* float [4][16 cb]: of W_a and W_b, for x and for Gm */
+  agf_id kept;                     /* float [2][cb][h][w][16] at the input: sigmoids of x and of Gm; 0: formed twice */
   agf_id half, half_mask;          /* LRP, where the input may be negative: as its x and mask, one part of it */
 } agf_conv_step;
 
 static inline const agf_conv_step *agf_conv_of(const agf_step *st) { return (const agf_conv_step *)st->own; }
 
-enum { AGF_MAX_CLASSES = 255 }; /* ways in which the border cuts a convolution's windows, on one axis */
+enum { AGF_KEPT_BYTES = 1536 * 1024 }; /* of sigmoids: read again, from near caches, they cost less than formed again */
+enum { AGF_MAX_CLASSES = 255 };        /* ways in which the border cuts a convolution's windows, on one axis */
 
 /* Kernel rows [lo, hi) of output o whose input lies inside. */
 static void agf_tap_range(int o, int k, int stride, int pad, int dilation, int n, int *lo, int *hi) {
@@ -3820,6 +3822,7 @@ static agf_status agf_conv_plan(agf_planner *p, agf_step *st, agf_error *err) {
     own->maxima = agf_buf(p, (uint64_t)ti->h * lanes * 2 * 4, back, back);
     own->counts = agf_buf(p, (uint64_t)ti->h * (uint64_t)ti->cb * sizeof(int64_t), back, back);
     own->coef = agf_buf(p, lanes * 4 * 4, back, back);
+    if (!low && hw * lanes * 2 * 4 <= AGF_KEPT_BYTES) own->kept = agf_buf(p, hw * lanes * 2 * 4, back, back);
     agf_need_scratch(p, agf_conv_scratch(s, st, AGF_RHS_W, 1) + own->window);
   }
   return AGF_OK;
@@ -4402,22 +4405,26 @@ typedef struct agf_box_out {
   const float *plus;   /* convT(w+, s), and behind it convT(w-, s), where they are not side by side */
 } agf_box_out;
 
+AGF_FAST_BEGIN
 /* All three side by side: cam = x * convT(w, s) - lo * convT(w+, s) - hi * convT(w-, s). */
 static void agf_done_box(agf_session *s, const agf_conv_job *j, int block, int row, const float *acc, ptrdiff_t as, ptrdiff_t rs) {
   const agf_box_out *o = (const agf_box_out *)j->out;
   const agf_tensor *t = o->t;
   const float *x = agf_row_x(s, t, 0, row);
   float *cam = o->cam + agf_row_at(t, 0, row) * (size_t)t->xp, wide[AGF_SPAN * AGF_CB] = {0}, out[AGF_SPAN * AGF_CB] = {0};
-  int compact = t->xp < AGF_CB, p, n, i;
+  int compact = t->xp < AGF_CB, p, n, i, l; /* then xp is a multiple of 4 */
   (void)rs;
   if (block) return;
   for (p = 0; p < t->w; p += n, acc += n * as, x += n * t->xp, cam += n * t->xp) {
     n = compact ? agf_imin(AGF_SPAN, t->w - p) : t->w;
-    for (i = 0; compact && i < n; i++) memcpy(wide + i * AGF_CB, x + i * t->xp, (size_t)t->xp * sizeof *x);
+    for (i = 0; compact && i < n; i++)
+      for (l = 0; l < t->xp; l += 4) memcpy(wide + i * AGF_CB + l, x + i * t->xp + l, 4 * sizeof *x);
     s->k.store_box(acc, acc + t->c, acc + 2 * t->c, as, n, t->c, compact ? wide : x, s->run.lo, s->run.hi, compact ? out : cam);
-    for (i = 0; compact && i < n; i++) memcpy(cam + i * t->xp, out + i * AGF_CB, (size_t)t->xp * sizeof *cam);
+    for (i = 0; compact && i < n; i++)
+      for (l = 0; l < t->xp; l += 4) memcpy(cam + i * t->xp + l, out + i * AGF_CB + l, 4 * sizeof *cam);
   }
 }
+AGF_FAST_END
 
 static void agf_box_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_box_out *o = (const agf_box_out *)arg;
@@ -4507,7 +4514,8 @@ typedef struct agf_f {
   const float *q;   /* element (0, 0, 0) */
   ptrdiff_t qr, qb; /* floats from row to row, block to block */
   float max;
-  float *F; /* [h][w] */
+  float *F;    /* [h][w] */
+  float *kept; /* [cb][h][w][16]: the sigmoids; NULL: formed twice */
 } agf_f;
 
 /* What the row tasks share. */
@@ -4534,6 +4542,7 @@ static inline float *agf_plain_coef(const agf_session *s, const agf_plain_job *j
   return agf_floats(s, j->own->coef) + (size_t)which * (size_t)j->t->cb * AGF_CB;
 }
 
+AGF_FAST_BEGIN
 /* The largest of the channels' maxima over the rows. */
 static float agf_plain_max(const agf_session *s, const agf_plain_job *j, int which) {
   float best = -FLT_MAX;
@@ -4561,7 +4570,8 @@ static void agf_plain_phi_task(agf_session *s, const void *arg, int r, unsigned 
     const agf_f *f = &j->f[k];
     double *p = agf_plain_sums(s, j, r, 2 * k), *n = agf_plain_sums(s, j, r, 2 * k + 1);
     memset(p, 0, (size_t)t->cb * AGF_CB * 2 * sizeof *p);
-    for (b = 0; b < t->cb; b++) s->k.fx_sums(f->q + b * f->qb + r * f->qr, f->max, phi, t->w, p + b * AGF_CB, n + b * AGF_CB);
+    for (b = 0; b < t->cb; b++)
+      s->k.fx_sums(f->q + b * f->qb + r * f->qr, f->max, phi, t->w, p + b * AGF_CB, n + b * AGF_CB, agf_row_of(f->kept, t, b, r));
   }
 }
 
@@ -4593,13 +4603,15 @@ static void agf_f_solve(agf_session *s, const agf_plain_job *j, int k) {
   }
 }
 
-static void agf_plain_add_f(agf_plain_job *j, const float *q, ptrdiff_t qr, ptrdiff_t qb, float max, float *F) {
+static void agf_plain_add_f(agf_session *s, agf_plain_job *j, const float *q, ptrdiff_t qr, ptrdiff_t qb, float max, float *F) {
   agf_f *f = &j->f[j->fs++];
   f->q = q;
   f->qr = qr;
   f->qb = qb;
   f->max = max;
   f->F = F;
+  f->kept = agf_floats(s, j->own->kept);
+  if (f->kept && j->fs > 1) f->kept += agf_tensor_elements(j->t);
 }
 
 /* phi and M, and the coefficients of Fx and Fdx. */
@@ -4610,6 +4622,7 @@ static void agf_plain_phi(agf_session *s, agf_plain_job *j) {
   for (k = 0; k < j->fs; k++) agf_f_solve(s, j, k);
   j->dots_due = 1;
 }
+AGF_FAST_END
 
 static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned char *scratch) {
   const agf_plain_job *j = (const agf_plain_job *)arg;
@@ -4618,8 +4631,8 @@ static void agf_plain_dots_task(agf_session *s, const void *arg, int r, unsigned
   (void)scratch;
   for (k = 0; k < j->fs; k++) {
     const agf_f *f = &j->f[k];
-    s->k.fx_dots(f->q + r * f->qr, f->qb, f->max, agf_plain_coef(s, j, 2 * k), agf_plain_coef(s, j, 2 * k + 1), t->cb, t->w,
-                 f->F + r * t->w);
+    s->k.fx_dots(f->kept ? agf_row_of(f->kept, t, 0, r) : f->q + r * f->qr, f->kept ? agf_plane(t) : f->qb, f->kept != NULL, f->max,
+                 agf_plain_coef(s, j, 2 * k), agf_plain_coef(s, j, 2 * k + 1), t->cb, t->w, f->F + r * t->w);
   }
 }
 
@@ -4677,10 +4690,12 @@ static void agf_plain_r_task(agf_session *s, const void *arg, int r, unsigned ch
                              (j->options & AGF_OPT_NO_REG) != 0, (j->options & AGF_OPT_NO_A) != 0, t->w, sum + b * AGF_CB);
 }
 
+AGF_FAST_BEGIN
 static void agf_plain_r(agf_session *s, agf_plain_job *j) {
   const int64_t *counts = (const int64_t *)agf_at(s, j->own->counts);
   double sum = 0, count = 0;
   int r, l;
+  for (l = 0; j->adds_m && l < j->t->h * j->t->w; l++) j->max_m = j->M[l] > j->max_m ? j->M[l] : j->max_m;
   agf_parallel(s, j->t->h, agf_plain_r_task, j);
   for (r = 0; r < j->t->h; r++) {
     const double *row = agf_plain_sums(s, j, r, 0);
@@ -4689,6 +4704,7 @@ static void agf_plain_r(agf_session *s, agf_plain_job *j) {
   }
   j->mean = count > 0 ? (float)(sum / (count + 1e-9)) : 0.0f;
 }
+AGF_FAST_END
 
 /* cam = shift(C, R) from C + R, and its delivery. */
 static void agf_plain_shift_task(agf_session *s, const void *arg, int i, unsigned char *scratch) {
@@ -4761,7 +4777,7 @@ static void agf_plain_a_apart(agf_session *s, const agf_plain_job *j, agf_gate_j
 static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *e) {
   const agf_conv_step *own = agf_conv_of(st);
   size_t pixels;
-  int bare = agf_bare(e->options), needs_g = !bare || e->arrival[s->plan->in[st->in]].wants_g, outside, i;
+  int bare = agf_bare(e->options), needs_g = !bare || e->arrival[s->plan->in[st->in]].wants_g, outside;
   agf_tensor_facts *facts = &s->run.tensor[s->plan->in[st->in]];
   agf_gate_job gate = agf_gate_of(s, e, st);
   agf_adjoint_out out;
@@ -4822,9 +4838,9 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
     if (j.options & AGF_OPT_FX_GRADCAM)
       agf_plain_gradcam(s, &j);
     else if (!(j.options & AGF_OPT_NO_FX))
-      agf_plain_add_f(&j, agf_x(s, j.t), j.t->xr, j.t->xb, facts->max, j.Fx);
+      agf_plain_add_f(s, &j, agf_x(s, j.t), j.t->xr, j.t->xb, facts->max, j.Fx);
     if (!(j.options & AGF_OPT_NO_FDX))
-      agf_plain_add_f(&j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), agf_plain_max(s, &j, 0), j.Fdx);
+      agf_plain_add_f(s, &j, j.G, (ptrdiff_t)j.t->w * AGF_CB, agf_plane(j.t), agf_plain_max(s, &j, 0), j.Fdx);
     agf_plain_phi(s, &j);
     if (outside) {
       agf_plain_dots(s, &j);
@@ -4833,7 +4849,6 @@ static void agf_plain_rule(agf_session *s, const agf_step *st, agf_explanation *
       agf_parallel(s, j.t->h, agf_plain_phi_task, &j); /* M of G itself */
     }
     j.adds_m = !(j.options & (AGF_OPT_NO_M | AGF_OPT_FX_GRADCAM));
-    for (i = 0; j.adds_m && i < j.t->h * j.t->w; i++) j.max_m = j.M[i] > j.max_m ? j.M[i] : j.max_m;
   }
   if (own->apart) agf_plain_dots(s, &j);
   if (own->apart) agf_plain_a_apart(s, &j, gate);

@@ -347,10 +347,12 @@ typedef struct agf_kernels {
                      int n, float *phi, float *xg);
   /* lanes[l] = max(lanes[l], x[p][l]) over the pixels. */
   void (*row_max)(const float *x, int n, float *lanes);
-  /* q = sigmoid(10 * sdiv(x, max)); pos[l] += q where phi > 0, neg[l] += q where phi < 0, in double, pixels ascending. */
-  void (*fx_sums)(const float *x, float max, const float *phi, int n, double *pos, double *neg);
-  /* out[p] = relu(relu(tree16(chain of fmaf(q, a))) - relu(tree16(chain of fmaf(q, b)))), chains over blocks; a, b [blocks][16]. */
-  void (*fx_dots)(const float *x, ptrdiff_t xbs, float max, const float *a, const float *b, int blocks, int n, float *out);
+  /* q = sigmoid(10 * sdiv(x, max)); pos[l] += q where phi > 0, neg[l] += q where phi < 0, in double, pixels ascending. kept: all q;
+   * NULL: not wanted. */
+  void (*fx_sums)(const float *x, float max, const float *phi, int n, double *pos, double *neg, float *kept);
+  /* out[p] = relu(relu(tree16(chain of fmaf(q, a))) - relu(tree16(chain of fmaf(q, b)))), chains over blocks; a, b [blocks][16]. kept: x
+   * holds q, and max is not read. */
+  void (*fx_dots)(const float *x, ptrdiff_t xbs, int kept, float max, const float *a, const float *b, int blocks, int n, float *out);
   /* out[p] = relu(tree16(chain over blocks of fmaf(x, a)) / channels). */
   void (*weighted_mean)(const float *x, ptrdiff_t xbs, const float *a, int blocks, int n, float channels, float *out);
   /* sum[l] += x, in double, pixels ascending. */

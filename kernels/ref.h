@@ -105,7 +105,7 @@ static inline float agf_exp(float x) {
 
 static inline float agf_sigmoid(float x) { return 1.0f / (1.0f + agf_exp(-x)); }
 
-static inline float agf_relu(float x) { return x <= 0 ? 0.0f : x; }
+AGF_INLINE float agf_relu(float x) { return x <= 0 ? 0.0f : x; }
 
 static inline int agf_finite(float x) { return (agf_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
@@ -534,23 +534,26 @@ static void agf_row_max__ref(const float *x, int n, float *lanes) {
       if (x[p * AGF_CB + l] > lanes[l]) lanes[l] = x[p * AGF_CB + l];
 }
 
-static void agf_fx_sums__ref(const float *x, float max, const float *phi, int n, double *pos, double *neg) {
+static void agf_fx_sums__ref(const float *x, float max, const float *phi, int n, double *pos, double *neg, float *kept) {
   int p, l;
   for (p = 0; p < n; p++) {
     double *to = phi[p] > 0 ? pos : phi[p] < 0 ? neg : NULL;
-    if (!to) continue;
-    for (l = 0; l < AGF_CB; l++) to[l] += (double)agf_sigmoid(10.0f * agf_sdiv(x[p * AGF_CB + l], max));
+    for (l = 0; (to || kept) && l < AGF_CB; l++) {
+      float q = agf_sigmoid(10.0f * agf_sdiv(x[p * AGF_CB + l], max));
+      if (kept) kept[p * AGF_CB + l] = q;
+      if (to) to[l] += (double)q;
+    }
   }
 }
 
-static void agf_fx_dots__ref(const float *x, ptrdiff_t xbs, float max, const float *a, const float *b, int blocks, int n,
+static void agf_fx_dots__ref(const float *x, ptrdiff_t xbs, int kept, float max, const float *a, const float *b, int blocks, int n,
                              float *out) {
   int p, k, l;
   for (p = 0; p < n; p++) {
     float wa[AGF_CB] = {0}, wb[AGF_CB] = {0};
     for (k = 0; k < blocks; k++)
       for (l = 0; l < AGF_CB; l++) {
-        float q = agf_sigmoid(10.0f * agf_sdiv(x[k * xbs + p * AGF_CB + l], max));
+        float v = x[k * xbs + p * AGF_CB + l], q = kept ? v : agf_sigmoid(10.0f * agf_sdiv(v, max));
         wa[l] = agf_fmaf(q, a[k * AGF_CB + l], wa[l]);
         wb[l] = agf_fmaf(q, b[k * AGF_CB + l], wb[l]);
       }

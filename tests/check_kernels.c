@@ -471,9 +471,10 @@ static void setup_dots(operands *o) {
   o->f[2] = in_floats((size_t)o->blocks * AGF_CB, FINITE);
   o->f[3] = out_floats((size_t)o->n);
   o->value = rnd_below(8) ? 4 * rnd_unit() : rnd_value(ANY);
+  o->flag = rnd_below(2);
 }
 static void call_fx_dots(const agf_kernels *k, operands *o) {
-  k->fx_dots(o->f[0], o->stride, o->value, o->f[1], o->f[2], o->blocks, o->n, o->f[3]);
+  k->fx_dots(o->f[0], o->stride, o->flag, o->value, o->f[1], o->f[2], o->blocks, o->n, o->f[3]);
 }
 static void call_weighted_mean(const agf_kernels *k, operands *o) {
   k->weighted_mean(o->f[0], o->stride, o->f[1], o->blocks, o->n, (float)(o->blocks * AGF_CB - 5), o->f[3]);
@@ -493,7 +494,13 @@ static void call_pixel_dots(const agf_kernels *k, operands *o) {
 }
 static void call_product_sums(const agf_kernels *k, operands *o) { k->product_sums(o->f[0], o->f[2], o->n, o->d[0]); }
 static void call_lane_squares(const agf_kernels *k, operands *o) { k->lane_squares(o->f[0], o->f[2], o->n, o->d[0]); }
-static void call_fx_sums(const agf_kernels *k, operands *o) { k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1]); }
+static void setup_fx_sums(operands *o) {
+  setup_sums(o);
+  if (rnd_below(2)) o->f[3] = out_floats((size_t)o->n * AGF_CB);
+}
+static void call_fx_sums(const agf_kernels *k, operands *o) {
+  k->fx_sums(o->f[0], o->value, o->f[1], o->n, o->d[0], o->d[1], o->f[3]);
+}
 static void call_lane_sums(const agf_kernels *k, operands *o) { k->lane_sums(o->f[0], o->n, o->d[0]); }
 static void setup_combine(operands *o) {
   setup_sums(o);
@@ -726,7 +733,7 @@ static const kernel_test listed[] = {
     TEST(mul, setup_rows),
     TEST(pixel_sums, setup_planes),
     TEST(row_max, setup_rows),
-    TEST(fx_sums, setup_sums),
+    TEST(fx_sums, setup_fx_sums),
     TEST(fx_dots, setup_dots),
     TEST(weighted_mean, setup_dots),
     TEST(lane_sums, setup_sums),
