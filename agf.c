@@ -3283,7 +3283,7 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   int full = j->ci / AGF_CB, in_blocks = agf_ceil_div(j->ci, AGF_CB), b, r, l, k, o, blocks;
   int pixels = j->joined ? rows * j->wo : j->wo, some = pixels, calls = rows; /* some: pixels of a call */
   agf_dense_row q;
-  if (j->joined) {
+  if (j->joined && s->k.dense_packed) { /* in pieces, between which the next weights are asked for */
     some = agf_imin(agf_ceil_div(agf_ceil_div(pixels, 8), 6) * 6, pixels);
     calls = agf_ceil_div(pixels, some);
   }
@@ -3307,7 +3307,8 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
       int ask; /* lines of it after each call */
       if (next >= in_blocks) next = 0, group += to + rows < j->ho ? 0 : j->cut.group;
       ahead = agf_dense_ahead(s, j, next, next < full ? agf_imin(most, full - next) : 1, group);
-      if (group >= j->co || (to && group < first + outputs)) ahead.left = 0; /* there is none, or it was read for the rows above */
+      /* there is none, or it was read for the rows above; where weights are not packed, the kernel asks */
+      if (group >= j->co || (to && group < first + outputs) || !s->k.dense_packed) ahead.left = 0;
       ask = agf_ceil_div(ahead.left * ahead.lines, calls);
       q.outputs = agf_imin(outputs - l, AGF_OCG);
       if (w->type == AGF_F32 && (!packed || blocks * q.kh == 1)) { /* a single piece lies side by side as it is */
