@@ -45,7 +45,7 @@
 
 /* Build switches, defined where agf.c is compiled; what each takes off the code (x86-64, gcc 12 -O2: 340 KB with all).
  *
- *   AGF_NO_SIMD     portable kernels alone: the same bits, several times slower                140 KB
+ *   AGF_NO_SIMD     portable kernels alone: the same bits, several times slower                150 KB
  *   AGF_NO_METHODS  no methods but agf, agf_a and agf_lc                                         14 KB
  *   AGF_NO_FILE     no agf_model_open, no open and mmap: models come from memory                  1 KB
  *   AGF_NO_THREADS  no pthreads: `threads` counts for the caller's parallel_for alone, 0 is 1     2 KB
