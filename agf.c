@@ -3230,8 +3230,8 @@ static void agf_conv_skipping(agf_session *s, const agf_conv_job *j, int first, 
   }
 }
 
-/* Weights that are asked for bit by bit while others are worked on: `left` pieces of `lines` cache lines, `kh` pieces `row` bytes apart, and
- * then the next block's. */
+/* Weights that are asked for bit by bit while others are worked on: `left` pieces of `lines` cache lines, `kh` pieces `row` bytes apart,
+ * and then the next block's. */
 typedef struct agf_ahead {
   const char *at;
   ptrdiff_t row, block;

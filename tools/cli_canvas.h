@@ -608,7 +608,8 @@ static void taps_free(taps *all, int count) {
 
 enum { TOGETHER = 16 }; /* numbers of a row at a time, so that compilers make vectors of them */
 
-/* Row `y` of the photograph in `width` pixels, [width][3] and a number more. `floats`: room for a row of the photograph and TOGETHER more. */
+/* Row `y` of the photograph in `width` pixels, [width][3] and a number more. `floats`: room for a row of the photograph and TOGETHER
+ * more. */
 static void narrow_row(const canvas *photo, int y, const taps *across, int width, float *floats, float *to) {
   const uint8_t *row = pixel_at(photo, 0, y);
   int bytes = 3 * photo->width, x, i, k;
