@@ -12,9 +12,9 @@ build=${BUILD:-build}
 log=$build/lint.log
 bin=build/venv/bin
 mkdir -p "$build"
-# Not among them: agf.h, kernels.h and lanes.inc, whose comments and lists are set as tables; kernels' templates, where it takes VX(not) for a cast
+# Not among them: agf.h, kernels.h, ref.h, arm.h and lanes.inc, whose comments and lists are set as tables; kernels' templates, where it takes VX(not) for a cast
 # and statements that a macro writes for expressions; what tools/make_selftest.py writes.
-formatted="agf.c kernels/x86.h kernels/crc32.h kernels/conv_sizes.inc tests/*.c tests/*.h tests/fuzz/*.c bench/*.c tools/*.c tools/page/*.c
+formatted="agf.c kernels/x86.h kernels/wasm.h kernels/crc32.h kernels/conv_sizes.inc tests/*.c tests/*.h tests/fuzz/*.c bench/*.c tools/*.c tools/page/*.c
   $(printf '%s\n' tools/*.h | grep -v selftest_data)"
 tools=$(sh tests/environment.sh lint)
 if [ "${1:-}" = --format ]; then
