@@ -3238,7 +3238,7 @@ typedef struct agf_ahead {
   int lines, kh, left, line, k;
 } agf_ahead;
 
-AGF_PREFETCHES void agf_ask(agf_ahead *a, int lines) {
+AGF_PREFETCHES void agf_ask(agf_ahead *a, int64_t lines) {
 #if defined(__GNUC__)
   while (lines-- > 0 && a->left) {
     __builtin_prefetch(a->at + a->line * 64, 0, 2);
@@ -3278,9 +3278,9 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
   const agf_node *n = &s->model->node[j->st->node];
   const agf_weight *w = &s->model->weight[n->w];
   size_t block = agf_conv_index(n, j->ci, 0, AGF_CB, 0, 0);
-  int bytes = n->kernel[0] * n->kernel[1] * AGF_CB * AGF_OCG * 4; /* of a block's weights */
-  int packed = bytes <= s->k.dense_packed;
-  int most = agf_imax((packed ? s->k.dense_packed : w->type == AGF_F32 ? AGF_DENSE_BYTES : 0) / bytes, 1);
+  size_t bytes = (size_t)n->kernel[0] * (size_t)n->kernel[1] * AGF_CB * AGF_OCG * 4; /* of a block's weights */
+  int packed = bytes <= (size_t)s->k.dense_packed;
+  int most = agf_imax((int)((size_t)(packed ? s->k.dense_packed : w->type == AGF_F32 ? AGF_DENSE_BYTES : 0) / bytes), 1);
   int full = j->ci / AGF_CB, in_blocks = agf_ceil_div(j->ci, AGF_CB), b, r, l, k, o, blocks;
   int pixels = j->joined ? rows * j->wo : j->wo, some = pixels, calls = rows; /* some: pixels of a call */
   agf_dense_row q;
@@ -3305,12 +3305,12 @@ static void agf_conv_dense(agf_session *s, const agf_conv_job *j, int first, int
       size_t row = agf_conv_index(n, j->ci, first + l, b * AGF_CB, 1, 0) - at;
       int next = l + AGF_OCG < outputs ? b : b + blocks, group = l + AGF_OCG < outputs ? first + l + AGF_OCG : first;
       agf_ahead ahead;
-      int ask; /* lines of it after each call */
+      int64_t ask; /* lines of it after each call */
       if (next >= in_blocks) next = 0, group += to + rows < j->ho ? 0 : j->cut.group;
       ahead = agf_dense_ahead(s, j, next, next < full ? agf_imin(most, full - next) : 1, group);
       /* there is none, or it was read for the rows above; where weights are not packed, the kernel asks */
       if (group >= j->co || (to && group < first + outputs) || !s->k.dense_packed) ahead.left = 0;
-      ask = agf_ceil_div(ahead.left * ahead.lines, calls);
+      ask = ((int64_t)ahead.left * ahead.lines + calls - 1) / calls;
       q.outputs = agf_imin(outputs - l, AGF_OCG);
       if (w->type == AGF_F32 && (!packed || blocks * q.kh == 1)) { /* a single piece lies side by side as it is */
         q.w = (const float *)(const void *)w->data + at;
