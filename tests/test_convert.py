@@ -363,6 +363,13 @@ def test_convolutions():
     refuses(g, g.head(g.add("Conv", "x", w), 1), ["conv1", "weights", "depends on the image"])
 
 
+def test_a_kernel_of_a_million_pixels():
+    """A block of its weights takes more bytes than an int holds."""
+    need("onnx")
+    g = Graph(shape=(1, 1, 1025, 1025))
+    agrees(g, g.head(g.conv("x", 2, 1, (1024, 1024)), 2), exact=False)
+
+
 def test_pools():
     need("onnx")
     for op, options in (("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"pads": [1, 1, 1, 1]}),
