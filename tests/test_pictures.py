@@ -169,7 +169,8 @@ def test_jpeg():
         compare("gray.jpg", JPEG)
 
 
-# Decodes the files that it is given and prints a hash of each one's pixels (FNV-1a), as the program decodes them.
+# Decodes the files that it is given by the program's decoder, whose vector instructions are what machines differ in
+# (the one function that the program replaces has none), and prints a hash of each one's pixels (FNV-1a).
 DECODER = """
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_ONLY_JPEG
